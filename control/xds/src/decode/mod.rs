@@ -1,0 +1,84 @@
+//! Configuration text to protobuf bytes of a named message, with all that Envoy's loader tolerates.
+//! It must not know what a field means, nor whether its value makes sense: `validate` checks that.
+
+mod encoder;
+mod number;
+mod scalar;
+mod suggest;
+#[cfg(test)]
+mod tests;
+mod well_known;
+
+use crate::{FieldError, FieldPath, document::SourceMap, error::Trail, json, schema, yaml};
+use encoder::Encoder;
+
+/// How the text is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Yaml,
+    Json,
+}
+
+impl Format {
+    /// As Envoy chooses it: `.json` is JSON, all else is YAML.
+    pub fn of_path(path: &std::path::Path) -> Self {
+        match path.extension() {
+            Some(extension) if extension.eq_ignore_ascii_case("json") => Self::Json,
+            _ => Self::Yaml,
+        }
+    }
+}
+
+/// What to do with fields and enum names that the schema does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownFields {
+    /// They are errors: Envoy's default for static configuration.
+    #[default]
+    Reject,
+    /// They are left out and returned in [`Decoded::unknown`]: Envoy's default for dynamic configuration.
+    Collect,
+}
+
+/// A decoded message.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The message on the wire.
+    pub bytes: Vec<u8>,
+    /// What [`UnknownFields::Collect`] left out.
+    pub unknown: Vec<FieldError>,
+    /// Where each field stands in the text.
+    pub source: SourceMap,
+}
+
+/// Decodes the first document of `text` as the message of this full name, e.g. `envoy.config.bootstrap.v3.Bootstrap`.
+///
+/// # Errors
+/// All that is wrong, each with its field and its place in the text.
+pub fn decode(
+    message: &str,
+    text: &[u8],
+    format: Format,
+    unknown_fields: UnknownFields,
+) -> Result<Decoded, Vec<FieldError>> {
+    let fail = |reason: String| vec![FieldError::new(FieldPath::root(), reason)];
+    let schema = schema::message(message).ok_or_else(|| fail(format!("`{message}` is not a known message")))?;
+    let text = std::str::from_utf8(text).map_err(|error| fail(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
+    let document = match format {
+        Format::Yaml => yaml::parse(text),
+        Format::Json => json::parse(text),
+    }
+    .map_err(|error| vec![error])?;
+
+    let mut encoder = Encoder::new(&document, unknown_fields);
+    let mut bytes = Vec::new();
+    encoder.message(schema, document.root(), &mut bytes, &Trail::ROOT, 0);
+    let (errors, unknown) = encoder.finish();
+    if errors.is_empty() { Ok(Decoded { bytes, unknown, source: SourceMap::new(document) }) } else { Err(errors) }
+}
+
+/// Merges `overlay` over `base`, two messages of one type, as protobuf's `MergeFrom` does: scalars are replaced, lists
+/// appended, messages merged. This is how `--config-yaml` is laid over the configuration file.
+pub fn merge(base: &mut Vec<u8>, overlay: &[u8]) {
+    // The wire format defines a message's bytes after another's to mean exactly this.
+    base.extend_from_slice(overlay);
+}
