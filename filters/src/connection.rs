@@ -1,0 +1,148 @@
+//! The facts of a downstream connection that outlive its first byte: addresses, TLS, what the inspectors saw.
+//! They are fixed once the filter chain is chosen, and shared by all streams of the connection.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use parking_lot::Mutex;
+
+use crate::metadata::{FilterState, Metadata};
+use crate::stream_info::Address;
+
+/// A downstream connection as matchers, filters and logs see it.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    pub id: u64,
+    /// The peer, or whom the PROXY protocol named.
+    pub remote: Address,
+    /// The peer of the socket itself.
+    pub direct_remote: Address,
+    /// The address that was connected to, after original destination or PROXY protocol restored it.
+    pub local: Address,
+    /// The address of the socket itself.
+    pub direct_local: Address,
+    /// Whether `local` was restored.
+    pub local_restored: bool,
+    /// The SNI that a TLS inspector or the handshake saw.
+    pub requested_server_name: Option<Arc<str>>,
+    /// ALPN values that an inspector saw, or the one that the handshake chose.
+    pub application_protocols: Vec<Arc<str>>,
+    /// `tls`, `raw_buffer` or what an inspector set; empty when nobody looked.
+    pub transport_protocol: Arc<str>,
+    pub tls: Option<Arc<TlsInfo>>,
+    /// Fingerprints of the ClientHello, when an inspector was asked for them.
+    pub ja3: Option<Arc<str>>,
+    pub ja4: Option<Arc<str>>,
+    /// Why the handshake failed: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`.
+    pub transport_failure_reason: Option<Arc<str>>,
+    /// Listener filters' dynamic metadata (PROXY protocol TLVs).
+    pub metadata: Metadata,
+    pub filter_state: FilterState,
+    pub start: Instant,
+    /// Smoothed round trip of the handshake, when the platform tells.
+    pub round_trip_millis: Option<u64>,
+    pub listener_name: Arc<str>,
+    pub filter_chain_name: Arc<str>,
+    /// What its streams' filters keep for one another.
+    pub shared: ConnectionState,
+}
+
+/// Objects that live as long as the connection, made by the first stream that asks.
+#[derive(Clone, Default)]
+pub struct ConnectionState(Arc<Mutex<Vec<Named>>>);
+
+type Named = (&'static str, Arc<dyn Any + Send + Sync>);
+
+impl ConnectionState {
+    /// The object of this key, made if it is not there; `None` when the key is another type's.
+    pub fn get_or_make<T: Any + Send + Sync>(&self, key: &'static str, make: impl FnOnce() -> T) -> Option<Arc<T>> {
+        let mut objects = self.0.lock();
+        let object = match objects.iter().find(|(known, _)| *known == key) {
+            Some((_, object)) => Arc::clone(object),
+            None => {
+                let object: Arc<dyn Any + Send + Sync> = Arc::new(make());
+                objects.push((key, Arc::clone(&object)));
+                object
+            }
+        };
+        object.downcast().ok()
+    }
+}
+
+impl std::fmt::Debug for ConnectionState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.lock().iter().map(|(key, _)| key)).finish()
+    }
+}
+
+impl ConnectionInfo {
+    pub fn new(id: u64, remote: Address, local: Address, start: Instant) -> Self {
+        Self {
+            id,
+            direct_remote: remote.clone(),
+            remote,
+            direct_local: local.clone(),
+            local,
+            local_restored: false,
+            requested_server_name: None,
+            application_protocols: Vec::new(),
+            transport_protocol: Arc::from(""),
+            tls: None,
+            ja3: None,
+            ja4: None,
+            transport_failure_reason: None,
+            metadata: Metadata::default(),
+            filter_state: FilterState::default(),
+            start,
+            round_trip_millis: None,
+            listener_name: Arc::from(""),
+            filter_chain_name: Arc::from(""),
+            shared: ConnectionState::default(),
+        }
+    }
+}
+
+/// What a finished TLS handshake told, either side.
+#[derive(Debug, Clone, Default)]
+pub struct TlsInfo {
+    pub version: Option<&'static str>,
+    pub cipher: Option<Arc<str>>,
+    pub alpn: Option<Arc<str>>,
+    pub sni: Option<Arc<str>>,
+    pub peer_presented: bool,
+    pub peer_validated: bool,
+    pub peer_subject: Option<Arc<str>>,
+    pub peer_issuer: Option<Arc<str>>,
+    pub peer_serial: Option<Arc<str>>,
+    /// Lower-case hex SHA-256 of the peer's certificate.
+    pub peer_fingerprint_sha256: Option<Arc<str>>,
+    pub peer_uri_sans: Vec<Arc<str>>,
+    pub peer_dns_sans: Vec<Arc<str>>,
+    pub local_subject: Option<Arc<str>>,
+    pub local_uri_sans: Vec<Arc<str>>,
+    pub local_dns_sans: Vec<Arc<str>>,
+    pub session_id: Option<Arc<str>>,
+    /// The key agreement's group, e.g. `X25519`.
+    pub group: Option<Arc<str>>,
+    pub peer_email_sans: Vec<Arc<str>>,
+    pub peer_ip_sans: Vec<Arc<str>>,
+    pub peer_other_name_sans: Vec<Arc<str>>,
+    pub local_email_sans: Vec<Arc<str>>,
+    pub local_ip_sans: Vec<Arc<str>>,
+    pub local_other_name_sans: Vec<Arc<str>>,
+    pub peer_fingerprint_sha1: Option<Arc<str>>,
+    /// URL-encoded PEM.
+    pub peer_certificate: Option<Arc<str>>,
+    pub peer_valid_from: Option<SystemTime>,
+    pub peer_valid_until: Option<SystemTime>,
+    /// The whole chain that the peer sent, its own certificate first.
+    pub peer_chain_fingerprints_sha256: Vec<Arc<str>>,
+    pub peer_chain_fingerprints_sha1: Vec<Arc<str>>,
+    pub peer_chain_serials: Vec<Arc<str>>,
+    /// Of the certificate that verified the peer's.
+    pub issuer_fingerprint_sha256: Option<Arc<str>>,
+    pub issuer_serial: Option<Arc<str>>,
+    /// When the handshake was complete.
+    pub handshake_complete: Option<Instant>,
+}

@@ -1,0 +1,81 @@
+//! What a compile step is handed: where it stands in the resource, whose defaults act, where its stats go, and a place to
+//! say what it needs. It is pure: compiling twice gives the same, and touches nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use prost::{Message, Name};
+use tidegate_stats::Scope;
+use tidegate_xds::{FieldError, FieldPath, any};
+
+/// Whose value acts where the configuration is silent and Envoy's default is unsafe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defaults {
+    /// Tidegate's safe ones.
+    Safe,
+    /// `--envoy-defaults`: exactly Envoy's.
+    Envoy,
+}
+
+/// What a compiled thing needs before it may serve.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needs {
+    pub clusters: BTreeSet<String>,
+    pub route_configurations: BTreeMap<String, ConfigSource>,
+    pub endpoints: BTreeMap<String, ConfigSource>,
+    pub secrets: BTreeSet<String>,
+}
+
+/// Where a resource comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// `path_config_source`: a file that is read again when it is moved into place, or when the watched directory changes.
+    File { path: PathBuf, watched_directory: Option<PathBuf> },
+}
+
+/// The surroundings of one compile step.
+pub struct CompileContext<'a> {
+    /// The resource's name, for errors.
+    pub resource: &'a str,
+    /// The field that is being compiled.
+    pub path: FieldPath,
+    pub defaults: Defaults,
+    /// The scope that the surrounding listener, connection manager or cluster counts under.
+    pub stats: Scope,
+    pub needs: &'a mut Needs,
+}
+
+impl CompileContext<'_> {
+    /// The typed message of an extension's configuration.
+    pub fn decode<M: Message + Name + Default>(&self, config: &[u8]) -> Result<M, FieldError> {
+        any::decode(config, &self.path).map_err(|error| error.in_resource(self.resource))
+    }
+
+    /// An error at the field that is being compiled.
+    pub fn error(&self, reason: impl Into<String>) -> FieldError {
+        FieldError::new(self.path.clone(), reason).in_resource(self.resource)
+    }
+
+    /// An error at a field below it.
+    pub fn error_at(&self, field: &str, reason: impl Into<String>) -> FieldError {
+        FieldError::new(self.path.clone().field(field), reason).in_resource(self.resource)
+    }
+
+    /// Runs `compile` one field down.
+    pub fn within<T>(&mut self, field: &str, compile: impl FnOnce(&mut Self) -> T) -> T {
+        let here = self.path.clone();
+        self.path = here.clone().field(field);
+        let result = compile(self);
+        self.path = here;
+        result
+    }
+
+    /// Runs `compile` for one item of a repeated field.
+    pub fn within_item<T>(&mut self, field: &str, index: usize, compile: impl FnOnce(&mut Self) -> T) -> T {
+        let here = self.path.clone();
+        self.path = here.clone().field(field).index(index);
+        let result = compile(self);
+        self.path = here;
+        result
+    }
+}

@@ -1,0 +1,313 @@
+//! The operators without a parameter: name and what is read. They must not know how a value is printed.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{HeaderMap, Version};
+
+use super::FormatContext;
+use super::grpc::GrpcForm;
+use super::value::{FlagNames, Value};
+use crate::connection::TlsInfo;
+use crate::http::{RequestHead, ResponseHead};
+use crate::stream_info::{Address, StreamInfo};
+
+/// Reads one field.
+pub(super) type Read = for<'a> fn(&FormatContext<'a>) -> Value<'a>;
+
+/// Sorted by name.
+pub(super) static FIELDS: &[(&str, Read)] = &[
+    ("ACCESS_LOG_TYPE", |c| Value::Text(c.access_log_type.name().as_bytes())),
+    ("BYTES_RECEIVED", |c| Value::Unsigned(c.info.bytes.body_received)),
+    // HTTP/3's alone.
+    ("BYTES_RETRANSMITTED", |_| Value::Unsigned(0)),
+    ("BYTES_SENT", |c| Value::Unsigned(c.info.bytes.body_sent)),
+    ("CONNECTION_ID", |c| Value::Unsigned(c.info.connection.id)),
+    ("CONNECTION_TERMINATION_DETAILS", |c| Value::text(c.info.connection_termination_details.as_deref())),
+    // Set by filters; none does yet.
+    ("CUSTOM_FLAGS", |_| Value::Text(b"")),
+    ("DOWNSTREAM_CX_RTT", |c| c.info.connection.round_trip_millis.map_or(Value::Absent, Value::Unsigned)),
+    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS", |c| Value::Address(&c.info.connection.direct_local)),
+    ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID", |c| endpoint_id(Some(&c.info.connection.direct_local))),
+    ("DOWNSTREAM_DIRECT_LOCAL_PORT", |c| port(direct_local(c.info))),
+    ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", |c| Value::Address(&c.info.connection.direct_remote)),
+    ("DOWNSTREAM_DIRECT_REMOTE_PORT", |c| port(direct_remote(c.info))),
+    ("DOWNSTREAM_HANDSHAKE_DURATION", |c| {
+        millis(Some(c.info.connection.start), downstream_tls(c).and_then(|tls| tls.handshake_complete))
+    }),
+    ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |c| Value::Unsigned(c.info.bytes.header_received)),
+    ("DOWNSTREAM_HEADER_BYTES_SENT", |c| Value::Unsigned(c.info.bytes.header_sent)),
+    ("DOWNSTREAM_LOCAL_ADDRESS", |c| Value::Address(&c.info.connection.local)),
+    ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", |c| endpoint_id(Some(&c.info.connection.local))),
+    ("DOWNSTREAM_LOCAL_DNS_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_dns_sans))),
+    ("DOWNSTREAM_LOCAL_EMAIL_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_email_sans))),
+    ("DOWNSTREAM_LOCAL_IP_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_ip_sans))),
+    ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_other_name_sans))),
+    ("DOWNSTREAM_LOCAL_PORT", |c| port(local(c.info))),
+    ("DOWNSTREAM_LOCAL_SUBJECT", |c| name(downstream_tls(c).map(|tls| &tls.local_subject))),
+    ("DOWNSTREAM_LOCAL_URI_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_uri_sans))),
+    ("DOWNSTREAM_PEER_CERT", |c| name(downstream_tls(c).map(|tls| &tls.peer_certificate))),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1", |c| list(downstream_tls(c).map(|tls| &tls.peer_chain_fingerprints_sha1))),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", |c| {
+        list(downstream_tls(c).map(|tls| &tls.peer_chain_fingerprints_sha256))
+    }),
+    ("DOWNSTREAM_PEER_CHAIN_SERIALS", |c| list(downstream_tls(c).map(|tls| &tls.peer_chain_serials))),
+    ("DOWNSTREAM_PEER_DNS_SAN", |c| list(downstream_tls(c).map(|tls| &tls.peer_dns_sans))),
+    ("DOWNSTREAM_PEER_EMAIL_SAN", |c| list(downstream_tls(c).map(|tls| &tls.peer_email_sans))),
+    ("DOWNSTREAM_PEER_FINGERPRINT_1", |c| name(downstream_tls(c).map(|tls| &tls.peer_fingerprint_sha1))),
+    ("DOWNSTREAM_PEER_FINGERPRINT_256", |c| name(downstream_tls(c).map(|tls| &tls.peer_fingerprint_sha256))),
+    ("DOWNSTREAM_PEER_IP_SAN", |c| list(downstream_tls(c).map(|tls| &tls.peer_ip_sans))),
+    ("DOWNSTREAM_PEER_ISSUER", |c| name(downstream_tls(c).map(|tls| &tls.peer_issuer))),
+    ("DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256", |c| name(downstream_tls(c).map(|tls| &tls.issuer_fingerprint_sha256))),
+    ("DOWNSTREAM_PEER_ISSUER_SERIAL", |c| name(downstream_tls(c).map(|tls| &tls.issuer_serial))),
+    ("DOWNSTREAM_PEER_OTHERNAME_SAN", |c| list(downstream_tls(c).map(|tls| &tls.peer_other_name_sans))),
+    ("DOWNSTREAM_PEER_SERIAL", |c| name(downstream_tls(c).map(|tls| &tls.peer_serial))),
+    ("DOWNSTREAM_PEER_SUBJECT", |c| name(downstream_tls(c).map(|tls| &tls.peer_subject))),
+    ("DOWNSTREAM_PEER_URI_SAN", |c| list(downstream_tls(c).map(|tls| &tls.peer_uri_sans))),
+    ("DOWNSTREAM_REMOTE_ADDRESS", |c| Value::Address(&c.info.downstream_remote)),
+    ("DOWNSTREAM_REMOTE_PORT", |c| port(remote(c.info))),
+    ("DOWNSTREAM_TLS_CIPHER", |c| name(downstream_tls(c).map(|tls| &tls.cipher))),
+    ("DOWNSTREAM_TLS_GROUP", |c| name(downstream_tls(c).map(|tls| &tls.group))),
+    ("DOWNSTREAM_TLS_SESSION_ID", |c| name(downstream_tls(c).map(|tls| &tls.session_id))),
+    ("DOWNSTREAM_TLS_VERSION", |c| Value::text(downstream_tls(c).and_then(|tls| tls.version))),
+    ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", |c| no_spaces(c.info.connection.transport_failure_reason.as_ref())),
+    ("DOWNSTREAM_WIRE_BYTES_RECEIVED", |c| Value::Unsigned(c.info.bytes.wire_received)),
+    ("DOWNSTREAM_WIRE_BYTES_SENT", |c| Value::Unsigned(c.info.bytes.wire_sent)),
+    ("DURATION", |c| millis(Some(c.info.start), Some(c.info.end.unwrap_or_else(Instant::now)))),
+    ("FILTER_CHAIN_NAME", |c| Value::non_empty(Some(&c.info.connection.filter_chain_name))),
+    ("GRPC_STATUS_NUMBER", |c| GrpcForm::Number.value(c)),
+    ("LISTENER_NAME", |c| Value::non_empty(Some(&c.info.connection.listener_name))),
+    ("LOCAL_REPLY_BODY", |c| Value::Text(c.local_reply_body.unwrap_or_default().as_bytes())),
+    ("PACKETS_RETRANSMITTED", |_| Value::Unsigned(0)),
+    ("PROTOCOL", |c| protocol(c.info.protocol)),
+    ("REQUEST_DURATION", |c| millis(Some(c.info.start), c.info.timings.last_downstream_rx)),
+    ("REQUEST_HEADERS_BYTES", |c| Value::Unsigned(c.request.map_or(0, request_bytes))),
+    ("REQUEST_TX_DURATION", |c| millis(Some(c.info.start), c.info.timings.last_upstream_tx)),
+    ("RESPONSE_CODE", |c| Value::Unsigned(c.info.response_code.map_or(0, |code| code.as_u16().into()))),
+    ("RESPONSE_DURATION", |c| millis(Some(c.info.start), c.info.timings.first_upstream_rx)),
+    ("RESPONSE_FLAGS", |c| Value::Flags(c.info.flags, FlagNames::Short)),
+    ("RESPONSE_FLAGS_LONG", |c| Value::Flags(c.info.flags, FlagNames::Long)),
+    ("RESPONSE_HEADERS_BYTES", |c| Value::Unsigned(c.response.map_or(0, response_bytes))),
+    ("RESPONSE_TRAILERS_BYTES", |c| Value::Unsigned(c.response_trailers.map_or(0, map_bytes))),
+    ("RESPONSE_TX_DURATION", |c| millis(c.info.timings.first_upstream_rx, c.info.timings.last_downstream_tx)),
+    // HTTP/3's alone.
+    ("ROUNDTRIP_DURATION", |_| Value::Absent),
+    ("ROUTE_NAME", |c| Value::non_empty(c.info.route_name.as_ref())),
+    ("SPAN_ID", |c| Value::non_empty(c.info.span_id.as_ref())),
+    ("STREAM_ID", |c| Value::text(c.info.request_id.as_ref())),
+    ("TLS_JA3_FINGERPRINT", |c| Value::non_empty(c.info.connection.ja3.as_ref())),
+    ("TLS_JA4_FINGERPRINT", |c| Value::non_empty(c.info.connection.ja4.as_ref())),
+    ("TRACE_ID", |c| Value::non_empty(c.info.trace_id.as_ref())),
+    ("UNIQUE_ID", |_| Value::Owned(unique_id(rand::random()))),
+    ("UPSTREAM_CLUSTER", |c| {
+        Value::non_empty(c.info.upstream.observability_name.as_ref().or(c.info.upstream.cluster.as_ref()))
+    }),
+    ("UPSTREAM_CLUSTER_RAW", |c| Value::non_empty(c.info.upstream.cluster.as_ref())),
+    ("UPSTREAM_CONNECTION_ID", |c| Value::Unsigned(c.info.upstream.connection_id.unwrap_or(0))),
+    ("UPSTREAM_HEADER_BYTES_RECEIVED", |c| Value::Unsigned(c.info.upstream.bytes.header_received)),
+    ("UPSTREAM_HEADER_BYTES_SENT", |c| Value::Unsigned(c.info.upstream.bytes.header_sent)),
+    ("UPSTREAM_HOST", |c| address(c.info.upstream.host.as_ref())),
+    ("UPSTREAM_HOST_NAME", |c| match host_name(c.info) {
+        Some(name) => Value::Text(name.as_bytes()),
+        None => address(c.info.upstream.host.as_ref()),
+    }),
+    ("UPSTREAM_HOST_NAME_WITHOUT_PORT", |c| match (host_name(c.info), &c.info.upstream.host) {
+        (Some(name), _) => Value::Text(without_port(name).as_bytes()),
+        (None, Some(host)) => Value::Host(host, None),
+        (None, None) => Value::Absent,
+    }),
+    ("UPSTREAM_LOCAL_ADDRESS", |c| address(upstream_local(c.info))),
+    ("UPSTREAM_LOCAL_DNS_SAN", |c| list(upstream_tls(c).map(|tls| &tls.local_dns_sans))),
+    ("UPSTREAM_LOCAL_IP_SAN", |c| list(upstream_tls(c).map(|tls| &tls.local_ip_sans))),
+    ("UPSTREAM_LOCAL_PORT", |c| port(upstream_local(c.info))),
+    ("UPSTREAM_LOCAL_URI_SAN", |c| list(upstream_tls(c).map(|tls| &tls.local_uri_sans))),
+    ("UPSTREAM_PEER_CERT", |c| name(upstream_tls(c).map(|tls| &tls.peer_certificate))),
+    ("UPSTREAM_PEER_DNS_SAN", |c| list(upstream_tls(c).map(|tls| &tls.peer_dns_sans))),
+    ("UPSTREAM_PEER_IP_SAN", |c| list(upstream_tls(c).map(|tls| &tls.peer_ip_sans))),
+    ("UPSTREAM_PEER_ISSUER", |c| name(upstream_tls(c).map(|tls| &tls.peer_issuer))),
+    ("UPSTREAM_PEER_SUBJECT", |c| name(upstream_tls(c).map(|tls| &tls.peer_subject))),
+    ("UPSTREAM_PEER_URI_SAN", |c| list(upstream_tls(c).map(|tls| &tls.peer_uri_sans))),
+    ("UPSTREAM_PROTOCOL", |c| protocol(c.info.upstream.protocol)),
+    ("UPSTREAM_REMOTE_ADDRESS", |c| address(upstream_remote(c.info))),
+    ("UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID", |c| endpoint_id(upstream_remote(c.info))),
+    ("UPSTREAM_REMOTE_PORT", |c| port(upstream_remote(c.info))),
+    ("UPSTREAM_REQUEST_ATTEMPT_COUNT", |c| Value::Unsigned(c.info.upstream.attempts.into())),
+    ("UPSTREAM_SERVER_NAME", |c| name(upstream_tls(c).map(|tls| &tls.sni))),
+    ("UPSTREAM_TLS_CIPHER", |c| name(upstream_tls(c).map(|tls| &tls.cipher))),
+    ("UPSTREAM_TLS_GROUP", |c| name(upstream_tls(c).map(|tls| &tls.group))),
+    ("UPSTREAM_TLS_SESSION_ID", |c| name(upstream_tls(c).map(|tls| &tls.session_id))),
+    ("UPSTREAM_TLS_VERSION", |c| Value::text(upstream_tls(c).and_then(|tls| tls.version))),
+    ("UPSTREAM_TRANSPORT_FAILURE_REASON", |c| no_spaces(c.info.upstream.transport_failure_reason.as_ref())),
+    ("UPSTREAM_WIRE_BYTES_RECEIVED", |c| Value::Unsigned(c.info.upstream.bytes.wire_received)),
+    ("UPSTREAM_WIRE_BYTES_SENT", |c| Value::Unsigned(c.info.upstream.bytes.wire_sent)),
+    ("VIRTUAL_CLUSTER_NAME", |c| Value::non_empty(c.info.virtual_cluster.as_ref())),
+];
+
+/// What Envoy prints and nobody here knows yet.
+pub(super) const NOT_SUPPORTED_YET: &[&str] = &[
+    "CEL",
+    "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
+    "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
+    "DOWNSTREAM_DETECTED_CLOSE_TYPE",
+    "DOWNSTREAM_LOCAL_CLOSE_REASON",
+    "EMIT_TIME_LOCAL",
+    "START_TIME_LOCAL",
+    "TYPED_CEL",
+    "UPSTREAM_CONNECTION_IDS_ATTEMPTED",
+    "UPSTREAM_CONNECTION_POOL_READY_DURATION",
+    "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
+    "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
+    "UPSTREAM_DETECTED_CLOSE_TYPE",
+    "UPSTREAM_FILTER_STATE",
+    "UPSTREAM_HOSTS_ATTEMPTED",
+    "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT",
+    "UPSTREAM_HOST_NAMES_ATTEMPTED",
+    "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT",
+    "UPSTREAM_LOCAL_CLOSE_REASON",
+];
+
+pub(super) fn direct_local(info: &StreamInfo) -> Option<&Address> {
+    Some(&info.connection.direct_local)
+}
+
+pub(super) fn direct_remote(info: &StreamInfo) -> Option<&Address> {
+    Some(&info.connection.direct_remote)
+}
+
+pub(super) fn local(info: &StreamInfo) -> Option<&Address> {
+    Some(&info.connection.local)
+}
+
+pub(super) fn remote(info: &StreamInfo) -> Option<&Address> {
+    Some(&info.downstream_remote)
+}
+
+pub(super) fn upstream_local(info: &StreamInfo) -> Option<&Address> {
+    info.upstream.local_address.as_ref()
+}
+
+/// The host's address, once there is a connection to it.
+pub(super) fn upstream_remote(info: &StreamInfo) -> Option<&Address> {
+    info.upstream.host.as_ref().filter(|_| info.upstream.local_address.is_some())
+}
+
+fn downstream_tls<'a>(context: &FormatContext<'a>) -> Option<&'a TlsInfo> {
+    context.info.connection.tls.as_deref()
+}
+
+fn upstream_tls<'a>(context: &FormatContext<'a>) -> Option<&'a TlsInfo> {
+    context.info.upstream.tls.as_deref()
+}
+
+fn address(address: Option<&Address>) -> Value<'_> {
+    address.map_or(Value::Absent, Value::Address)
+}
+
+fn port(address: Option<&Address>) -> Value<'_> {
+    address.and_then(Address::ip).map_or(Value::Absent, |socket| Value::Unsigned(socket.port().into()))
+}
+
+/// Empty for an address that is not internal.
+fn endpoint_id(address: Option<&Address>) -> Value<'_> {
+    match address {
+        None => Value::Absent,
+        Some(Address::Internal(name)) => {
+            let path = name.strip_prefix("envoy://").unwrap_or(name);
+            Value::Text(path.split_once('/').map_or("", |(_, id)| id.trim_end_matches('/')).as_bytes())
+        }
+        Some(_) => Value::Text(b""),
+    }
+}
+
+fn name<'a>(value: Option<&'a Option<Arc<str>>>) -> Value<'a> {
+    Value::non_empty(value.and_then(Option::as_ref))
+}
+
+fn list(items: Option<&Vec<Arc<str>>>) -> Value<'_> {
+    Value::List(items.map_or(&[], Vec::as_slice))
+}
+
+fn no_spaces(text: Option<&Arc<str>>) -> Value<'_> {
+    text.filter(|text| !text.is_empty()).map_or(Value::Absent, |text| Value::NoSpaces(text))
+}
+
+fn host_name(info: &StreamInfo) -> Option<&str> {
+    info.upstream.host_name.as_deref().filter(|name| !name.is_empty())
+}
+
+fn without_port(name: &str) -> &str {
+    match name.rsplit_once(':') {
+        Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => name,
+    }
+}
+
+fn millis<'a>(from: Option<Instant>, to: Option<Instant>) -> Value<'a> {
+    match (from, to) {
+        (Some(from), Some(to)) => {
+            Value::Unsigned(u64::try_from(to.saturating_duration_since(from).as_millis()).unwrap_or(u64::MAX))
+        }
+        _ => Value::Absent,
+    }
+}
+
+fn protocol<'a>(version: Option<Version>) -> Value<'a> {
+    match version {
+        Some(Version::HTTP_10 | Version::HTTP_09) => Value::Text(b"HTTP/1.0"),
+        Some(Version::HTTP_11) => Value::Text(b"HTTP/1.1"),
+        Some(Version::HTTP_2) => Value::Text(b"HTTP/2"),
+        Some(Version::HTTP_3) => Value::Text(b"HTTP/3"),
+        _ => Value::Absent,
+    }
+}
+
+/// Names and values, pseudo-headers included.
+fn request_bytes(head: &RequestHead) -> u64 {
+    let pseudo = |name: &str, length: usize| if length == 0 { 0 } else { (name.len() + length) as u64 };
+    pseudo(":method", head.method.as_str().len())
+        + pseudo(":scheme", head.scheme.len())
+        + pseudo(":authority", head.authority.len())
+        + pseudo(":path", head.path.len())
+        + pseudo(":protocol", head.protocol.as_ref().map_or(0, http::HeaderValue::len))
+        + map_bytes(&head.headers)
+}
+
+fn response_bytes(head: &ResponseHead) -> u64 {
+    (":status".len() + head.status.as_str().len()) as u64 + map_bytes(&head.headers)
+}
+
+fn map_bytes(headers: &HeaderMap) -> u64 {
+    headers.iter().map(|(name, value)| (name.as_str().len() + value.len()) as u64).sum()
+}
+
+/// A random UUID (version 4).
+fn unique_id(random: [u8; 16]) -> Vec<u8> {
+    let mut bytes = random;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut out = Vec::with_capacity(36);
+    for (index, byte) in bytes.into_iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            out.push(b'-');
+        }
+        let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
+        out.extend_from_slice(&[digit(byte >> 4), digit(byte)]);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sorted_and_disjoint() {
+        assert!(FIELDS.windows(2).all(|pair| pair[0].0 < pair[1].0));
+        assert!(NOT_SUPPORTED_YET.iter().all(|name| !FIELDS.iter().any(|(field, _)| field == name)));
+    }
+
+    #[test]
+    fn unique_ids_are_uuids() {
+        assert_eq!(unique_id([0xff; 16]), b"ffffffff-ffff-4fff-bfff-ffffffffffff");
+    }
+}

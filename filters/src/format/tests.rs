@@ -1,0 +1,274 @@
+//! Every operator on a whole stream, with values as measured on Envoy 1.40.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use http::{HeaderValue, Method, StatusCode, Version};
+use serde_json::json;
+use tidegate_xds::pb::google::protobuf as wkt;
+
+use super::*;
+use crate::connection::{ConnectionInfo, TlsInfo};
+use crate::metadata::{Metadata, Sharing, Text};
+use crate::stream_info::{Address, ResponseFlags};
+
+fn address(text: &str) -> Address {
+    Address::Ip(text.parse::<SocketAddr>().unwrap())
+}
+
+fn info() -> StreamInfo {
+    let start = Instant::now();
+    let mut connection = ConnectionInfo::new(7, address("10.1.2.3:4000"), address("[2001:db8::1]:8080"), start);
+    connection.listener_name = Arc::from("l");
+    connection.requested_server_name = Some(Arc::from("sni.example"));
+    let tls = TlsInfo {
+        version: Some("TLSv1.3"),
+        peer_uri_sans: vec![Arc::from("spiffe://a"), Arc::from("spiffe://b")],
+        peer_valid_from: Some(UNIX_EPOCH),
+        ..TlsInfo::default()
+    };
+    connection.tls = Some(Arc::new(tls));
+    let mut info = StreamInfo::new(Arc::new(connection), start, UNIX_EPOCH + Duration::from_millis(1_795_490_491_685));
+    info.protocol = Some(Version::HTTP_11);
+    info.response_code = Some(StatusCode::OK);
+    info.details = Some("via upstream".into());
+    info.flags = ResponseFlags::UPSTREAM_REQUEST_TIMEOUT | ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
+    info.bytes.body_received = 11;
+    info.bytes.body_sent = 22;
+    info.end = Some(start + Duration::from_millis(42));
+    info.timings.last_downstream_rx = Some(start + Duration::from_millis(3));
+    info.timings.first_upstream_rx = Some(start + Duration::from_micros(20_500));
+    info.timings.last_downstream_tx = Some(start + Duration::from_millis(41));
+    info.upstream.cluster = Some(Arc::from("raw"));
+    info.upstream.observability_name = Some(Arc::from("alt"));
+    info.upstream.host = Some(address("127.0.0.1:9000"));
+    info.upstream.host_name = Some(Arc::from("host.example:9000"));
+    info.upstream.transport_failure_reason = Some(Arc::from("delayed connect error: refused"));
+    info.upstream.attempts = 2;
+    info.route_name = Some(Arc::from("r1"));
+    info.request_id = Some(HeaderValue::from_static("id-1"));
+    let serde_json::Value::Object(fields) = json!({
+        "k": "val\"ue", "n": 5, "f": 1.5, "b": true, "nul": null, "o": {"z": 1, "a": "x"}, "l": [1, "a", null],
+    }) else {
+        unreachable!()
+    };
+    info.dynamic_metadata.set("ns", fields.clone());
+    let mut host = Metadata::default();
+    host.set("envoy.lb", fields);
+    info.upstream.host_metadata = Some(Arc::new(host));
+    info.filter_state.set("k", Arc::new(Text("stateval".to_owned())), false, Sharing::None);
+    info
+}
+
+fn request() -> RequestHead {
+    let path = HeaderValue::from_static("/up?q=a%20b&e");
+    let mut head = RequestHead::new(Method::GET, HeaderValue::from_static("h:80"), path);
+    head.headers.append("x-multi", HeaderValue::from_static("first"));
+    head.headers.append("x-multi", HeaderValue::from_static("second"));
+    head.headers.append("latin", HeaderValue::from_bytes(b"\xe9\"").unwrap());
+    head
+}
+
+fn rendered(format: &str) -> String {
+    let (info, request) = (info(), request());
+    let mut response = ResponseHead::new(StatusCode::OK);
+    response.headers.insert("server", HeaderValue::from_static("envoy"));
+    let mut trailers = HeaderMap::new();
+    trailers.insert("t", HeaderValue::from_static("trailer"));
+    let context = FormatContext {
+        request: Some(&request),
+        response: Some(&response),
+        response_trailers: Some(&trailers),
+        access_log_type: AccessLogType::DownstreamEnd,
+        ..FormatContext::of(&info)
+    };
+    let mut out = Vec::new();
+    Format::compile(format).unwrap_or_else(|error| panic!("{format}: {error}")).render(&context, &mut out);
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+#[test]
+fn operators_print_what_envoy_prints() {
+    for (format, expected) in [
+        ("%REQ(:METHOD)% %REQ(host)% %REQ(:scheme)% %REQ(X-Multi)%", "GET h:80 http first"),
+        ("%REQ(nope)% %REQ(nope?x-multi)% %REQ(:path):3% %REQUEST_HEADER(x-multi):99%", "- first /up first"),
+        ("%RESP(server)% %RESP(:status)% %TRAILER(t)% %RESPONSE_TRAILER(x?t):2%", "envoy 200 trailer tr"),
+        (
+            "%PROTOCOL% %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_FLAGS_LONG%",
+            concat!("HTTP/1.1 200 UT,URX ", "UpstreamRequestTimeout,UpstreamRetryLimitExceeded"),
+        ),
+        ("%RESPONSE_CODE_DETAILS%|%RESPONSE_CODE_DETAILS(ALLOW_WHITESPACES)%", "via_upstream|via upstream"),
+        ("%BYTES_RECEIVED% %BYTES_SENT% %DURATION%", "11 22 42"),
+        ("%REQUEST_DURATION% %RESPONSE_DURATION% %RESPONSE_TX_DURATION% %REQUEST_TX_DURATION%", "3 20 20 -"),
+        ("%COMMON_DURATION(DS_RX_BEG:US_RX_BEG:us)% %COMMON_DURATION(US_RX_BEG:DS_RX_END:ms)%", "20500 -17"),
+        ("%COMMON_DURATION(DS_RX_BEG:mine:ns)%", "-"),
+        ("%START_TIME% %START_TIME(%s.%3f)%", "2026-11-24T03:21:31.685Z 1795490491.685"),
+        ("%EMIT_TIME%", "2026-11-24T03:21:31.727Z"),
+        ("%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_REMOTE_PORT%", "10.1.2.3:4000 4000"),
+        (
+            "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(16)%",
+            "10.1.2.3 10.1.0.0/16",
+        ),
+        (
+            "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(129)% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT(x)%",
+            "10.1.2.3/32 10.1.2.3",
+        ),
+        ("%DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT(32)%", "[2001:db8::1]:8080 2001:db8::/32"),
+        ("%DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID%%DOWNSTREAM_DIRECT_LOCAL_PORT%", "8080"),
+        ("%UPSTREAM_CLUSTER% %UPSTREAM_CLUSTER_RAW% %UPSTREAM_HOST%", "alt raw 127.0.0.1:9000"),
+        ("%UPSTREAM_HOST_NAME% %UPSTREAM_HOST_NAME_WITHOUT_PORT%", "host.example:9000 host.example"),
+        ("%UPSTREAM_LOCAL_ADDRESS% %UPSTREAM_REMOTE_ADDRESS% %UPSTREAM_CONNECTION_ID%", "- - 0"),
+        ("%UPSTREAM_TRANSPORT_FAILURE_REASON%", "delayed_connect_error:_refused"),
+        ("%UPSTREAM_REQUEST_ATTEMPT_COUNT% %ROUTE_NAME% %VIRTUAL_CLUSTER_NAME%", "2 r1 -"),
+        ("%CONNECTION_ID% %STREAM_ID% %LISTENER_NAME% %FILTER_CHAIN_NAME%", "7 id-1 l -"),
+        ("%DYNAMIC_METADATA(ns:k)% %DYNAMIC_METADATA(ns:n)% %DYNAMIC_METADATA(ns:b)%", "val\"ue 5 true"),
+        (
+            "%DYNAMIC_METADATA(ns:o)% %DYNAMIC_METADATA(ns:o:a)% %DYNAMIC_METADATA(ns:l)%",
+            r#"{"a":"x","z":1} x [1,"a",null]"#,
+        ),
+        ("%METADATA(DYNAMIC:ns:k):2% %METADATA(DYNAMIC:ns:o):4% %METADATA(DYNAMIC:ns:nul)%", "va {\"a\" -"),
+        ("%UPSTREAM_METADATA(envoy.lb:f)% %CLUSTER_METADATA(ns:k)% %METADATA(ROUTE:ns)%", "1.5 - -"),
+        ("%FILTER_STATE(k)% %FILTER_STATE(k:PLAIN)% %FILTER_STATE(k:PLAIN):2%", "\"stateval\" stateval st"),
+        ("%FILTER_STATE(nope:PLAIN)% %FILTER_STATE(k:FIELD:x)%", "- -"),
+        ("%REQUESTED_SERVER_NAME% %REQUESTED_SERVER_NAME(HOST_FIRST:HOST)%", "sni.example h:80"),
+        ("%PATH% %PATH(NQ)% %PATH(NQ:ORIG)% %PATH(WQ:PATH):4%", "/up?q=a%20b&e /up - /up?"),
+        ("%QUERY_PARAM(q)% %QUERY_PARAM(e)% %QUERY_PARAM(x)% %QUERY_PARAM(q):1%", "a b  - a"),
+        ("%QUERY_PARAMS% %QUERY_PARAMS(DECODED)% %QUERY_PARAMS:3%", "q=a%20b&e q=a%20b&e q=a"),
+        ("%GRPC_STATUS% %GRPC_STATUS_NUMBER% %TRACE_ID% %CUSTOM_FLAGS%", "- - - "),
+        (
+            "%DOWNSTREAM_TLS_VERSION% %DOWNSTREAM_PEER_URI_SAN% %DOWNSTREAM_PEER_DNS_SAN%",
+            "TLSv1.3 spiffe://a,spiffe://b -",
+        ),
+        ("%DOWNSTREAM_PEER_CERT_V_START(%Y)% %UPSTREAM_PEER_CERT_V_END%", "1970 -"),
+        ("%ACCESS_LOG_TYPE% %LOCAL_REPLY_BODY%|%%", "DownstreamEnd |%"),
+        (r#"%COALESCE({"operators":["VIRTUAL_CLUSTER_NAME",{"command":"REQ","param":":authority"}]}):3%"#, "h:8"),
+        (r#"%COALESCE({"operators":["VIRTUAL_CLUSTER_NAME"]})%"#, "-"),
+    ] {
+        assert_eq!(rendered(format), expected, "{format}");
+    }
+}
+
+#[test]
+fn grpc_status_comes_from_trailers_headers_or_the_http_status() {
+    let info = info();
+    let mut request = request();
+    request.headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    let mut trailers = HeaderMap::new();
+    let show = |trailers: &HeaderMap| {
+        let response_trailers = Some(trailers);
+        let context = FormatContext { request: Some(&request), response_trailers, ..FormatContext::of(&info) };
+        let format = "%GRPC_STATUS% %GRPC_STATUS(SNAKE_STRING)% %GRPC_STATUS(NUMBER)%";
+        let mut out = Vec::new();
+        Format::compile(format).unwrap().render(&context, &mut out);
+        String::from_utf8(out).unwrap()
+    };
+    assert_eq!(show(&trailers), "Unknown UNKNOWN 2");
+    for (value, expected) in [("1", "Canceled CANCELLED 1"), ("14", "Unavailable UNAVAILABLE 14"), ("99", "99 99 99")] {
+        trailers.insert("grpc-status", HeaderValue::from_static(value));
+        assert_eq!(show(&trailers), expected);
+    }
+}
+
+#[test]
+fn constants_are_known_ahead() {
+    assert_eq!(Format::compile("100%%").unwrap().constant(), Some("100%"));
+    assert_eq!(Format::compile("").unwrap().constant(), Some(""));
+    assert!(Format::compile("%HOSTNAME%-%ENVIRONMENT(NOPE_NOPE)%").unwrap().is_constant());
+    assert!(!Format::compile("%DURATION%").unwrap().is_constant());
+}
+
+/// Envoy 1.40's own words.
+#[test]
+fn errors_name_what_is_wrong() {
+    for (format, error) in [
+        ("a %FOO% b", "Not supported field in StreamInfo: FOO"),
+        ("%REQ_WITHOUT_QUERY(a)%", "Not supported field in StreamInfo: REQ_WITHOUT_QUERY"),
+        ("%VIRTUAL_HOST_NAME%", "Not supported field in StreamInfo: VIRTUAL_HOST_NAME"),
+        ("%DURATION(a)%", "DURATION does not take any parameters or length"),
+        ("%PROTOCOL:5%", "PROTOCOL does not take any parameters or length"),
+        ("%REQ()%", "REQ requires parameters"),
+        ("%START_TIME:5%", "START_TIME does not allow length to be specified."),
+        ("%CLUSTER_METADATA(a):5%", "CLUSTER_METADATA does not allow length to be specified."),
+        ("%REQ(a?b?c)%", "More than 1 alternative header specified in token: a?b?c"),
+        ("%REQ(a b)%", "Invalid header configuration. Format string contains invalid characters."),
+        ("%START_TIME(%n)%", "Invalid header configuration. Format string contains newline."),
+        ("%COMMON_DURATION(a:b:s)%", "Invalid common duration precision: s."),
+        ("%COMMON_DURATION(a)%", "Invalid common duration configuration: a."),
+        ("%FILTER_STATE(k:FOO)%", "Invalid filter state serialize type, only support PLAIN/TYPED/FIELD."),
+        ("%FILTER_STATE%", "Invalid filter state configuration, key cannot be empty."),
+        ("%METADATA(FOO:a)%", "FOO is not supported type of metadata"),
+        ("%METADATA(LISTENER:a)%", "not supported yet: %METADATA(LISTENER)%"),
+        ("%PATH(X)%", "Invalid PATH option: 'X', only 'WQ'/'NQ' are allowed"),
+        ("%GRPC_STATUS(a)%", "GrpcStatusFormatter only supports CAMEL_STRING, SNAKE_STRING or NUMBER. Got: a"),
+        (
+            r#"%COALESCE({"operators":["FOO"]})%"#,
+            "COALESCE: failed to parse operator at index 0: unknown command: 'FOO'",
+        ),
+        ("%CEL(request.path)%", "not supported yet: %CEL%"),
+    ] {
+        assert_eq!(Format::compile(format).unwrap_err().to_string(), error, "{format}");
+    }
+}
+
+fn structure(json: &serde_json::Value) -> wkt::Struct {
+    fn value(json: &serde_json::Value) -> wkt::Value {
+        use wkt::value::Kind;
+        let kind = match json {
+            serde_json::Value::Null => Kind::NullValue(0),
+            serde_json::Value::Bool(b) => Kind::BoolValue(*b),
+            serde_json::Value::Number(n) => Kind::NumberValue(n.as_f64().unwrap()),
+            serde_json::Value::String(s) => Kind::StringValue(s.clone()),
+            serde_json::Value::Array(a) => Kind::ListValue(wkt::ListValue { values: a.iter().map(value).collect() }),
+            serde_json::Value::Object(_) => Kind::StructValue(structure(json)),
+        };
+        wkt::Value { kind: Some(kind) }
+    }
+    let fields = json.as_object().unwrap().iter().map(|(key, json)| (key.clone(), value(json)));
+    wkt::Struct { fields: fields.collect() }
+}
+
+fn rendered_json(template: &serde_json::Value, omit_empty: bool) -> String {
+    let (info, request) = (info(), request());
+    let context = FormatContext { request: Some(&request), ..FormatContext::of(&info) };
+    let template = json::JsonTemplate::compile(&structure(template), omit_empty, Extensions::default()).unwrap();
+    let mut out = Vec::new();
+    template.render(&context, &mut out);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn json_keeps_types_sorts_keys_and_escapes() {
+    let template = json!({
+        "z": "%DURATION%",
+        "a": {"y": "%REQ(nope)%", "b": ["%PROTOCOL%", "x%REQ(nope)%y", {"q": "%REQ(nope)%"}, "%REQ(nope)%"]},
+        "num": 5, "bo": true, "n": null, "empty": "", "key\"esc": "lit", "h": "%REQ(latin)%", "h2": "x %REQ(latin)%",
+        "e": {}, "el": [], "md": "%DYNAMIC_METADATA(ns:o)%", "mix": "%DURATION%%PROTOCOL%",
+        "inner": {"n": {"x": "%REQ(nope)%"}}, "cut": "%DYNAMIC_METADATA(ns:n):1%", "flags": "%RESPONSE_FLAGS%",
+        "host": "%DOWNSTREAM_REMOTE_ADDRESS%", "port": "%DOWNSTREAM_REMOTE_PORT%", "state": "%FILTER_STATE(k)%",
+    });
+    let expected = concat!(
+        r#"{"a":{"b":["HTTP/1.1","x-y",{"q":null},null],"y":null},"bo":true,"cut":5,"e":{},"el":[],"empty":"","#,
+        r#""flags":"UT,URX","h":"\u00e9\u0022","h2":"x \u00e9\u0022","host":"10.1.2.3:4000","inner":{"n":{"x":null}},"#,
+        r#""key\"esc":"lit","md":{"a":"x","z":1},"mix":"42HTTP/1.1","n":null,"num":5,"port":4000,"state":"stateval","#,
+        r#""z":42}"#
+    );
+    assert_eq!(rendered_json(&template, false), expected);
+    let expected = concat!(
+        r#"{"a":{"b":["HTTP/1.1","xy"]},"bo":true,"cut":5,"el":[],"empty":"","#,
+        r#""flags":"UT,URX","h":"\u00e9\u0022","h2":"x \u00e9\u0022","host":"10.1.2.3:4000","#,
+        r#""key\"esc":"lit","md":{"a":"x","z":1},"mix":"42HTTP/1.1","num":5,"port":4000,"state":"stateval","#,
+        r#""z":42}"#
+    );
+    assert_eq!(rendered_json(&template, true), expected);
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_format_is_a_format_or_an_error(format in "[%A-Z_():a-z0-9?{}\" ]{0,40}") {
+        let info = info();
+        if let Ok(format) = Format::compile(&format) {
+            format.render(&FormatContext::of(&info), &mut Vec::new());
+        }
+    }
+}

@@ -1,0 +1,463 @@
+//! Date formats: `strftime` in the C locale and UTC, with Envoy's `%s`, `%3f` and the `%E` forms of its library.
+//! It must not know the clock: a time comes in, text goes out.
+
+use std::cell::Cell;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::write::{padded, unsigned};
+
+/// A compiled date format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TimeFormat(Kind);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Kind {
+    /// `2026-11-24T03:20:54.686Z`, Envoy's default.
+    Default,
+    Items(Vec<Item>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Item {
+    Literal(String),
+    Number {
+        field: Number,
+        width: usize,
+        pad: u8,
+    },
+    Text {
+        field: Text,
+        upper: bool,
+    },
+    /// Digits of the second's fraction; `None` is as many as matter.
+    Fraction {
+        digits: Option<usize>,
+        dot: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Number {
+    Year,
+    Century,
+    YearOfCentury,
+    IsoYear,
+    IsoYearOfCentury,
+    Month,
+    Day,
+    DayOfYear,
+    Hour,
+    Hour12,
+    Minute,
+    Second,
+    Weekday,
+    WeekdayFromMonday,
+    WeekFromSunday,
+    WeekFromMonday,
+    IsoWeek,
+    Epoch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Text {
+    Weekday { short: bool },
+    Month { short: bool },
+    HalfDay { lower: bool },
+}
+
+/// A point in time, taken apart.
+struct Civil {
+    epoch_seconds: i64,
+    nanos: u32,
+    year: i64,
+    month: usize,
+    day: u64,
+    /// From 0.
+    day_of_year: u64,
+    /// 0 is Sunday.
+    weekday: usize,
+    second_of_day: u64,
+}
+
+const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
+const MONTHS: [&str; 12] = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+];
+
+/// Digits after the point, at most; Envoy's library has the same bound.
+const MAX_DIGITS: usize = 1024;
+
+impl TimeFormat {
+    /// An empty format is the default one. `None` where the format has a newline.
+    pub(super) fn compile(format: &str) -> Option<Self> {
+        if format.is_empty() {
+            return Some(Self(Kind::Default));
+        }
+        let mut items = Vec::new();
+        let mut rest = format;
+        while let Some(at) = rest.find('%') {
+            push_literal(&mut items, &rest[..at]);
+            rest = specifier(&rest[at..], &mut items)?;
+        }
+        push_literal(&mut items, rest);
+        Some(Self(Kind::Items(items)))
+    }
+
+    pub(super) fn write(&self, time: SystemTime, out: &mut Vec<u8>) {
+        match &self.0 {
+            Kind::Default => write_default(time, out),
+            Kind::Items(items) => {
+                let civil = Civil::from(time);
+                items.iter().for_each(|item| item.write(&civil, out));
+            }
+        }
+    }
+}
+
+/// Reads one specifier at the start of `text` and returns what follows it; what is none is literal text.
+fn specifier<'a>(text: &'a str, items: &mut Vec<Item>) -> Option<&'a str> {
+    let bytes = text.as_bytes();
+    let flags = bytes[1..].iter().take_while(|b| matches!(b, b'-' | b'_' | b'0' | b'^' | b'#')).count();
+    let (flags, mut at) = (&bytes[1..=flags], 1 + flags);
+    let digits = bytes[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+    let width: Option<usize> = text[at..at + digits].parse().ok();
+    at += digits;
+    let extended = matches!(bytes.get(at), Some(b'E' | b'O'));
+    if extended {
+        at += 1;
+        if let Some(length) = extended_specifier(&text[at..], items) {
+            return Some(&text[at + length..]);
+        }
+    }
+    let Some(letter) = bytes.get(at).copied() else {
+        push_literal(items, text);
+        return Some("");
+    };
+    if letter == b'f' && flags.is_empty() && !extended {
+        items.push(Item::Fraction { digits: Some(width.unwrap_or(9).clamp(1, 9)), dot: false });
+        return Some(&text[at + 1..]);
+    }
+    if letter == b'n' {
+        return None;
+    }
+    if !plain(letter, flags, width, items) {
+        let end = at + text[at..].chars().next().map_or(0, char::len_utf8);
+        push_literal(items, &text[..end]);
+        return Some(&text[end..]);
+    }
+    Some(&text[at + 1..])
+}
+
+/// What follows `%E`: `3S`, `*f`, `4Y`, `z`; its length.
+fn extended_specifier(text: &str, items: &mut Vec<Item>) -> Option<usize> {
+    let number = |field, width| Item::Number { field, width, pad: b'0' };
+    let bytes = text.as_bytes();
+    if text.starts_with("4Y") {
+        items.push(number(Number::Year, 4));
+        return Some(2);
+    }
+    for (zone, shown) in [("*z", "+00:00:00"), ("z", "+00:00"), ("T", "T")] {
+        if text.starts_with(zone) {
+            push_literal(items, shown);
+            return Some(zone.len());
+        }
+    }
+    let (digits, length) = match bytes.first() {
+        Some(b'*') => (None, 1),
+        Some(digit) if digit.is_ascii_digit() => {
+            let length = bytes.iter().take_while(|b| b.is_ascii_digit()).count();
+            (Some(text[..length].parse().unwrap_or(usize::MAX).min(MAX_DIGITS)), length)
+        }
+        _ => return None,
+    };
+    match bytes.get(length) {
+        Some(b'S') => {
+            items.push(number(Number::Second, 2));
+            if digits != Some(0) {
+                items.push(Item::Fraction { digits, dot: true });
+            }
+        }
+        Some(b'f') => items.push(Item::Fraction { digits, dot: false }),
+        _ => return None,
+    }
+    Some(length + 1)
+}
+
+/// `strftime`'s own letters; `false` for one that is none.
+fn plain(letter: u8, flags: &[u8], width: Option<usize>, items: &mut Vec<Item>) -> bool {
+    let upper = flags.contains(&b'^');
+    let pad_of =
+        |default: u8| flags.iter().rev().find(|flag| matches!(flag, b'-' | b'_' | b'0')).copied().unwrap_or(default);
+    let mut number = |field, default_width: usize, default_pad: u8| {
+        let (width, pad) = match pad_of(default_pad) {
+            b'-' => (width.unwrap_or(0), b'0'),
+            b'_' => (width.unwrap_or(default_width), b' '),
+            pad => (width.unwrap_or(default_width), pad),
+        };
+        items.push(Item::Number { field, width, pad });
+    };
+    match letter {
+        b'Y' => number(Number::Year, 0, b'0'),
+        b'C' => number(Number::Century, 2, b'0'),
+        b'y' => number(Number::YearOfCentury, 2, b'0'),
+        b'G' => number(Number::IsoYear, 0, b'0'),
+        b'g' => number(Number::IsoYearOfCentury, 2, b'0'),
+        b'm' => number(Number::Month, 2, b'0'),
+        b'd' => number(Number::Day, 2, b'0'),
+        b'e' => number(Number::Day, 2, b' '),
+        b'j' => number(Number::DayOfYear, 3, b'0'),
+        b'H' => number(Number::Hour, 2, b'0'),
+        b'k' => number(Number::Hour, 2, b' '),
+        b'I' => number(Number::Hour12, 2, b'0'),
+        b'l' => number(Number::Hour12, 2, b' '),
+        b'M' => number(Number::Minute, 2, b'0'),
+        b'S' => number(Number::Second, 2, b'0'),
+        b'w' => number(Number::Weekday, 0, b'0'),
+        b'u' => number(Number::WeekdayFromMonday, 0, b'0'),
+        b'U' => number(Number::WeekFromSunday, 2, b'0'),
+        b'W' => number(Number::WeekFromMonday, 2, b'0'),
+        b'V' => number(Number::IsoWeek, 2, b'0'),
+        b's' => number(Number::Epoch, 0, b'0'),
+        b'a' => items.push(Item::Text { field: Text::Weekday { short: true }, upper }),
+        b'A' => items.push(Item::Text { field: Text::Weekday { short: false }, upper }),
+        b'b' | b'h' => items.push(Item::Text { field: Text::Month { short: true }, upper }),
+        b'B' => items.push(Item::Text { field: Text::Month { short: false }, upper }),
+        b'p' => items.push(Item::Text { field: Text::HalfDay { lower: false }, upper }),
+        b'P' => items.push(Item::Text { field: Text::HalfDay { lower: true }, upper }),
+        b'D' | b'x' => expand("%m/%d/%y", items),
+        b'F' => expand("%Y-%m-%d", items),
+        b'T' | b'X' => expand("%H:%M:%S", items),
+        b'R' => expand("%H:%M", items),
+        b'r' => expand("%I:%M:%S %p", items),
+        b'c' => expand("%a %b %e %H:%M:%S %Y", items),
+        b'z' => push_literal(items, "+0000"),
+        b'Z' => push_literal(items, "UTC"),
+        b't' => push_literal(items, "\t"),
+        b'%' => push_literal(items, "%"),
+        _ => return false,
+    }
+    true
+}
+
+fn expand(format: &str, items: &mut Vec<Item>) {
+    let mut rest = format;
+    while let Some(at) = rest.find('%') {
+        push_literal(items, &rest[..at]);
+        let Some(after) = specifier(&rest[at..], items) else { return };
+        rest = after;
+    }
+    push_literal(items, rest);
+}
+
+fn push_literal(items: &mut Vec<Item>, text: &str) {
+    match items.last_mut() {
+        _ if text.is_empty() => {}
+        Some(Item::Literal(literal)) => literal.push_str(text),
+        _ => items.push(Item::Literal(text.to_owned())),
+    }
+}
+
+impl Item {
+    fn write(&self, civil: &Civil, out: &mut Vec<u8>) {
+        match self {
+            Self::Literal(text) => out.extend_from_slice(text.as_bytes()),
+            Self::Number { field, width, pad } => {
+                let number = field.of(civil);
+                if number < 0 {
+                    out.push(b'-');
+                }
+                padded(out, number.unsigned_abs(), *width, *pad);
+            }
+            Self::Text { field, upper } => {
+                let start = out.len();
+                out.extend_from_slice(field.of(civil).as_bytes());
+                if *upper {
+                    out[start..].make_ascii_uppercase();
+                }
+            }
+            Self::Fraction { digits, dot } => write_fraction(civil.nanos, *digits, *dot, out),
+        }
+    }
+}
+
+/// Nanoseconds as digits after the point, cut, not rounded.
+fn write_fraction(nanos: u32, digits: Option<usize>, dot: bool, out: &mut Vec<u8>) {
+    if dot && (digits.is_some() || nanos != 0) {
+        out.push(b'.');
+    }
+    let start = out.len();
+    padded(out, u64::from(nanos), 9, b'0');
+    match digits {
+        Some(digits) => out.resize(start + digits, b'0'),
+        None => {
+            let used = out[start..].iter().rposition(|digit| *digit != b'0').map_or(0, |last| last + 1);
+            out.truncate(start + used.max(usize::from(!dot)));
+        }
+    }
+}
+
+impl Number {
+    #[expect(clippy::cast_possible_wrap, reason = "all small but the epoch, which is signed")]
+    fn of(self, civil: &Civil) -> i64 {
+        let hour = civil.second_of_day / 3600;
+        let from_monday = (civil.weekday + 6) % 7;
+        let unsigned = match self {
+            Self::Year => return civil.year,
+            Self::Century => return civil.year.div_euclid(100),
+            Self::YearOfCentury => return civil.year.rem_euclid(100),
+            Self::IsoYear => return civil.iso_week().0,
+            Self::IsoYearOfCentury => return civil.iso_week().0.rem_euclid(100),
+            Self::IsoWeek => return civil.iso_week().1,
+            Self::Epoch => return civil.epoch_seconds,
+            Self::Month => civil.month as u64 + 1,
+            Self::Day => civil.day,
+            Self::DayOfYear => civil.day_of_year + 1,
+            Self::Hour => hour,
+            Self::Hour12 => (hour + 11) % 12 + 1,
+            Self::Minute => civil.second_of_day / 60 % 60,
+            Self::Second => civil.second_of_day % 60,
+            Self::Weekday => civil.weekday as u64,
+            Self::WeekdayFromMonday => from_monday as u64 + 1,
+            Self::WeekFromSunday => (civil.day_of_year + 7 - civil.weekday as u64) / 7,
+            Self::WeekFromMonday => (civil.day_of_year + 7 - from_monday as u64) / 7,
+        };
+        unsigned as i64
+    }
+}
+
+impl Text {
+    fn of(self, civil: &Civil) -> &'static str {
+        let cut = |text: &'static str, short: bool| if short { &text[..3] } else { text };
+        match self {
+            Self::Weekday { short } => cut(WEEKDAYS[civil.weekday], short),
+            Self::Month { short } => cut(MONTHS[civil.month], short),
+            Self::HalfDay { lower } => match (civil.second_of_day < 43_200, lower) {
+                (true, false) => "AM",
+                (true, true) => "am",
+                (false, false) => "PM",
+                (false, true) => "pm",
+            },
+        }
+    }
+}
+
+impl From<SystemTime> for Civil {
+    fn from(time: SystemTime) -> Self {
+        let (epoch_seconds, nanos) = epoch(time);
+        let days = epoch_seconds.div_euclid(86_400);
+        let (year, month, day) = civil_date(days);
+        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let before = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334][month];
+        Self {
+            epoch_seconds,
+            nanos,
+            year,
+            month,
+            day,
+            day_of_year: before + day - 1 + u64::from(leap && month > 1),
+            weekday: usize::try_from((days + 4).rem_euclid(7)).unwrap_or(0),
+            second_of_day: epoch_seconds.rem_euclid(86_400).unsigned_abs(),
+        }
+    }
+}
+
+impl Civil {
+    /// ISO 8601's year and week.
+    fn iso_week(&self) -> (i64, i64) {
+        let from_monday = i64::try_from((self.weekday + 6) % 7).unwrap_or(0);
+        let day = i64::try_from(self.day_of_year).unwrap_or(0);
+        let week = (day - from_monday + 10) / 7;
+        let long = |year: i64| {
+            let first = (self.days_to(year) + 3).rem_euclid(7);
+            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+            if first == 3 || (leap && first == 2) { 53 } else { 52 }
+        };
+        if week < 1 {
+            (self.year - 1, long(self.year - 1))
+        } else if week > long(self.year) {
+            (self.year + 1, 1)
+        } else {
+            (self.year, week)
+        }
+    }
+
+    /// Days from the epoch to January 1 of a year near this one.
+    fn days_to(&self, year: i64) -> i64 {
+        let before = year - 1;
+        let leaps = |year: i64| year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+        (year - 1970) * 365 + leaps(before) - leaps(1969)
+    }
+}
+
+fn epoch(time: SystemTime) -> (i64, u32) {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),
+        Err(_) => (0, 0),
+    }
+}
+
+/// Year, month from 0 and day of the month from 1 of a day counted from the epoch (H. Hinnant, "chrono-compatible
+/// low-level date algorithms").
+fn civil_date(days: i64) -> (i64, usize, u64) {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097).unsigned_abs();
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = usize::try_from((month_from_march + 2) % 12).unwrap_or(0);
+    let year = i64::try_from(year_of_era).unwrap_or(0) + era * 400 + i64::from(month < 2);
+    (year, month, day)
+}
+
+thread_local! {
+    /// The last second that was written in the default format, and its text.
+    static LAST: Cell<(i64, [u8; 19])> = const { Cell::new((i64::MIN, [0; 19])) };
+}
+
+fn write_default(time: SystemTime, out: &mut Vec<u8>) {
+    let (second, nanos) = epoch(time);
+    let (last, text) = LAST.get();
+    if last == second {
+        out.extend_from_slice(&text);
+    } else {
+        let start = out.len();
+        let civil = Civil::from(time);
+        unsigned_year(civil.year, out);
+        for (before, number) in [
+            (b'-', civil.month as u64 + 1),
+            (b'-', civil.day),
+            (b'T', civil.second_of_day / 3600),
+            (b':', civil.second_of_day / 60 % 60),
+            (b':', civil.second_of_day % 60),
+        ] {
+            out.push(before);
+            padded(out, number, 2, b'0');
+        }
+        if let Ok(text) = out[start..].try_into() {
+            LAST.set((second, text));
+        }
+    }
+    out.push(b'.');
+    padded(out, u64::from(nanos / 1_000_000), 3, b'0');
+    out.push(b'Z');
+}
+
+fn unsigned_year(year: i64, out: &mut Vec<u8>) {
+    unsigned(out, year.unsigned_abs());
+}
+
+#[cfg(test)]
+mod tests;

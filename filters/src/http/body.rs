@@ -1,0 +1,162 @@
+//! A message body as a bounded pipe that is pulled: whoever wants bytes polls, and nothing runs ahead of the reader.
+//! It must not know which codec fills it; a filter changes a body by wrapping it in another one.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use super::LocalReply;
+
+/// A piece of a body: data or, last, trailers.
+pub type Frame = http_body::Frame<Bytes>;
+
+/// What reads as a body. Dropping it before its end resets the stream it comes from.
+pub type BoxBody = Pin<Box<dyn http_body::Body<Data = Bytes, Error = BodyError> + Send>>;
+
+/// The body of a request or a response.
+#[derive(Default)]
+pub enum Body {
+    /// No body: END_STREAM on the headers, or no framing at all.
+    #[default]
+    Empty,
+    /// A body that is whole; `None` once it was read.
+    Full(Option<Bytes>),
+    /// A body that arrives while it is read.
+    Stream(BoxBody),
+}
+
+impl Body {
+    /// A whole body; empty bytes make an empty body.
+    pub fn full(data: impl Into<Bytes>) -> Self {
+        let data = data.into();
+        if data.is_empty() { Self::Empty } else { Self::Full(Some(data)) }
+    }
+
+    /// A body that is produced while it is read.
+    pub fn stream(body: impl http_body::Body<Data = Bytes, Error = BodyError> + Send + 'static) -> Self {
+        Self::Stream(Box::pin(body))
+    }
+
+    /// Takes the body out, leaving an empty one: how a filter wraps it.
+    pub fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
+    /// Whether nothing more will come. False may still turn out to be an empty stream.
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Empty | Self::Full(None) => true,
+            Self::Full(Some(_)) => false,
+            Self::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    /// The length in bytes when it is known ahead.
+    pub fn exact_len(&self) -> Option<u64> {
+        match self {
+            Self::Empty | Self::Full(None) => Some(0),
+            Self::Full(Some(data)) => Some(data.len() as u64),
+            Self::Stream(body) => body.size_hint().exact(),
+        }
+    }
+
+    /// The next piece; `None` at the end.
+    pub async fn frame(&mut self) -> Option<Result<Frame, BodyError>> {
+        std::future::poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    /// The next piece, polled.
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Full(data) => Poll::Ready(data.take().map(|data| Ok(Frame::data(data)))),
+            Self::Stream(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        Body::poll_frame(&mut self, cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_end()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        match self {
+            Self::Stream(body) => body.size_hint(),
+            known => http_body::SizeHint::with_exact(known.exact_len().unwrap_or(0)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Empty => f.write_str("Empty"),
+            Self::Full(data) => write!(f, "Full({})", data.as_ref().map_or(0, Bytes::len)),
+            Self::Stream(_) => f.write_str("Stream"),
+        }
+    }
+}
+
+/// A whole body with its trailers.
+pub fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Body {
+    match trailers {
+        None => Body::full(data),
+        Some(trailers) => {
+            Body::stream(Whole { data: Some(data).filter(|data| !data.is_empty()), trailers: Some(trailers) })
+        }
+    }
+}
+
+struct Whole {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+}
+
+impl http_body::Body for Whole {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        let data = self.data.take().map(Frame::data);
+        Poll::Ready(data.or_else(|| self.trailers.take().map(Frame::trailers)).map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_none() && self.trailers.is_none()
+    }
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum BodyError {
+    /// The peer that sends it closed its connection.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// The peer that sends it reset the stream (HTTP/2 error code).
+    #[error("the peer reset the stream with code {0}")]
+    Reset(u32),
+    /// The bytes are not a body; the text is Envoy's response code detail.
+    #[error("malformed body: {0}")]
+    Malformed(&'static str),
+    /// Nothing arrived for too long.
+    #[error("timed out")]
+    TimedOut,
+    /// A filter ends the exchange with this reply (while response headers are not sent; then it is a reset).
+    #[error("ended by a filter: {0:?}")]
+    Reply(Box<LocalReply>),
+}
+
+/// Trailers, when a frame carries them.
+pub fn into_trailers(frame: Frame) -> Option<HeaderMap> {
+    frame.into_trailers().ok()
+}

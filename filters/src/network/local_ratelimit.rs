@@ -1,0 +1,130 @@
+//! `envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit`: closes connections while a bucket is empty.
+//! It must not know how a connection is closed.
+//!
+//! Acts: all fields but `share_key`, which is refused. The bucket lives as long as the configuration, as in Envoy.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidegate_stats::stats_block;
+use tidegate_xds::pb::envoy::extensions::filters::network::local_ratelimit::v3 as pb;
+use tidegate_xds::{Coverage, FieldError};
+
+use super::{NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, NetworkStep};
+use crate::connection::ConnectionInfo;
+use crate::context::CompileContext;
+use crate::runtime::{Keyed, Runtime};
+use crate::token_bucket::TokenBucket;
+
+const MESSAGE: &str = "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit";
+/// Envoy's `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
+const REFUSED: &str = "local_ratelimit_close_over_limit";
+
+stats_block! {
+    struct Stats {
+        counters { rate_limited }
+        gauges {}
+        histograms {}
+    }
+}
+
+struct Config {
+    stats: Stats,
+    bucket: TokenBucket,
+    enabled: Option<Keyed<bool>>,
+}
+
+impl NetworkFilterConfig for Config {
+    fn new_connection(self: Arc<Self>) -> Option<Box<dyn NetworkFilter>> {
+        Some(Box::new(Filter(self)))
+    }
+}
+
+struct Filter(Arc<Config>);
+
+impl NetworkFilter for Filter {
+    fn on_connection<'a>(&'a mut self, _: &'a mut ConnectionInfo, runtime: &'a dyn Runtime) -> NetworkStep<'a> {
+        let config = &self.0;
+        let off = config.enabled.as_ref().is_some_and(|enabled| !enabled.get(runtime));
+        if off || config.bucket.take(1, Instant::now()) {
+            return NetworkStep::Continue;
+        }
+        config.stats.rate_limited().inc();
+        NetworkStep::Close(REFUSED.into())
+    }
+}
+
+pub(super) struct Factory;
+
+impl NetworkFilterFactory for Factory {
+    fn message(&self) -> &'static str {
+        MESSAGE
+    }
+
+    fn coverage(&self) -> &'static [Coverage] {
+        &[
+            Coverage { message: MESSAGE, enforced: &["stat_prefix", "token_bucket", "runtime_enabled"], listed: &[] },
+            Coverage {
+                message: "envoy.type.v3.TokenBucket",
+                enforced: &["max_tokens", "tokens_per_fill", "fill_interval"],
+                listed: &[],
+            },
+        ]
+    }
+
+    fn compile(
+        &self,
+        config: &[u8],
+        context: &mut CompileContext<'_>,
+    ) -> Result<Arc<dyn NetworkFilterConfig>, FieldError> {
+        let config: pb::LocalRateLimit = context.decode(config)?;
+        let Some(bucket) = &config.token_bucket else { return Err(context.error_at("token_bucket", "must be set")) };
+        let interval = super::milliseconds(bucket.fill_interval.as_ref());
+        if interval < Duration::from_millis(50) {
+            let reason = "the fill interval of a token bucket must be >= 50ms";
+            return Err(context.error_at("token_bucket.fill_interval", reason));
+        }
+        let tokens = bucket.tokens_per_fill.as_ref().map_or(1, |tokens| tokens.value);
+        let scope = context.stats.root().scope(&format!("local_rate_limit.{}.", config.stat_prefix));
+        Ok(Arc::new(Config {
+            stats: Stats::new(&scope),
+            bucket: TokenBucket::new(bucket.max_tokens, tokens, interval, Instant::now()),
+            enabled: config.runtime_enabled.as_ref().map(Keyed::compile),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::testing::*;
+
+    fn open(config: &Arc<dyn NetworkFilterConfig>) -> Option<String> {
+        let mut filter = Arc::clone(config).new_connection().unwrap();
+        closed(filter.on_connection(&mut connection(), &NoRuntime))
+    }
+
+    #[test]
+    fn the_third_of_two_is_closed() {
+        let bench = Bench::new(&Factory);
+        let config = bench.compile("{stat_prefix: p, token_bucket: {max_tokens: 2, fill_interval: 3600s}}").unwrap();
+        let told = [0, 1, 2].map(|_| open(&config));
+        assert_eq!(told, [None, None, Some("local_ratelimit_close_over_limit".to_owned())]);
+        assert_eq!(bench.counted(), ["local_rate_limit.p.rate_limited: 1"]);
+    }
+
+    #[test]
+    fn it_may_be_off_and_fills_no_faster_than_envoys() {
+        let bench = Bench::new(&Factory);
+        let bucket = "token_bucket: {max_tokens: 1, fill_interval: 3600s}";
+        let config = bench.compile(&format!(
+            "{{stat_prefix: p, {bucket}, runtime_enabled: {{default_value: false, runtime_key: k}}}}"
+        ));
+        let config = config.unwrap();
+        assert_eq!([0, 1, 2].map(|_| open(&config)), [None, None, None]);
+        let fast = bench.compile("{stat_prefix: p, token_bucket: {max_tokens: 2, fill_interval: 0.01s}}");
+        assert!(fast.err().unwrap().contains(">= 50ms"));
+        let shared = bench.compile(&format!("{{stat_prefix: p, {bucket}, share_key: k}}"));
+        assert!(shared.err().unwrap().starts_with("share_key"));
+    }
+}

@@ -1,0 +1,102 @@
+//! The contract of network filters that stand before the last one of a chain: they let a connection in, or close it.
+//! They must not know sockets; the last filter (HTTP, TCP proxy, …) is the proxy's own.
+
+mod connection_limit;
+mod local_ratelimit;
+mod rbac;
+#[cfg(test)]
+mod testing;
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_xds::pb::google::protobuf as wkt;
+use tidegate_xds::{Coverage, FieldError};
+
+use crate::connection::ConnectionInfo;
+use crate::context::CompileContext;
+use crate::runtime::Runtime;
+
+/// What a network filter answers.
+pub enum NetworkStep<'a> {
+    Continue,
+    /// Waits before the next filter sees the connection (a delayed rejection, a check elsewhere).
+    Wait(Pin<Box<dyn Future<Output = NetworkVerdict> + Send + 'a>>),
+    /// Closes the connection; the text is `%CONNECTION_TERMINATION_DETAILS%`.
+    Close(Cow<'static, str>),
+}
+
+/// What a wait ends in.
+pub enum NetworkVerdict {
+    Continue,
+    Close(Cow<'static, str>),
+}
+
+/// One filter of one connection; dropped when the connection ends.
+pub trait NetworkFilter: Send {
+    /// A connection was made: before any byte is read.
+    fn on_connection<'a>(
+        &'a mut self,
+        connection: &'a mut ConnectionInfo,
+        runtime: &'a dyn Runtime,
+    ) -> NetworkStep<'a> {
+        let _ = (connection, runtime);
+        NetworkStep::Continue
+    }
+
+    /// Whether `on_data` is of interest.
+    fn reads_data(&self) -> bool {
+        false
+    }
+
+    /// Bytes came from downstream, before the last filter sees them. May only continue or close.
+    fn on_data(&mut self, data: &[u8], connection: &ConnectionInfo, runtime: &dyn Runtime) -> NetworkStep<'static> {
+        let _ = (data, connection, runtime);
+        NetworkStep::Continue
+    }
+}
+
+/// A network filter's compiled configuration.
+pub trait NetworkFilterConfig: Send + Sync {
+    fn new_connection(self: Arc<Self>) -> Option<Box<dyn NetworkFilter>>;
+}
+
+/// Makes a network filter's configuration from its proto; registered in one sorted list.
+pub trait NetworkFilterFactory: Send + Sync {
+    fn message(&self) -> &'static str;
+    fn coverage(&self) -> &'static [Coverage];
+    fn compile(
+        &self,
+        config: &[u8],
+        context: &mut CompileContext<'_>,
+    ) -> Result<Arc<dyn NetworkFilterConfig>, FieldError>;
+}
+
+/// Every built-in one, sorted by message: one line each.
+pub const FACTORIES: &[&dyn NetworkFilterFactory] =
+    &[&connection_limit::Factory, &local_ratelimit::Factory, &rbac::Factory];
+
+/// A duration in whole milliseconds, as Envoy reads them; none is 0.
+fn milliseconds(duration: Option<&wkt::Duration>) -> Duration {
+    let Some(duration) = duration else { return Duration::ZERO };
+    let (seconds, nanos) = (u64::try_from(duration.seconds), u32::try_from(duration.nanos));
+    Duration::from_secs(seconds.unwrap_or(0)) + Duration::from_millis(u64::from(nanos.unwrap_or(0)) / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::FACTORIES;
+
+    #[test]
+    fn factories_are_sorted_and_cover_what_exists() {
+        assert!(FACTORIES.is_sorted_by_key(|factory| factory.message()));
+        for factory in FACTORIES {
+            let mistakes: Vec<_> = factory.coverage().iter().flat_map(tidegate_xds::Coverage::mistakes).collect();
+            assert!(mistakes.is_empty(), "{}: {mistakes:#?}", factory.message());
+            assert!(factory.coverage().iter().any(|coverage| coverage.message == factory.message()));
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! `envoy.extensions.filters.network.rbac.v3.RBAC`: closes connections that the policies do not allow.
+//! It must not know how policies match: that is `crate::rbac`.
+//!
+//! Refused: matcher trees and `delay_deny`. What is decided is counted, not written as dynamic metadata.
+
+use std::sync::Arc;
+
+use tidegate_stats::stats_block;
+use tidegate_xds::pb::envoy::extensions::filters::network::rbac::v3 as pb;
+use tidegate_xds::{Coverage, FieldError};
+
+use super::{NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, NetworkStep};
+use crate::connection::ConnectionInfo;
+use crate::context::CompileContext;
+use crate::matching::{count, gather};
+use crate::rbac::{self, Engine, Facts};
+use crate::runtime::Runtime;
+
+const MESSAGE: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
+
+stats_block! {
+    struct Enforced {
+        counters { allowed, denied }
+        gauges {}
+        histograms {}
+    }
+}
+
+stats_block! {
+    struct Shadow {
+        counters { shadow_allowed, shadow_denied }
+        gauges {}
+        histograms {}
+    }
+}
+
+struct Config {
+    rules: Option<Engine>,
+    shadow_rules: Option<Engine>,
+    enforced: Enforced,
+    shadow: Shadow,
+    /// Asked for all data, not for the first only.
+    continuous: bool,
+}
+
+impl NetworkFilterConfig for Config {
+    fn new_connection(self: Arc<Self>) -> Option<Box<dyn NetworkFilter>> {
+        let idle = self.rules.is_none() && self.shadow_rules.is_none();
+        (!idle).then(|| Box::new(Filter { config: self, asked: false }) as _)
+    }
+}
+
+struct Filter {
+    config: Arc<Config>,
+    asked: bool,
+}
+
+impl NetworkFilter for Filter {
+    fn reads_data(&self) -> bool {
+        true
+    }
+
+    fn on_data(&mut self, _: &[u8], connection: &ConnectionInfo, _: &dyn Runtime) -> NetworkStep<'static> {
+        if self.asked && !self.config.continuous {
+            return NetworkStep::Continue;
+        }
+        self.asked = true;
+        let facts = Facts {
+            connection,
+            remote: &connection.remote,
+            request: None,
+            metadata: &connection.metadata,
+            filter_state: &connection.filter_state,
+        };
+        let Config { rules, shadow_rules, enforced, shadow, .. } = &*self.config;
+        if let Some(engine) = shadow_rules {
+            if engine.decide(&facts).allowed {
+                shadow.shadow_allowed().inc()
+            } else {
+                shadow.shadow_denied().inc()
+            };
+        }
+        let Some(engine) = rules else { return NetworkStep::Continue };
+        let decision = engine.decide(&facts);
+        if decision.allowed {
+            enforced.allowed().inc();
+            return NetworkStep::Continue;
+        }
+        enforced.denied().inc();
+        NetworkStep::Close(decision.details().into())
+    }
+}
+
+pub(super) struct Factory;
+
+impl NetworkFilterFactory for Factory {
+    fn message(&self) -> &'static str {
+        MESSAGE
+    }
+
+    fn coverage(&self) -> &'static [Coverage] {
+        ALL_COVERAGE
+    }
+
+    fn compile(
+        &self,
+        config: &[u8],
+        context: &mut CompileContext<'_>,
+    ) -> Result<Arc<dyn NetworkFilterConfig>, FieldError> {
+        let config: pb::Rbac = context.decode(config)?;
+        let scope = context.stats.root().scope(&joined(&config.stat_prefix)).scope("rbac.");
+        let mut engine = |field, rules: Option<&_>| {
+            let compile = |rules| context.within(field, |context| Engine::compile(rules, context));
+            rules.map(compile).transpose()
+        };
+        Ok(Arc::new(Config {
+            rules: engine("rules", config.rules.as_ref())?,
+            shadow_rules: engine("shadow_rules", config.shadow_rules.as_ref())?,
+            enforced: Enforced::new(&scope),
+            shadow: Shadow::new(&scope.scope(&joined(&config.shadow_rules_stat_prefix))),
+            continuous: config.enforcement_type == i32::from(pb::rbac::EnforcementType::Continuous),
+        }))
+    }
+}
+
+/// A prefix that is not empty ends in a dot.
+fn joined(prefix: &str) -> String {
+    if prefix.is_empty() || prefix.ends_with('.') { prefix.to_owned() } else { format!("{prefix}.") }
+}
+
+const GROUPS: [&[Coverage]; 2] = [OWN_COVERAGE, rbac::COVERAGE];
+const ALL_COVERAGE: &[Coverage] = &gather::<{ count(&GROUPS) }>(&GROUPS);
+const OWN_COVERAGE: &[Coverage] = &[Coverage {
+    message: MESSAGE,
+    enforced: &["rules", "shadow_rules", "shadow_rules_stat_prefix", "stat_prefix", "enforcement_type"],
+    listed: &[],
+}];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::testing::*;
+
+    const RULES: &str = "stat_prefix: tt
+shadow_rules_stat_prefix: sh_
+shadow_rules: {action: LOG}";
+
+    fn rules(port: u16) -> String {
+        let policy = format!("{{permissions: [{{destination_port: {port}}}], principals: [{{any: true}}]}}");
+        format!("{RULES}\nrules: {{action: DENY, policies: {{no t: {policy}}}}}")
+    }
+
+    #[test]
+    fn a_denied_connection_is_closed() {
+        let bench = Bench::new(&Factory);
+        let mut filter = bench.compile(&rules(8080)).unwrap().new_connection().unwrap();
+        let details = closed(filter.on_data(b"x", &connection(), &NoRuntime));
+        assert_eq!(details.as_deref(), Some("rbac_access_denied_matched_policy[no_t]"));
+        assert_eq!(bench.counted(), ["tt.rbac.denied: 1", "tt.rbac.sh_.shadow_allowed: 1"]);
+    }
+
+    #[test]
+    fn it_is_asked_once_or_always() {
+        for (kind, times) in [("ONE_TIME_ON_FIRST_BYTE", 1), ("CONTINUOUS", 2)] {
+            let bench = Bench::new(&Factory);
+            let config = format!("{}\nenforcement_type: {kind}", rules(1));
+            let mut filter = bench.compile(&config).unwrap().new_connection().unwrap();
+            for _ in 0..2 {
+                assert_eq!(closed(filter.on_data(b"x", &connection(), &NoRuntime)), None);
+            }
+            let stats = ["allowed", "sh_.shadow_allowed"].map(|stat| format!("tt.rbac.{stat}: {times}"));
+            assert_eq!(bench.counted(), stats);
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! From `envoy.config.rbac.v3.RBAC` to an engine. It must not know which filter holds it.
+//!
+//! Refused: conditions (CEL), `matcher`, `uri_template`, `custom`, audit loggers and metadata of the route.
+
+use tidegate_xds::pb::envoy::config::core::v3 as core;
+use tidegate_xds::pb::envoy::config::rbac::v3 as pb;
+use tidegate_xds::pb::envoy::r#type::matcher::v3 as matcher;
+use tidegate_xds::{Coverage, FieldError};
+
+use super::rule::{Rule, State, Whose};
+use super::{Action, Engine, Policy};
+use crate::context::CompileContext;
+use crate::matching::{AddressMatcher, Cidr, HeaderMatcher, MetadataMatcher, StringMatcher};
+
+/// Rules nested deeper than this are refused.
+const MAX_DEPTH: usize = 32;
+
+/// The fields that act in the messages compiled here.
+pub(crate) const COVERAGE: &[Coverage] = &[
+    Coverage { message: "envoy.config.rbac.v3.RBAC", enforced: &["action", "policies"], listed: &[] },
+    Coverage { message: "envoy.config.rbac.v3.Policy", enforced: &["permissions", "principals"], listed: &[] },
+    Coverage {
+        message: "envoy.config.rbac.v3.Permission",
+        enforced: &[
+            "and_rules",
+            "or_rules",
+            "any",
+            "header",
+            "url_path",
+            "destination_ip",
+            "destination_port",
+            "destination_port_range",
+            "metadata",
+            "not_rule",
+            "requested_server_name",
+            "sourced_metadata",
+        ],
+        listed: &[],
+    },
+    Coverage { message: "envoy.config.rbac.v3.Permission.Set", enforced: &["rules"], listed: &[] },
+    Coverage {
+        message: "envoy.config.rbac.v3.Principal",
+        enforced: &[
+            "and_ids",
+            "or_ids",
+            "any",
+            "authenticated",
+            "source_ip",
+            "direct_remote_ip",
+            "remote_ip",
+            "header",
+            "url_path",
+            "metadata",
+            "filter_state",
+            "not_id",
+            "sourced_metadata",
+        ],
+        listed: &[],
+    },
+    Coverage { message: "envoy.config.rbac.v3.Principal.Set", enforced: &["ids"], listed: &[] },
+    Coverage { message: "envoy.config.rbac.v3.Principal.Authenticated", enforced: &["principal_name"], listed: &[] },
+    Coverage {
+        message: "envoy.config.rbac.v3.SourcedMetadata",
+        enforced: &["metadata_matcher", "metadata_source"],
+        listed: &[],
+    },
+    Coverage { message: "envoy.type.matcher.v3.PathMatcher", enforced: &["path"], listed: &[] },
+    Coverage {
+        message: "envoy.type.matcher.v3.FilterStateMatcher",
+        enforced: &["key", "string_match", "address_match"],
+        listed: &[],
+    },
+    Coverage { message: "envoy.type.v3.Int32Range", enforced: &["start", "end"], listed: &[] },
+];
+
+type Compiled = Result<Rule, FieldError>;
+
+impl Engine {
+    pub(crate) fn compile(rules: &pb::Rbac, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
+        let action = match pb::rbac::Action::try_from(rules.action) {
+            Ok(pb::rbac::Action::Allow) => Action::Allow,
+            Ok(pb::rbac::Action::Deny) => Action::Deny,
+            Ok(pb::rbac::Action::Log) => Action::Log,
+            Err(_) => return Err(context.error_at("action", "no such action")),
+        };
+        let mut sorted: Vec<_> = rules.policies.iter().collect();
+        sorted.sort_by_key(|(name, _)| *name);
+        let compile = |(name, policy): (&String, &pb::Policy)| {
+            context.within(&format!("policies[{name:?}]"), |context| Policy::compile(name, policy, context))
+        };
+        Ok(Self { action, policies: sorted.into_iter().map(compile).collect::<Result<_, _>>()? })
+    }
+}
+
+impl Policy {
+    fn compile(name: &str, policy: &pb::Policy, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
+        if policy.condition.is_some() || policy.checked_condition.is_some() {
+            return Err(context.error_at("condition", "not supported yet: CEL"));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            permissions: Rule::Or(permissions("permissions", &policy.permissions, context, 0)?),
+            principals: Rule::Or(principals("principals", &policy.principals, context, 0)?),
+        })
+    }
+}
+
+fn permissions(
+    field: &str,
+    all: &[pb::Permission],
+    context: &mut CompileContext<'_>,
+    depth: usize,
+) -> Result<Vec<Rule>, FieldError> {
+    let compile = |(index, one)| context.within_item(field, index, |context| permission(one, context, depth + 1));
+    all.iter().enumerate().map(compile).collect()
+}
+
+fn principals(
+    field: &str,
+    all: &[pb::Principal],
+    context: &mut CompileContext<'_>,
+    depth: usize,
+) -> Result<Vec<Rule>, FieldError> {
+    let compile = |(index, one)| context.within_item(field, index, |context| principal(one, context, depth + 1));
+    all.iter().enumerate().map(compile).collect()
+}
+
+#[expect(deprecated, reason = "Envoy takes the deprecated kinds too")]
+fn permission(message: &pb::Permission, context: &mut CompileContext<'_>, depth: usize) -> Compiled {
+    use pb::permission::Rule as From;
+    if depth > MAX_DEPTH {
+        return Err(context.error("nested too deeply"));
+    }
+    Ok(match &message.rule {
+        Some(From::AndRules(set)) => Rule::And(permissions("and_rules.rules", &set.rules, context, depth)?),
+        Some(From::OrRules(set)) => Rule::Or(permissions("or_rules.rules", &set.rules, context, depth)?),
+        Some(From::NotRule(rule)) => {
+            Rule::Not(Box::new(context.within("not_rule", |context| permission(rule, context, depth + 1))?))
+        }
+        Some(From::Any(_)) => Rule::Any,
+        Some(From::Header(header)) => Rule::Header(context.within("header", |c| HeaderMatcher::compile(header, c))?),
+        Some(From::UrlPath(path)) => context.within("url_path", |context| url_path(path, context))?,
+        Some(From::DestinationIp(range)) => ip("destination_ip", Whose::Destination, range, context)?,
+        Some(From::DestinationPort(port)) => Rule::Ports(*port..*port + 1),
+        Some(From::DestinationPortRange(range)) => match (u32::try_from(range.start), u32::try_from(range.end)) {
+            (Ok(start), Ok(end)) if start < end && end <= 65_536 => Rule::Ports(start..end),
+            _ => return Err(context.error_at("destination_port_range", "0 <= start < end <= 65536 is required")),
+        },
+        Some(From::Metadata(metadata)) => {
+            Rule::Metadata(context.within("metadata", |context| MetadataMatcher::compile(metadata, context))?)
+        }
+        Some(From::SourcedMetadata(metadata)) => {
+            context.within("sourced_metadata", |context| sourced_metadata(metadata, context))?
+        }
+        Some(From::RequestedServerName(name)) => {
+            Rule::ServerName(context.within("requested_server_name", |c| StringMatcher::compile(name, c))?)
+        }
+        Some(From::Matcher(_)) => return Err(context.error_at("matcher", "not supported yet")),
+        Some(From::UriTemplate(_)) => return Err(context.error_at("uri_template", "not supported yet")),
+        None => return Err(context.error("a rule is required")),
+    })
+}
+
+#[expect(deprecated, reason = "Envoy takes the deprecated kinds too")]
+fn principal(message: &pb::Principal, context: &mut CompileContext<'_>, depth: usize) -> Compiled {
+    use pb::principal::Identifier as From;
+    if depth > MAX_DEPTH {
+        return Err(context.error("nested too deeply"));
+    }
+    Ok(match &message.identifier {
+        Some(From::AndIds(set)) => Rule::And(principals("and_ids.ids", &set.ids, context, depth)?),
+        Some(From::OrIds(set)) => Rule::Or(principals("or_ids.ids", &set.ids, context, depth)?),
+        Some(From::NotId(id)) => {
+            Rule::Not(Box::new(context.within("not_id", |context| principal(id, context, depth + 1))?))
+        }
+        Some(From::Any(_)) => Rule::Any,
+        Some(From::Authenticated(authenticated)) => {
+            let compile = |name| context.within("authenticated.principal_name", |c| StringMatcher::compile(name, c));
+            Rule::Authenticated(authenticated.principal_name.as_ref().map(compile).transpose()?)
+        }
+        Some(From::SourceIp(range)) => ip("source_ip", Whose::Source, range, context)?,
+        Some(From::DirectRemoteIp(range)) => ip("direct_remote_ip", Whose::DirectRemote, range, context)?,
+        Some(From::RemoteIp(range)) => ip("remote_ip", Whose::Remote, range, context)?,
+        Some(From::Header(header)) => Rule::Header(context.within("header", |c| HeaderMatcher::compile(header, c))?),
+        Some(From::UrlPath(path)) => context.within("url_path", |context| url_path(path, context))?,
+        Some(From::Metadata(metadata)) => {
+            Rule::Metadata(context.within("metadata", |context| MetadataMatcher::compile(metadata, context))?)
+        }
+        Some(From::SourcedMetadata(metadata)) => {
+            context.within("sourced_metadata", |context| sourced_metadata(metadata, context))?
+        }
+        Some(From::FilterState(state)) => context.within("filter_state", |context| filter_state(state, context))?,
+        Some(From::Custom(_)) => return Err(context.error_at("custom", "not supported yet")),
+        None => return Err(context.error("an identifier is required")),
+    })
+}
+
+fn ip(field: &str, whose: Whose, range: &core::CidrRange, context: &mut CompileContext<'_>) -> Compiled {
+    context.within(field, |context| Cidr::compile(range, context)).map(|range| Rule::Ip(whose, range))
+}
+
+fn url_path(path: &matcher::PathMatcher, context: &mut CompileContext<'_>) -> Compiled {
+    match &path.rule {
+        Some(matcher::path_matcher::Rule::Path(path)) => {
+            context.within("path", |context| StringMatcher::compile(path, context)).map(Rule::Path)
+        }
+        None => Err(context.error("a rule is required")),
+    }
+}
+
+fn sourced_metadata(metadata: &pb::SourcedMetadata, context: &mut CompileContext<'_>) -> Compiled {
+    if metadata.metadata_source != i32::from(pb::MetadataSource::Dynamic) {
+        return Err(context.error_at("metadata_source", "not supported yet: metadata of the route"));
+    }
+    let Some(matcher) = &metadata.metadata_matcher else {
+        return Err(context.error_at("metadata_matcher", "must be set"));
+    };
+    context.within("metadata_matcher", |context| MetadataMatcher::compile(matcher, context)).map(Rule::Metadata)
+}
+
+fn filter_state(state: &matcher::FilterStateMatcher, context: &mut CompileContext<'_>) -> Compiled {
+    use matcher::filter_state_matcher::Matcher;
+    let compiled = match &state.matcher {
+        Some(Matcher::StringMatch(text)) => {
+            State::Text(context.within("string_match", |context| StringMatcher::compile(text, context))?)
+        }
+        Some(Matcher::AddressMatch(address)) => {
+            State::Address(context.within("address_match", |context| AddressMatcher::compile(address, context))?)
+        }
+        None => return Err(context.error("a matcher is required")),
+    };
+    Ok(Rule::FilterState(state.key.as_str().into(), compiled))
+}

@@ -1,0 +1,74 @@
+//! Role-based access control: policies of permissions and principals, and what they decide.
+//! It must not know whether it is asked for a request or a connection, nor what follows from its answer.
+
+mod compile;
+mod rule;
+
+pub(crate) use compile::COVERAGE;
+pub(crate) use rule::Facts;
+use rule::Rule;
+use serde_json::{Map, Value};
+
+/// What matching policies mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Allow,
+    Deny,
+    Log,
+}
+
+/// Both of its rules hold: what is done, and who does it.
+#[derive(Debug)]
+struct Policy {
+    name: String,
+    permissions: Rule,
+    principals: Rule,
+}
+
+/// Compiled `envoy.config.rbac.v3.RBAC`.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    action: Action,
+    /// In the order of their names, as Envoy looks at them.
+    policies: Vec<Policy>,
+}
+
+/// What an engine says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Decision<'a> {
+    pub allowed: bool,
+    /// The first policy that matched.
+    pub policy: Option<&'a str>,
+    /// Whether the access log is told of a match; only the LOG action says.
+    pub log: Option<bool>,
+}
+
+impl Engine {
+    pub(crate) fn decide(&self, facts: &Facts<'_>) -> Decision<'_> {
+        let matches = |policy: &&Policy| policy.permissions.holds(facts) && policy.principals.holds(facts);
+        let policy = self.policies.iter().find(matches).map(|policy| policy.name.as_str());
+        let allowed = match self.action {
+            Action::Allow => policy.is_some(),
+            Action::Deny => policy.is_none(),
+            Action::Log => true,
+        };
+        Decision { allowed, policy, log: (self.action == Action::Log).then_some(policy.is_some()) }
+    }
+}
+
+impl Decision<'_> {
+    /// `%RESPONSE_CODE_DETAILS%` or `%CONNECTION_TERMINATION_DETAILS%` of a denial; white space becomes `_`.
+    pub(crate) fn details(&self) -> String {
+        let name = self.policy.unwrap_or("none").replace(|c: char| c.is_ascii_whitespace(), "_");
+        format!("rbac_access_denied_matched_policy[{name}]")
+    }
+
+    /// Writes it as dynamic metadata: `kind` is `enforced` or `shadow`.
+    pub(crate) fn describe(&self, prefix: &str, kind: &str, into: &mut Map<String, Value>) {
+        if let Some(policy) = self.policy {
+            into.insert(format!("{prefix}{kind}_effective_policy_id"), policy.into());
+        }
+        let result = if self.allowed { "allowed" } else { "denied" };
+        into.insert(format!("{prefix}{kind}_engine_result"), result.into());
+    }
+}

@@ -1,0 +1,116 @@
+//! One condition of a policy, and the facts it is asked about. It must not know the configuration it came from.
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use http::HeaderMap;
+
+use crate::connection::ConnectionInfo;
+use crate::http::RequestHead;
+use crate::matching::{AddressMatcher, Cidr, HeaderMatcher, MetadataMatcher, StringMatcher};
+use crate::metadata::{FilterState, Metadata};
+use crate::stream_info::Address;
+
+/// What rules look at.
+pub(crate) struct Facts<'a> {
+    pub connection: &'a ConnectionInfo,
+    /// The client, after `x-forwarded-for` and the like.
+    pub remote: &'a Address,
+    /// None of a connection: there are no headers then.
+    pub request: Option<&'a RequestHead>,
+    pub metadata: &'a Metadata,
+    /// The stream's; the connection's stands behind it.
+    pub filter_state: &'a FilterState,
+}
+
+/// Whose address.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Whose {
+    Source,
+    DirectRemote,
+    Remote,
+    Destination,
+}
+
+/// What a filter state object must be.
+#[derive(Debug)]
+pub(super) enum State {
+    Text(StringMatcher),
+    Address(AddressMatcher),
+}
+
+/// A permission or a principal.
+#[derive(Debug)]
+pub(super) enum Rule {
+    Any,
+    And(Vec<Rule>),
+    Or(Vec<Rule>),
+    Not(Box<Rule>),
+    Header(HeaderMatcher),
+    Path(StringMatcher),
+    Ip(Whose, Cidr),
+    Ports(Range<u32>),
+    Metadata(MetadataMatcher),
+    ServerName(StringMatcher),
+    FilterState(Box<str>, State),
+    /// A connection with TLS; the name is one of the peer certificate's.
+    Authenticated(Option<StringMatcher>),
+}
+
+impl Rule {
+    pub(super) fn holds(&self, facts: &Facts<'_>) -> bool {
+        match self {
+            Self::Any => true,
+            Self::And(rules) => rules.iter().all(|rule| rule.holds(facts)),
+            Self::Or(rules) => rules.iter().any(|rule| rule.holds(facts)),
+            Self::Not(rule) => !rule.holds(facts),
+            Self::Header(matcher) => match facts.request {
+                Some(request) => matcher.matches(request),
+                None => matcher.matches(&HeaderMap::new()),
+            },
+            Self::Path(matcher) => {
+                facts.request.is_some_and(|request| !request.path.is_empty() && matcher.matches(request.path_only()))
+            }
+            Self::Ip(whose, range) => facts.ip(*whose).is_some_and(|ip| range.contains(ip)),
+            Self::Ports(range) => {
+                facts.connection.local.ip().is_some_and(|address| range.contains(&u32::from(address.port())))
+            }
+            Self::Metadata(matcher) => matcher.matches(facts.metadata),
+            Self::ServerName(matcher) => {
+                matcher.matches(facts.connection.requested_server_name.as_deref().unwrap_or_default().as_bytes())
+            }
+            Self::FilterState(key, state) => facts.state_holds(key, state),
+            Self::Authenticated(name) => facts.authenticated(name.as_ref()),
+        }
+    }
+}
+
+impl Facts<'_> {
+    fn ip(&self, whose: Whose) -> Option<IpAddr> {
+        let address = match whose {
+            Whose::Source => &self.connection.remote,
+            Whose::DirectRemote => &self.connection.direct_remote,
+            Whose::Remote => self.remote,
+            Whose::Destination => &self.connection.local,
+        };
+        address.ip().map(|address| address.ip())
+    }
+
+    fn state_holds(&self, key: &str, state: &State) -> bool {
+        let object = self.filter_state.get(key).or_else(|| self.connection.filter_state.get(key));
+        let Some(text) = object.and_then(|object| object.text()) else { return false };
+        match state {
+            State::Text(matcher) => matcher.matches(text.as_bytes()),
+            State::Address(matcher) => text.parse().is_ok_and(|ip| matcher.matches(ip)),
+        }
+    }
+
+    /// URI and DNS names first, then the subject, as in Envoy.
+    fn authenticated(&self, name: Option<&StringMatcher>) -> bool {
+        let Some(tls) = &self.connection.tls else { return false };
+        let Some(name) = name else { return true };
+        let mut names = tls.peer_uri_sans.iter().chain(&tls.peer_dns_sans);
+        names.any(|san| name.matches(san.as_bytes()))
+            || name.matches(tls.peer_subject.as_deref().unwrap_or_default().as_bytes())
+    }
+}

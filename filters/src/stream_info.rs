@@ -1,0 +1,271 @@
+//! Everything an access log line, a stat or a filter may ask about one stream (Envoy's `StreamInfo`).
+//! It is written by whoever learns a fact and must not know how facts are printed.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::StatusCode;
+
+use crate::connection::{ConnectionInfo, TlsInfo};
+use crate::metadata::{FilterState, Metadata};
+
+/// Envoy's response flags, in Envoy's order (which is the order they are printed in).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct ResponseFlags(u64);
+
+macro_rules! response_flags {
+    ($($index:literal $name:ident $short:literal $long:literal;)*) => {
+        impl ResponseFlags {
+            $(#[doc = concat!("`", $short, "`: ", $long)] pub const $name: Self = Self(1 << $index);)*
+            /// Every flag with its short and long name, in printing order.
+            pub const ALL: &'static [(Self, &'static str, &'static str)] = &[$((Self::$name, $short, $long)),*];
+        }
+    };
+}
+
+response_flags! {
+    0 FAILED_LOCAL_HEALTH_CHECK "LH" "FailedLocalHealthCheck";
+    1 NO_HEALTHY_UPSTREAM "UH" "NoHealthyUpstream";
+    2 UPSTREAM_REQUEST_TIMEOUT "UT" "UpstreamRequestTimeout";
+    3 LOCAL_RESET "LR" "LocalReset";
+    4 UPSTREAM_REMOTE_RESET "UR" "UpstreamRemoteReset";
+    5 UPSTREAM_CONNECTION_FAILURE "UF" "UpstreamConnectionFailure";
+    6 UPSTREAM_CONNECTION_TERMINATION "UC" "UpstreamConnectionTermination";
+    7 UPSTREAM_OVERFLOW "UO" "UpstreamOverflow";
+    8 NO_ROUTE_FOUND "NR" "NoRouteFound";
+    9 DELAY_INJECTED "DI" "DelayInjected";
+    10 FAULT_INJECTED "FI" "FaultInjected";
+    11 RATE_LIMITED "RL" "RateLimited";
+    12 UNAUTHORIZED_EXTERNAL_SERVICE "UAEX" "UnauthorizedExternalService";
+    13 RATE_LIMIT_SERVICE_ERROR "RLSE" "RateLimitServiceError";
+    14 DOWNSTREAM_CONNECTION_TERMINATION "DC" "DownstreamConnectionTermination";
+    15 UPSTREAM_RETRY_LIMIT_EXCEEDED "URX" "UpstreamRetryLimitExceeded";
+    16 STREAM_IDLE_TIMEOUT "SI" "StreamIdleTimeout";
+    17 INVALID_ENVOY_REQUEST_HEADERS "IH" "InvalidEnvoyRequestHeaders";
+    18 DOWNSTREAM_PROTOCOL_ERROR "DPE" "DownstreamProtocolError";
+    19 UPSTREAM_MAX_STREAM_DURATION_REACHED "UMSDR" "UpstreamMaxStreamDurationReached";
+    20 RESPONSE_FROM_CACHE_FILTER "RFCF" "ResponseFromCacheFilter";
+    21 NO_FILTER_CONFIG_FOUND "NFCF" "NoFilterConfigFound";
+    22 DURATION_TIMEOUT "DT" "DurationTimeout";
+    23 UPSTREAM_PROTOCOL_ERROR "UPE" "UpstreamProtocolError";
+    24 NO_CLUSTER_FOUND "NC" "NoClusterFound";
+    25 OVERLOAD_MANAGER "OM" "OverloadManagerTerminated";
+    26 DNS_RESOLUTION_FAILED "DF" "DnsResolutionFailed";
+    27 DROP_OVERLOAD "DO" "DropOverLoad";
+    28 DOWNSTREAM_REMOTE_RESET "DR" "DownstreamRemoteReset";
+    29 UNCONDITIONAL_DROP_OVERLOAD "UDO" "UnconditionalDropOverload";
+}
+
+impl ResponseFlags {
+    pub const fn empty() -> Self {
+        Self(0)
+    }
+
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub const fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// `UF,URX`, or `-` when none is set.
+    pub fn short(self) -> Cow<'static, str> {
+        self.names(|flag| flag.1)
+    }
+
+    /// `UpstreamConnectionFailure,…`, or `-` when none is set.
+    pub fn long(self) -> Cow<'static, str> {
+        self.names(|flag| flag.2)
+    }
+
+    fn names(self, name: impl Fn(&(Self, &'static str, &'static str)) -> &'static str) -> Cow<'static, str> {
+        if self.is_empty() {
+            return Cow::Borrowed("-");
+        }
+        let names: Vec<_> = Self::ALL.iter().filter(|flag| self.contains(flag.0)).map(name).collect();
+        match names.as_slice() {
+            [one] => Cow::Borrowed(one),
+            many => Cow::Owned(many.join(",")),
+        }
+    }
+}
+
+impl std::ops::BitOr for ResponseFlags {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+impl std::ops::BitOrAssign for ResponseFlags {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// Bytes seen on one side of a stream.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ByteCounts {
+    /// `%BYTES_RECEIVED%`/`%BYTES_SENT%`: body bytes.
+    pub body_received: u64,
+    pub body_sent: u64,
+    pub header_received: u64,
+    pub header_sent: u64,
+    /// On the wire, framing included.
+    pub wire_received: u64,
+    pub wire_sent: u64,
+}
+
+/// When things happened; a point that was not reached is `None`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timings {
+    pub last_downstream_rx: Option<Instant>,
+    pub first_upstream_tx: Option<Instant>,
+    pub last_upstream_tx: Option<Instant>,
+    pub first_upstream_rx: Option<Instant>,
+    pub last_upstream_rx: Option<Instant>,
+    pub first_downstream_tx: Option<Instant>,
+    pub last_downstream_tx: Option<Instant>,
+    pub upstream_connect_start: Option<Instant>,
+    pub upstream_connect_complete: Option<Instant>,
+}
+
+/// The upstream of the last attempt.
+#[derive(Debug, Clone, Default)]
+pub struct UpstreamInfo {
+    pub cluster: Option<Arc<str>>,
+    /// `alt_stat_name`, when set: what `%UPSTREAM_CLUSTER%` prints.
+    pub observability_name: Option<Arc<str>>,
+    pub host: Option<Address>,
+    pub host_name: Option<Arc<str>>,
+    pub local_address: Option<Address>,
+    pub connection_id: Option<u64>,
+    pub protocol: Option<http::Version>,
+    pub transport_failure_reason: Option<Arc<str>>,
+    /// Attempts made, 1 for the first.
+    pub attempts: u32,
+    pub locality: Option<Arc<Locality>>,
+    pub tls: Option<Arc<TlsInfo>>,
+    pub bytes: ByteCounts,
+    pub host_metadata: Option<Arc<Metadata>>,
+    pub cluster_metadata: Option<Arc<Metadata>>,
+}
+
+/// Where a host is (`envoy.config.core.v3.Locality`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, PartialOrd, Ord)]
+pub struct Locality {
+    pub region: String,
+    pub zone: String,
+    pub sub_zone: String,
+}
+
+/// An address as Envoy prints it: `ip:port`, `[ip6]:port` or a path.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    Ip(SocketAddr),
+    /// A unix socket; an abstract one begins with `@`.
+    Pipe(Arc<str>),
+    /// `envoy://name/endpoint`.
+    Internal(Arc<str>),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ip(address) => write!(f, "{address}"),
+            Self::Pipe(path) | Self::Internal(path) => f.write_str(path),
+        }
+    }
+}
+
+impl Address {
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Ip(address) => Some(*address),
+            _ => None,
+        }
+    }
+}
+
+/// One stream's facts.
+#[derive(Debug, Clone)]
+pub struct StreamInfo {
+    pub start: Instant,
+    pub start_time: SystemTime,
+    pub connection: Arc<ConnectionInfo>,
+    /// The client's address after XFF and the like; the connection's until then.
+    pub downstream_remote: Address,
+    pub protocol: Option<http::Version>,
+    pub response_code: Option<StatusCode>,
+    /// `%RESPONSE_CODE_DETAILS%`.
+    pub details: Option<Cow<'static, str>>,
+    pub connection_termination_details: Option<Cow<'static, str>>,
+    pub flags: ResponseFlags,
+    pub bytes: ByteCounts,
+    pub timings: Timings,
+    pub upstream: UpstreamInfo,
+    pub route_name: Option<Arc<str>>,
+    pub virtual_host: Option<Arc<str>>,
+    pub virtual_cluster: Option<Arc<str>>,
+    pub request_id: Option<http::HeaderValue>,
+    /// `%TRACE_ID%` and `%SPAN_ID%` of the stream's span.
+    pub trace_id: Option<Arc<str>>,
+    pub span_id: Option<Arc<str>>,
+    /// Whether tracing chose to trace it: what `traceable_filter` asks.
+    pub traceable: bool,
+    pub dynamic_metadata: Metadata,
+    pub filter_state: FilterState,
+    /// When the stream ended; set just before logs are written.
+    pub end: Option<Instant>,
+    pub health_check_request: bool,
+    pub internal_request: bool,
+    /// `%STREAM_ID%`-like identity within the process.
+    pub stream_id: u64,
+}
+
+impl StreamInfo {
+    pub fn new(connection: Arc<ConnectionInfo>, start: Instant, start_time: SystemTime) -> Self {
+        Self {
+            start,
+            start_time,
+            downstream_remote: connection.remote.clone(),
+            connection,
+            protocol: None,
+            response_code: None,
+            details: None,
+            connection_termination_details: None,
+            flags: ResponseFlags::empty(),
+            bytes: ByteCounts::default(),
+            timings: Timings::default(),
+            upstream: UpstreamInfo::default(),
+            route_name: None,
+            virtual_host: None,
+            virtual_cluster: None,
+            request_id: None,
+            trace_id: None,
+            span_id: None,
+            traceable: false,
+            dynamic_metadata: Metadata::default(),
+            filter_state: FilterState::default(),
+            end: None,
+            health_check_request: false,
+            internal_request: false,
+            stream_id: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_print_in_envoys_order() {
+        let flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED | ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
+        assert_eq!(flags.short(), "UT,URX");
+        assert_eq!(ResponseFlags::empty().short(), "-");
+    }
+}
