@@ -1,0 +1,284 @@
+//! What the admin interface asks of the process: a trait that the process implements, and plain data.
+//! It must not know how answers are written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tidegate_filters::stream_info::{Address, Locality};
+use tidegate_stats::Store;
+
+use crate::cluster::host::HealthStatus;
+use crate::runtime::Layers;
+
+/// The process behind the admin interface. Methods are called off the runtime's threads and may take their time.
+pub trait AdminState: Send + Sync + 'static {
+    fn stats(&self) -> &Store;
+
+    /// Called before stats are shown: where `stats_flush_on_admin` is set, flushes them.
+    fn before_stats(&self) {}
+
+    fn runtime(&self) -> &Layers;
+
+    fn server_state(&self) -> ServerState;
+
+    fn server_info(&self) -> ServerInfo;
+
+    fn memory(&self) -> Memory;
+
+    /// The clusters that serve, sorted by name.
+    fn clusters(&self) -> Vec<ClusterStatus>;
+
+    /// The listeners that serve, in the order in which they came.
+    fn listeners(&self) -> Vec<ListenerStatus>;
+
+    /// The parts of a configuration dump in Envoy's order, each an object with its `@type` (`envoy.admin.v3.*ConfigDump`)
+    /// as `tidegate_xds::to_json` makes it; with endpoints an `EndpointsConfigDump` among them.
+    fn config_dump(&self, include_endpoints: bool) -> Vec<Value>;
+
+    fn drain_listeners(&self, drain: DrainListeners);
+
+    fn set_health_check_failing(&self, failing: bool);
+
+    /// Ends the process as SIGTERM does.
+    fn quit(&self);
+
+    fn reopen_logs(&self);
+
+    /// Every logger with its level, sorted by name.
+    fn loggers(&self) -> Vec<(String, LogLevel)>;
+
+    /// Sets the level of one logger of [`loggers`](Self::loggers), or of all.
+    fn set_log_level(&self, logger: Option<&str>, level: LogLevel);
+}
+
+/// Where a process is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerState {
+    /// It takes traffic.
+    Live,
+    /// Health checks fail: by `/healthcheck/fail` or by draining.
+    Draining,
+    /// Waits for clusters.
+    PreInitializing,
+    /// Waits for listeners and routes.
+    Initializing,
+}
+
+impl ServerState {
+    /// Envoy's spelling.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Live => "LIVE",
+            Self::Draining => "DRAINING",
+            Self::PreInitializing => "PRE_INITIALIZING",
+            Self::Initializing => "INITIALIZING",
+        }
+    }
+}
+
+/// What `/server_info` tells beside the state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ServerInfo {
+    pub uptime: Duration,
+    pub options: CommandLine,
+    /// The node with all its fields, as JSON of `envoy.config.core.v3.Node`.
+    pub node: Value,
+}
+
+/// The command line as the process understood it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CommandLine {
+    pub concurrency: u32,
+    pub config_path: String,
+    pub config_yaml: String,
+    pub allow_unknown_static_fields: bool,
+    pub reject_unknown_dynamic_fields: bool,
+    pub ignore_unknown_dynamic_fields: bool,
+    pub admin_address_path: String,
+    /// `v4` or `v6`.
+    pub local_address_ip_version: &'static str,
+    pub log_level: LogLevel,
+    pub component_log_level: String,
+    pub log_format: String,
+    pub log_path: String,
+    pub service_cluster: String,
+    pub service_node: String,
+    pub service_zone: String,
+    pub file_flush_interval: Duration,
+    pub file_flush_min_size_kb: u32,
+    pub drain_time: Duration,
+    pub drain_immediately: bool,
+    pub parent_shutdown_time: Duration,
+    /// Not told: Envoy's message has no field for it, and its readers may refuse one that they do not know.
+    pub envoy_defaults: bool,
+}
+
+impl Default for CommandLine {
+    fn default() -> Self {
+        Self {
+            concurrency: 1,
+            config_path: String::new(),
+            config_yaml: String::new(),
+            allow_unknown_static_fields: false,
+            reject_unknown_dynamic_fields: false,
+            ignore_unknown_dynamic_fields: false,
+            admin_address_path: String::new(),
+            local_address_ip_version: "v4",
+            log_level: LogLevel::Info,
+            component_log_level: String::new(),
+            log_format: String::new(),
+            log_path: String::new(),
+            service_cluster: String::new(),
+            service_node: String::new(),
+            service_zone: String::new(),
+            file_flush_interval: Duration::from_secs(10),
+            file_flush_min_size_kb: 64,
+            drain_time: Duration::from_secs(600),
+            drain_immediately: false,
+            parent_shutdown_time: Duration::from_secs(900),
+            envoy_defaults: false,
+        }
+    }
+}
+
+/// Envoy's log levels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Trace,
+    Debug,
+    Info,
+    Warning,
+    Error,
+    Critical,
+    Off,
+}
+
+impl LogLevel {
+    pub const ALL: [Self; 7] =
+        [Self::Trace, Self::Debug, Self::Info, Self::Warning, Self::Error, Self::Critical, Self::Off];
+
+    /// Envoy's spelling.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trace => "trace",
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Critical => "critical",
+            Self::Off => "off",
+        }
+    }
+
+    /// The level of this exact name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
+    }
+}
+
+/// Memory in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// Held by the process itself.
+    pub allocated: u64,
+    /// Reserved for it.
+    pub heap_size: u64,
+    /// Resident, files included.
+    pub physical: u64,
+}
+
+/// Which listeners `/drain_listeners` drains, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainListeners {
+    /// Connections are asked to leave for the drain time before the listeners close.
+    pub graceful: bool,
+    /// Connections are asked to leave; the listeners never close.
+    pub skip_exit: bool,
+    pub inbound_only: bool,
+}
+
+/// A listener that serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenerStatus {
+    pub name: Arc<str>,
+    pub address: Address,
+    pub more_addresses: Vec<Address>,
+}
+
+/// A cluster that serves.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ClusterStatus {
+    pub name: Arc<str>,
+    /// The name in its stats.
+    pub observability_name: Arc<str>,
+    /// Whether a control plane gave it.
+    pub added_via_api: bool,
+    pub eds_service_name: Option<Arc<str>>,
+    /// Of the default and of high priority, as they act now.
+    pub limits: [Limits; 2],
+    /// With outlier detection.
+    pub outlier: Option<OutlierStatus>,
+    pub hosts: Vec<HostStatus>,
+}
+
+/// A priority's circuit breakers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub max_connections: u32,
+    pub max_pending_requests: u32,
+    pub max_requests: u32,
+    pub max_retries: u32,
+}
+
+/// What outlier detection computed last; `None` where there were too few hosts or requests.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct OutlierStatus {
+    pub success_rate_average: Option<f64>,
+    pub success_rate_ejection_threshold: Option<f64>,
+    pub local_origin_success_rate_average: Option<f64>,
+    pub local_origin_success_rate_ejection_threshold: Option<f64>,
+}
+
+/// A host of a cluster.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostStatus {
+    pub address: Address,
+    pub hostname: Arc<str>,
+    pub locality: Arc<Locality>,
+    pub weight: u32,
+    pub priority: u32,
+    pub canary: bool,
+    pub health: HostHealth,
+    pub counts: HostCounts,
+    pub success_rate: Option<f64>,
+    pub local_origin_success_rate: Option<f64>,
+}
+
+/// A host's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HostCounts {
+    pub connections_active: u64,
+    pub connect_failures: u64,
+    pub connections: u64,
+    pub requests_active: u64,
+    pub request_errors: u64,
+    pub requests_pending: u64,
+    pub request_successes: u64,
+    pub request_timeouts: u64,
+    pub requests: u64,
+}
+
+/// Why a host is not healthy, if it is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HostHealth {
+    pub failed_active_health_check: bool,
+    pub failed_outlier_check: bool,
+    pub failed_active_degraded_check: bool,
+    pub pending_dynamic_removal: bool,
+    pub pending_active_health_check: bool,
+    pub excluded_via_immediate_failure: bool,
+    pub active_health_check_timeout: bool,
+    /// What discovery said.
+    pub discovered: HealthStatus,
+}

@@ -1,0 +1,118 @@
+//! What all parts of a running process share, and nothing else: wiring is in `server`.
+//! It must not know how any part does its work.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+use tidegate_filters::http::filter::{CallError, Services};
+use tidegate_filters::http::{Request, Response};
+use tidegate_filters::runtime::Runtime;
+use tidegate_filters::stream_info::Address;
+
+use crate::listener::{ListenAddress, Listener};
+use crate::snapshot::Snapshot;
+
+/// The process's shared state.
+pub struct Shared {
+    snapshot: ArcSwap<Snapshot>,
+    runtime: Arc<dyn Runtime>,
+    /// The node's address, which stands in for loopback peers in `x-forwarded-for`.
+    node_address: Option<IpAddr>,
+    health_check_failing: AtomicBool,
+    services: Arc<ProxyServices>,
+}
+
+impl Shared {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, node_address: Option<IpAddr>) -> Arc<Self> {
+        Arc::new_cyclic(|shared| Self {
+            snapshot: ArcSwap::default(),
+            node_address,
+            health_check_failing: AtomicBool::new(false),
+            services: Arc::new(ProxyServices { shared: shared.clone(), runtime: Arc::clone(&runtime) }),
+            runtime,
+        })
+    }
+
+    /// The configuration as of now: loaded once an exchange.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// Publishes a configuration and returns the one before.
+    pub(crate) fn publish(&self, next: Arc<Snapshot>) -> Arc<Snapshot> {
+        self.snapshot.swap(next)
+    }
+
+    pub fn runtime(&self) -> &dyn Runtime {
+        &*self.runtime
+    }
+
+    pub(crate) fn runtime_shared(&self) -> Arc<dyn Runtime> {
+        Arc::clone(&self.runtime)
+    }
+
+    pub(crate) fn services(&self) -> Arc<dyn Services> {
+        Arc::clone(&self.services) as Arc<dyn Services>
+    }
+
+    pub(crate) fn node_address(&self) -> Option<IpAddr> {
+        self.node_address
+    }
+
+    pub(crate) fn set_health_check_failing(&self, failing: bool) {
+        self.health_check_failing.store(failing, Relaxed);
+    }
+
+    pub(crate) fn is_health_check_failing(&self) -> bool {
+        self.health_check_failing.load(Relaxed)
+    }
+
+    /// The listener that a redirected connection belongs to: the exact address, then the wildcard with the port.
+    pub(crate) fn listener_for_original_destination(&self, local: &Address) -> Option<Arc<Listener>> {
+        let target = local.ip()?;
+        let snapshot = self.snapshot();
+        let listens_on = |listener: &Listener, wanted: std::net::SocketAddr| {
+            listener
+                .addresses
+                .iter()
+                .any(|address| matches!(address, ListenAddress::Ip { address, .. } if *address == wanted))
+        };
+        let find = |wanted| snapshot.listeners.values().find(|listener| listens_on(listener, wanted)).cloned();
+        let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
+        find(target).or_else(|| find(std::net::SocketAddr::new(any, target.port())))
+    }
+}
+
+/// What filters may ask of the proxy.
+struct ProxyServices {
+    shared: std::sync::Weak<Shared>,
+    runtime: Arc<dyn Runtime>,
+}
+
+impl Services for ProxyServices {
+    fn call(
+        &self,
+        _cluster: &str,
+        _request: Request,
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send>> {
+        // No filter that is built yet calls a service; those that do are refused by the configuration.
+        Box::pin(async { Err(CallError::NoCluster) })
+    }
+
+    fn runtime(&self) -> &dyn Runtime {
+        &*self.runtime
+    }
+
+    fn health_check_failing(&self) -> bool {
+        self.shared.upgrade().is_some_and(|shared| shared.is_health_check_failing())
+    }
+
+    fn cluster_healthy_percent(&self, cluster: &str) -> Option<f64> {
+        let shared = self.shared.upgrade()?;
+        let snapshot = shared.snapshot();
+        let membership = snapshot.clusters.get(cluster)?.hosts().membership();
+        Some(if membership.total == 0 { 0.0 } else { membership.healthy as f64 * 100.0 / membership.total as f64 })
+    }
+}

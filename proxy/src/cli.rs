@@ -1,0 +1,253 @@
+//! The command line: Tidegate's subcommands, and Envoy's flags where there is none.
+//! It must not know what it starts.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidegate_filters::context::Defaults;
+
+/// What a call asks for.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// Serve a configuration.
+    Run(Box<EnvoyFlags>),
+    /// Say what is wrong with a configuration.
+    Check(CheckFlags),
+    /// Serve the embedded demonstration.
+    Quickstart(QuickstartFlags),
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidegate",
+    version,
+    about = "A service-mesh sidecar and edge gateway that takes Envoy's configuration"
+)]
+#[command(after_help = "Called with Envoy's flags and no subcommand, or as `envoy`, it behaves as envoy.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Sub,
+}
+
+#[derive(Debug, Subcommand)]
+enum Sub {
+    /// Serve a configuration
+    Run(Box<EnvoyFlags>),
+    /// Say what is wrong with a configuration, what is without effect, and which safe defaults change what it does
+    Check(CheckFlags),
+    /// Serve a demonstration: a gateway on 127.0.0.1:10000, admin on 127.0.0.1:9901, two upstreams
+    Quickstart(QuickstartFlags),
+}
+
+/// `tidegate check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckFlags {
+    /// The bootstrap, YAML or JSON
+    pub file: PathBuf,
+    /// Act with exactly Envoy's defaults
+    #[arg(long)]
+    pub envoy_defaults: bool,
+    #[arg(long)]
+    pub service_node: Option<String>,
+    #[arg(long)]
+    pub service_cluster: Option<String>,
+    #[arg(long)]
+    pub allow_unknown_static_fields: bool,
+}
+
+/// `tidegate quickstart`.
+#[derive(Debug, Clone, Args)]
+pub struct QuickstartFlags {
+    /// Worker threads; one for each processor by default
+    #[arg(long)]
+    pub concurrency: Option<usize>,
+}
+
+/// `--mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
+pub enum Mode {
+    #[default]
+    Serve,
+    Validate,
+}
+
+/// `--drain-strategy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
+pub enum DrainStrategy {
+    #[default]
+    Gradual,
+    Immediate,
+}
+
+/// `--local-address-ip-version`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
+pub enum IpVersion {
+    #[default]
+    V4,
+    V6,
+}
+
+/// Envoy's own flags.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "tidegate", version)]
+pub struct EnvoyFlags {
+    /// The bootstrap, YAML or JSON
+    #[arg(short = 'c', long)]
+    pub config_path: Option<PathBuf>,
+    /// A bootstrap in YAML, merged over the file
+    #[arg(long)]
+    pub config_yaml: Option<String>,
+    /// serve, or only validate the configuration
+    #[arg(long, value_enum, default_value_t)]
+    pub mode: Mode,
+    /// Worker threads; as many as the processors (or the cgroup's quota) allow by default
+    #[arg(long)]
+    pub concurrency: Option<usize>,
+    /// trace, debug, info, warning, error, critical or off
+    #[arg(short = 'l', long, default_value = "info")]
+    pub log_level: String,
+    /// Levels of single components, as `http:debug,upstream:info`
+    #[arg(long)]
+    pub component_log_level: Option<String>,
+    /// Write the application log to this file instead of stderr
+    #[arg(long)]
+    pub log_path: Option<PathBuf>,
+    /// Pattern of the application log
+    #[arg(long)]
+    pub log_format: Option<String>,
+    #[arg(long)]
+    pub service_cluster: Option<String>,
+    #[arg(long)]
+    pub service_node: Option<String>,
+    #[arg(long)]
+    pub service_zone: Option<String>,
+    /// How long connections are drained, in seconds
+    #[arg(long, default_value_t = 600)]
+    pub drain_time_s: u64,
+    #[arg(long, value_enum, default_value_t)]
+    pub drain_strategy: DrainStrategy,
+    /// How long after a hot restart the parent ends, in seconds
+    #[arg(long, default_value_t = 900)]
+    pub parent_shutdown_time_s: u64,
+    /// Which of the node's addresses names it
+    #[arg(long, value_enum, default_value_t)]
+    pub local_address_ip_version: IpVersion,
+    /// Write the admin interface's address to this file
+    #[arg(long)]
+    pub admin_address_path: Option<PathBuf>,
+    #[arg(long)]
+    pub allow_unknown_static_fields: bool,
+    #[arg(long)]
+    pub reject_unknown_dynamic_fields: bool,
+    #[arg(long)]
+    pub ignore_unknown_dynamic_fields: bool,
+    /// How often access logs are flushed, in milliseconds
+    #[arg(long, default_value_t = 10_000)]
+    pub file_flush_interval_msec: u64,
+    /// How much is buffered before an access log is flushed, in KiB
+    #[arg(long, default_value_t = 64)]
+    pub file_flush_min_size_kb: u64,
+    /// There is no hot restart; an upgrade is a new process on the same ports and a drain of the old one
+    #[arg(long)]
+    pub disable_hot_restart: bool,
+    /// Act with exactly Envoy's defaults, also where they are unsafe at the edge
+    #[arg(long)]
+    pub envoy_defaults: bool,
+    /// Accepted without effect: there is no shared memory
+    #[arg(long, hide = true)]
+    pub base_id: Option<u64>,
+    #[arg(long, hide = true)]
+    pub use_dynamic_base_id: bool,
+    #[arg(long, hide = true)]
+    pub restart_epoch: Option<u64>,
+    #[arg(long, hide = true)]
+    pub skip_deprecated_logs: bool,
+}
+
+impl EnvoyFlags {
+    /// The defaults that act; `called_as_envoy` implies Envoy's.
+    pub fn defaults(&self, called_as_envoy: bool) -> Defaults {
+        if self.envoy_defaults || called_as_envoy { Defaults::Envoy } else { Defaults::Safe }
+    }
+
+    pub fn drain_time(&self) -> Duration {
+        Duration::from_secs(self.drain_time_s)
+    }
+}
+
+/// Whether the binary was called by Envoy's name.
+pub fn called_as_envoy(program: &str) -> bool {
+    std::path::Path::new(program).file_stem().is_some_and(|name| name == "envoy")
+}
+
+/// Reads a command line, program name first.
+///
+/// # Errors
+/// Clap's, which print themselves.
+pub fn parse(arguments: Vec<String>) -> Result<Command, clap::Error> {
+    const SUBCOMMANDS: [&str; 4] = ["run", "check", "quickstart", "help"];
+    let first = arguments.get(1).map(String::as_str);
+    let as_envoy = arguments.first().is_some_and(|program| called_as_envoy(program));
+    let own = !as_envoy && first.is_none_or(|first| SUBCOMMANDS.contains(&first) || matches!(first, "-h" | "--help"));
+    if !own {
+        return EnvoyFlags::try_parse_from(arguments).map(|flags| Command::Run(Box::new(flags)));
+    }
+    Cli::try_parse_from(arguments).map(|cli| match cli.command {
+        Sub::Run(flags) => Command::Run(flags),
+        Sub::Check(flags) => Command::Check(flags),
+        Sub::Quickstart(flags) => Command::Quickstart(flags),
+    })
+}
+
+/// As many workers as processors, or as the cgroup's quota gives (`std` knows both).
+pub fn default_concurrency() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The node's first address that is not loopback, as Envoy's `--local-address-ip-version` finds it.
+pub fn node_address(version: IpVersion) -> Option<IpAddr> {
+    let (any, probe): (&str, &str) = match version {
+        IpVersion::V4 => ("0.0.0.0:0", "192.0.2.1:9"),
+        IpVersion::V6 => ("[::]:0", "[2001:db8::1]:9"),
+    };
+    // Connecting a datagram socket sends nothing; it asks the routing table which address would be used.
+    let socket = std::net::UdpSocket::bind(any).ok()?;
+    socket.connect(probe).ok()?;
+    Some(socket.local_addr().ok()?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Command {
+        parse(line.split(' ').map(str::to_owned).collect()).unwrap()
+    }
+
+    #[test]
+    fn envoys_flags_need_no_subcommand() {
+        let Command::Run(flags) = parsed("tidegate -c a.yaml --concurrency 2 -l debug --drain-time-s 5 --base-id 7")
+        else {
+            panic!("not a run");
+        };
+        assert_eq!(flags.concurrency, Some(2));
+        assert_eq!(flags.drain_time(), Duration::from_secs(5));
+        assert_eq!(flags.defaults(false), Defaults::Safe);
+        assert_eq!(flags.defaults(true), Defaults::Envoy);
+    }
+
+    #[test]
+    fn subcommands_are_ours() {
+        assert!(matches!(parsed("tidegate check a.yaml"), Command::Check(_)));
+        assert!(matches!(parsed("tidegate quickstart"), Command::Quickstart(_)));
+        assert!(matches!(parsed("tidegate run -c a.yaml"), Command::Run(_)));
+        assert!(matches!(parsed("/usr/bin/envoy --mode validate -c a.yaml"), Command::Run(_)));
+    }
+
+    #[test]
+    fn unknown_flags_are_refused() {
+        assert!(parse(vec!["tidegate".into(), "--no-such-flag".into()]).is_err());
+    }
+}

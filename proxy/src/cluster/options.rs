@@ -1,0 +1,275 @@
+//! A cluster's configuration as compiled values (Envoy's `Cluster` message and its `HttpProtocolOptions`; fields by the same
+//! names). It must not know protos; `config/cluster` fills it, everyone else reads it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tidegate_filters::metadata::Metadata;
+use tokio::net::TcpSocket;
+
+use super::circuit_breaker::{RoutingPriority, Thresholds};
+use super::dns::DnsOptions;
+use super::endpoint::{Assignment, Name};
+use super::lb::Balancing;
+use crate::http::protocol::{Http1Options, Http2Options};
+
+/// One cluster as configured. Immutable.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    pub name: Arc<str>,
+    /// `alt_stat_name`: what stats and logs show instead of the name.
+    pub alt_stat_name: Option<Arc<str>>,
+    pub discovery: Discovery,
+    pub connect_timeout: Duration,
+    /// `per_connection_buffer_limit_bytes`: soft limit of what is buffered for a connection.
+    pub buffer_limit_bytes: u32,
+    /// By routing priority.
+    pub thresholds: [Thresholds; 2],
+    pub balancing: Balancing,
+    pub http: Box<HttpOptions>,
+    pub connection: ConnectionOptions,
+    pub transport_socket: TransportSocket,
+    pub metadata: Arc<Metadata>,
+    pub track_timeout_budgets: bool,
+    pub track_request_response_sizes: bool,
+    /// Whether it came through CDS; compiling leaves it false.
+    pub added_via_api: bool,
+}
+
+impl ClusterConfig {
+    /// The name that stats and logs show.
+    pub fn observability_name(&self) -> &Arc<str> {
+        self.alt_stat_name.as_ref().unwrap_or(&self.name)
+    }
+
+    /// How names are resolved, in a DNS cluster.
+    pub fn dns_options(&self) -> Option<&DnsOptions> {
+        match &self.discovery {
+            Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => Some(&dns.options),
+            Discovery::Static(_) | Discovery::Eds(_) => None,
+        }
+    }
+
+    pub fn thresholds(&self, priority: RoutingPriority) -> &Thresholds {
+        &self.thresholds[priority as usize]
+    }
+}
+
+/// Where the hosts come from.
+#[derive(Debug, Clone)]
+pub enum Discovery {
+    Static(Assignment),
+    Eds(Eds),
+    /// Every address of a name is a host.
+    StrictDns(Box<Dns>),
+    /// One host, whose addresses are what the name resolves to when a connection is made.
+    LogicalDns(Box<Dns>),
+}
+
+/// Endpoints from EDS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Eds {
+    /// `eds_cluster_config.service_name`, or the cluster's name.
+    pub service_name: Arc<str>,
+}
+
+/// Endpoints from DNS.
+#[derive(Debug, Clone)]
+pub struct Dns {
+    pub targets: Assignment<Name>,
+    pub options: DnsOptions,
+}
+
+/// What a connection is wrapped in.
+#[derive(Debug, Clone, Default)]
+pub enum TransportSocket {
+    /// Plain bytes (`raw_buffer`).
+    #[default]
+    RawBuffer,
+}
+
+/// `HttpProtocolOptions` and the deprecated fields beside it.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    pub protocol: HttpProtocol,
+    /// How long a connection without requests stays open; `None` for ever.
+    pub idle_timeout: Option<Duration>,
+    pub max_connection_duration: Option<Duration>,
+    /// Response headers.
+    pub max_headers_count: u32,
+    pub max_response_headers_bytes: u32,
+    pub max_requests_per_connection: Option<u32>,
+    pub auto_sni: bool,
+    pub auto_san_validation: bool,
+    pub override_auto_sni_header: Option<http::HeaderName>,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            protocol: HttpProtocol::Http1(Http1Options::default()),
+            idle_timeout: Some(Duration::from_secs(3600)),
+            max_connection_duration: None,
+            max_headers_count: 100,
+            max_response_headers_bytes: 60 << 10,
+            max_requests_per_connection: None,
+            auto_sni: false,
+            auto_san_validation: false,
+            override_auto_sni_header: None,
+        }
+    }
+}
+
+/// Which protocol is spoken to hosts.
+#[derive(Debug, Clone)]
+pub enum HttpProtocol {
+    Http1(Http1Options),
+    Http2(Http2Options),
+    /// What the downstream connection speaks.
+    Downstream(Http1Options, Http2Options),
+}
+
+/// How sockets to hosts are made.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionOptions {
+    pub tcp_keepalive: Option<TcpKeepalive>,
+    pub source: Option<Box<BindConfig>>,
+    pub happy_eyeballs: HappyEyeballs,
+}
+
+impl ConnectionOptions {
+    /// Prepares a socket that will connect to `upstream`: keep-alive, local address.
+    ///
+    /// # Errors
+    /// An option or address that the system refuses; Envoy counts these in `bind_errors`.
+    pub fn apply(&self, socket: &TcpSocket, upstream: SocketAddr) -> io::Result<()> {
+        let options = SockRef::from(socket);
+        if let Some(keepalive) = &self.tcp_keepalive {
+            options.set_tcp_keepalive(&keepalive.system())?;
+        }
+        let Some(bind) = &self.source else {
+            return Ok(());
+        };
+        let Some(source) = bind.source_for(upstream) else {
+            return Ok(());
+        };
+        if bind.freebind {
+            if source.is_ipv6() {
+                options.set_freebind_v6(true)?;
+            } else {
+                options.set_freebind_v4(true)?;
+            }
+        }
+        socket.bind(source)
+    }
+}
+
+/// `upstream_connection_options.tcp_keepalive`; what is not set is the system's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TcpKeepalive {
+    pub probes: Option<u32>,
+    pub time: Option<Duration>,
+    pub interval: Option<Duration>,
+}
+
+impl TcpKeepalive {
+    fn system(&self) -> socket2::TcpKeepalive {
+        let mut keepalive = socket2::TcpKeepalive::new();
+        if let Some(time) = self.time {
+            keepalive = keepalive.with_time(time);
+        }
+        if let Some(interval) = self.interval {
+            keepalive = keepalive.with_interval(interval);
+        }
+        if let Some(probes) = self.probes {
+            keepalive = keepalive.with_retries(probes);
+        }
+        keepalive
+    }
+}
+
+/// `upstream_bind_config`: the local end of connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindConfig {
+    /// Candidates in order: the first of the upstream address's family is bound. Never empty.
+    pub addresses: Vec<SocketAddr>,
+    pub freebind: bool,
+}
+
+impl BindConfig {
+    /// The local address for a connection to `upstream`: the first one of its family, or none to let the system choose.
+    pub fn source_for(&self, upstream: SocketAddr) -> Option<SocketAddr> {
+        self.addresses.iter().copied().find(|source| source.is_ipv4() == upstream.is_ipv4())
+    }
+}
+
+/// `happy_eyeballs_config`: the order in which a host's addresses are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HappyEyeballs {
+    /// The family to begin with; `None` takes that of the first address.
+    pub first: Option<AddressFamily>,
+    /// How many of the first family are tried before one of the other; at least 1.
+    pub first_count: u32,
+}
+
+impl Default for HappyEyeballs {
+    fn default() -> Self {
+        Self { first: None, first_count: 1 }
+    }
+}
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressFamily {
+    V4,
+    V6,
+}
+
+impl HappyEyeballs {
+    /// Interleaves the families of `addresses` (RFC 8305 section 4).
+    pub fn order(self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+        let Some(head) = addresses.first() else {
+            return Vec::new();
+        };
+        let v4_first = self.first.map_or(head.is_ipv4(), |family| family == AddressFamily::V4);
+        let (mut first, mut second): (Vec<SocketAddr>, Vec<SocketAddr>) =
+            addresses.iter().partition(|address| address.is_ipv4() == v4_first);
+        if first.is_empty() {
+            std::mem::swap(&mut first, &mut second);
+        }
+        let mut ordered = Vec::with_capacity(addresses.len());
+        let (mut first, mut second) = (first.into_iter().peekable(), second.into_iter().peekable());
+        while first.peek().is_some() || second.peek().is_some() {
+            ordered.extend(first.by_ref().take(self.first_count.max(1) as usize));
+            ordered.extend(second.next());
+        }
+        ordered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_interleave_from_the_first() {
+        let parse = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let all = [parse("[::1]:1"), parse("[::2]:1"), parse("[::3]:1"), parse("1.1.1.1:1"), parse("2.2.2.2:1")];
+        let order = |options: HappyEyeballs| -> Vec<String> {
+            options.order(&all).iter().map(|address| address.ip().to_string()).collect()
+        };
+        assert_eq!(order(HappyEyeballs::default()), ["::1", "1.1.1.1", "::2", "2.2.2.2", "::3"]);
+        let v4 = HappyEyeballs { first: Some(AddressFamily::V4), first_count: 2 };
+        assert_eq!(order(v4), ["1.1.1.1", "2.2.2.2", "::1", "::2", "::3"]);
+    }
+
+    #[test]
+    fn the_source_address_is_of_the_upstreams_family() {
+        let bind = BindConfig { addresses: vec!["127.0.0.6:0".parse().unwrap()], freebind: false };
+        assert_eq!(bind.source_for("10.0.0.1:80".parse().unwrap()), Some(bind.addresses[0]));
+        assert_eq!(bind.source_for("[::1]:80".parse().unwrap()), None);
+    }
+}

@@ -1,0 +1,100 @@
+//! Makes one transport connection to a host: source address, socket options, timeout.
+//! It must not know pools or protocols.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tidegate_filters::stream_info::Address;
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
+
+use super::ConnectionFacts;
+use crate::cluster::Cluster;
+use crate::cluster::happy_eyeballs::race;
+use crate::cluster::host::Host;
+use crate::io::Transport;
+
+/// Why no connection was made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    #[error("connection timeout")]
+    Timeout,
+    #[error("cannot bind the source address: {0}")]
+    Bind(io::Error),
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// Envoy's transport failure reason for a failed connect.
+pub(super) fn reason(error: &io::Error) -> Arc<str> {
+    let text = match error.raw_os_error() {
+        Some(libc::ECONNREFUSED) => "Connection refused",
+        Some(libc::ECONNRESET) => "Connection reset by peer",
+        Some(libc::EHOSTUNREACH) => "No route to host",
+        Some(libc::ENETUNREACH) => "Network is unreachable",
+        _ => return format!("delayed connect error: {error}").into(),
+    };
+    format!("delayed connect error: {text}").into()
+}
+
+/// Connects within the cluster's `connect_timeout`.
+pub(super) async fn connect(cluster: &Cluster, host: &Host) -> Result<(Transport, ConnectionFacts), ConnectError> {
+    let start = Instant::now();
+    let limit = cluster.config().connect_timeout;
+    let transport = match tokio::time::timeout(limit, dial(cluster, host)).await {
+        Ok(result) => result?,
+        Err(_) => return Err(ConnectError::Timeout),
+    };
+    let local = match &transport {
+        Transport::Tcp(stream) => stream.local_addr().ok().map(Address::Ip),
+        _ => None,
+    };
+    let connected = Instant::now();
+    let millis = u64::try_from((connected - start).as_millis()).unwrap_or(u64::MAX);
+    cluster.stats().traffic.upstream_cx_connect_ms().record(millis);
+    let id = next_id();
+    Ok((transport, ConnectionFacts { id, local, protocol: http::Version::HTTP_11, connect_start: start, connected }))
+}
+
+fn next_id() -> u64 {
+    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+}
+
+async fn dial(cluster: &Cluster, host: &Host) -> Result<Transport, ConnectError> {
+    match &host.address {
+        Address::Pipe(path) => {
+            let stream = match path.strip_prefix('@') {
+                Some(name) => {
+                    use std::os::linux::net::SocketAddrExt;
+                    let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+                    let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+                    stream.set_nonblocking(true)?;
+                    UnixStream::from_std(stream)?
+                }
+                None => UnixStream::connect(&**path).await?,
+            };
+            Ok(Transport::Unix(stream))
+        }
+        Address::Internal(name) => {
+            Err(ConnectError::Io(io::Error::other(format!("not supported yet: internal address {name}"))))
+        }
+        Address::Ip(only) if host.more_addresses.is_empty() => Ok(Transport::Tcp(dial_tcp(cluster, *only).await?)),
+        Address::Ip(first) => {
+            let addresses: Vec<_> = std::iter::once(first).chain(&host.more_addresses).copied().collect();
+            let ordered = cluster.config().connection.happy_eyeballs.order(&addresses);
+            match race(ordered, |address| dial_tcp(cluster, address)).await {
+                Some(connected) => connected.map(Transport::Tcp),
+                None => Err(ConnectError::Io(io::ErrorKind::AddrNotAvailable.into())),
+            }
+        }
+    }
+}
+
+async fn dial_tcp(cluster: &Cluster, address: SocketAddr) -> Result<TcpStream, ConnectError> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
+    socket.set_nodelay(true)?;
+    cluster.config().connection.apply(&socket, address).map_err(ConnectError::Bind)?;
+    Ok(socket.connect(address).await?)
+}

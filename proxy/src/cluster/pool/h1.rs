@@ -1,0 +1,566 @@
+//! HTTP/1 to hosts: one request at a time on a connection, kept alive between them.
+//! It must not know retries; what a request needs of the connection ends with its response's body.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::StatusCode;
+use parking_lot::Mutex;
+use tidegate_filters::http::{Body, BodyError, Response};
+use tokio::io::{ReadHalf, WriteHalf};
+
+use super::connect;
+use super::h1_upload::Upload;
+use super::{
+    Active, Begun, ConnectionFacts, Open, POOLS, Pending, PoolError, Pump, StreamRequest, StreamReset, Waiters,
+    connection_permit, count_connect_failure, ensure_sweeper,
+};
+use crate::cluster::Cluster;
+use crate::cluster::circuit_breaker::RoutingPriority;
+use crate::cluster::host::Host;
+use crate::cluster::options::HttpProtocol;
+use crate::http::codec::CodecError;
+use crate::http::codec::h1::Framing;
+use crate::http::codec::h1::body::{BodyDecoder, Piece};
+use crate::http::codec::h1::encode::{self, Delimit};
+use crate::http::codec::h1::fields::HeadLimits;
+use crate::http::codec::h1::io::{Reader, Writer};
+use crate::http::codec::h1::outgoing::Outgoing;
+use crate::http::codec::h1::response::{self, DecodedResponse};
+use crate::http::protocol::{HeaderCase, Http1Options, Underscores};
+use crate::io::Transport;
+
+/// Bytes of a response body that are looked at once more before the connection is given back early.
+const BULK_BYTES: u64 = 16 << 10;
+
+/// A connection of one request at a time.
+pub(crate) struct Connection {
+    reader: Reader<ReadHalf<Transport>>,
+    writer: Writer<WriteHalf<Transport>>,
+    facts: ConnectionFacts,
+    open: Open,
+    idle_since: Instant,
+}
+
+impl Connection {
+    /// Whether it can carry a request: nothing came on it since the last one, and it is still open.
+    fn is_quiet(&mut self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.reader.poll_fill(&mut cx) {
+            Poll::Pending => true,
+            Poll::Ready(Ok(n)) if n > 0 => {
+                self.open.cluster.stats().traffic.upstream_cx_protocol_error().inc();
+                false
+            }
+            Poll::Ready(_) => {
+                self.open.remote = true;
+                false
+            }
+        }
+    }
+}
+
+/// The connections of one worker to one host at one priority.
+pub(super) struct Pool {
+    cluster: Arc<Cluster>,
+    host: Arc<Host>,
+    priority: RoutingPriority,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Boxed because they move between here, leases and bodies.
+    #[expect(clippy::vec_box, reason = "a connection is moved far oftener than it is looked at here")]
+    idle: Vec<Box<Connection>>,
+    waiters: Waiters<Box<Connection>>,
+    connecting: usize,
+    active: usize,
+}
+
+impl Pool {
+    /// Closes what is idle too long, dead, or of a host that is gone; false when the pool itself is of no more use.
+    pub(super) fn sweep(&self, now: Instant) -> bool {
+        let idle_timeout = self.cluster.config().http.idle_timeout;
+        let removed = self.host.state.is_removed();
+        let mut state = self.state.lock();
+        let traffic = &self.cluster.stats().traffic;
+        state.idle.retain_mut(|connection| {
+            if removed || !connection.is_quiet() {
+                return false;
+            }
+            let expired = idle_timeout.is_some_and(|limit| now.duration_since(connection.idle_since) >= limit);
+            if expired {
+                traffic.upstream_cx_idle_timeout().inc();
+            }
+            !expired
+        });
+        !(removed && state.active == 0 && state.connecting == 0 && state.waiters.len() == 0)
+    }
+
+    fn take_idle(&self) -> Option<Box<Connection>> {
+        let mut state = self.state.lock();
+        while let Some(mut connection) = state.idle.pop() {
+            if connection.is_quiet() {
+                state.active += 1;
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back after a request.
+    fn give_back(&self, mut connection: Box<Connection>, reusable: bool) {
+        connection.open.busy = false;
+        let http = &self.cluster.config().http;
+        let worn = http.max_requests_per_connection.is_some_and(|most| connection.open.requests >= most);
+        let old = http.max_connection_duration.is_some_and(|most| connection.open.started.elapsed() >= most);
+        let traffic = &self.cluster.stats().traffic;
+        if reusable && worn {
+            traffic.upstream_cx_max_requests().inc();
+        } else if reusable && old {
+            traffic.upstream_cx_max_duration_reached().inc();
+        }
+        let keep = reusable && !worn && !old && !self.host.state.is_removed();
+        let mut state = self.state.lock();
+        state.active -= 1;
+        if !keep {
+            drop(state);
+            drop(connection);
+            // Whoever waits for this connection's place gets a new one.
+            return;
+        }
+        if let Some(mut connection) = state.waiters.serve(connection) {
+            connection.idle_since = Instant::now();
+            connection.reader.release();
+            state.idle.push(connection);
+        } else {
+            state.active += 1;
+        }
+    }
+}
+
+/// Starts a connection if those under way do not suffice for those who wait.
+fn grow(pool: &Arc<Pool>) {
+    let permit = {
+        let mut state = pool.state.lock();
+        if state.connecting >= state.waiters.len() {
+            return;
+        }
+        let first = state.connecting == 0 && state.active == 0 && state.idle.is_empty();
+        let Some(permit) = connection_permit(&pool.cluster, &pool.host, pool.priority, first) else { return };
+        state.connecting += 1;
+        permit
+    };
+    let pool = Arc::clone(pool);
+    let open = Open::new(&pool.cluster, &pool.host, permit);
+    pool.cluster.stats().traffic.upstream_cx_http1_total().inc();
+    tokio::spawn(async move {
+        let connected = connect::connect(&pool.cluster, &pool.host).await;
+        let mut state = pool.state.lock();
+        state.connecting -= 1;
+        match connected {
+            Ok((transport, facts)) => {
+                let (read, write) = tokio::io::split(transport);
+                let limit = pool.cluster.config().buffer_limit_bytes as usize;
+                let connection = Box::new(Connection {
+                    reader: Reader::new(read),
+                    writer: Writer::new(write, limit),
+                    facts,
+                    open,
+                    idle_since: Instant::now(),
+                });
+                match state.waiters.serve(connection) {
+                    Some(unused) => state.idle.push(unused),
+                    None => state.active += 1,
+                }
+            }
+            Err(error) => {
+                drop(open);
+                let error = count_connect_failure(&pool.cluster, &pool.host, &error);
+                state.waiters.fail(&error);
+            }
+        }
+    });
+}
+
+/// A connection that is ours for one request.
+pub(crate) struct Lease {
+    connection: Option<Box<Connection>>,
+    pool: Arc<Pool>,
+    active: Option<Active>,
+}
+
+impl Lease {
+    pub(super) fn facts(&self) -> &ConnectionFacts {
+        match &self.connection {
+            Some(connection) => &connection.facts,
+            None => unreachable_facts(),
+        }
+    }
+
+    fn finish(mut self, reusable: bool) {
+        self.active = None;
+        if let Some(connection) = self.connection.take() {
+            self.pool.give_back(connection, reusable);
+            grow(&self.pool);
+        }
+    }
+}
+
+/// A lease has its connection until it is finished, and then nobody can ask it any more.
+fn unreachable_facts() -> &'static ConnectionFacts {
+    static NONE: std::sync::OnceLock<ConnectionFacts> = std::sync::OnceLock::new();
+    NONE.get_or_init(|| ConnectionFacts {
+        id: 0,
+        local: None,
+        protocol: http::Version::HTTP_11,
+        connect_start: Instant::now(),
+        connected: Instant::now(),
+    })
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.active = None;
+        if let Some(connection) = self.connection.take() {
+            self.pool.give_back(connection, false);
+            grow(&self.pool);
+        }
+    }
+}
+
+fn pool_of(request: &StreamRequest<'_>) -> Arc<Pool> {
+    POOLS.with_borrow_mut(|pools| {
+        ensure_sweeper(pools);
+        let key = (request.host.state.id, request.priority);
+        let pool = pools.h1.entry(key).or_insert_with(|| {
+            Arc::new(Pool {
+                cluster: Arc::clone(request.cluster),
+                host: Arc::clone(request.host),
+                priority: request.priority,
+                state: Mutex::default(),
+            })
+        });
+        Arc::clone(pool)
+    })
+}
+
+/// A connection for one request: an idle one, or the next that becomes free or is made.
+pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError> {
+    let pool = pool_of(request);
+    if let Some(connection) = pool.take_idle() {
+        let mut lease = Lease { connection: Some(connection), pool, active: None };
+        return match Active::begin(request.cluster, request.priority) {
+            Some(active) => {
+                lease.active = Some(active);
+                Ok(lease)
+            }
+            None => {
+                lease.finish(true);
+                Err(PoolError::Overflow)
+            }
+        };
+    }
+    let pending = Pending::begin(request.cluster, request.host, request.priority).ok_or(PoolError::Overflow)?;
+    let waiting = pool.state.lock().waiters.join();
+    grow(&pool);
+    let connection = match waiting.await {
+        Ok(result) => result?,
+        Err(_) => return Err(PoolError::Connect("connection pool is gone".into())),
+    };
+    drop(pending);
+    let mut lease = Lease { connection: Some(connection), pool, active: None };
+    match Active::begin(request.cluster, request.priority) {
+        Some(active) => {
+            lease.active = Some(active);
+            Ok(lease)
+        }
+        None => {
+            lease.finish(true);
+            Err(PoolError::Overflow)
+        }
+    }
+}
+
+fn options(cluster: &Cluster) -> Http1Options {
+    match cluster.config().http.protocol {
+        HttpProtocol::Http1(options) | HttpProtocol::Downstream(options, _) => options,
+        HttpProtocol::Http2(_) => Http1Options::default(),
+    }
+}
+
+/// Sends the request and reads the response's head.
+pub(super) async fn send(mut lease: Lease, request: &StreamRequest<'_>, body: Body) -> Result<Begun, StreamReset> {
+    let Some(connection) = &mut lease.connection else { return Err(StreamReset::Termination) };
+    connection.open.requests += 1;
+    connection.open.busy = true;
+    let http1 = options(request.cluster);
+    let delimit = if request.tunnel { Delimit::AsIs } else { encode::delimit_request(request.head, body.is_end()) };
+    connection.writer.encode(|out| encode::request(request.head, delimit, request.tunnel, &http1, out));
+    let limits = HeadLimits {
+        max_bytes: request.cluster.config().http.max_response_headers_bytes as usize,
+        max_headers: request.cluster.config().http.max_headers_count as usize,
+        underscores: Underscores::Allow,
+        allow_chunked_length: http1.allow_chunked_length,
+        keep_spelling: http1.header_case == HeaderCase::Preserve,
+    };
+    let outgoing = Outgoing::of_request(&request.head.headers, delimit, request.tunnel);
+    let mut upload = Upload { body, outgoing, tunnel: request.tunnel, held: request.tunnel, done: false, http1 };
+    let decoded = read_head(connection, &mut upload, request, &limits).await?;
+    Ok(begin(lease, decoded, upload, request.tunnel))
+}
+
+/// Reads heads until the final one, while the body goes up.
+async fn read_head(
+    connection: &mut Connection,
+    upload: &mut Upload,
+    request: &StreamRequest<'_>,
+    limits: &HeadLimits,
+) -> Result<DecodedResponse, StreamReset> {
+    loop {
+        let decoded = std::future::poll_fn(|cx| {
+            if upload.poll(&mut connection.writer, cx).is_err() {
+                // The host may have answered before it closed: what it said is worth more than that it stopped reading.
+                upload.done = true;
+            }
+            poll_head(connection, request, limits, cx)
+        })
+        .await?;
+        let status = decoded.head.status;
+        if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(decoded);
+        }
+        request.informational.push(decoded.head);
+    }
+}
+
+fn poll_head(
+    connection: &mut Connection,
+    request: &StreamRequest<'_>,
+    limits: &HeadLimits,
+    cx: &mut Context<'_>,
+) -> Poll<Result<DecodedResponse, StreamReset>> {
+    loop {
+        let reader = &mut connection.reader;
+        let method = &request.head.method;
+        match response::decode(&mut reader.buffer, &mut reader.scanned, method, request.tunnel, limits) {
+            Ok(Some(decoded)) => return Poll::Ready(Ok(decoded)),
+            Ok(None) => {}
+            Err(error) => return Poll::Ready(Err(protocol_error(request.cluster, &error))),
+        }
+        match ready!(reader.poll_fill(cx)) {
+            Ok(n) if n > 0 => {}
+            // It broke off within the head: that is no response (Envoy's UPE); nothing at all is a closed connection.
+            Ok(_) if !reader.buffer.is_empty() => {
+                connection.open.remote = true;
+                return Poll::Ready(Err(protocol_error(request.cluster, &CodecError::MALFORMED)));
+            }
+            _ => {
+                connection.open.remote = true;
+                return Poll::Ready(Err(StreamReset::Termination));
+            }
+        }
+    }
+}
+
+fn protocol_error(cluster: &Cluster, error: &CodecError) -> StreamReset {
+    tracing::debug!(cluster = %cluster.config().name, error = error.details, "bad response");
+    cluster.stats().traffic.upstream_cx_protocol_error().inc();
+    StreamReset::Protocol
+}
+
+/// Hands on a response whose head is there.
+fn begin(mut lease: Lease, decoded: DecodedResponse, mut upload: Upload, tunnel: bool) -> Begun {
+    let DecodedResponse { head, framing, keep_alive, .. } = decoded;
+    let accepted = tunnel && framing == Framing::UntilClose;
+    upload.held &= !accepted;
+    let sent = upload.done;
+    let mut decoder = BodyDecoder::new(framing);
+    if sent
+        && !tunnel
+        && !matches!(framing, Framing::UntilClose)
+        && let Some(whole) = whole_body(&mut lease, &mut decoder)
+    {
+        let clean = lease.connection.as_ref().is_some_and(|connection| connection.reader.buffer.is_empty());
+        lease.finish(keep_alive && clean);
+        return Begun { response: Response { head, body: whole }, pump: None };
+    }
+    if sent || tunnel && !accepted {
+        let keep_alive = keep_alive && !tunnel;
+        let body = ResponseBody {
+            lease: Some(lease),
+            decoder,
+            keep_alive,
+            trailers: upload.http1.enable_trailers,
+            writer: None,
+        };
+        return Begun { response: Response { head, body: Body::stream(body) }, pump: None };
+    }
+    split(lease, head, decoder, keep_alive && !tunnel, upload)
+}
+
+/// A small body that has arrived with its head is read at once, and the connection is free before the client has it.
+fn whole_body(lease: &mut Lease, decoder: &mut BodyDecoder) -> Option<Body> {
+    if decoder.is_done() {
+        return Some(Body::Empty);
+    }
+    let connection = lease.connection.as_mut()?;
+    let buffered = connection.reader.buffer.len() as u64;
+    match decoder {
+        BodyDecoder::Length(length) if *length <= buffered && *length <= BULK_BYTES => {}
+        _ => return None,
+    }
+    match decoder.decode(&mut connection.reader.buffer) {
+        Ok(Some(Piece::Data(data))) if decoder.is_done() => Some(Body::full(data)),
+        _ => None,
+    }
+}
+
+type SharedWriter = Arc<Mutex<Option<Writer<WriteHalf<Transport>>>>>;
+
+/// The response comes while the request still goes up: the pump has the writer until the request is whole.
+fn split(
+    lease: Lease,
+    head: tidegate_filters::http::ResponseHead,
+    decoder: BodyDecoder,
+    keep_alive: bool,
+    upload: Upload,
+) -> Begun {
+    let shared: SharedWriter = Arc::default();
+    let (lease, writer) = lease.without_writer();
+    let trailers = upload.http1.enable_trailers;
+    let pump = writer.map(|mut writer| {
+        let shared = Arc::clone(&shared);
+        let mut upload = upload;
+        let pump: Pump = Box::pin(async move {
+            let result = std::future::poll_fn(|cx| match upload.poll(&mut writer, cx) {
+                Err(()) => Poll::Ready(false),
+                Ok(()) if upload.done && writer.is_empty() => Poll::Ready(true),
+                Ok(()) => Poll::Pending,
+            })
+            .await;
+            if result {
+                if upload.tunnel {
+                    // A tunnel whose client has finished sending: half close.
+                    let _ = std::future::poll_fn(|cx| writer.poll_shutdown(cx)).await;
+                }
+                *shared.lock() = Some(writer);
+            }
+        });
+        pump
+    });
+    let body = ResponseBody { lease: Some(lease), decoder, keep_alive, trailers, writer: Some(shared) };
+    Begun { response: Response { head, body: Body::stream(body) }, pump }
+}
+
+impl Lease {
+    /// Takes the writing half out, leaving one that writes nowhere.
+    fn without_writer(mut self) -> (Self, Option<Writer<WriteHalf<Transport>>>) {
+        let writer = self.connection.as_mut().map(|connection| {
+            let (_, idle) = tokio::io::split(Transport::Other(Box::new(tokio::io::duplex(1).0)));
+            std::mem::replace(&mut connection.writer, Writer::new(idle, 1))
+        });
+        (self, writer)
+    }
+}
+
+/// A response's body. The connection goes back to its pool at the end; dropped before, it is closed.
+struct ResponseBody {
+    lease: Option<Lease>,
+    decoder: BodyDecoder,
+    keep_alive: bool,
+    trailers: bool,
+    /// Where the pump leaves the writing half, if it has it.
+    writer: Option<SharedWriter>,
+}
+
+impl ResponseBody {
+    fn finish(&mut self) {
+        let Some(mut lease) = self.lease.take() else { return };
+        let mut reusable = self.keep_alive;
+        if let Some(connection) = &mut lease.connection {
+            reusable &= connection.reader.buffer.is_empty();
+            if let Some(shared) = &self.writer {
+                match shared.lock().take() {
+                    Some(writer) => connection.writer = writer,
+                    None => reusable = false,
+                }
+            }
+        }
+        lease.finish(reusable);
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
+        let Some(connection) = self.lease.as_mut().and_then(|lease| lease.connection.as_mut()) else {
+            return Poll::Ready(None);
+        };
+        loop {
+            match self.decoder.decode(&mut connection.reader.buffer) {
+                Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+                Ok(None) => {}
+                Err(error) => {
+                    connection.open.cluster.stats().traffic.upstream_cx_protocol_error().inc();
+                    return Poll::Ready(Some(Err(BodyError::Malformed(error.details))));
+                }
+            }
+            let filled = match self.decoder.remaining() {
+                Some(left) if left < BULK_BYTES => connection.reader.poll_fill(cx),
+                _ => connection.reader.poll_fill_bulk(cx),
+            };
+            match ready!(filled) {
+                Ok(n) if n > 0 => {}
+                Ok(_) => {
+                    connection.open.remote = true;
+                    let whole = self.decoder.end_of_input();
+                    // Envoy takes a body that breaks off for a protocol error.
+                    let broken = BodyError::Malformed(CodecError::MALFORMED.details);
+                    return Poll::Ready(if whole { None } else { Some(Err(broken)) });
+                }
+                // A reset is never the end of a body.
+                Err(_) => {
+                    connection.open.remote = true;
+                    return Poll::Ready(Some(Err(BodyError::Closed)));
+                }
+            }
+        }
+    }
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        let frame = match ready!(self.poll_piece(cx)) {
+            Some(Ok(Piece::Data(data))) => Some(Ok(http_body::Frame::data(data))),
+            Some(Ok(Piece::End(Some(trailers)))) if self.trailers => Some(Ok(http_body::Frame::trailers(trailers))),
+            Some(Ok(Piece::End(_))) | None => None,
+            Some(Err(error)) => {
+                self.lease = None;
+                return Poll::Ready(Some(Err(error)));
+            }
+        };
+        if frame.is_none() || self.decoder.is_done() {
+            self.finish();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.lease.is_none()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        match self.decoder.remaining() {
+            Some(left) => http_body::SizeHint::with_exact(left),
+            None => http_body::SizeHint::default(),
+        }
+    }
+}

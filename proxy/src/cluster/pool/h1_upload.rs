@@ -1,0 +1,64 @@
+//! A request's body on its way up an HTTP/1 connection, framed as its head says.
+//! It must not know who reads the response.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tidegate_filters::http::Body;
+use tokio::io::WriteHalf;
+
+use crate::http::codec::h1::io::Writer;
+use crate::http::codec::h1::outgoing::Outgoing;
+use crate::http::protocol::Http1Options;
+use crate::io::Transport;
+
+/// The request's body on its way up.
+pub(super) struct Upload {
+    pub(super) body: Body,
+    pub(super) outgoing: Outgoing,
+    pub(super) tunnel: bool,
+    /// Wait until the host has agreed to leave HTTP.
+    pub(super) held: bool,
+    pub(super) done: bool,
+    pub(super) http1: Http1Options,
+}
+
+impl Upload {
+    /// Moves what can be moved. An error means that the host takes no more.
+    pub(super) fn poll(&mut self, writer: &mut Writer<WriteHalf<Transport>>, cx: &mut Context<'_>) -> Result<(), ()> {
+        while !self.done && !self.held {
+            match writer.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Err(()),
+                Poll::Pending => return Ok(()),
+            }
+            match self.body.poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => self.write(frame, writer)?,
+                Poll::Ready(Some(Err(_))) => return Err(()),
+                Poll::Ready(None) => self.end(None, writer)?,
+                Poll::Pending => break,
+            }
+            if !self.done && self.body.is_end() {
+                self.end(None, writer)?;
+            }
+        }
+        match writer.poll_flush(cx) {
+            Poll::Ready(Err(_)) => Err(()),
+            _ => Ok(()),
+        }
+    }
+
+    /// An error when the body is not as long as its head says: the host must not take the rest for a request.
+    fn write(&mut self, frame: http_body::Frame<Bytes>, writer: &mut Writer<WriteHalf<Transport>>) -> Result<(), ()> {
+        match frame.into_data() {
+            Ok(data) => self.outgoing.data(data, writer).map(drop).map_err(drop),
+            Err(frame) => self.end(frame.into_trailers().ok(), writer),
+        }
+    }
+
+    fn end(&mut self, trailers: Option<http::HeaderMap>, writer: &mut Writer<WriteHalf<Transport>>) -> Result<(), ()> {
+        self.done = true;
+        let trailers = trailers.filter(|_| self.http1.enable_trailers);
+        self.outgoing.end(trailers.as_ref(), writer).map_err(drop)
+    }
+}

@@ -1,0 +1,524 @@
+//! HTTP/2 to hosts: many streams on a connection, as many connections as their limits ask for.
+//! It must not know retries; the `h2` crate speaks the protocol.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use http::{Method, Uri};
+use parking_lot::Mutex;
+use tidegate_filters::http::{Body, BodyError, RequestHead, Response, ResponseHead};
+use tokio::task::AbortHandle;
+
+use super::connect;
+use super::{
+    Active, Begun, ConnectionFacts, Open, POOLS, Pending, PoolError, Pump, StreamRequest, StreamReset, Waiters,
+    connection_permit, count_connect_failure, ensure_sweeper,
+};
+use crate::cluster::Cluster;
+use crate::cluster::circuit_breaker::RoutingPriority;
+use crate::cluster::host::Host;
+use crate::cluster::options::HttpProtocol;
+use crate::http::protocol::Http2Options;
+
+/// A connection that carries many requests.
+struct Connection {
+    sender: SendRequest<Bytes>,
+    facts: ConnectionFacts,
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+/// What a connection's streams and its task share.
+struct Shared {
+    active: AtomicUsize,
+    opened: AtomicU64,
+    /// No new streams: GOAWAY, an error, or its time is over.
+    closing: AtomicBool,
+    idle_since: Mutex<Instant>,
+    started: Instant,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // Streams that run keep the connection's task alive; without any it ends now.
+        if self.shared.active.load(Relaxed) == 0 {
+            self.task.abort();
+        }
+    }
+}
+
+/// The connections of one worker to one host at one priority.
+pub(super) struct Pool {
+    cluster: Arc<Cluster>,
+    host: Arc<Host>,
+    priority: RoutingPriority,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    connections: Vec<Arc<Connection>>,
+    waiters: Waiters<Arc<Connection>>,
+    connecting: bool,
+}
+
+impl Pool {
+    /// Closes what is idle too long, dead, or of a host that is gone; false when the pool itself is of no more use.
+    pub(super) fn sweep(&self, now: Instant) -> bool {
+        let http = &self.cluster.config().http;
+        let removed = self.host.state.is_removed();
+        let mut state = self.state.lock();
+        let traffic = &self.cluster.stats().traffic;
+        state.connections.retain(|connection| {
+            let shared = &connection.shared;
+            let idle = shared.active.load(Relaxed) == 0;
+            if removed || shared.closing.load(Relaxed) {
+                return !idle;
+            }
+            let expired =
+                idle && http.idle_timeout.is_some_and(|limit| now.duration_since(*shared.idle_since.lock()) >= limit);
+            if expired {
+                traffic.upstream_cx_idle_timeout().inc();
+            }
+            if http.max_connection_duration.is_some_and(|most| shared.started.elapsed() >= most) {
+                traffic.upstream_cx_max_duration_reached().inc();
+                shared.closing.store(true, Relaxed);
+            }
+            !expired
+        });
+        !(removed && state.connections.is_empty() && !state.connecting && state.waiters.len() == 0)
+    }
+
+    /// A connection with room for one more stream.
+    fn with_room(&self) -> Option<Arc<Connection>> {
+        let http = &self.cluster.config().http;
+        let state = self.state.lock();
+        let usable = state.connections.iter().find(|connection| {
+            let shared = &connection.shared;
+            let worn =
+                http.max_requests_per_connection.is_some_and(|most| shared.opened.load(Relaxed) >= u64::from(most));
+            if worn && !shared.closing.swap(true, Relaxed) {
+                self.cluster.stats().traffic.upstream_cx_max_requests().inc();
+            }
+            let most = connection
+                .sender
+                .current_max_send_streams()
+                .min(options(&self.cluster).max_concurrent_streams as usize);
+            !shared.closing.load(Relaxed) && shared.active.load(Relaxed) < most
+        });
+        usable.cloned()
+    }
+}
+
+/// Starts a connection for those who wait, unless one is being made.
+fn grow(pool: &Arc<Pool>) {
+    let permit = {
+        let mut state = pool.state.lock();
+        if state.connecting || state.waiters.len() == 0 {
+            return;
+        }
+        let first = state.connections.is_empty();
+        let Some(permit) = connection_permit(&pool.cluster, &pool.host, pool.priority, first) else { return };
+        state.connecting = true;
+        permit
+    };
+    let open = Open::new(&pool.cluster, &pool.host, permit);
+    pool.cluster.stats().traffic.upstream_cx_http2_total().inc();
+    let pool = Arc::clone(pool);
+    tokio::spawn(async move {
+        let made = make(&pool, open).await;
+        let mut state = pool.state.lock();
+        state.connecting = false;
+        match made {
+            Ok(connection) => {
+                state.connections.push(Arc::clone(&connection));
+                let most = connection.sender.current_max_send_streams();
+                for _ in 0..most {
+                    if state.waiters.serve(Arc::clone(&connection)).is_some() {
+                        break;
+                    }
+                }
+            }
+            Err(error) => state.waiters.fail(&error),
+        }
+        drop(state);
+        grow(&pool);
+    });
+}
+
+async fn make(pool: &Arc<Pool>, mut open: Open) -> Result<Arc<Connection>, PoolError> {
+    let (transport, mut facts) = match connect::connect(&pool.cluster, &pool.host).await {
+        Ok(connected) => connected,
+        Err(error) => {
+            drop(open);
+            return Err(count_connect_failure(&pool.cluster, &pool.host, &error));
+        }
+    };
+    facts.protocol = http::Version::HTTP_2;
+    let settings = options(&pool.cluster);
+    let handshake = h2::client::Builder::new()
+        .enable_push(false)
+        .initial_window_size(settings.initial_stream_window_bytes)
+        .initial_connection_window_size(settings.initial_connection_window_bytes)
+        .header_table_size(settings.header_table_bytes)
+        .max_concurrent_streams(0)
+        .initial_max_send_streams(settings.max_concurrent_streams.min(100) as usize)
+        .max_header_list_size(pool.cluster.config().http.max_response_headers_bytes)
+        .max_send_buffer_size(pool.cluster.config().buffer_limit_bytes as usize)
+        .handshake::<_, Bytes>(transport);
+    let (sender, mut connection) = match handshake.await {
+        Ok(made) => made,
+        Err(error) => return Err(PoolError::Connect(error.to_string().into())),
+    };
+    let shared = Arc::new(Shared {
+        active: AtomicUsize::new(0),
+        opened: AtomicU64::new(0),
+        closing: AtomicBool::new(false),
+        idle_since: Mutex::new(Instant::now()),
+        started: Instant::now(),
+    });
+    let ping = connection.ping_pong();
+    let watched = Arc::clone(&shared);
+    let keepalive = settings.keepalive;
+    let task = tokio::spawn(async move {
+        let alive = async {
+            match (keepalive, ping) {
+                (Some(rules), Some(ping)) => keep_alive(ping, rules, &watched).await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            result = connection => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "HTTP/2 connection to a host failed");
+                }
+                open.remote = true;
+            }
+            () = alive => {}
+        }
+        open.requests = u32::try_from(watched.opened.load(Relaxed)).unwrap_or(u32::MAX);
+        open.busy = watched.active.load(Relaxed) > 0;
+        watched.closing.store(true, Relaxed);
+        drop(open);
+    });
+    Ok(Arc::new(Connection { sender, facts, shared, task: task.abort_handle() }))
+}
+
+/// PINGs the host; returns when it does not answer in time.
+async fn keep_alive(mut ping: h2::PingPong, rules: crate::http::protocol::Keepalive, shared: &Shared) {
+    let Some(interval) = rules.interval.or(rules.idle_interval) else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(interval).await;
+        if shared.active.load(Relaxed) == 0 && rules.interval.is_none() {
+            continue;
+        }
+        let answered = tokio::time::timeout(rules.timeout.max(Duration::from_millis(1)), ping.ping(h2::Ping::opaque()));
+        if !matches!(answered.await, Ok(Ok(_))) {
+            return;
+        }
+    }
+}
+
+fn options(cluster: &Cluster) -> Http2Options {
+    match cluster.config().http.protocol {
+        HttpProtocol::Http2(options) | HttpProtocol::Downstream(_, options) => options,
+        HttpProtocol::Http1(_) => Http2Options::default(),
+    }
+}
+
+/// A place for one stream on a connection.
+pub(crate) struct Lease {
+    sender: SendRequest<Bytes>,
+    facts: ConnectionFacts,
+    stream: StreamGuard,
+}
+
+/// Counts a stream until it is over.
+struct StreamGuard {
+    connection: Arc<Connection>,
+    pool: Arc<Pool>,
+    _active: Active,
+}
+
+impl Drop for StreamGuard {
+    fn drop(&mut self) {
+        let shared = &self.connection.shared;
+        *shared.idle_since.lock() = Instant::now();
+        let last = shared.active.fetch_sub(1, Relaxed) == 1;
+        if last && shared.closing.load(Relaxed) {
+            self.pool.state.lock().connections.retain(|connection| !Arc::ptr_eq(connection, &self.connection));
+        }
+        let mut state = self.pool.state.lock();
+        if !shared.closing.load(Relaxed) && state.waiters.len() > 0 {
+            // Nobody waits any more if it comes back; the connection stays in the pool either way.
+            let _ = state.waiters.serve(Arc::clone(&self.connection));
+        }
+    }
+}
+
+impl Lease {
+    pub(super) fn facts(&self) -> &ConnectionFacts {
+        &self.facts
+    }
+
+    fn new(connection: Arc<Connection>, pool: Arc<Pool>, active: Active) -> Self {
+        connection.shared.active.fetch_add(1, Relaxed);
+        connection.shared.opened.fetch_add(1, Relaxed);
+        let (sender, facts) = (connection.sender.clone(), connection.facts.clone());
+        Self { sender, facts, stream: StreamGuard { connection, pool, _active: active } }
+    }
+}
+
+fn pool_of(request: &StreamRequest<'_>) -> Arc<Pool> {
+    POOLS.with_borrow_mut(|pools| {
+        ensure_sweeper(pools);
+        let key = (request.host.state.id, request.priority);
+        let pool = pools.h2.entry(key).or_insert_with(|| {
+            Arc::new(Pool {
+                cluster: Arc::clone(request.cluster),
+                host: Arc::clone(request.host),
+                priority: request.priority,
+                state: Mutex::default(),
+            })
+        });
+        Arc::clone(pool)
+    })
+}
+
+/// A place on a connection with room, or on the next that is made.
+pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError> {
+    let pool = pool_of(request);
+    let connection = match pool.with_room() {
+        Some(connection) => connection,
+        None => {
+            let pending = Pending::begin(request.cluster, request.host, request.priority).ok_or(PoolError::Overflow)?;
+            let waiting = pool.state.lock().waiters.join();
+            grow(&pool);
+            let connection = match waiting.await {
+                Ok(result) => result?,
+                Err(_) => return Err(PoolError::Connect("connection pool is gone".into())),
+            };
+            drop(pending);
+            connection
+        }
+    };
+    let active = Active::begin(request.cluster, request.priority).ok_or(PoolError::Overflow)?;
+    Ok(Lease::new(connection, pool, active))
+}
+
+/// Sends the request and waits for the response's head.
+pub(super) async fn send(lease: Lease, request: &StreamRequest<'_>, body: Body) -> Result<Begun, StreamReset> {
+    let Lease { sender, stream, .. } = lease;
+    let mut sender = match sender.ready().await {
+        Ok(sender) => sender,
+        Err(error) => {
+            stream.connection.shared.closing.store(true, Relaxed);
+            return Err(reset_of(&error));
+        }
+    };
+    let Some(head) = encode(request.head, request.tunnel) else { return Err(StreamReset::Protocol) };
+    let end = body.is_end();
+    let (response, sending) = match sender.send_request(head, end) {
+        Ok(sent) => sent,
+        Err(error) => {
+            stream.connection.shared.closing.store(true, Relaxed);
+            return Err(reset_of(&error));
+        }
+    };
+    let mut upload = (!end).then(|| Upload { body, sending, chunk: Bytes::new(), last: false });
+    let (mut head, receiving) = wait(response, &mut upload, request).await?;
+    accept_upgrade(request, &mut head);
+    let pump =
+        upload.map(|mut upload| -> Pump { Box::pin(async move { std::future::poll_fn(|cx| upload.poll(cx)).await }) });
+    let body = if receiving.is_end_stream() {
+        Body::Empty
+    } else {
+        Body::stream(ResponseBody { receiving, _stream: stream, data_done: false })
+    };
+    Ok(Begun { response: Response { head, body }, pump })
+}
+
+async fn wait(
+    mut response: ResponseFuture,
+    upload: &mut Option<Upload>,
+    request: &StreamRequest<'_>,
+) -> Result<(ResponseHead, RecvStream), StreamReset> {
+    let response = std::future::poll_fn(|cx| {
+        if let Some(running) = upload
+            && running.poll(cx).is_ready()
+        {
+            *upload = None;
+        }
+        while let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
+            let mut head = ResponseHead::new(informational.status());
+            head.headers = informational.into_parts().0.headers;
+            request.informational.push(head);
+        }
+        Pin::new(&mut response).poll(cx)
+    })
+    .await
+    .map_err(|error| reset_of(&error))?;
+    let (parts, receiving) = response.into_parts();
+    let mut head = ResponseHead::new(parts.status);
+    head.version = http::Version::HTTP_2;
+    head.headers = parts.headers;
+    Ok((head, receiving))
+}
+
+/// A 2xx to an extended CONNECT is what 101 is in HTTP/1; past the pool it is one.
+fn accept_upgrade(request: &StreamRequest<'_>, head: &mut ResponseHead) {
+    let Some(protocol) = request.head.headers.get(http::header::UPGRADE).filter(|_| request.tunnel) else { return };
+    if head.status.is_success() {
+        head.status = http::StatusCode::SWITCHING_PROTOCOLS;
+        head.headers.insert(http::header::UPGRADE, protocol.clone());
+        head.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
+    }
+}
+
+fn reset_of(error: &h2::Error) -> StreamReset {
+    match error.reason() {
+        Some(Reason::REFUSED_STREAM) => StreamReset::Refused,
+        Some(reason) if error.is_remote() && error.is_reset() => StreamReset::Remote(reason.into()),
+        Some(Reason::PROTOCOL_ERROR) if !error.is_remote() => StreamReset::Protocol,
+        _ => StreamReset::Termination,
+    }
+}
+
+/// The head as the `h2` crate wants it; `None` when it cannot be one.
+fn encode(head: &RequestHead, tunnel: bool) -> Option<http::Request<()>> {
+    let mut request = http::Request::new(());
+    let upgrade = head.headers.get(http::header::UPGRADE).filter(|_| tunnel);
+    *request.method_mut() = if upgrade.is_some() { Method::CONNECT } else { head.method.clone() };
+    *request.version_mut() = http::Version::HTTP_2;
+    let authority = http::uri::Authority::from_maybe_shared(Bytes::copy_from_slice(head.authority.as_bytes())).ok();
+    *request.uri_mut() = if head.method == Method::CONNECT {
+        Uri::from(authority?)
+    } else {
+        let path = http::uri::PathAndQuery::from_maybe_shared(Bytes::copy_from_slice(head.path.as_bytes())).ok()?;
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(if head.scheme == "https" { http::uri::Scheme::HTTPS } else { http::uri::Scheme::HTTP });
+        parts.authority = authority;
+        parts.path_and_query = Some(path);
+        Uri::from_parts(parts).ok()?
+    };
+    if let Some(protocol) = upgrade {
+        // An upgrade is an extended CONNECT in HTTP/2 (RFC 8441).
+        request.extensions_mut().insert(h2::ext::Protocol::from(protocol.to_str().ok()?));
+    }
+    request.headers_mut().clone_from(&head.headers);
+    for name in [http::header::CONNECTION, http::header::TRANSFER_ENCODING, http::header::UPGRADE, http::header::HOST] {
+        request.headers_mut().remove(name);
+    }
+    Some(request)
+}
+
+/// The request's body on its way up.
+struct Upload {
+    body: Body,
+    sending: SendStream<Bytes>,
+    /// Read from the body, not yet within the host's window.
+    chunk: Bytes,
+    last: bool,
+}
+
+impl Upload {
+    /// Ready when all is with the host, or it takes no more.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if !self.chunk.is_empty() {
+                self.sending.reserve_capacity(self.chunk.len());
+                match ready!(self.sending.poll_capacity(cx)) {
+                    Some(Ok(room)) => {
+                        let piece = self.chunk.split_to(room.min(self.chunk.len()));
+                        let end = self.last && self.chunk.is_empty();
+                        if self.sending.send_data(piece, end).is_err() || end {
+                            return Poll::Ready(());
+                        }
+                    }
+                    _ => return Poll::Ready(()),
+                }
+                continue;
+            }
+            if let Poll::Ready(Ok(_)) | Poll::Ready(Err(_)) = self.sending.poll_reset(cx) {
+                return Poll::Ready(());
+            }
+            match ready!(self.body.poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => {
+                        self.last = self.body.is_end();
+                        if data.is_empty() && self.last {
+                            let _ = self.sending.send_data(data, true);
+                            return Poll::Ready(());
+                        }
+                        self.chunk = data;
+                    }
+                    Err(frame) => {
+                        if let Ok(trailers) = frame.into_trailers() {
+                            let _ = self.sending.send_trailers(trailers);
+                        }
+                        return Poll::Ready(());
+                    }
+                },
+                Some(Err(_)) => {
+                    self.sending.send_reset(Reason::CANCEL);
+                    return Poll::Ready(());
+                }
+                None => {
+                    let _ = self.sending.send_data(Bytes::new(), true);
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+}
+
+/// A response's body: dropped before its end, the stream is reset.
+struct ResponseBody {
+    receiving: RecvStream,
+    _stream: StreamGuard,
+    data_done: bool,
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
+        if !self.data_done {
+            match ready!(self.receiving.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // What was handed on is no more the connection's: let the host send as much again.
+                    let _ = self.receiving.flow_control().release_capacity(data.len());
+                    return Poll::Ready(Some(Ok(http_body::Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(body_error(&error)))),
+                None => self.data_done = true,
+            }
+        }
+        match ready!(self.receiving.poll_trailers(cx)) {
+            Ok(Some(trailers)) => Poll::Ready(Some(Ok(http_body::Frame::trailers(trailers)))),
+            Ok(None) => Poll::Ready(None),
+            Err(error) => Poll::Ready(Some(Err(body_error(&error)))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.receiving.is_end_stream()
+    }
+}
+
+fn body_error(error: &h2::Error) -> BodyError {
+    match error.reason() {
+        Some(reason) if error.is_reset() => BodyError::Reset(reason.into()),
+        _ => BodyError::Closed,
+    }
+}

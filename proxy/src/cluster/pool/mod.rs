@@ -1,0 +1,342 @@
+//! Connections to hosts, per worker: kept, waited for, limited, drained (Envoy's `ConnPoolImplBase`).
+//! It must not know routes, retries or why a request goes to its host.
+
+mod connect;
+mod h1;
+mod h1_upload;
+mod h2;
+mod tcp;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
+use tidegate_filters::stream_info::Address;
+use tokio::sync::oneshot;
+
+use super::Cluster;
+use super::circuit_breaker::{Permit, Resource, RoutingPriority};
+use super::host::{Host, HostCounter, HostId, OpenConnection, Waiting};
+use super::options::HttpProtocol;
+
+pub(crate) use connect::ConnectError;
+pub(crate) use tcp::{TcpLease, connect_tcp};
+
+/// What moves the rest of a request upwards; done when all of it is with the host, or cannot be.
+pub(crate) type Pump = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Why a request got no connection.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum PoolError {
+    #[error("overflow")]
+    Overflow,
+    #[error("{0}")]
+    Connect(Arc<str>),
+    #[error("connection timeout")]
+    Timeout,
+}
+
+/// How a stream to a host ended before its response had begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StreamReset {
+    /// The connection was closed or failed.
+    Termination,
+    /// The host reset the stream (HTTP/2 error code).
+    Remote(u32),
+    /// The host refused the stream: it did nothing with it.
+    Refused,
+    /// The host sent what is no response.
+    Protocol,
+}
+
+/// Who asks, and for what.
+pub(crate) struct StreamRequest<'a> {
+    pub cluster: &'a Arc<Cluster>,
+    pub host: &'a Arc<Host>,
+    pub priority: RoutingPriority,
+    pub head: &'a RequestHead,
+    /// What the downstream connection speaks, for `use_downstream_protocol_config`.
+    pub downstream: http::Version,
+    /// The request asks to leave HTTP: what follows the head goes up once the host has agreed.
+    pub tunnel: bool,
+    pub informational: &'a Informational,
+}
+
+/// Informational responses on their way from the host to the client.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Informational(Arc<Mutex<Vec<ResponseHead>>>);
+
+impl Informational {
+    pub(crate) fn push(&self, head: ResponseHead) {
+        self.0.lock().push(head);
+    }
+
+    pub(crate) fn take(&self) -> Vec<ResponseHead> {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+/// A connection as logs name it.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectionFacts {
+    pub id: u64,
+    pub local: Option<Address>,
+    pub protocol: http::Version,
+    pub connect_start: Instant,
+    pub connected: Instant,
+}
+
+/// A stream that has its connection; nothing was sent on it yet.
+pub(crate) enum Stream {
+    H1(Box<h1::Lease>),
+    H2(Box<h2::Lease>),
+}
+
+/// A response that has begun, and what still goes up.
+pub(crate) struct Begun {
+    pub response: Response,
+    pub pump: Option<Pump>,
+}
+
+impl Stream {
+    /// Waits for a connection to the host.
+    pub(crate) async fn open(request: &StreamRequest<'_>) -> Result<Self, PoolError> {
+        let http2 = match request.cluster.config().http.protocol {
+            HttpProtocol::Http1(_) => false,
+            HttpProtocol::Http2(_) => true,
+            HttpProtocol::Downstream(..) => request.downstream == http::Version::HTTP_2,
+        };
+        if http2 {
+            h2::open(request).await.map(|lease| Self::H2(Box::new(lease)))
+        } else {
+            h1::open(request).await.map(|lease| Self::H1(Box::new(lease)))
+        }
+    }
+
+    pub(crate) fn facts(&self) -> &ConnectionFacts {
+        match self {
+            Self::H1(lease) => lease.facts(),
+            Self::H2(lease) => lease.facts(),
+        }
+    }
+
+    /// Sends the request and waits for the response's head. Dropping the future resets the stream.
+    pub(crate) async fn send(self, request: &StreamRequest<'_>, body: Body) -> Result<Begun, StreamReset> {
+        match self {
+            Self::H1(lease) => h1::send(*lease, request, body).await,
+            Self::H2(lease) => h2::send(*lease, request, body).await,
+        }
+    }
+}
+
+/// The pools of one worker.
+#[derive(Default)]
+struct Pools {
+    h1: HashMap<(HostId, RoutingPriority), Arc<h1::Pool>, ahash::RandomState>,
+    h2: HashMap<(HostId, RoutingPriority), Arc<h2::Pool>, ahash::RandomState>,
+    sweeping: bool,
+}
+
+thread_local! {
+    static POOLS: RefCell<Pools> = RefCell::default();
+}
+
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts this worker's sweeper, once: it closes what is idle too long, what hosts have closed, and what belongs to hosts
+/// that are gone.
+fn ensure_sweeper(pools: &mut Pools) {
+    if std::mem::replace(&mut pools.sweeping, true) {
+        return;
+    }
+    tokio::spawn(async {
+        loop {
+            tokio::time::sleep(SWEEP_INTERVAL).await;
+            let now = Instant::now();
+            POOLS.with_borrow_mut(|pools| {
+                pools.h1.retain(|_, pool| pool.sweep(now));
+                pools.h2.retain(|_, pool| pool.sweep(now));
+            });
+        }
+    });
+}
+
+/// What every open connection holds while it lives: its place in the breakers, the gauges, the host's count.
+struct Open {
+    cluster: Arc<Cluster>,
+    started: Instant,
+    /// Requests that it carried.
+    requests: u32,
+    /// Whether the host closed it.
+    remote: bool,
+    busy: bool,
+    _permit: Permit,
+    _host: OpenConnection,
+}
+
+impl Open {
+    fn new(cluster: &Arc<Cluster>, host: &Host, permit: Permit) -> Self {
+        let traffic = &cluster.stats().traffic;
+        traffic.upstream_cx_total().inc();
+        traffic.upstream_cx_active().inc();
+        Self {
+            cluster: Arc::clone(cluster),
+            started: Instant::now(),
+            requests: 0,
+            remote: false,
+            busy: false,
+            _permit: permit,
+            _host: host.state.open_connection(),
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let traffic = &self.cluster.stats().traffic;
+        traffic.upstream_cx_active().dec();
+        traffic.upstream_cx_destroy().inc();
+        if self.remote {
+            traffic.upstream_cx_destroy_remote().inc();
+        } else {
+            traffic.upstream_cx_destroy_local().inc();
+        }
+        if self.busy {
+            traffic.upstream_cx_destroy_with_active_rq().inc();
+            if self.remote {
+                traffic.upstream_cx_destroy_remote_with_active_rq().inc();
+            } else {
+                traffic.upstream_cx_destroy_local_with_active_rq().inc();
+            }
+        }
+        traffic.upstream_cx_length_ms().record(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+        traffic.upstream_rq_per_cx().record(u64::from(self.requests));
+    }
+}
+
+/// A request that is under way on a connection.
+struct Active {
+    cluster: Arc<Cluster>,
+    _permit: Permit,
+}
+
+impl Active {
+    /// Takes a place among the cluster's requests; `None` when there is none left.
+    fn begin(cluster: &Arc<Cluster>, priority: RoutingPriority) -> Option<Self> {
+        let traffic = &cluster.stats().traffic;
+        let Some(permit) = cluster.breakers(priority).acquire(Resource::Requests) else {
+            traffic.upstream_rq_pending_overflow().inc();
+            return None;
+        };
+        traffic.upstream_rq_total().inc();
+        traffic.upstream_rq_active().inc();
+        Some(Self { cluster: Arc::clone(cluster), _permit: permit })
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.cluster.stats().traffic.upstream_rq_active().dec();
+    }
+}
+
+/// A request that waits for a connection.
+struct Pending {
+    cluster: Arc<Cluster>,
+    _permit: Permit,
+    _host: Waiting,
+}
+
+impl Pending {
+    fn begin(cluster: &Arc<Cluster>, host: &Host, priority: RoutingPriority) -> Option<Self> {
+        let traffic = &cluster.stats().traffic;
+        let Some(permit) = cluster.breakers(priority).acquire(Resource::PendingRequests) else {
+            traffic.upstream_rq_pending_overflow().inc();
+            return None;
+        };
+        traffic.upstream_rq_pending_total().inc();
+        traffic.upstream_rq_pending_active().inc();
+        Some(Self { cluster: Arc::clone(cluster), _permit: permit, _host: host.state.wait() })
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.cluster.stats().traffic.upstream_rq_pending_active().dec();
+    }
+}
+
+/// Who waits for a connection, first come first served. Those that gave up are skipped.
+struct Waiters<T>(VecDeque<oneshot::Sender<Result<T, PoolError>>>);
+
+impl<T> Default for Waiters<T> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<T> Waiters<T> {
+    fn join(&mut self) -> oneshot::Receiver<Result<T, PoolError>> {
+        let (sender, receiver) = oneshot::channel();
+        self.0.push_back(sender);
+        receiver
+    }
+
+    fn len(&mut self) -> usize {
+        self.0.retain(|waiter| !waiter.is_closed());
+        self.0.len()
+    }
+
+    /// Gives a connection to the first that still waits; back when nobody does.
+    fn serve(&mut self, mut connection: T) -> Option<T> {
+        while let Some(waiter) = self.0.pop_front() {
+            match waiter.send(Ok(connection)) {
+                Ok(()) => return None,
+                Err(Ok(back)) => connection = back,
+                Err(Err(_)) => return None,
+            }
+        }
+        Some(connection)
+    }
+
+    fn fail(&mut self, error: &PoolError) {
+        for waiter in self.0.drain(..) {
+            // One that gave up needs no answer.
+            let _ = waiter.send(Err(error.clone()));
+        }
+    }
+}
+
+/// A place for one more connection: within the breaker and the host's own limit, or because the pool has none at all.
+fn connection_permit(cluster: &Arc<Cluster>, host: &Host, priority: RoutingPriority, first: bool) -> Option<Permit> {
+    let breakers = cluster.breakers(priority);
+    if breakers.allows_connection_to(host)
+        && let Some(permit) = breakers.acquire(Resource::Connections)
+    {
+        return Some(permit);
+    }
+    cluster.stats().traffic.upstream_cx_overflow().inc();
+    first.then(|| breakers.take(Resource::Connections))
+}
+
+/// Accounts for a failed connect.
+fn count_connect_failure(cluster: &Cluster, host: &Host, error: &ConnectError) -> PoolError {
+    let traffic = &cluster.stats().traffic;
+    host.state.count(HostCounter::ConnectFail);
+    traffic.upstream_cx_connect_fail().inc();
+    match error {
+        ConnectError::Timeout => {
+            traffic.upstream_cx_connect_timeout().inc();
+            PoolError::Timeout
+        }
+        ConnectError::Bind(error) => {
+            traffic.bind_errors().inc();
+            PoolError::Connect(error.to_string().into())
+        }
+        ConnectError::Io(error) => PoolError::Connect(connect::reason(error)),
+    }
+}

@@ -1,0 +1,47 @@
+//! Connections to hosts for TCP proxying: one a downstream connection, never shared.
+//! It must not know what flows on them.
+
+use std::sync::Arc;
+
+use super::connect;
+use super::{Active, ConnectionFacts, Open, Pending, PoolError, connection_permit, count_connect_failure};
+use crate::cluster::Cluster;
+use crate::cluster::circuit_breaker::RoutingPriority;
+use crate::cluster::host::Host;
+use crate::io::Transport;
+
+/// A connection to a host for as long as the lease lives.
+pub(crate) struct TcpLease {
+    pub transport: Transport,
+    pub facts: ConnectionFacts,
+    _open: Open,
+    _active: Active,
+}
+
+impl TcpLease {
+    /// Separates the bytes from what counts them; both live as long as the connection.
+    pub(crate) fn split(self) -> (Transport, impl Send) {
+        let Self { transport, _open, _active, .. } = self;
+        (transport, (_open, _active))
+    }
+}
+
+/// Connects to a host within the cluster's limits.
+pub(crate) async fn connect_tcp(
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    priority: RoutingPriority,
+) -> Result<TcpLease, PoolError> {
+    let permit = connection_permit(cluster, host, priority, false).ok_or(PoolError::Overflow)?;
+    let pending = Pending::begin(cluster, host, priority).ok_or(PoolError::Overflow)?;
+    let open = Open::new(cluster, host, permit);
+    let connected = connect::connect(cluster, host).await;
+    drop(pending);
+    match connected {
+        Ok((transport, facts)) => {
+            let active = Active::begin(cluster, priority).ok_or(PoolError::Overflow)?;
+            Ok(TcpLease { transport, facts, _open: open, _active: active })
+        }
+        Err(error) => Err(count_connect_failure(cluster, host, &error)),
+    }
+}

@@ -1,0 +1,91 @@
+//! What `/clusters` shows of a cluster, as values (`envoy.admin.v3.ClusterStatus`). It must not know how they are printed.
+
+use std::sync::Arc;
+
+use super::Cluster;
+use super::circuit_breaker::{Resource, RoutingPriority};
+use super::host::{Host, HostCounter};
+use super::options::Discovery;
+
+/// A cluster as of now.
+#[derive(Debug, Clone)]
+pub struct ClusterStatus {
+    pub name: Arc<str>,
+    pub observability_name: Arc<str>,
+    /// Of EDS clusters.
+    pub eds_service_name: Option<Arc<str>>,
+    pub added_via_api: bool,
+    /// By routing priority, after runtime had its say.
+    pub limits: [(RoutingPriority, Limits); 2],
+    pub hosts: Vec<HostStatus>,
+}
+
+/// The circuit breakers of one routing priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    pub max_connections: u32,
+    pub max_pending_requests: u32,
+    pub max_requests: u32,
+    pub max_retries: u32,
+}
+
+/// A host as of now.
+#[derive(Debug, Clone)]
+pub struct HostStatus {
+    pub host: Arc<Host>,
+    pub cx_connect_fail: u64,
+    pub cx_total: u64,
+    pub rq_error: u64,
+    pub rq_success: u64,
+    pub rq_timeout: u64,
+    pub rq_total: u64,
+    pub cx_active: u32,
+    pub rq_active: u32,
+    pub rq_pending_active: u32,
+}
+
+impl Cluster {
+    /// What the admin interface shows.
+    pub fn status(&self) -> ClusterStatus {
+        let config = self.config();
+        ClusterStatus {
+            name: Arc::clone(&config.name),
+            observability_name: Arc::clone(config.observability_name()),
+            eds_service_name: match &config.discovery {
+                Discovery::Eds(eds) if eds.service_name != config.name => Some(Arc::clone(&eds.service_name)),
+                _ => None,
+            },
+            added_via_api: config.added_via_api,
+            limits: RoutingPriority::ALL.map(|priority| (priority, self.limits(priority))),
+            hosts: self.hosts().hosts().map(HostStatus::of).collect(),
+        }
+    }
+
+    fn limits(&self, priority: RoutingPriority) -> Limits {
+        let breakers = self.breakers(priority);
+        Limits {
+            max_connections: breakers.limit(Resource::Connections),
+            max_pending_requests: breakers.limit(Resource::PendingRequests),
+            max_requests: breakers.limit(Resource::Requests),
+            max_retries: breakers.limit(Resource::Retries),
+        }
+    }
+}
+
+impl HostStatus {
+    fn of(host: &Arc<Host>) -> Self {
+        let state = &host.state;
+        Self {
+            host: Arc::clone(host),
+            cx_connect_fail: state.counted(HostCounter::ConnectFail),
+            cx_total: state.counted(HostCounter::Connections),
+            rq_error: state.counted(HostCounter::RequestError),
+            rq_success: state.counted(HostCounter::RequestSuccess),
+            rq_timeout: state.counted(HostCounter::RequestTimeout),
+            rq_total: state.counted(HostCounter::Requests),
+            cx_active: state.connections_active(),
+            rq_active: state.requests_active(),
+            rq_pending_active: state.requests_pending(),
+        }
+    }
+}

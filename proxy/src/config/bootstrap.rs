@@ -1,0 +1,305 @@
+//! `envoy.config.bootstrap.v3.Bootstrap` -> what a process starts from. It must not know how it is started.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tidegate_filters::context::{CompileContext, ConfigSource, Defaults, Needs};
+use tidegate_xds::pb::envoy::config::bootstrap::v3 as proto;
+use tidegate_xds::pb::envoy::config::cluster::v3::Cluster;
+use tidegate_xds::pb::envoy::config::listener::v3::Listener;
+use tidegate_xds::pb::envoy::config::listener::v3::filter::ConfigType;
+use tidegate_xds::{Audit, Coverage, FieldError, FieldPath, Format, SourceMap, UnknownFields};
+
+use super::cluster::ClusterDefaults;
+use super::values::{self, duration};
+use super::{Node, config_source};
+use crate::listener::ListenAddress;
+use crate::runtime::Layer;
+
+const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
+
+/// What is compiled here.
+pub(crate) const COVERAGE: &[Coverage] = &[
+    Coverage {
+        message: BOOTSTRAP,
+        enforced: &[
+            "node",
+            "static_resources",
+            "dynamic_resources",
+            "admin",
+            "stats_flush_interval",
+            "layered_runtime",
+            "stats_config",
+        ],
+        listed: &[
+            ("flags_path", "the directory is Envoy's way to fail a start by hand, and nothing reads it here"),
+            ("enable_dispatcher_stats", "there are no dispatchers to count"),
+            ("watchdog", "there is no watchdog thread"),
+            ("watchdogs", "there is no watchdog thread"),
+            ("memory_allocator_manager", "there is no tcmalloc here"),
+            ("perf_tracing_file_path", "only builds with performance tracing write it"),
+            ("enable_worker_cpu_affinity", "where a worker runs shows in nothing but speed"),
+            ("deferred_stat_options", "storage of stats always is lazy here"),
+        ],
+    },
+    Coverage {
+        message: "envoy.config.bootstrap.v3.Bootstrap.StaticResources",
+        enforced: &["listeners", "clusters"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.bootstrap.v3.Bootstrap.DynamicResources",
+        enforced: &["lds_config", "cds_config"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.bootstrap.v3.Admin",
+        enforced: &["address", "socket_options"],
+        listed: &[
+            ("profile_path", "there is no profiler to write there"),
+            ("access_log_path", "deprecated; set access_log"),
+            ("ignore_global_conn_limit", "there is no global limit yet"),
+        ],
+    },
+    Coverage { message: "envoy.config.bootstrap.v3.LayeredRuntime", enforced: &["layers"], listed: &[] },
+    Coverage {
+        message: "envoy.config.bootstrap.v3.RuntimeLayer",
+        enforced: &["name", "static_layer", "admin_layer", "disk_layer"],
+        listed: &[],
+    },
+    Coverage { message: "envoy.config.bootstrap.v3.RuntimeLayer.AdminLayer", enforced: &[], listed: &[] },
+    Coverage {
+        message: "envoy.config.bootstrap.v3.RuntimeLayer.DiskLayer",
+        enforced: &["symlink_root", "subdirectory", "append_service_cluster"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.core.v3.Node",
+        enforced: &["id", "cluster", "locality"],
+        listed: &[
+            ("metadata", "told to control planes only, and those are refused until they are built"),
+            ("user_agent_name", "told to control planes only"),
+            ("user_agent_version", "told to control planes only"),
+            ("user_agent_build_version", "told to control planes only"),
+            ("extensions", "told to control planes only"),
+            ("client_features", "told to control planes only"),
+            ("listening_addresses", "told to control planes only"),
+            ("dynamic_parameters", "told to control planes only"),
+        ],
+    },
+    Coverage { message: "envoy.config.core.v3.Locality", enforced: &["region", "zone", "sub_zone"], listed: &[] },
+    Coverage {
+        message: "envoy.config.core.v3.ConfigSource",
+        enforced: &["path", "path_config_source", "initial_fetch_timeout"],
+        listed: &[("resource_api_version", "there is only V3")],
+    },
+    Coverage {
+        message: "envoy.config.core.v3.PathConfigSource",
+        enforced: &["path", "watched_directory"],
+        listed: &[],
+    },
+    Coverage { message: "envoy.config.core.v3.WatchedDirectory", enforced: &["path"], listed: &[] },
+];
+
+/// What the command line adds to a bootstrap.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// YAML or JSON, merged over the file.
+    pub yaml: Option<String>,
+    pub service_node: Option<String>,
+    pub service_cluster: Option<String>,
+    pub service_zone: Option<String>,
+    pub allow_unknown_fields: bool,
+}
+
+/// A bootstrap that was read and found whole, not yet compiled.
+pub struct Bootstrap {
+    pub(crate) message: proto::Bootstrap,
+    /// Its wire form: what `config_dump` shows.
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) source: Option<SourceMap>,
+    pub node: Node,
+    pub admin: Option<ListenAddress>,
+    pub stats_flush_interval: Duration,
+    pub(crate) lds: Option<ConfigSource>,
+    pub(crate) cds: Option<ConfigSource>,
+    pub(crate) cluster_defaults: ClusterDefaults,
+    pub(crate) runtime_layers: Vec<Layer>,
+    pub(crate) stats_rules: tidegate_stats::Rules,
+    /// Known, set and without effect.
+    pub without_effect: Vec<(FieldPath, &'static str)>,
+    pub warnings: Vec<String>,
+}
+
+impl Bootstrap {
+    /// Reads a bootstrap file's text.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its field and, where it stands in the file, its place.
+    pub fn read(
+        text: &[u8],
+        format: Format,
+        overrides: &Overrides,
+        defaults: Defaults,
+    ) -> Result<Self, Vec<FieldError>> {
+        let unknown = if overrides.allow_unknown_fields { UnknownFields::Collect } else { UnknownFields::Reject };
+        let decoded = tidegate_xds::decode(BOOTSTRAP, text, format, unknown)?;
+        let mut bytes = decoded.bytes;
+        if let Some(yaml) = &overrides.yaml {
+            let over = tidegate_xds::decode(BOOTSTRAP, yaml.as_bytes(), Format::Yaml, unknown)
+                .map_err(|errors| in_resource("--config-yaml", errors))?;
+            tidegate_xds::merge(&mut bytes, &over.bytes);
+        }
+        Self::from_bytes(bytes, Some(decoded.source), overrides, defaults)
+    }
+
+    fn from_bytes(
+        bytes: Vec<u8>,
+        source: Option<SourceMap>,
+        overrides: &Overrides,
+        defaults: Defaults,
+    ) -> Result<Self, Vec<FieldError>> {
+        let place = |mut errors: Vec<FieldError>| {
+            if let Some(source) = &source {
+                source.place(&mut errors);
+            }
+            errors
+        };
+        tidegate_xds::validate(BOOTSTRAP, &bytes).map_err(place)?;
+        let Audit { unsupported, without_effect, .. } = tidegate_xds::audit(BOOTSTRAP, &bytes, super::coverage::all());
+        if !unsupported.is_empty() {
+            return Err(place(unsupported));
+        }
+        let message: proto::Bootstrap =
+            tidegate_xds::any::decode(&bytes, &FieldPath::root()).map_err(|error| place(vec![error]))?;
+        let mut needs = Needs::default();
+        let mut context = plain_context(&mut needs, defaults);
+        let node = node(&message, overrides);
+        let (admin, lds, cds) = compile_sources(&message, &mut context).map_err(|error| place(vec![error]))?;
+        let cluster_defaults = ClusterDefaults::compile(&message, &mut context).map_err(|error| place(vec![error]))?;
+        let runtime_layers = match &message.layered_runtime {
+            Some(layers) => context
+                .within("layered_runtime", |context| super::runtime::compile(layers, &node.cluster, context))
+                .map_err(|error| place(vec![error]))?,
+            None => Vec::new(),
+        };
+        let stats_rules = match &message.stats_config {
+            Some(config) => context
+                .within("stats_config", |context| super::stats::compile(config, context))
+                .map_err(|error| place(vec![error]))?,
+            None => tidegate_stats::Rules::default(),
+        };
+        let stats_flush_interval = message.stats_flush_interval.as_ref().map_or(Duration::from_secs(5), duration);
+        Ok(Self {
+            message,
+            bytes,
+            source,
+            node,
+            admin,
+            stats_flush_interval,
+            lds,
+            cds,
+            cluster_defaults,
+            runtime_layers,
+            stats_rules,
+            without_effect,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// The node as `/server_info` shows it.
+    pub(crate) fn node_json(&self) -> serde_json::Value {
+        let mut node = self.message.node.clone().unwrap_or_default();
+        node.id.clone_from(&self.node.id);
+        node.cluster.clone_from(&self.node.cluster);
+        tidegate_xds::to_json("envoy.config.core.v3.Node", &prost::Message::encode_to_vec(&node))
+    }
+
+    pub(crate) fn listeners(&self) -> &[Listener] {
+        self.message.static_resources.as_ref().map_or(&[], |resources| &resources.listeners)
+    }
+
+    pub(crate) fn clusters(&self) -> &[Cluster] {
+        self.message.static_resources.as_ref().map_or(&[], |resources| &resources.clusters)
+    }
+
+    /// The safe defaults that change what this configuration does, each with the field where it acts.
+    #[must_use]
+    pub fn changed_defaults(&self, defaults: Defaults) -> Vec<String> {
+        const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+        let mut changed = Vec::new();
+        for (index, listener) in self.listeners().iter().enumerate() {
+            for (chain_index, chain) in listener.filter_chains.iter().enumerate() {
+                for (filter_index, filter) in chain.filters.iter().enumerate() {
+                    let Some(ConfigType::TypedConfig(config)) = &filter.config_type else { continue };
+                    if tidegate_xds::any::type_name(&config.type_url) != Some(HCM) {
+                        continue;
+                    }
+                    let Ok(hcm) = tidegate_xds::any::unpack(config, &FieldPath::root()) else { continue };
+                    let place = format!(
+                        "static_resources.listeners[{index}].filter_chains[{chain_index}].filters[{filter_index}]"
+                    );
+                    let here = super::http_connection_manager::changed_defaults(&hcm, defaults);
+                    changed.extend(here.into_iter().map(|what| format!("{place}: {what}")));
+                }
+            }
+        }
+        changed
+    }
+
+    /// Gives an error its place in the file.
+    pub(crate) fn place(&self, errors: &mut [FieldError]) {
+        if let Some(source) = &self.source {
+            source.place(errors);
+        }
+    }
+}
+
+fn plain_context(needs: &mut Needs, defaults: Defaults) -> CompileContext<'_> {
+    let stats = tidegate_stats::Store::new().root();
+    CompileContext { resource: "bootstrap", path: FieldPath::root(), defaults, stats, needs }
+}
+
+type Sources = (Option<ListenAddress>, Option<ConfigSource>, Option<ConfigSource>);
+
+fn compile_sources(message: &proto::Bootstrap, context: &mut CompileContext<'_>) -> Result<Sources, FieldError> {
+    let admin = match message.admin.as_ref().and_then(|admin| admin.address.as_ref()) {
+        Some(address) => Some(context.within("admin", |context| {
+            context.within("address", |context| values::listen_address(Some(address), context))
+        })?),
+        None => None,
+    };
+    let Some(dynamic) = &message.dynamic_resources else { return Ok((admin, None, None)) };
+    context.within("dynamic_resources", |context| {
+        let mut source = |field: &str, source: Option<&_>| match source {
+            Some(source) => context.within(field, |context| config_source(source, context)).map(Some),
+            None => Ok(None),
+        };
+        let lds = source("lds_config", dynamic.lds_config.as_ref())?;
+        let cds = source("cds_config", dynamic.cds_config.as_ref())?;
+        Ok((admin, lds, cds))
+    })
+}
+
+fn node(message: &proto::Bootstrap, overrides: &Overrides) -> Node {
+    let node = message.node.clone().unwrap_or_default();
+    let locality = node.locality.unwrap_or_default();
+    Node {
+        id: overrides.service_node.clone().unwrap_or(node.id),
+        cluster: overrides.service_cluster.clone().unwrap_or(node.cluster),
+        zone: overrides.service_zone.clone().unwrap_or(locality.zone),
+        region: locality.region,
+        sub_zone: locality.sub_zone,
+    }
+}
+
+fn in_resource(name: &str, errors: Vec<FieldError>) -> Vec<FieldError> {
+    errors.into_iter().map(|error| error.in_resource(name)).collect()
+}
+
+/// The file that a source names.
+pub(crate) fn file_of(source: &ConfigSource) -> PathBuf {
+    match source {
+        ConfigSource::File { path, .. } => path.clone(),
+    }
+}

@@ -1,0 +1,84 @@
+//! `Http1ProtocolOptions` and `Http2ProtocolOptions` as compiled values, for either side.
+//! It must not know which side it compiles for.
+
+use tidegate_filters::context::CompileContext;
+use tidegate_xds::pb::envoy::config::core::v3::http1_protocol_options::header_key_format::HeaderFormat;
+use tidegate_xds::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, KeepaliveSettings};
+use tidegate_xds::pb::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
+use tidegate_xds::{FieldError, any};
+
+use super::values::duration;
+use crate::http::protocol::{HeaderCase, Http1Options, Http2Options, Keepalive};
+
+/// HTTP/1 options; absent ones are Envoy's defaults.
+pub(crate) fn http1(
+    proto: Option<&Http1ProtocolOptions>,
+    field: &str,
+    context: &mut CompileContext<'_>,
+) -> Result<Http1Options, FieldError> {
+    let default = Http1ProtocolOptions::default();
+    let proto = proto.unwrap_or(&default);
+    context.within(field, |context| {
+        Ok(Http1Options {
+            allow_absolute_url: proto.allow_absolute_url.is_none_or(|allowed| allowed.value),
+            accept_http_10: proto.accept_http_10,
+            enable_trailers: proto.enable_trailers,
+            allow_chunked_length: proto.allow_chunked_length,
+            header_case: header_case(proto, context)?,
+            send_fully_qualified_url: proto.send_fully_qualified_url,
+            allow_custom_methods: proto.allow_custom_methods,
+        })
+    })
+}
+
+fn header_case(proto: &Http1ProtocolOptions, context: &mut CompileContext<'_>) -> Result<HeaderCase, FieldError> {
+    match proto.header_key_format.as_ref().and_then(|format| format.header_format.as_ref()) {
+        None => Ok(HeaderCase::Lower),
+        Some(HeaderFormat::ProperCaseWords(_)) => Ok(HeaderCase::ProperWords),
+        Some(HeaderFormat::StatefulFormatter(extension)) => {
+            context.within("header_key_format.stateful_formatter.typed_config", |context| {
+                let config = extension.typed_config.clone().unwrap_or_default();
+                let _: PreserveCaseFormatterConfig = any::unpack(&config, &context.path)?;
+                Ok(HeaderCase::Preserve)
+            })
+        }
+    }
+}
+
+/// HTTP/2 options; absent ones are Envoy's defaults.
+pub(crate) fn http2(
+    proto: Option<&Http2ProtocolOptions>,
+    field: &str,
+    context: &mut CompileContext<'_>,
+) -> Result<Http2Options, FieldError> {
+    let default = Http2Options::default();
+    let Some(proto) = proto else {
+        return Ok(default);
+    };
+    context.within(field, |context| {
+        let keepalive = proto.connection_keepalive.as_ref();
+        Ok(Http2Options {
+            max_concurrent_streams: proto
+                .max_concurrent_streams
+                .map_or(default.max_concurrent_streams, |streams| streams.value),
+            initial_stream_window_bytes: proto
+                .initial_stream_window_size
+                .map_or(default.initial_stream_window_bytes, |size| size.value),
+            initial_connection_window_bytes: proto
+                .initial_connection_window_size
+                .map_or(default.initial_connection_window_bytes, |size| size.value),
+            header_table_bytes: proto.hpack_table_size.map_or(default.header_table_bytes, |size| size.value),
+            allow_connect: proto.allow_connect,
+            keepalive: keepalive.map(|keepalive| self::keepalive(keepalive, context)).transpose()?,
+        })
+    })
+}
+
+fn keepalive(proto: &KeepaliveSettings, context: &CompileContext<'_>) -> Result<Keepalive, FieldError> {
+    let idle = "connection_keepalive.connection_idle_interval";
+    Ok(Keepalive {
+        interval: duration(proto.interval.as_ref(), "connection_keepalive.interval", context)?,
+        timeout: duration(proto.timeout.as_ref(), "connection_keepalive.timeout", context)?.unwrap_or_default(),
+        idle_interval: duration(proto.connection_idle_interval.as_ref(), idle, context)?,
+    })
+}

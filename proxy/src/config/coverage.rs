@@ -1,0 +1,66 @@
+//! Everything that acts, gathered from where it is compiled: what the audit of a configuration goes by.
+//! It must not know any field itself.
+
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
+use tidegate_xds::{Coverage, CoverageSource};
+
+/// The coverage of all messages that this build understands.
+pub struct All(HashMap<&'static str, Coverage, ahash::RandomState>);
+
+/// All that acts in this build.
+pub fn all() -> &'static All {
+    static ALL: OnceLock<All> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let own: [&'static [Coverage]; 10] = [
+            super::bootstrap::COVERAGE,
+            super::cluster::COVERAGE,
+            super::http_coverage::COVERAGE,
+            super::listener::COVERAGE,
+            super::route::COVERAGE,
+            super::runtime::COVERAGE,
+            super::stats::COVERAGE,
+            super::tcp_proxy::COVERAGE,
+            super::values::COVERAGE,
+            super::cluster::SHARED_COVERAGE,
+        ];
+        let http = tidegate_filters::http::FACTORIES.iter().map(|factory| factory.coverage());
+        let network = tidegate_filters::network::FACTORIES.iter().map(|factory| factory.coverage());
+        let listener = tidegate_filters::listener::FACTORIES.iter().map(|factory| factory.coverage());
+        // Those that own a message come before those that only hold it.
+        let shared: [&'static [Coverage]; 6] = [
+            tidegate_filters::access_log::COVERAGE,
+            tidegate_filters::format::COVERAGE,
+            tidegate_filters::http::header_options::COVERAGE,
+            tidegate_filters::http::rate_limit::COVERAGE,
+            tidegate_filters::matching::COVERAGE,
+            super::cluster::SHARED_COVERAGE,
+        ];
+        let groups = own.into_iter().chain(http).chain(network).chain(listener).chain(shared);
+        let mut all: HashMap<&'static str, Coverage, ahash::RandomState> = HashMap::default();
+        for coverage in groups.flatten() {
+            all.entry(coverage.message).or_insert(*coverage);
+        }
+        All(all)
+    })
+}
+
+impl CoverageSource for All {
+    fn of(&self, message: &str) -> Option<&Coverage> {
+        self.0.get(message)
+    }
+
+    fn opaque(&self, message: &str) -> bool {
+        super::cluster::OPAQUE.contains(&message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_name_exists_in_the_schema() {
+        let mistakes: Vec<_> = super::all().0.values().flat_map(tidegate_xds::Coverage::mistakes).collect();
+        assert!(mistakes.is_empty(), "{mistakes:#?}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Resources in files (`path_config_source`): read, and read again when a file is moved into place.
+//! It must not know what the resources mean.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use tidegate_xds::pb::google::protobuf::Any;
+use tidegate_xds::{FieldError, Format, UnknownFields, any};
+
+/// How often files are looked at. A move into place (or of a symbolic link above it) shows as another inode.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// What a file holds: a `DiscoveryResponse` of resources of one type.
+#[derive(Debug)]
+pub(crate) struct FileResources {
+    pub version: String,
+    pub resources: Vec<Any>,
+}
+
+/// Which file it was when it was last read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity(u64, u64);
+
+/// The file behind a path, links followed; `None` while there is none.
+pub(crate) fn identity(path: &Path) -> Option<Identity> {
+    let meta = std::fs::metadata(path).ok()?;
+    Some(Identity(meta.dev(), meta.ino()))
+}
+
+/// Reads a `DiscoveryResponse` whose resources are all of `type_name`.
+pub(crate) fn read(path: &Path, type_name: &str) -> Result<FileResources, Vec<FieldError>> {
+    let fail = |reason: String| vec![FieldError::new(tidegate_xds::FieldPath::root(), reason)];
+    let text =
+        std::fs::read(path).map_err(|error| fail(format!("unable to read file: {}: {error}", path.display())))?;
+    let loaded: tidegate_xds::Loaded<DiscoveryResponse> =
+        tidegate_xds::load(&text, Format::of_path(path), UnknownFields::Collect)
+            .map_err(|errors| in_file(path, errors))?;
+    for (index, resource) in loaded.message.resources.iter().enumerate() {
+        if any::type_name(&resource.type_url) != Some(type_name) {
+            let path = tidegate_xds::FieldPath::root().field("resources").index(index);
+            let reason = format!("expected {type_name}, found '{}'", resource.type_url);
+            return Err(vec![FieldError::new(path, reason)]);
+        }
+    }
+    Ok(FileResources { version: loaded.message.version_info, resources: loaded.message.resources })
+}
+
+fn in_file(path: &Path, errors: Vec<FieldError>) -> Vec<FieldError> {
+    let name = path.display().to_string();
+    errors.into_iter().map(|error| error.in_resource(&name)).collect()
+}
+
+/// A file that is watched.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub path: PathBuf,
+    seen: Option<Identity>,
+}
+
+impl Watched {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path, seen: None }
+    }
+
+    /// Whether another file stands there than the one that was seen last.
+    pub(crate) fn changed(&mut self) -> bool {
+        let now = identity(&self.path);
+        let changed = now.is_some() && now != self.seen;
+        if changed {
+            self.seen = now;
+        }
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_into_place_is_a_change_and_nothing_else_is() {
+        let directory = std::env::temp_dir().join(format!("tidegate-files-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("a.yaml");
+        let mut watched = Watched::new(path.clone());
+        assert!(!watched.changed());
+        std::fs::write(&path, "version_info: '1'").unwrap();
+        assert!(watched.changed());
+        assert!(!watched.changed());
+        std::fs::write(directory.join("b.yaml"), "version_info: '2'").unwrap();
+        std::fs::rename(directory.join("b.yaml"), &path).unwrap();
+        assert!(watched.changed());
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}

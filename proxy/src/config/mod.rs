@@ -1,0 +1,260 @@
+//! Proto -> domain: one file per resource kind, a store that keeps the last good of each, and warming.
+//! No proto type leaves this module; it must not know how what it compiles is served.
+
+pub mod bootstrap;
+pub mod cluster;
+pub mod coverage;
+pub mod defaults;
+pub(crate) mod files;
+pub(crate) mod http_connection_manager;
+mod http_coverage;
+pub(crate) mod listener;
+pub mod route;
+pub(crate) mod runtime;
+pub(crate) mod stats;
+pub(crate) mod store;
+pub(crate) mod tcp_proxy;
+pub(crate) mod values;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use tidegate_filters::access_log::AccessLog;
+use tidegate_filters::context::{CompileContext, ConfigSource, Defaults, Needs};
+use tidegate_filters::http::{FilterFactory, HttpFilterConfig};
+use tidegate_filters::listener::ListenerFilterConfig;
+use tidegate_filters::network::NetworkFilterConfig;
+use tidegate_stats::Scope;
+use tidegate_xds::pb::envoy::config::accesslog::v3 as accesslog;
+use tidegate_xds::pb::envoy::config::core::v3 as core;
+use tidegate_xds::pb::envoy::config::listener::v3 as listener_proto;
+use tidegate_xds::pb::envoy::config::route::v3 as route_proto;
+use tidegate_xds::pb::google::protobuf::Any;
+use tidegate_xds::{FieldError, FieldPath, any};
+
+use crate::http::local_reply::BodyFormat;
+use crate::route::{HeaderMutations, RouteTable};
+
+/// This node, as control planes and headers name it.
+#[derive(Debug, Clone, Default)]
+pub struct Node {
+    pub id: String,
+    pub cluster: String,
+    pub zone: String,
+    pub region: String,
+    pub sub_zone: String,
+}
+
+/// What every compile step of a process shares.
+#[derive(Clone)]
+pub struct Compiler {
+    pub(crate) defaults: Defaults,
+    /// The root of all stats.
+    pub(crate) stats: Scope,
+    pub(crate) node: Node,
+    pub(crate) buffer_limit_bytes: usize,
+    pub(crate) cluster_defaults: cluster::ClusterDefaults,
+}
+
+/// Whether clusters of a route configuration must exist by default.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RouteOrigin {
+    Inline,
+    Discovered,
+}
+
+impl Compiler {
+    /// A context for one resource, at its root or at the place in the bootstrap where it stands.
+    pub(crate) fn context<'a>(&self, resource: &'a str, path: FieldPath, needs: &'a mut Needs) -> CompileContext<'a> {
+        CompileContext { resource, path, defaults: self.defaults, stats: self.stats.clone(), needs }
+    }
+
+    pub(crate) fn http_filter(
+        &self,
+        config: &Any,
+        is_optional: bool,
+        context: &mut CompileContext<'_>,
+    ) -> Result<Option<Arc<dyn HttpFilterConfig>>, FieldError> {
+        match http_factory(&config.type_url) {
+            Some(factory) => {
+                context.within("typed_config", |context| factory.compile(&config.value, context)).map(Some)
+            }
+            None if is_optional => Ok(None),
+            None => Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url))),
+        }
+    }
+
+    pub(crate) fn network_filter(
+        &self,
+        config: &Any,
+        context: &mut CompileContext<'_>,
+    ) -> Result<Arc<dyn NetworkFilterConfig>, FieldError> {
+        let name = any::type_name(&config.type_url);
+        let factories = tidegate_filters::network::FACTORIES;
+        match factories.iter().find(|factory| name == Some(factory.message())) {
+            Some(factory) => context.within("typed_config", |context| factory.compile(&config.value, context)),
+            None => Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url))),
+        }
+    }
+
+    pub(crate) fn listener_filters(
+        &self,
+        filters: &[listener_proto::ListenerFilter],
+        context: &mut CompileContext<'_>,
+    ) -> Result<Vec<Arc<dyn ListenerFilterConfig>>, FieldError> {
+        let mut compiled = Vec::with_capacity(filters.len());
+        for (index, filter) in filters.iter().enumerate() {
+            compiled.push(context.within_item("listener_filters", index, |context| {
+                let Some(listener_proto::listener_filter::ConfigType::TypedConfig(config)) = &filter.config_type else {
+                    return Err(context.error("a typed_config is required"));
+                };
+                let name = any::type_name(&config.type_url);
+                let factories = tidegate_filters::listener::FACTORIES;
+                match factories.iter().find(|factory| name == Some(factory.message())) {
+                    Some(factory) => {
+                        context.within("typed_config", |context| factory.compile(&config.value, context)).map(Arc::from)
+                    }
+                    None => Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url))),
+                }
+            })?);
+        }
+        Ok(compiled)
+    }
+
+    pub(crate) fn access_logs(
+        &self,
+        field: &str,
+        logs: &[accesslog::AccessLog],
+        context: &mut CompileContext<'_>,
+    ) -> Result<Vec<Arc<AccessLog>>, FieldError> {
+        let compile = |(index, log): (usize, &accesslog::AccessLog)| {
+            context.within_item(field, index, |context| AccessLog::compile(log, context).map(Arc::new))
+        };
+        logs.iter().enumerate().map(compile).collect()
+    }
+
+    pub(crate) fn access_log_filter(
+        &self,
+        filter: &accesslog::AccessLogFilter,
+        context: &mut CompileContext<'_>,
+    ) -> Result<tidegate_filters::access_log::Filter, FieldError> {
+        tidegate_filters::access_log::Filter::compile(filter, context)
+    }
+
+    pub(crate) fn body_format(
+        &self,
+        field: &str,
+        format: Option<&core::SubstitutionFormatString>,
+        context: &mut CompileContext<'_>,
+    ) -> Result<Option<BodyFormat>, FieldError> {
+        match format {
+            Some(format) => context.within(field, |context| BodyFormat::compile(format, context)).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub(crate) fn headers_to_add(
+        &self,
+        field: &str,
+        headers: &[core::HeaderValueOption],
+        context: &mut CompileContext<'_>,
+    ) -> Result<HeaderMutations, FieldError> {
+        HeaderMutations::compile_additions(field, headers, context)
+    }
+
+    pub(crate) fn early_header_mutation(
+        &self,
+        config: &Any,
+        context: &mut CompileContext<'_>,
+    ) -> Result<HeaderMutations, FieldError> {
+        Err(context.error(format!("not supported yet: {}", config.type_url)))
+    }
+
+    pub(crate) fn route_table(
+        &self,
+        routes: &route_proto::RouteConfiguration,
+        origin: RouteOrigin,
+        context: &mut CompileContext<'_>,
+    ) -> Result<RouteTable, FieldError> {
+        route::compile(routes, origin == RouteOrigin::Inline, &route_overrides, context)
+    }
+
+    /// Notes where a route configuration comes from.
+    pub(crate) fn subscribe_routes(
+        &self,
+        name: &str,
+        source: &core::ConfigSource,
+        context: &mut CompileContext<'_>,
+    ) -> Result<(), FieldError> {
+        let source = config_source(source, context)?;
+        context.needs.route_configurations.insert(name.to_owned(), source);
+        Ok(())
+    }
+
+    /// Bytes that are inline, in a file, or in the environment.
+    pub(crate) fn data_source(
+        &self,
+        source: &core::DataSource,
+        context: &mut CompileContext<'_>,
+    ) -> Result<Bytes, FieldError> {
+        use core::data_source::Specifier;
+        match &source.specifier {
+            Some(Specifier::InlineString(text)) => Ok(Bytes::copy_from_slice(text.as_bytes())),
+            Some(Specifier::InlineBytes(bytes)) => Ok(Bytes::copy_from_slice(bytes)),
+            Some(Specifier::Filename(path)) => std::fs::read(path)
+                .map(Bytes::from)
+                .map_err(|error| context.error_at("filename", format!("cannot read '{path}': {error}"))),
+            Some(Specifier::EnvironmentVariable(name)) => std::env::var(name)
+                .map(Bytes::from)
+                .map_err(|_| context.error_at("environment_variable", format!("'{name}' is not set"))),
+            None => Err(context.error("a data source is required")),
+        }
+    }
+}
+
+/// The factory of an HTTP filter, by type URL.
+pub(crate) fn http_factory(type_url: &str) -> Option<&'static dyn FilterFactory> {
+    let name = any::type_name(type_url)?;
+    tidegate_filters::http::FACTORIES.iter().find(|factory| factory.message() == name).copied()
+}
+
+/// The factory whose `typed_per_filter_config` has this type URL.
+pub(crate) fn route_overrides(type_url: &str) -> Option<&'static dyn FilterFactory> {
+    let name = any::type_name(type_url)?;
+    let takes =
+        |factory: &&&'static dyn FilterFactory| factory.override_message() == Some(name) || factory.message() == name;
+    tidegate_filters::http::FACTORIES.iter().find(takes).copied()
+}
+
+/// A configuration source that we can read.
+#[expect(deprecated, reason = "Envoy 1.40 reads `path`")]
+pub(crate) fn config_source(
+    source: &core::ConfigSource,
+    context: &mut CompileContext<'_>,
+) -> Result<ConfigSource, FieldError> {
+    use core::config_source::ConfigSourceSpecifier as Specifier;
+    match &source.config_source_specifier {
+        Some(Specifier::PathConfigSource(path)) => Ok(ConfigSource::File {
+            path: PathBuf::from(&path.path),
+            watched_directory: path.watched_directory.as_ref().map(|directory| PathBuf::from(&directory.path)),
+        }),
+        Some(Specifier::Path(path)) => Ok(ConfigSource::File { path: PathBuf::from(path), watched_directory: None }),
+        Some(Specifier::ApiConfigSource(_)) => {
+            Err(context.error_at("api_config_source", "not supported yet: api_config_source"))
+        }
+        Some(Specifier::Ads(_)) => Err(context.error_at("ads", "not supported yet: ads")),
+        Some(Specifier::Self_(_)) => Err(context.error_at("self", "not supported yet: self")),
+        None => Err(context.error("a config source is required")),
+    }
+}
+
+impl BodyFormat {
+    fn compile(format: &core::SubstitutionFormatString, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
+        let format = tidegate_filters::format::SubstitutionFormat::compile(format, context)?;
+        let content_type = HeaderValue::from_str(format.content_type())
+            .map_err(|_| context.error_at("content_type", "not a header value"))?;
+        Ok(Self { format, content_type })
+    }
+}

@@ -1,0 +1,173 @@
+//! Virtual hosts and their routes. It must not know what a route does.
+
+use std::sync::Arc;
+
+use tidegate_filters::context::CompileContext;
+use tidegate_filters::http::rate_limit::RateLimit;
+use tidegate_xds::FieldError;
+use tidegate_xds::pb::envoy::config::route::v3::virtual_host::TlsRequirementType;
+use tidegate_xds::pb::envoy::config::route::v3::{
+    Route as RouteProto, VirtualCluster as ClusterProto, VirtualHost as HostProto, route,
+};
+
+use super::{Table, action, headers, matching, mirror, overrides, retry, values};
+use crate::config::values::wrapped_bool;
+use crate::route::{
+    AttemptHeaders, BufferLimit, HedgePolicy, MirrorPolicy, RetryPolicy, RouteEntry, RouteTable, TableBuilder,
+    TlsRequirement, VirtualCluster, VirtualHost,
+};
+
+/// What every route of one virtual host is compiled with.
+pub(super) struct Host<'a> {
+    pub(super) table: &'a Table<'a>,
+    pub(super) host: Arc<VirtualHost>,
+    pub(super) overrides: overrides::Level,
+    pub(super) retry: Option<Arc<RetryPolicy>>,
+    pub(super) hedge: Option<HedgePolicy>,
+    pub(super) mirrors: Arc<[MirrorPolicy]>,
+    buffer_limit: BufferLimit,
+}
+
+/// Compiles all virtual hosts into a table.
+pub(super) fn compile_all(
+    hosts: &[HostProto],
+    table: &Table<'_>,
+    context: &mut CompileContext<'_>,
+) -> Result<RouteTable, FieldError> {
+    let mut builder = TableBuilder::new(Arc::clone(&table.config));
+    for (index, proto) in hosts.iter().enumerate() {
+        context.within_item("virtual_hosts", index, |context| {
+            let host = host(proto, table, context)?;
+            let routes = routes(&proto.routes, &host, context)?;
+            builder.begin_host(host.host, routes);
+            for (index, domain) in proto.domains.iter().enumerate() {
+                let added = builder.add_domain(domain);
+                added.map_err(|error| {
+                    context.within_item("domains", index, |context| context.error(error.to_string()))
+                })?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(builder.finish())
+}
+
+#[expect(deprecated, reason = "Envoy takes per_request_buffer_limit_bytes too")]
+fn host<'a>(proto: &HostProto, table: &'a Table<'a>, context: &mut CompileContext<'_>) -> Result<Host<'a>, FieldError> {
+    let mirrors = mirror::policies(&proto.request_mirror_policies, table.validate_clusters, context)?;
+    let retry = match &proto.retry_policy {
+        Some(policy) => Some(context.within("retry_policy", |context| retry::policy(policy, context))?.into()),
+        None => None,
+    };
+    Ok(Host {
+        table,
+        host: Arc::new(shared(proto, table, context)?),
+        overrides: overrides::level(&proto.typed_per_filter_config, table.factories, context)?,
+        retry,
+        hedge: proto.hedge_policy.as_ref().map(retry::hedge),
+        mirrors: if mirrors.is_empty() { Arc::clone(&table.mirrors) } else { mirrors.into() },
+        buffer_limit: BufferLimit {
+            body: proto.request_body_buffer_limit.as_ref().map(|limit| limit.value),
+            per_request: proto.per_request_buffer_limit_bytes.as_ref().map(|limit| limit.value),
+        },
+    })
+}
+
+fn shared(proto: &HostProto, table: &Table<'_>, context: &mut CompileContext<'_>) -> Result<VirtualHost, FieldError> {
+    Ok(VirtualHost {
+        name: proto.name.as_str().into(),
+        config: Arc::clone(&table.config),
+        require_tls: match TlsRequirementType::try_from(proto.require_tls) {
+            Ok(TlsRequirementType::ExternalOnly) => TlsRequirement::External,
+            Ok(TlsRequirementType::All) => TlsRequirement::All,
+            Ok(TlsRequirementType::None) | Err(_) => TlsRequirement::None,
+        },
+        request_headers: headers::request(&proto.request_headers_to_add, &proto.request_headers_to_remove, context)?,
+        response_headers: headers::response(
+            &proto.response_headers_to_add,
+            &proto.response_headers_to_remove,
+            context,
+        )?,
+        metadata: values::metadata(proto.metadata.as_ref()),
+        attempts: AttemptHeaders {
+            count_upstream: proto.include_request_attempt_count,
+            count_downstream: proto.include_attempt_count_in_response,
+            timeout_retry: proto.include_is_timeout_retry_header,
+        },
+        virtual_clusters: virtual_clusters(&proto.virtual_clusters, context)?,
+        rate_limits: RateLimit::compile_all("rate_limits", &proto.rate_limits, context)?,
+    })
+}
+
+fn virtual_clusters(
+    clusters: &[ClusterProto],
+    context: &mut CompileContext<'_>,
+) -> Result<Vec<VirtualCluster>, FieldError> {
+    let compile = |(index, cluster): (usize, &ClusterProto)| {
+        context.within_item("virtual_clusters", index, |context| {
+            if cluster.headers.is_empty() {
+                return Err(context.error_at("headers", "a virtual cluster must define headers"));
+            }
+            let headers = matching::headers("headers", &cluster.headers, context)?;
+            Ok(VirtualCluster { name: cluster.name.as_str().into(), headers })
+        })
+    };
+    clusters.iter().enumerate().map(compile).collect()
+}
+
+fn routes(
+    routes: &[RouteProto],
+    host: &Host<'_>,
+    context: &mut CompileContext<'_>,
+) -> Result<Vec<Arc<RouteEntry>>, FieldError> {
+    let validate = host.table.validate_clusters;
+    let compile = |(index, proto): (usize, &RouteProto)| {
+        context.within_item("routes", index, |context| route(proto, host, validate, context)).map(Arc::new)
+    };
+    routes.iter().enumerate().map(compile).collect()
+}
+
+#[expect(deprecated, reason = "Envoy takes deprecated fields too")]
+fn route(
+    proto: &RouteProto,
+    host: &Host<'_>,
+    validate_clusters: bool,
+    context: &mut CompileContext<'_>,
+) -> Result<RouteEntry, FieldError> {
+    let Some(matching) = &proto.r#match else { return Err(context.error_at("match", "a match is required")) };
+    let matching = context.within("match", |context| matching::compile(matching, context))?;
+    let level = overrides::level(&proto.typed_per_filter_config, host.table.factories, context)?;
+    let levels = [&host.table.overrides, &host.overrides, &level];
+    Ok(RouteEntry {
+        name: proto.name.as_str().into(),
+        virtual_host: Arc::clone(&host.host),
+        action: action::compile(proto, &matching.path, host, &levels, validate_clusters, context)?,
+        matching,
+        metadata: values::metadata(proto.metadata.as_ref()),
+        request_headers: headers::request(&proto.request_headers_to_add, &proto.request_headers_to_remove, context)?,
+        response_headers: headers::response(
+            &proto.response_headers_to_add,
+            &proto.response_headers_to_remove,
+            context,
+        )?,
+        buffer_limit: BufferLimit {
+            body: proto.request_body_buffer_limit.as_ref().map(|limit| limit.value).or(host.buffer_limit.body),
+            per_request: proto
+                .per_request_buffer_limit_bytes
+                .as_ref()
+                .map(|limit| limit.value)
+                .or(host.buffer_limit.per_request),
+        },
+        rate_limits: match &proto.action {
+            Some(route::Action::Route(action)) => context
+                .within("route", |context| RateLimit::compile_all("rate_limits", &action.rate_limits, context))?,
+            _ => Vec::new(),
+        },
+        include_virtual_host_rate_limits: match &proto.action {
+            Some(route::Action::Route(action)) => wrapped_bool(action.include_vh_rate_limits.as_ref(), false),
+            _ => false,
+        },
+        stat_prefix: (!proto.stat_prefix.is_empty()).then(|| proto.stat_prefix.as_str().into()),
+        overrides: overrides::merge(&levels),
+    })
+}

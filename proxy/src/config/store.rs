@@ -1,0 +1,359 @@
+//! Keeps the last good of every resource, compiles what comes, and publishes a snapshot once what is new is warm.
+//! One path for all: the bootstrap's static resources, files, and whatever brings resources later. It must not know where
+//! they come from.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use prost::Message;
+use tidegate_filters::context::{ConfigSource, Needs};
+use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
+use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::{FieldError, FieldPath};
+
+use super::{Compiler, RouteOrigin, listener};
+use crate::app::Shared;
+use crate::cluster::Cluster;
+use crate::cluster::options::Discovery;
+use crate::listener::Listener;
+use crate::process::{Accepteds, Kind};
+use crate::snapshot::Snapshot;
+
+/// Where a resource stands, for errors.
+pub(crate) struct Placed<T> {
+    pub resource: T,
+    pub path: FieldPath,
+}
+
+/// What waits until what it needs is there.
+struct Warming<T> {
+    compiled: Arc<T>,
+    needs: Needs,
+}
+
+/// The resources of a process.
+pub(crate) struct Store {
+    compiler: Compiler,
+    shared: Arc<Shared>,
+    /// Digests of what was accepted last, by kind and name: an equal resource is no change.
+    clusters: HashMap<Arc<str>, u64>,
+    listeners: HashMap<Arc<str>, u64>,
+    /// The last good assignment by name (EDS).
+    assignments: HashMap<String, ClusterLoadAssignment>,
+    warming_clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
+    warming_listeners: BTreeMap<Arc<str>, Warming<Listener>>,
+    /// What listeners and clusters asked for.
+    pub(crate) wanted_routes: BTreeMap<String, ConfigSource>,
+    pub(crate) wanted_assignments: BTreeMap<String, ConfigSource>,
+    /// What acts, as it came.
+    accepted: Arc<Accepteds>,
+    /// The bootstrap has been taken; what comes now is dynamic.
+    pub(crate) started: bool,
+}
+
+impl Store {
+    pub(crate) fn new(compiler: Compiler, shared: Arc<Shared>) -> Self {
+        Self {
+            compiler,
+            shared,
+            clusters: HashMap::new(),
+            listeners: HashMap::new(),
+            assignments: HashMap::new(),
+            warming_clusters: BTreeMap::new(),
+            warming_listeners: BTreeMap::new(),
+            wanted_routes: BTreeMap::new(),
+            wanted_assignments: BTreeMap::new(),
+            accepted: Arc::default(),
+            started: false,
+        }
+    }
+
+    /// The resources that act, for whoever shows them.
+    pub(crate) fn accepted(&self) -> Arc<Accepteds> {
+        Arc::clone(&self.accepted)
+    }
+
+    /// Adds or changes clusters; the good ones are taken, the others reported.
+    pub(crate) fn update_clusters(&mut self, clusters: Vec<Placed<ClusterProto>>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut ready = Vec::new();
+        for Placed { resource, path } in clusters {
+            let name: Arc<str> = resource.name.as_str().into();
+            let digest = listener::digest(&resource);
+            if self.clusters.get(&name) == Some(&digest) {
+                continue;
+            }
+            match self.compile_cluster(&resource, path) {
+                Ok(cluster) => {
+                    self.clusters.insert(Arc::clone(&name), digest);
+                    self.accepted.put(Kind::Cluster, &name, resource.encode_to_vec(), !self.started);
+                    if self.is_warm(&cluster) {
+                        ready.push(cluster);
+                    } else {
+                        if let Some(replaced) = self.warming_clusters.insert(name, cluster) {
+                            replaced.retire();
+                        }
+                    }
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        self.publish_clusters(ready);
+        errors
+    }
+
+    fn compile_cluster(&mut self, resource: &ClusterProto, path: FieldPath) -> Result<Arc<Cluster>, FieldError> {
+        let mut needs = Needs::default();
+        let config = {
+            let mut context = self.compiler.context(&resource.name, path, &mut needs);
+            let compiled = super::cluster::compile(resource, &self.compiler.cluster_defaults, &mut context)?;
+            if let Some(filter) = compiled.http_filters.first() {
+                let reason = format!("not supported yet: upstream HTTP filter '{}'", filter.name);
+                return Err(context.error_at("typed_extension_protocol_options", reason));
+            }
+            if let (Discovery::Eds(eds), Some(source)) = (&compiled.config.discovery, &compiled.eds) {
+                let source = context.within("eds_cluster_config", |context| {
+                    context.within("eds_config", |context| super::config_source(source, context))
+                })?;
+                self.wanted_assignments.insert(eds.service_name.to_string(), source);
+            }
+            compiled.config
+        };
+        let previous = self.shared.snapshot().clusters.get(resource.name.as_str()).cloned();
+        let runtime = self.shared.runtime();
+        let cluster = Cluster::new(config, previous.as_deref(), &self.compiler.stats, runtime, rand::random());
+        if let Discovery::Eds(eds) = &cluster.config().discovery
+            && let Some(assignment) = self.assignments.get(&*eds.service_name)
+        {
+            self.assign(&cluster, assignment)?;
+        }
+        Ok(cluster)
+    }
+
+    fn is_warm(&self, cluster: &Cluster) -> bool {
+        match &cluster.config().discovery {
+            Discovery::Static(_) => true,
+            Discovery::Eds(eds) => self.assignments.contains_key(&*eds.service_name),
+            Discovery::StrictDns(_) | Discovery::LogicalDns(_) => false,
+        }
+    }
+
+    /// Removes clusters that a source no longer names.
+    pub(crate) fn remove_clusters(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            self.clusters.remove(name);
+            self.accepted.remove(Kind::Cluster, name);
+            if let Some(warming) = self.warming_clusters.remove(name) {
+                warming.retire();
+            }
+        }
+        self.publish(|snapshot| {
+            for name in names {
+                if let Some(removed) = snapshot.clusters.remove(name) {
+                    removed.retire();
+                }
+            }
+        });
+    }
+
+    /// Clusters that wait for their first hosts from DNS.
+    pub(crate) fn resolving(&self) -> Vec<Arc<Cluster>> {
+        let dns = |cluster: &&Arc<Cluster>| {
+            matches!(cluster.config().discovery, Discovery::StrictDns(_) | Discovery::LogicalDns(_))
+        };
+        self.warming_clusters.values().filter(dns).cloned().collect()
+    }
+
+    /// A cluster has its first hosts, or waited long enough.
+    pub(crate) fn cluster_is_warm(&mut self, name: &str) {
+        if let Some(cluster) = self.warming_clusters.remove(name) {
+            self.publish_clusters(vec![cluster]);
+        }
+    }
+
+    /// Everything that still warms goes on without what it waits for (`initial_fetch_timeout`).
+    pub(crate) fn stop_waiting(&mut self) {
+        let clusters = std::mem::take(&mut self.warming_clusters).into_values().collect();
+        self.publish_clusters(clusters);
+        let listeners = std::mem::take(&mut self.warming_listeners);
+        self.publish_listeners(listeners.into_values().map(|warming| warming.compiled).collect());
+    }
+
+    pub(crate) fn is_warming(&self) -> bool {
+        !self.warming_clusters.is_empty() || !self.warming_listeners.is_empty()
+    }
+
+    /// New endpoints of EDS clusters, by service name.
+    pub(crate) fn update_assignments(&mut self, assignments: Vec<Placed<ClusterLoadAssignment>>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut ready = Vec::new();
+        for Placed { resource, .. } in assignments {
+            let name = resource.cluster_name.clone();
+            let snapshot = self.shared.snapshot();
+            let serving = snapshot.clusters.values().cloned();
+            let affected: Vec<_> = self
+                .warming_clusters
+                .values()
+                .cloned()
+                .chain(serving)
+                .filter(
+                    |cluster| matches!(&cluster.config().discovery, Discovery::Eds(eds) if *eds.service_name == *name),
+                )
+                .collect();
+            let mut accepted = true;
+            for cluster in affected {
+                match self.assign(&cluster, &resource) {
+                    Ok(()) => ready.push(Arc::clone(cluster.name())),
+                    Err(error) => {
+                        accepted = false;
+                        errors.push(error);
+                    }
+                }
+            }
+            if accepted {
+                self.accepted.put(Kind::Endpoints, &name, resource.encode_to_vec(), false);
+                self.assignments.insert(name, resource);
+            }
+        }
+        let warm = ready.iter().filter_map(|name| self.warming_clusters.remove(name)).collect();
+        self.publish_clusters(warm);
+        errors
+    }
+
+    fn assign(&self, cluster: &Cluster, assignment: &ClusterLoadAssignment) -> Result<(), FieldError> {
+        let mut needs = Needs::default();
+        let mut context = self.compiler.context(&assignment.cluster_name, FieldPath::root(), &mut needs);
+        let assignment = super::cluster::compile_assignment(assignment, &mut context)?;
+        cluster.update_hosts(&assignment, self.shared.runtime());
+        cluster.stats().updates.update_success().inc();
+        Ok(())
+    }
+
+    /// Adds or changes listeners.
+    pub(crate) fn update_listeners(&mut self, listeners: Vec<Placed<ListenerProto>>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut ready = Vec::new();
+        for Placed { resource, path } in listeners {
+            let digest = listener::digest(&resource);
+            let name: Arc<str> = resource.name.as_str().into();
+            if !name.is_empty() && self.listeners.get(&name) == Some(&digest) {
+                continue;
+            }
+            let mut needs = Needs::default();
+            let previous = self.shared.snapshot().listeners.get(&name).map(Arc::clone);
+            let at = path.clone();
+            let compiled = {
+                let shown = if resource.name.is_empty() { "(unnamed)" } else { &resource.name };
+                let mut context = self.compiler.context(shown, path, &mut needs);
+                listener::compile(&self.compiler, &resource, previous.as_deref(), &mut context)
+            };
+            let known = |name: &String| self.clusters.contains_key(name.as_str());
+            let unknown = needs.clusters.iter().find(|name| !known(name));
+            let compiled = compiled.and_then(|listener| match unknown {
+                Some(cluster) => {
+                    let reason = format!("route: unknown cluster '{cluster}'");
+                    Err(FieldError::new(at.clone(), reason).in_resource(&resource.name))
+                }
+                None => Ok(listener),
+            });
+            match compiled {
+                Ok(listener) => {
+                    let name = Arc::clone(&listener.name);
+                    self.listeners.insert(Arc::clone(&name), digest);
+                    self.accepted.put(Kind::Listener, &name, resource.encode_to_vec(), !self.started);
+                    self.wanted_routes.extend(needs.route_configurations.clone());
+                    let warming = Warming { compiled: Arc::new(listener), needs };
+                    if self.has_routes(&warming.needs) {
+                        ready.push(warming.compiled);
+                    } else {
+                        self.warming_listeners.insert(name, warming);
+                    }
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        self.publish_listeners(ready);
+        errors
+    }
+
+    fn has_routes(&self, needs: &Needs) -> bool {
+        let snapshot = self.shared.snapshot();
+        needs.route_configurations.keys().all(|name| snapshot.routes.contains_key(name.as_str()))
+    }
+
+    pub(crate) fn remove_listeners(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            self.listeners.remove(name);
+            self.accepted.remove(Kind::Listener, name);
+            self.warming_listeners.remove(name);
+        }
+        self.publish(|snapshot| {
+            for name in names {
+                snapshot.listeners.remove(name);
+            }
+        });
+    }
+
+    /// New route configurations, by name.
+    pub(crate) fn update_routes(&mut self, routes: Vec<Placed<RouteConfiguration>>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut good = Vec::new();
+        for Placed { resource, path } in routes {
+            let mut needs = Needs::default();
+            let mut context = self.compiler.context(&resource.name, path, &mut needs);
+            match self.compiler.route_table(&resource, RouteOrigin::Discovered, &mut context) {
+                Ok(table) => {
+                    self.accepted.put(Kind::Route, &resource.name, resource.encode_to_vec(), false);
+                    good.push((Arc::<str>::from(resource.name.as_str()), Arc::new(table)));
+                }
+                Err(error) => errors.push(error),
+            }
+        }
+        self.publish(|snapshot| {
+            for (name, table) in good {
+                snapshot.routes.insert(name, table);
+            }
+        });
+        let names: Vec<_> = self.warming_listeners.keys().cloned().collect();
+        let warm = names
+            .into_iter()
+            .filter(|name| self.warming_listeners.get(name).is_some_and(|warming| self.has_routes(&warming.needs)));
+        let warm: Vec<_> = warm.collect();
+        let ready = warm.iter().filter_map(|name| self.warming_listeners.remove(name)).map(|warming| warming.compiled);
+        let ready = ready.collect();
+        self.publish_listeners(ready);
+        errors
+    }
+
+    fn publish_clusters(&self, clusters: Vec<Arc<Cluster>>) {
+        if clusters.is_empty() {
+            return;
+        }
+        self.publish(|snapshot| {
+            for cluster in clusters {
+                if let Some(replaced) = snapshot.clusters.insert(Arc::clone(cluster.name()), cluster) {
+                    replaced.retire();
+                }
+            }
+        });
+    }
+
+    fn publish_listeners(&self, listeners: Vec<Arc<Listener>>) {
+        if listeners.is_empty() {
+            return;
+        }
+        self.publish(|snapshot| {
+            for listener in listeners {
+                snapshot.listeners.insert(Arc::clone(&listener.name), listener);
+            }
+        });
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Snapshot)) {
+        let next = self.shared.snapshot().build(change);
+        // The one before is dropped here, on the control runtime, or by the last exchange that holds it.
+        drop(self.shared.publish(next));
+    }
+}

@@ -1,0 +1,382 @@
+//! Serves one HTTP connection: finds its protocol, then runs an exchange for each request until either side leaves.
+//! It must not know what an exchange does.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http::Version;
+use tidegate_filters::http::{Body, LocalReply, Request};
+use tidegate_filters::stream_info::ResponseFlags;
+use tokio::io::AsyncReadExt;
+
+use super::codec::counting::Counting;
+use super::codec::h1::fields::HeadLimits;
+use super::codec::h1::request::{DecodedRequest, RequestRules};
+use super::codec::h1::server::{ReadError, Server};
+use super::codec::{CodecError, h2};
+use super::exchange::{self, Connection, Finished};
+use super::options::{CodecType, HttpConnectionManager};
+use super::protocol::HeaderCase;
+use super::stats::{HttpStats, ListenerHttpStats};
+use crate::io::Transport;
+use crate::listener::accept::Chosen;
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(chosen: Chosen, hcm: Arc<HttpConnectionManager>, listener_stats: ListenerHttpStats) {
+    let Chosen { shared, chain, info, transport, .. } = chosen;
+    let started = Instant::now();
+    let connection = Arc::new(Connection {
+        shared,
+        hcm: Arc::clone(&hcm),
+        info: Arc::new(info),
+        listener_stats,
+        drain: Arc::clone(&chain.drain),
+    });
+    let stats = &hcm.stats;
+    stats.downstream_cx_total().inc();
+    stats.downstream_cx_active().inc();
+    match detect(&connection, transport).await {
+        Some((Protocol::Http1, transport)) => {
+            stats.downstream_cx_http1_total().inc();
+            stats.downstream_cx_http1_active().inc();
+            let ended = serve_http1(&connection, transport).await;
+            stats.downstream_cx_http1_active().dec();
+            count_end(stats, ended);
+        }
+        Some((Protocol::Http2, transport)) => {
+            stats.downstream_cx_http2_total().inc();
+            stats.downstream_cx_http2_active().inc();
+            let ended = serve_http2(&connection, transport).await;
+            stats.downstream_cx_http2_active().dec();
+            count_end(stats, ended);
+        }
+        None => {}
+    }
+    stats.downstream_cx_active().dec();
+    stats.downstream_cx_destroy().inc();
+    stats.downstream_cx_length_ms().record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+}
+
+enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Who ended a connection.
+enum Ended {
+    Remote,
+    /// The client, while a request was being answered.
+    RemoteActive,
+    Local,
+}
+
+fn count_end(stats: &HttpStats, ended: Ended) {
+    match ended {
+        Ended::Remote => stats.downstream_cx_destroy_remote().inc(),
+        Ended::RemoteActive => {
+            stats.downstream_cx_destroy_remote().inc();
+            stats.downstream_cx_destroy_active_rq().inc();
+            stats.downstream_cx_destroy_remote_active_rq().inc();
+        }
+        Ended::Local => stats.downstream_cx_destroy_local().inc(),
+    }
+}
+
+/// By configuration, ALPN, or the first bytes.
+async fn detect(connection: &Connection, mut transport: Transport) -> Option<(Protocol, Transport)> {
+    match connection.hcm.codec {
+        CodecType::Http1 => return Some((Protocol::Http1, transport)),
+        CodecType::Http2 => return Some((Protocol::Http2, transport)),
+        CodecType::Auto => {}
+    }
+    match connection.info.application_protocols.first().map(|alpn| &**alpn) {
+        Some("h2" | "h2c") => return Some((Protocol::Http2, transport)),
+        Some("http/1.1" | "http/1.0") => return Some((Protocol::Http1, transport)),
+        _ => {}
+    }
+    let mut first = BytesMut::new();
+    let reading = async {
+        while PREFACE.starts_with(&first) && first.len() < PREFACE.len() {
+            if !matches!(transport.read_buf(&mut first).await, Ok(n) if n > 0) {
+                return false;
+            }
+        }
+        !first.is_empty()
+    };
+    let idle = connection.hcm.timeouts.connection_idle;
+    let came = match idle {
+        Some(limit) => tokio::select! {
+            came = tokio::time::timeout(limit, reading) => came.unwrap_or_else(|_| {
+                connection.hcm.stats.downstream_cx_idle_timeout().inc();
+                false
+            }),
+            () = connection.drain.until_cut() => false,
+        },
+        None => reading.await,
+    };
+    if !came {
+        return None;
+    }
+    let protocol = if first.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http1 };
+    Some((protocol, transport.rewind(first.freeze())))
+}
+
+fn rules(hcm: &HttpConnectionManager) -> Arc<RequestRules> {
+    Arc::new(RequestRules {
+        limits: HeadLimits {
+            max_bytes: hcm.max_request_headers_bytes,
+            max_headers: hcm.max_headers_count,
+            underscores: hcm.underscores,
+            allow_chunked_length: hcm.http1.allow_chunked_length,
+            keep_spelling: hcm.http1.header_case == HeaderCase::Preserve,
+        },
+        http1: hcm.http1,
+        default_host: hcm.default_host_for_http_10.clone(),
+        keep_expect: hcm.proxy_100_continue,
+    })
+}
+
+async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> Ended {
+    let hcm = &connection.hcm;
+    let mut server =
+        Server::new(transport, rules(hcm), hcm.buffer_limit_bytes, Arc::clone(&connection.drain).when_cut());
+    let mut served = 0;
+    let started = Instant::now();
+    let (mut counted_read, mut counted_written) = (0, 0);
+    let mut count_bytes = |server: &Server| {
+        let (read, written) = (server.read_bytes(), server.written_bytes());
+        hcm.stats.downstream_cx_rx_bytes_total().add(read.saturating_sub(counted_read));
+        hcm.stats.downstream_cx_tx_bytes_total().add(written.saturating_sub(counted_written));
+        (counted_read, counted_written) = (counted_read.max(read), written);
+    };
+    let (delayed, ended) = loop {
+        match wait_for_request(connection, &mut server, started).await {
+            Wait::Request => {}
+            Wait::Closed => break (None, Ended::Remote),
+            Wait::Close => break (hcm.timeouts.delayed_close, Ended::Local),
+        }
+        let (decoded, body) = match read_request(connection, &mut server).await {
+            Ok(request) => request,
+            Err(Some(reply)) => {
+                hcm.stats.downstream_rq_http1_total().inc();
+                if reply.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
+                    hcm.stats.downstream_cx_protocol_error().inc();
+                }
+                exchange::reply_to_bad_request(connection, reply, &mut server).await;
+                break (hcm.timeouts.delayed_close, Ended::Local);
+            }
+            Err(None) => break (None, Ended::Remote),
+        };
+        served += 1;
+        hcm.stats.downstream_rq_http1_total().inc();
+        let worn = hcm.max_requests_per_connection.is_some_and(|most| served >= most);
+        if worn {
+            hcm.stats.downstream_cx_max_requests_reached().inc();
+        }
+        let finished = run_http1(connection, &mut server, decoded, body, worn).await;
+        match finished {
+            Finished::Complete => {}
+            Finished::Left => break (None, Ended::RemoteActive),
+            Finished::Cut => break (None, Ended::Local),
+        }
+        if !server.finish_exchange().await {
+            break (hcm.timeouts.delayed_close, Ended::Local);
+        }
+        count_bytes(&server);
+    };
+    count_bytes(&server);
+    match (delayed, server.close(delayed).await) {
+        (None, _) => ended,
+        (Some(_), true) => {
+            hcm.stats.downstream_cx_delayed_close_timeout().inc();
+            Ended::Local
+        }
+        // Who is given the time to close does so himself.
+        (Some(_), false) => Ended::Remote,
+    }
+}
+
+async fn run_http1(
+    connection: &Arc<Connection>,
+    server: &mut Server,
+    decoded: DecodedRequest,
+    body: Body,
+    worn: bool,
+) -> Finished {
+    use super::downstream::Downstream;
+    let hcm = &connection.hcm;
+    if worn {
+        server.close_after();
+    }
+    if decoded.head.version < Version::HTTP_11 && !hcm.http1.accept_http_10 {
+        let reply = LocalReply::new(http::StatusCode::UPGRADE_REQUIRED, "low_version").close();
+        return exchange::reply_to_bad_request(connection, reply, server).await;
+    }
+    let DecodedRequest { mut head, expects_continue, .. } = decoded;
+    let believed = hcm.client_address.use_remote_address && hcm.client_address.xff_num_trusted_hops == 0;
+    if believed && connection.info.tls.is_none() && head.scheme == "https" {
+        return exchange::reply_to_bad_request(connection, CodecError::HTTPS_ON_PLAINTEXT.into_reply(), server).await;
+    }
+    if expects_continue && hcm.proxy_100_continue {
+        head.headers.insert(http::header::EXPECT, http::HeaderValue::from_static("100-continue"));
+    } else if expects_continue {
+        exchange::count_informational(connection);
+        server.send_continue();
+    }
+    let request = Request { head, body };
+    exchange::run(connection, request, server).await
+}
+
+enum Wait {
+    Request,
+    /// The client has closed.
+    Closed,
+    /// We close.
+    Close,
+}
+
+/// Between requests nothing is held but the socket.
+async fn wait_for_request(connection: &Arc<Connection>, server: &mut Server, started: Instant) -> Wait {
+    let timeouts = &connection.hcm.timeouts;
+    let idle = timeouts.connection_idle.unwrap_or(Duration::MAX);
+    let left = timeouts.max_connection_duration.map(|most| most.saturating_sub(started.elapsed()));
+    let limit = left.map_or(idle, |left| left.min(idle));
+    let leave = connection.drain.until_cut();
+    tokio::select! {
+        biased;
+        readable = server.readable() => match readable {
+            Ok(()) => Wait::Request,
+            Err(_) => Wait::Closed,
+        },
+        () = leave => Wait::Close,
+        () = sleep_or_never(limit) => {
+            if left.is_some_and(|left| left <= idle) {
+                connection.hcm.stats.downstream_cx_max_duration_reached().inc();
+            } else {
+                connection.hcm.stats.downstream_cx_idle_timeout().inc();
+            }
+            Wait::Close
+        }
+    }
+}
+
+async fn sleep_or_never(limit: Duration) {
+    if limit == Duration::MAX {
+        std::future::pending().await
+    } else {
+        tokio::time::sleep(limit).await;
+    }
+}
+
+/// Reads a head within the header timeout. `Err(Some)` is to be answered, `Err(None)` is over.
+async fn read_request(
+    connection: &Arc<Connection>,
+    server: &mut Server,
+) -> Result<(DecodedRequest, Body), Option<LocalReply>> {
+    let result = match connection.hcm.timeouts.request_headers {
+        Some(limit) => match tokio::time::timeout(limit, server.read_request()).await {
+            Ok(result) => result,
+            Err(_) => {
+                connection.hcm.stats.downstream_rq_header_timeout().inc();
+                let reply = LocalReply::new(http::StatusCode::REQUEST_TIMEOUT, "request_header_timeout");
+                return Err(Some(reply.body("request header timeout").close()));
+            }
+        },
+        None => server.read_request().await,
+    };
+    result.map_err(|error| match error {
+        ReadError::Codec(error) => Some(error.into_reply()),
+        ReadError::Closed | ReadError::Cut => None,
+    })
+}
+
+async fn serve_http2(connection: &Arc<Connection>, transport: Transport) -> Ended {
+    let hcm = &connection.hcm;
+    let options = &hcm.http2;
+    let mut builder = ::h2::server::Builder::new();
+    builder
+        .initial_window_size(options.initial_stream_window_bytes)
+        .initial_connection_window_size(options.initial_connection_window_bytes)
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .max_header_list_size(u32::try_from(hcm.max_request_headers_bytes).unwrap_or(u32::MAX))
+        .max_send_buffer_size(hcm.buffer_limit_bytes);
+    if options.allow_connect {
+        builder.enable_connect_protocol();
+    }
+    let transport = Counting::new(transport, Arc::clone(hcm));
+    let Ok(mut server) = builder.handshake::<_, Bytes>(transport).await else {
+        hcm.stats.downstream_cx_protocol_error().inc();
+        return Ended::Local;
+    };
+    let head_rules = h2::HeadRules {
+        max_headers: hcm.max_headers_count,
+        underscores: hcm.underscores,
+        buffer_limit_bytes: hcm.buffer_limit_bytes,
+    };
+    // Told by a stream whose response says that the connection is to end.
+    let leave = Arc::new(tokio::sync::Notify::new());
+    let mut streams = tokio::task::JoinSet::new();
+    let mut leaving = false;
+    loop {
+        let idle = if streams.is_empty() { hcm.timeouts.connection_idle } else { None };
+        tokio::select! {
+            accepted = server.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    hcm.stats.downstream_rq_http2_total().inc();
+                    match h2::open(request, respond, head_rules, &leave) {
+                        Ok(opened) => {
+                            streams.spawn(run_http2(Arc::clone(connection), opened));
+                        }
+                        Err(h2::Refused::Malformed) => {}
+                        Err(h2::Refused::Head(details)) => exchange::note_refused_stream(connection, details),
+                    }
+                }
+                Some(Err(error)) => {
+                    if error.is_library() || error.reason() == Some(::h2::Reason::PROTOCOL_ERROR) {
+                        hcm.stats.downstream_cx_protocol_error().inc();
+                    }
+                    break;
+                }
+                None => break,
+            },
+            Some(_) = streams.join_next() => {}
+            () = leave.notified(), if !leaving => {
+                server.graceful_shutdown();
+                leaving = true;
+            }
+            () = connection.drain.until_cut() => {
+                server.abrupt_shutdown(::h2::Reason::NO_ERROR);
+                leaving = true;
+                break;
+            }
+            () = sleep_or_never(idle.unwrap_or(Duration::MAX)) => {
+                hcm.stats.downstream_cx_idle_timeout().inc();
+                server.graceful_shutdown();
+                leaving = true;
+            }
+        }
+    }
+    let ended = match (leaving, streams.is_empty()) {
+        (true, _) => Ended::Local,
+        (false, true) => Ended::Remote,
+        (false, false) => Ended::RemoteActive,
+    };
+    // The connection is gone: what its streams still wait for is of no use to anyone, and each of them logs its end.
+    while streams.join_next().await.is_some() {}
+    ended
+}
+
+async fn run_http2(connection: Arc<Connection>, opened: h2::Opened) {
+    let h2::Opened { mut head, body, mut stream } = opened;
+    let expects = head.headers.get(http::header::EXPECT);
+    let expects = expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if expects && !connection.hcm.proxy_100_continue {
+        head.headers.remove(http::header::EXPECT);
+        exchange::count_informational(&connection);
+        stream.send_continue();
+    }
+    exchange::run(&connection, Request { head, body }, &mut stream).await;
+}

@@ -1,0 +1,25 @@
+//! HTTP: codecs, the connection manager, one exchange, the router.
+//! It must not know protos, nor how listeners and hosts are managed.
+
+pub mod codec;
+pub(crate) mod connection_manager;
+pub(crate) mod downstream;
+mod exchange;
+mod headers;
+mod host;
+mod limits;
+pub mod local_reply;
+pub mod options;
+pub mod path;
+mod progress;
+pub mod protocol;
+mod redirect;
+mod relay;
+mod request_headers;
+pub(crate) mod response_headers;
+mod router;
+pub mod stats;
+mod timers;
+
+pub(crate) use connection_manager::serve;
+pub use options::HttpConnectionManager;

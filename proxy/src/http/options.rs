@@ -1,0 +1,199 @@
+//! A connection manager's options as compiled values (Envoy's `HttpConnectionManager` message, fields by the same names).
+//! It must not know protos nor streams; `config/http_connection_manager` fills it, everyone else reads it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tidegate_filters::access_log::AccessLog;
+use tidegate_filters::http::HttpFilterConfig;
+use tidegate_filters::matching::cidr::CidrList;
+
+use super::local_reply::LocalReplyRules;
+use super::protocol::{Http1Options, Http2Options, Underscores};
+use super::stats::HttpStats;
+use crate::route::{HeaderMutations, RouteTable};
+
+/// Which protocol a listener's HTTP connections speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CodecType {
+    /// By ALPN, else by looking for HTTP/2's preface.
+    #[default]
+    Auto,
+    Http1,
+    Http2,
+}
+
+/// Where the routes come from.
+#[derive(Clone)]
+pub enum RouteSource {
+    Inline(Arc<RouteTable>),
+    /// The name of a route configuration that the snapshot holds once it has arrived.
+    Rds(Arc<str>),
+}
+
+/// One configured filter of a chain.
+#[derive(Clone)]
+pub struct FilterSlot {
+    /// The name under which routes override it.
+    pub name: Arc<str>,
+    pub config: Arc<dyn HttpFilterConfig>,
+    /// Left out unless a route enables it.
+    pub disabled: bool,
+}
+
+/// `upgrade_configs` of one type.
+#[derive(Clone)]
+pub struct Upgrade {
+    /// Lower case; `connect` for CONNECT.
+    pub kind: Box<str>,
+    pub enabled: bool,
+    /// A filter chain of its own.
+    pub filters: Option<Arc<[FilterSlot]>>,
+}
+
+/// The `Router` filter's options.
+#[derive(Debug, Clone, Copy)]
+pub struct RouterOptions {
+    pub dynamic_stats: bool,
+    pub suppress_envoy_headers: bool,
+    pub respect_expected_timeout: bool,
+}
+
+/// `server_header_transformation`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ServerHeader {
+    #[default]
+    Overwrite,
+    AppendIfAbsent,
+    PassThrough,
+}
+
+/// `path_with_escaped_slashes_action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EscapedSlashes {
+    #[default]
+    Keep,
+    Reject,
+    UnescapeAndRedirect,
+    UnescapeAndForward,
+}
+
+/// How a path becomes the one that is matched, authorised and forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PathRules {
+    pub normalize: bool,
+    pub merge_slashes: bool,
+    pub escaped_slashes: EscapedSlashes,
+    /// Ours: a dot segment that hides behind an escape is refused (DESIGN: safe defaults).
+    pub reject_hidden_dot_segments: bool,
+}
+
+/// `forward_client_cert_details`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientCert {
+    #[default]
+    Sanitize,
+    ForwardOnly,
+    AppendForward,
+    SanitizeSet,
+    AlwaysForwardOnly,
+}
+
+/// Whom to believe about the client.
+#[derive(Clone, Default)]
+pub struct ClientAddress {
+    pub use_remote_address: bool,
+    pub xff_num_trusted_hops: u32,
+    pub skip_xff_append: bool,
+    pub append_x_forwarded_port: bool,
+    /// Envoy's default believes `x-forwarded-for` when `use_remote_address` is false; ours does not.
+    pub trust_xff: bool,
+    pub internal: CidrList,
+    pub internal_unix_sockets: bool,
+    pub detection: Vec<OriginalIp>,
+}
+
+/// An `original_ip_detection` extension.
+#[derive(Clone)]
+pub enum OriginalIp {
+    /// `xff`: trusted hops, or trusted CIDRs; whether to skip appending.
+    Xff { hops: u32, trusted: Option<CidrList>, skip_append: bool },
+    /// `custom_header`: header, reject status, whether the address counts as trusted (internal).
+    CustomHeader { header: http::HeaderName, reject_with: Option<http::StatusCode>, trusted: bool },
+}
+
+/// How long things may take; `None` means for ever.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HttpTimeouts {
+    pub request_headers: Option<Duration>,
+    pub request: Option<Duration>,
+    pub stream_idle: Option<Duration>,
+    pub max_stream_duration: Option<Duration>,
+    pub connection_idle: Option<Duration>,
+    pub max_connection_duration: Option<Duration>,
+    pub drain: Duration,
+    pub delayed_close: Option<Duration>,
+}
+
+/// A connection manager, shared by all its connections.
+pub struct HttpConnectionManager {
+    pub stat_prefix: Arc<str>,
+    pub stats: HttpStats,
+    pub codec: CodecType,
+    pub routes: RouteSource,
+    pub filters: Arc<[FilterSlot]>,
+    pub router: RouterOptions,
+    pub upgrades: Vec<Upgrade>,
+    pub http1: Http1Options,
+    pub default_host_for_http_10: Option<HeaderValue>,
+    pub http2: Http2Options,
+    pub timeouts: HttpTimeouts,
+    pub max_request_headers_bytes: usize,
+    pub max_headers_count: usize,
+    pub max_requests_per_connection: Option<u32>,
+    pub underscores: Underscores,
+    /// Ours: a name that differs from a framing, routing or trusted one in underscores alone is dropped.
+    pub drop_colliding_names: bool,
+    pub server_name: HeaderValue,
+    pub server_header: ServerHeader,
+    pub scheme_override: Option<&'static str>,
+    pub add_user_agent: bool,
+    pub service_cluster: HeaderValue,
+    pub service_node: HeaderValue,
+    pub access_logs: Vec<Arc<AccessLog>>,
+    pub client_address: ClientAddress,
+    pub early_mutations: Vec<HeaderMutations>,
+    pub via: Option<HeaderValue>,
+    pub generate_request_id: bool,
+    pub preserve_external_request_id: bool,
+    pub always_set_request_id_in_response: bool,
+    pub client_cert: ClientCert,
+    pub proxy_100_continue: bool,
+    pub path: PathRules,
+    pub local_replies: LocalReplyRules,
+    pub strip_port: StripPort,
+    pub strip_trailing_host_dot: bool,
+    pub proxy_status: Option<ProxyStatus>,
+    pub buffer_limit_bytes: usize,
+}
+
+/// `strip_port_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StripPort {
+    #[default]
+    Keep,
+    /// Only the listener's own port.
+    Matching,
+    Any,
+}
+
+/// `proxy_status_config` (RFC 9209).
+#[derive(Debug, Clone)]
+pub struct ProxyStatus {
+    pub name: Box<str>,
+    pub details: bool,
+    pub connection_termination_details: bool,
+    pub response_flags: bool,
+    pub recommended_response_code: bool,
+}

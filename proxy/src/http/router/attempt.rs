@@ -1,0 +1,146 @@
+//! One try of a request: a host, a connection, the response's head. It must not know whether there will be another.
+
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Instant;
+
+use tidegate_filters::http::{Body, RequestHead, StreamContext};
+
+use super::{Deadline, Shared, Tried, expires};
+use crate::cluster::host::{Host, HostCounter};
+use crate::cluster::lb::{MetadataMatch, PickContext};
+use crate::cluster::pool::{PoolError, Stream, StreamRequest, StreamReset};
+use crate::route::HostPredicate;
+
+/// Why a try gave no response.
+#[derive(Debug, Clone)]
+pub(super) enum Failure {
+    NoHealthyHost,
+    Pool(PoolError),
+    Reset(StreamReset),
+    PerTryTimeout,
+}
+
+/// Sends the request to one host and waits for the response's head, within the limits of this try and of all.
+pub(super) async fn attempt(
+    shared: &Shared<'_>,
+    head: &mut RequestHead,
+    body: Body,
+    tried: &[Arc<Host>],
+    global: Pin<&mut (impl Deadline + ?Sized)>,
+    stream: &mut StreamContext,
+) -> Tried {
+    let cluster = &shared.cluster;
+    let Some(host) = choose_host(shared, tried) else {
+        cluster.stats().traffic.upstream_cx_none_healthy().inc();
+        return Tried::Failed(Failure::NoHealthyHost, None);
+    };
+    note_host(&host, stream);
+    let keep_original = !shared.connection.hcm.router.suppress_envoy_headers;
+    shared.route.finalize_host(head, &host.hostname, keep_original);
+    let per_try = pin!(expires(shared.timeouts.per_try, shared.progress.as_deref()));
+    let outcome = tokio::select! {
+        biased;
+        outcome = send(shared, &host, head, body, stream) => outcome,
+        () = global => return Tried::TimedOut(Some(host)),
+        () = per_try => {
+            cluster.stats().traffic.upstream_rq_per_try_timeout().inc();
+            host.state.count(HostCounter::RequestTimeout);
+            Err(Failure::PerTryTimeout)
+        }
+    };
+    match outcome {
+        Ok(begun) => Tried::Response(Box::new(begun), host),
+        Err(failure) => Tried::Failed(failure, Some(host)),
+    }
+}
+
+async fn send(
+    shared: &Shared<'_>,
+    host: &Arc<Host>,
+    head: &RequestHead,
+    body: Body,
+    stream: &mut StreamContext,
+) -> Result<crate::cluster::pool::Begun, Failure> {
+    let request = StreamRequest {
+        cluster: &shared.cluster,
+        host,
+        priority: shared.action.priority,
+        head,
+        downstream: stream.info.protocol.unwrap_or(http::Version::HTTP_11),
+        tunnel: shared.tunnel,
+        informational: &shared.informational,
+    };
+    let opened = match Stream::open(&request).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            if let PoolError::Connect(reason) = &error {
+                stream.info.upstream.transport_failure_reason = Some(Arc::clone(reason));
+            }
+            return Err(Failure::Pool(error));
+        }
+    };
+    note_connection(&opened, stream);
+    let _in_flight = host.begin_request();
+    stream.info.timings.first_upstream_tx = Some(Instant::now());
+    match opened.send(&request, body).await {
+        Ok(begun) => {
+            stream.info.timings.first_upstream_rx = Some(Instant::now());
+            let error = begun.response.head.status.is_server_error();
+            host.state.count(if error { HostCounter::RequestError } else { HostCounter::RequestSuccess });
+            Ok(begun)
+        }
+        Err(reset) => {
+            host.state.count(HostCounter::RequestError);
+            shared.cluster.stats().traffic.upstream_rq_rx_reset().inc();
+            Err(Failure::Reset(reset))
+        }
+    }
+}
+
+fn choose_host(shared: &Shared<'_>, tried: &[Arc<Host>]) -> Option<Arc<Host>> {
+    let policy = &shared.action.retry;
+    let unwanted = |host: &Host| {
+        policy.host_predicates.iter().any(|predicate| match predicate {
+            HostPredicate::Previous => tried.iter().any(|before| before.state.id == host.state.id),
+            HostPredicate::Canary => host.canary,
+            HostPredicate::Metadata(wanted) => host
+                .metadata
+                .namespace("envoy.lb")
+                .is_some_and(|metadata| wanted.iter().all(|(key, value)| metadata.get(key) == Some(value))),
+        })
+    };
+    let mut context = PickContext::new(shared.cluster.next_sequence(), rand::random());
+    context.hash = shared.hash;
+    if !tried.is_empty() && !policy.host_predicates.is_empty() {
+        context.excluded = Some(&unwanted);
+        context.retries = policy.host_attempts;
+    }
+    let cluster = &shared.cluster;
+    let divided = cluster.config().balancing.subsets.is_some();
+    let wanted = shared.route.metadata_match().filter(|_| divided).map(|wanted| MetadataMatch::new(&wanted.0));
+    context.metadata_match = wanted.as_ref();
+    let priorities = tried.iter().map(|host| host.priority);
+    let loads = policy.priority.and_then(|previous| cluster.hosts().loads_after(priorities, previous.update_frequency));
+    context.priority_loads = loads.as_ref();
+    cluster.pick(&context, None).map(|picked| picked.host)
+}
+
+fn note_host(host: &Arc<Host>, stream: &mut StreamContext) {
+    let upstream = &mut stream.info.upstream;
+    upstream.host = Some(host.address.clone());
+    upstream.host_name = Some(Arc::clone(&host.hostname));
+    upstream.locality = Some(Arc::clone(&host.locality));
+    upstream.host_metadata = Some(Arc::clone(&host.metadata));
+    upstream.attempts += 1;
+}
+
+fn note_connection(opened: &Stream, stream: &mut StreamContext) {
+    let facts = opened.facts();
+    let upstream = &mut stream.info.upstream;
+    upstream.local_address.clone_from(&facts.local);
+    upstream.connection_id = Some(facts.id);
+    upstream.protocol = Some(facts.protocol);
+    stream.info.timings.upstream_connect_start = Some(facts.connect_start);
+    stream.info.timings.upstream_connect_complete = Some(facts.connected);
+}

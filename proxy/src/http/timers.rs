@@ -1,0 +1,107 @@
+//! The connection manager's limits on one stream, watched while it runs.
+//! It must not know what becomes of a stream whose time is over.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+
+use super::limits::Limits;
+use super::options::HttpConnectionManager;
+use super::progress::Progress;
+
+/// Which of the connection manager's limits ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Limit {
+    StreamIdle,
+    Request,
+    Duration,
+    /// The route's timeout, once the response has begun.
+    Response,
+}
+
+/// The connection manager's limits on one stream, behind one timer that is armed when somebody first waits.
+pub(super) struct Timers<'a> {
+    start: Instant,
+    limits: &'a Limits,
+    last_activity: Instant,
+    request: Option<Duration>,
+    response: Option<Instant>,
+    pub(super) progress: Option<Arc<Progress>>,
+    /// The version of the limits that `sleep` was armed for.
+    armed_for: u32,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl<'a> Timers<'a> {
+    /// `start` is when the request's head was whole; `progress` how far its body has come.
+    pub(super) fn new(
+        hcm: &HttpConnectionManager,
+        limits: &'a Limits,
+        start: Instant,
+        progress: Option<Arc<Progress>>,
+    ) -> Self {
+        Self {
+            start,
+            limits,
+            last_activity: start,
+            request: hcm.timeouts.request.filter(|_| progress.is_some()),
+            armed_for: 0,
+            response: None,
+            progress,
+            sleep: None,
+        }
+    }
+
+    pub(super) fn touch(&mut self) {
+        if self.limits.idle().is_some() {
+            self.last_activity = Instant::now();
+        }
+    }
+
+    pub(super) fn set_response_deadline(&mut self, deadline: Option<Instant>) {
+        self.response = deadline;
+        self.sleep = None;
+    }
+
+    /// The next limit and when it runs out.
+    fn next(&self) -> Option<(Instant, Limit)> {
+        let active =
+            self.progress.as_ref().map_or(self.last_activity, |progress| self.last_activity.max(progress.last()));
+        let receiving = self.progress.as_ref().is_some_and(|progress| !progress.is_done());
+        [
+            self.limits.idle().map(|idle| (active + idle, Limit::StreamIdle)),
+            self.request.filter(|_| receiving).map(|limit| (self.start + limit, Limit::Request)),
+            self.limits.duration().map(|limit| (self.start + limit, Limit::Duration)),
+            self.response.map(|deadline| (deadline, Limit::Response)),
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Limit> {
+        let version = self.limits.version();
+        if version != self.armed_for {
+            (self.armed_for, self.sleep) = (version, None);
+        }
+        loop {
+            if self.sleep.is_none() {
+                let Some((at, _)) = self.next() else { return Poll::Pending };
+                self.sleep = Some(Box::pin(tokio::time::sleep_until(at.into())));
+            }
+            let Some(sleep) = &mut self.sleep else { return Poll::Pending };
+            std::task::ready!(sleep.as_mut().poll(cx));
+            self.sleep = None;
+            // What was awaited may have moved on: only a limit that has really passed counts.
+            if let Some((at, limit)) = self.next()
+                && at <= Instant::now()
+            {
+                return Poll::Ready(limit);
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The transport of a connection, downstream or upstream: a socket, or whatever speaks pingora's stream traits.
+//! It must not know protocols; bytes that an inspector consumed too early are put back in front.
+
+use std::io::{self, IoSlice};
+use std::os::fd::AsRawFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::{
+    GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream as PingoraStream,
+    TimingDigest, UniqueID, UniqueIDType,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+/// A byte stream both ways. Sockets are matched directly, which keeps the hot path free of virtual calls; everything
+/// else (TLS, in-memory pipes) is a boxed pingora stream.
+#[derive(Debug)]
+pub enum Transport {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Other(PingoraStream),
+    /// Bytes read ahead, then the rest.
+    Rewound(Bytes, Box<Transport>),
+}
+
+macro_rules! each {
+    ($self:expr, $stream:ident => $call:expr) => {
+        match $self {
+            Transport::Tcp($stream) => $call,
+            Transport::Unix($stream) => $call,
+            Transport::Other($stream) => $call,
+            Transport::Rewound(_, $stream) => $call,
+        }
+    };
+}
+
+impl Transport {
+    /// Puts bytes back: they are read first.
+    pub fn rewind(self, bytes: Bytes) -> Self {
+        if bytes.is_empty() { self } else { Self::Rewound(bytes, Box::new(self)) }
+    }
+
+    /// Closes with a reset instead of a FIN, where the transport can (`SO_LINGER` 0).
+    pub fn abort(self) {
+        match self {
+            Self::Tcp(stream) => {
+                // A socket that is gone already cannot be reset; closing it is all that is left.
+                let _ = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
+            }
+            Self::Rewound(_, inner) => inner.abort(),
+            Self::Unix(_) | Self::Other(_) => {}
+        }
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Self::Rewound(ahead, _) = &mut *self
+            && ahead.has_remaining()
+        {
+            let n = ahead.len().min(buf.remaining());
+            buf.put_slice(&ahead.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        each!(&mut *self, stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(&mut *self, stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(&mut *self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(&mut *self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(&mut *self, stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        each!(self, stream => stream.is_write_vectored())
+    }
+}
+
+impl UniqueID for Transport {
+    fn id(&self) -> UniqueIDType {
+        match self {
+            Self::Tcp(stream) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+            Self::Other(stream) => stream.id(),
+            Self::Rewound(_, stream) => stream.id(),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Shutdown for Transport {
+    async fn shutdown(&mut self) {
+        // The peer may be gone; then there is nobody left to tell.
+        let _ = tokio::io::AsyncWriteExt::shutdown(self).await;
+    }
+}
+
+impl Ssl for Transport {}
+impl Peek for Transport {}
+
+impl GetTimingDigest for Transport {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for Transport {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        None
+    }
+}
+
+impl GetSocketDigest for Transport {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::new(SocketDigest::from_raw_fd(self.id())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn rewound_bytes_are_read_first() {
+        let (a, mut b) = UnixStream::pair().unwrap();
+        b.write_all(b"world").await.unwrap();
+        let mut transport = Transport::Unix(a).rewind(Bytes::from_static(b"hello "));
+        let mut read = [0; 11];
+        transport.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"hello world");
+    }
+}

@@ -1,0 +1,21 @@
+//! The data plane of Tidegate: listeners, HTTP, routes, clusters, and what compiles an Envoy configuration into them.
+
+pub mod admin;
+pub mod app;
+pub mod application_log;
+pub mod check;
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod http;
+pub mod io;
+pub mod listener;
+mod process;
+pub mod quickstart;
+pub mod route;
+pub mod runtime;
+pub mod server;
+pub mod snapshot;
+pub mod stats;
+pub mod tcp;
+mod worker;

@@ -1,0 +1,242 @@
+//! Keeps sockets in step with the snapshot: binds what is new, swaps what changed in place, drains what went.
+//! It must not know what a filter chain does.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use socket2::Socket;
+
+use super::drain::Drain;
+use super::filter_chain::FilterChain;
+use super::{ListenAddress, Listener, socket};
+use crate::snapshot::Names;
+use crate::stats::listener::ListenerManagerStats;
+use crate::worker::{Command, Current, ListeningSocket, Worker};
+
+/// How long and in which manner connections are asked to leave.
+#[derive(Debug, Clone, Copy)]
+pub struct DrainPlan {
+    pub lasts: Duration,
+    pub immediate: bool,
+}
+
+/// A listener could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("error adding listener '{address}': {cause}")]
+pub struct BindError {
+    pub listener: Arc<str>,
+    pub address: String,
+    pub cause: io::Error,
+}
+
+struct Active {
+    current: Current,
+    /// What the sockets are bound to; with port 0 replaced by the one that was given.
+    bound: Vec<ListenAddress>,
+}
+
+/// The listeners that have sockets, and the workers that accept on them.
+pub(crate) struct ListenerManager {
+    active: HashMap<Arc<str>, Active>,
+    workers: Vec<Worker>,
+    plan: DrainPlan,
+    stats: ListenerManagerStats,
+}
+
+impl ListenerManager {
+    pub(crate) fn new(workers: Vec<Worker>, plan: DrainPlan, stats: ListenerManagerStats) -> Self {
+        stats.workers_started().set(1);
+        Self { active: HashMap::new(), workers, plan, stats }
+    }
+
+    /// Brings the sockets to `listeners`. What cannot be bound is reported and left out; the rest serves.
+    pub(crate) fn apply(&mut self, listeners: &Names<Listener>) -> Vec<BindError> {
+        let gone: Vec<_> = self.active.keys().filter(|name| !listeners.contains_key(*name)).cloned().collect();
+        for name in gone {
+            self.remove(&name);
+            self.stats.listener_removed().inc();
+        }
+        let mut errors = Vec::new();
+        for (name, listener) in listeners {
+            if let Err(error) = self.add_or_update(name, listener) {
+                self.stats.listener_create_failure().inc();
+                errors.push(error);
+            }
+        }
+        self.stats.total_listeners_active().set(self.active.len() as u64);
+        errors
+    }
+
+    fn add_or_update(&mut self, name: &Arc<str>, listener: &Arc<Listener>) -> Result<(), BindError> {
+        if let Some(active) = self.active.get(name) {
+            let before = active.current.load_full();
+            if Arc::ptr_eq(&before, listener) {
+                return Ok(());
+            }
+            let same_sockets = before.addresses == listener.addresses
+                && before.socket == listener.socket
+                && before.bind_to_port == listener.bind_to_port;
+            if same_sockets {
+                active.current.store(Arc::clone(listener));
+                drain_replaced(&before, Some(listener), self.plan);
+                self.stats.listener_in_place_updated().inc();
+                self.stats.listener_modified().inc();
+                return Ok(());
+            }
+            self.remove(name);
+            self.stats.listener_modified().inc();
+        } else {
+            self.stats.listener_added().inc();
+        }
+        let active = self.bind(name, listener)?;
+        self.active.insert(Arc::clone(name), active);
+        Ok(())
+    }
+
+    fn bind(&self, name: &Arc<str>, listener: &Arc<Listener>) -> Result<Active, BindError> {
+        let current = Arc::new(ArcSwap::from(Arc::clone(listener)));
+        let mut per_worker: Vec<Vec<ListeningSocket>> = self.workers.iter().map(|_| Vec::new()).collect();
+        let mut bound = Vec::new();
+        for address in listener.addresses.iter().filter(|_| listener.bind_to_port) {
+            let failed = |cause| BindError { listener: Arc::clone(name), address: address.to_string(), cause };
+            bound.push(bind_address(address, listener, &mut per_worker).map_err(failed)?);
+        }
+        for (worker, sockets) in self.workers.iter().zip(per_worker) {
+            self.stats.listener_create_success().inc();
+            worker.tell(Command::Listen { listener: Arc::clone(name), current: Arc::clone(&current), sockets });
+        }
+        Ok(Active { current, bound })
+    }
+
+    fn remove(&mut self, name: &Arc<str>) {
+        let Some(active) = self.active.remove(name) else { return };
+        self.stop_accepting(name);
+        drain_replaced(&active.current.load(), None, self.plan);
+    }
+
+    fn stop_accepting(&self, name: &Arc<str>) {
+        for worker in &self.workers {
+            worker.tell(Command::Stop { listener: Arc::clone(name) });
+        }
+        self.stats.listener_stopped().inc();
+    }
+
+    /// Asks the connections of all (or only the inbound) listeners to leave, without closing any socket.
+    pub(crate) fn begin_drain(&self, inbound_only: bool, plan: DrainPlan) {
+        for active in self.active.values() {
+            let listener = active.current.load();
+            if listener.inbound || !inbound_only {
+                all_chains(&listener).for_each(|chain| chain.drain.begin(plan.lasts, plan.immediate));
+            }
+        }
+    }
+
+    /// Closes the sockets of all (or only the inbound) listeners; connections go on.
+    pub(crate) fn stop_listeners(&self, inbound_only: bool) {
+        for (name, active) in &self.active {
+            if active.current.load().inbound || !inbound_only {
+                self.stop_accepting(name);
+            }
+        }
+    }
+
+    /// Waits until every connection has ended or `limit` has passed, then cuts what is left.
+    pub(crate) async fn finish(&self, limit: Duration) {
+        if !self.wait_idle(limit).await {
+            self.drains().iter().for_each(|drain| drain.cut());
+        }
+    }
+
+    fn drains(&self) -> Vec<Arc<Drain>> {
+        let chains = |active: &Active| {
+            let listener = active.current.load();
+            all_chains(&listener).map(|chain| Arc::clone(&chain.drain)).collect::<Vec<_>>()
+        };
+        self.active.values().flat_map(chains).collect()
+    }
+
+    /// Waits until every connection has ended; false when `limit` passed first.
+    pub(crate) async fn wait_idle(&self, limit: Duration) -> bool {
+        let drains = self.drains();
+        let idle = async {
+            for drain in &drains {
+                drain.until_idle().await;
+            }
+        };
+        tokio::time::timeout(limit, idle).await.is_ok()
+    }
+
+    /// Ends the workers.
+    pub(crate) fn shut_down(&mut self) {
+        for worker in &self.workers {
+            worker.tell(Command::Shutdown);
+        }
+        self.workers.iter_mut().for_each(Worker::join);
+    }
+
+    /// Where each listener really listens.
+    pub(crate) fn bound(&self) -> Vec<(Arc<str>, Vec<ListenAddress>)> {
+        let mut all: Vec<_> =
+            self.active.iter().map(|(name, active)| (Arc::clone(name), active.bound.clone())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+}
+
+fn all_chains(listener: &Listener) -> impl Iterator<Item = &Arc<FilterChain>> {
+    listener.chains.all.iter().chain(&listener.chains.default)
+}
+
+/// Drains the chains of `before` that do not live on in `after`.
+fn drain_replaced(before: &Listener, after: Option<&Arc<Listener>>, plan: DrainPlan) {
+    for chain in all_chains(before) {
+        let kept = after.is_some_and(|after| all_chains(after).any(|other| Arc::ptr_eq(&other.drain, &chain.drain)));
+        if kept {
+            continue;
+        }
+        chain.drain.begin(plan.lasts, plan.immediate);
+        let drain = Arc::clone(&chain.drain);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = drain.until_idle() => {}
+                () = tokio::time::sleep(plan.lasts) => drain.cut(),
+            }
+        });
+    }
+}
+
+/// Binds one address for every worker; returns it with the port that was given.
+fn bind_address(
+    address: &ListenAddress,
+    listener: &Listener,
+    per_worker: &mut [Vec<ListeningSocket>],
+) -> io::Result<ListenAddress> {
+    let first = socket::listen(address, &listener.socket)?;
+    let bound = match address {
+        ListenAddress::Ip { ipv4_compat, .. } => {
+            let address = first.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
+            ListenAddress::Ip { address, ipv4_compat: *ipv4_compat }
+        }
+        pipe @ ListenAddress::Pipe { .. } => pipe.clone(),
+    };
+    let shares_port = listener.socket.reuse_port && matches!(address, ListenAddress::Ip { .. });
+    let mut sockets = Vec::with_capacity(per_worker.len());
+    for _ in 1..per_worker.len() {
+        sockets.push(if shares_port { socket::listen(&bound, &listener.socket)? } else { first.try_clone()? });
+    }
+    sockets.push(first);
+    for (worker, socket) in per_worker.iter_mut().zip(sockets) {
+        worker.push(into_listening(socket, address));
+    }
+    Ok(bound)
+}
+
+fn into_listening(socket: Socket, address: &ListenAddress) -> ListeningSocket {
+    match address {
+        ListenAddress::Ip { .. } => ListeningSocket::Tcp(socket.into()),
+        ListenAddress::Pipe { .. } => ListeningSocket::Unix(socket.into()),
+    }
+}

@@ -1,0 +1,181 @@
+//! The `tidegate` binary: reads the command line and starts what it asks for.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context;
+use tidegate::admin::state::{CommandLine, LogLevel};
+use tidegate::application_log;
+use tidegate::cli::{self, CheckFlags, Command, DrainStrategy, EnvoyFlags, Mode};
+use tidegate::config::bootstrap::{Bootstrap, Overrides};
+use tidegate::server::{self, Options, StartError};
+use tidegate::{check, quickstart};
+use tidegate_filters::context::Defaults;
+use tidegate_xds::{FieldError, Format};
+
+/// glibc's allocator costs up to 40 % with large bodies.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let as_envoy = arguments.first().is_some_and(|program| cli::called_as_envoy(program));
+    let command = match cli::parse(arguments) {
+        Ok(command) => command,
+        Err(error) => error.exit(),
+    };
+    let result = match command {
+        Command::Run(flags) => run(&flags, as_envoy),
+        Command::Check(flags) => run_check(&flags),
+        Command::Quickstart(flags) => {
+            application_log::init(LogLevel::Info, None, None);
+            quickstart::announce();
+            let concurrency = flags.concurrency.unwrap_or_else(cli::default_concurrency);
+            start(quickstart::bootstrap(), options(concurrency, Defaults::Safe, Duration::from_secs(10)))
+        }
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
+    let Some(level) = application_log::parse(&flags.log_level) else {
+        anyhow::bail!("invalid log level specified '{}'", flags.log_level);
+    };
+    application_log::init(level, flags.component_log_level.as_deref(), flags.log_path.as_deref());
+    let defaults = flags.defaults(as_envoy);
+    let overrides = Overrides {
+        yaml: flags.config_yaml.clone(),
+        service_node: flags.service_node.clone(),
+        service_cluster: flags.service_cluster.clone(),
+        service_zone: flags.service_zone.clone(),
+        allow_unknown_fields: flags.allow_unknown_static_fields,
+    };
+    let bootstrap = match &flags.config_path {
+        Some(path) => read(path, &overrides, defaults)?,
+        None if flags.config_yaml.is_some() => Bootstrap::read(b"{}", Format::Yaml, &overrides, defaults),
+        None => anyhow::bail!("at least one of --config-path or --config-yaml should be non-empty"),
+    };
+    if flags.mode == Mode::Validate {
+        let checked = bootstrap.and_then(|bootstrap| server::validate(&bootstrap, defaults));
+        return Ok(match checked {
+            Ok(()) => {
+                let name = flags.config_path.as_deref().map(Path::display).map(|name| name.to_string());
+                println!("configuration '{}' OK", name.unwrap_or_default());
+                ExitCode::SUCCESS
+            }
+            Err(errors) => {
+                print_errors(&errors);
+                ExitCode::FAILURE
+            }
+        });
+    }
+    let concurrency = flags.concurrency.filter(|n| *n > 0).unwrap_or_else(cli::default_concurrency);
+    let mut options = options(concurrency, defaults, flags.drain_time());
+    options.drain_immediately = flags.drain_strategy == DrainStrategy::Immediate;
+    options.parent_shutdown_time = Duration::from_secs(flags.parent_shutdown_time_s);
+    options.file_flush_interval = Duration::from_millis(flags.file_flush_interval_msec);
+    options.node_address = cli::node_address(flags.local_address_ip_version);
+    options.admin_address_path.clone_from(&flags.admin_address_path);
+    options.command_line = command_line(flags, &options, level);
+    start(bootstrap, options)
+}
+
+fn options(concurrency: usize, defaults: Defaults, drain_time: Duration) -> Options {
+    Options {
+        concurrency,
+        defaults,
+        drain_time,
+        drain_immediately: false,
+        parent_shutdown_time: Duration::from_secs(900),
+        file_flush_interval: Duration::from_secs(10),
+        node_address: cli::node_address(cli::IpVersion::V4),
+        admin_address_path: None,
+        command_line: CommandLine::default(),
+    }
+}
+
+/// The flags as `/server_info` shows them.
+fn command_line(flags: &EnvoyFlags, options: &Options, level: LogLevel) -> CommandLine {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let path = |value: &Option<std::path::PathBuf>| {
+        value.as_deref().map(Path::display).map(|path| path.to_string()).unwrap_or_default()
+    };
+    CommandLine {
+        concurrency: u32::try_from(options.concurrency).unwrap_or(u32::MAX),
+        config_path: path(&flags.config_path),
+        config_yaml: text(&flags.config_yaml),
+        allow_unknown_static_fields: flags.allow_unknown_static_fields,
+        reject_unknown_dynamic_fields: flags.reject_unknown_dynamic_fields,
+        ignore_unknown_dynamic_fields: flags.ignore_unknown_dynamic_fields,
+        admin_address_path: path(&flags.admin_address_path),
+        local_address_ip_version: match flags.local_address_ip_version {
+            cli::IpVersion::V4 => "v4",
+            cli::IpVersion::V6 => "v6",
+        },
+        log_level: level,
+        component_log_level: text(&flags.component_log_level),
+        log_format: text(&flags.log_format),
+        log_path: path(&flags.log_path),
+        service_cluster: text(&flags.service_cluster),
+        service_node: text(&flags.service_node),
+        service_zone: text(&flags.service_zone),
+        file_flush_interval: options.file_flush_interval,
+        file_flush_min_size_kb: u32::try_from(flags.file_flush_min_size_kb).unwrap_or(u32::MAX),
+        drain_time: options.drain_time,
+        drain_immediately: options.drain_immediately,
+        parent_shutdown_time: options.parent_shutdown_time,
+        envoy_defaults: options.defaults == Defaults::Envoy,
+    }
+}
+
+fn read(path: &Path, overrides: &Overrides, defaults: Defaults) -> anyhow::Result<Result<Bootstrap, Vec<FieldError>>> {
+    let text = std::fs::read(path).with_context(|| format!("unable to read file: {}", path.display()))?;
+    Ok(Bootstrap::read(&text, Format::of_path(path), overrides, defaults))
+}
+
+fn start(bootstrap: Result<Bootstrap, Vec<FieldError>>, options: Options) -> anyhow::Result<ExitCode> {
+    let bootstrap = match bootstrap {
+        Ok(bootstrap) => bootstrap,
+        Err(errors) => {
+            print_errors(&errors);
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
+    match runtime.block_on(server::run(bootstrap, options)) {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(StartError::Configuration(errors)) => {
+            print_errors(&errors);
+            Ok(ExitCode::FAILURE)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn run_check(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
+    let defaults = if flags.envoy_defaults { Defaults::Envoy } else { Defaults::Safe };
+    let overrides = Overrides {
+        service_node: flags.service_node.clone(),
+        service_cluster: flags.service_cluster.clone(),
+        allow_unknown_fields: flags.allow_unknown_static_fields,
+        ..Overrides::default()
+    };
+    let bootstrap = read(&flags.file, &overrides, defaults)?;
+    let report = check::report(&flags.file, bootstrap, defaults);
+    print!("{}", report.text);
+    Ok(if report.refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn print_errors(errors: &[FieldError]) {
+    for error in errors {
+        eprintln!("error initializing configuration: {error}");
+    }
+}

@@ -1,0 +1,298 @@
+//! The running process as the admin interface sees it: state, facts, configuration, and what may be asked of it.
+//! It must not know how answers are written, nor how anything is done that it hands on.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tidegate_filters::stream_info::Address;
+use tidegate_stats::Store;
+use tokio::sync::mpsc;
+
+use crate::admin::AdminState;
+use crate::admin::state::{
+    ClusterStatus, CommandLine, DrainListeners, HostCounts, HostHealth, HostStatus, Limits, ListenerStatus, LogLevel,
+    Memory, ServerInfo, ServerState,
+};
+use crate::app::Shared;
+use crate::application_log;
+use crate::cluster;
+use crate::listener::ListenAddress;
+use crate::runtime::Layers;
+use crate::stats::server::{Facts, ServerGauges};
+
+/// What the admin interface asks of the server.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Quit,
+    Drain(DrainListeners),
+}
+
+/// Kinds of resources in a configuration dump.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Cluster,
+    Listener,
+    Route,
+    Endpoints,
+}
+
+/// A resource as it was accepted last.
+struct Accepted {
+    bytes: Vec<u8>,
+    is_static: bool,
+    at: SystemTime,
+}
+
+/// The resources that act, on the wire: what `/config_dump` shows.
+#[derive(Default)]
+pub(crate) struct Accepteds(Mutex<BTreeMap<(Kind, Arc<str>), Accepted>>);
+
+impl Accepteds {
+    pub(crate) fn put(&self, kind: Kind, name: &str, bytes: Vec<u8>, is_static: bool) {
+        self.0.lock().insert((kind, name.into()), Accepted { bytes, is_static, at: SystemTime::now() });
+    }
+
+    pub(crate) fn remove(&self, kind: Kind, name: &str) {
+        self.0.lock().remove(&(kind, name.into()));
+    }
+}
+
+/// The process.
+pub(crate) struct Process {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) stats: Arc<Store>,
+    pub(crate) layers: Arc<Layers>,
+    pub(crate) gauges: ServerGauges,
+    pub(crate) options: CommandLine,
+    /// The bootstrap on the wire.
+    pub(crate) bootstrap: Vec<u8>,
+    pub(crate) node: Value,
+    pub(crate) accepted: Arc<Accepteds>,
+    pub(crate) bound: Mutex<Vec<(Arc<str>, Vec<ListenAddress>)>>,
+    pub(crate) serving: AtomicBool,
+    pub(crate) started: SystemTime,
+    pub(crate) asked: mpsc::UnboundedSender<Asked>,
+}
+
+impl Process {
+    /// Everything that changes by itself, for the stats.
+    pub(crate) fn facts(&self) -> Facts {
+        let snapshot = self.shared.snapshot();
+        let connections = snapshot.listeners.values().map(|listener| listener.stats.downstream_cx_active().value());
+        Facts { state: self.server_state(), connections: connections.sum(), memory: Memory::read() }
+    }
+
+    /// Brings all stats up to date.
+    pub(crate) fn flush_stats(&self) {
+        crate::stats::server::flush(&self.stats, &self.gauges, self.facts(), Instant::now());
+    }
+
+    fn dump(&self, kind: Kind, is_static: bool, message: &str, field: &str) -> Vec<Value> {
+        let accepted = self.accepted.0.lock();
+        let of_kind = accepted.iter().filter(|((one, _), accepted)| *one == kind && accepted.is_static == is_static);
+        of_kind.map(|((_, name), accepted)| self.entry(name, accepted, message, field)).collect()
+    }
+
+    fn entry(&self, name: &str, accepted: &Accepted, message: &str, field: &str) -> Value {
+        let mut resource = json!({ "@type": format!("type.googleapis.com/{message}") });
+        merge(&mut resource, tidegate_xds::to_json(message, &accepted.bytes));
+        let updated = timestamp(accepted.at);
+        if field == "listener" && !accepted.is_static {
+            return json!({ "name": name, "active_state": { "listener": resource, "last_updated": updated } });
+        }
+        json!({ field: resource, "last_updated": updated })
+    }
+}
+
+fn merge(into: &mut Value, from: Value) {
+    if let (Some(into), Value::Object(from)) = (into.as_object_mut(), from) {
+        into.extend(from);
+    }
+}
+
+/// A section of a dump; empty lists are left out.
+fn section(kind: &str, lists: Vec<(&str, Vec<Value>)>) -> Value {
+    let mut section = json!({ "@type": format!("type.googleapis.com/envoy.admin.v3.{kind}") });
+    for (field, list) in lists {
+        if !list.is_empty() {
+            section[field] = Value::Array(list);
+        }
+    }
+    section
+}
+
+/// RFC 3339 with milliseconds, as protobuf prints timestamps.
+fn timestamp(at: SystemTime) -> String {
+    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let (year, month, day) = crate::http::response_headers::civil(since.as_secs() / 86_400);
+    let of_day = since.as_secs() % 86_400;
+    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
+}
+
+impl AdminState for Process {
+    fn stats(&self) -> &Store {
+        &self.stats
+    }
+
+    fn runtime(&self) -> &Layers {
+        &self.layers
+    }
+
+    fn server_state(&self) -> ServerState {
+        if self.shared.is_health_check_failing() {
+            ServerState::Draining
+        } else if self.serving.load(Relaxed) {
+            ServerState::Live
+        } else if self.shared.snapshot().listeners.is_empty() {
+            ServerState::PreInitializing
+        } else {
+            ServerState::Initializing
+        }
+    }
+
+    fn server_info(&self) -> ServerInfo {
+        ServerInfo {
+            uptime: self.gauges.uptime(Instant::now()),
+            options: self.options.clone(),
+            node: self.node.clone(),
+        }
+    }
+
+    fn memory(&self) -> Memory {
+        Memory::read()
+    }
+
+    fn clusters(&self) -> Vec<ClusterStatus> {
+        let snapshot = self.shared.snapshot();
+        let mut clusters: Vec<_> =
+            snapshot.clusters.values().map(|cluster| cluster_status(&cluster.status())).collect();
+        clusters.sort_by(|a, b| a.name.cmp(&b.name));
+        clusters
+    }
+
+    fn listeners(&self) -> Vec<ListenerStatus> {
+        let of = |address: &ListenAddress| match address {
+            ListenAddress::Ip { address, .. } => Address::Ip(*address),
+            ListenAddress::Pipe { path, .. } => Address::Pipe(path.to_string_lossy().into()),
+        };
+        let bound = self.bound.lock();
+        let statuses = bound.iter().filter_map(|(name, addresses)| {
+            let (first, more) = addresses.split_first()?;
+            Some(ListenerStatus {
+                name: Arc::clone(name),
+                address: of(first),
+                more_addresses: more.iter().map(of).collect(),
+            })
+        });
+        statuses.collect()
+    }
+
+    fn config_dump(&self, include_endpoints: bool) -> Vec<Value> {
+        const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
+        const LISTENER: &str = "envoy.config.listener.v3.Listener";
+        const ROUTE: &str = "envoy.config.route.v3.RouteConfiguration";
+        const ENDPOINTS: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+        let mut bootstrap = section("BootstrapConfigDump", Vec::new());
+        bootstrap["bootstrap"] = tidegate_xds::to_json("envoy.config.bootstrap.v3.Bootstrap", &self.bootstrap);
+        bootstrap["last_updated"] = Value::String(timestamp(self.started));
+        let mut sections = vec![
+            bootstrap,
+            section(
+                "ClustersConfigDump",
+                vec![
+                    ("static_clusters", self.dump(Kind::Cluster, true, CLUSTER, "cluster")),
+                    ("dynamic_active_clusters", self.dump(Kind::Cluster, false, CLUSTER, "cluster")),
+                ],
+            ),
+        ];
+        if include_endpoints {
+            let endpoints = self.dump(Kind::Endpoints, false, ENDPOINTS, "endpoint_config");
+            sections.push(section("EndpointsConfigDump", vec![("dynamic_endpoint_configs", endpoints)]));
+        }
+        sections.push(section(
+            "ListenersConfigDump",
+            vec![
+                ("static_listeners", self.dump(Kind::Listener, true, LISTENER, "listener")),
+                ("dynamic_listeners", self.dump(Kind::Listener, false, LISTENER, "listener")),
+            ],
+        ));
+        let routes = self.dump(Kind::Route, false, ROUTE, "route_config");
+        sections.push(section("RoutesConfigDump", vec![("dynamic_route_configs", routes)]));
+        sections
+    }
+
+    fn drain_listeners(&self, drain: DrainListeners) {
+        // The server is gone only when nothing is left to drain.
+        let _ = self.asked.send(Asked::Drain(drain));
+    }
+
+    fn set_health_check_failing(&self, failing: bool) {
+        self.shared.set_health_check_failing(failing);
+    }
+
+    fn quit(&self) {
+        // The server is gone only when it has quit.
+        let _ = self.asked.send(Asked::Quit);
+    }
+
+    fn reopen_logs(&self) {
+        tidegate_filters::access_log::reopen_all();
+    }
+
+    fn loggers(&self) -> Vec<(String, LogLevel)> {
+        application_log::levels()
+    }
+
+    fn set_log_level(&self, logger: Option<&str>, level: LogLevel) {
+        application_log::set(logger, level);
+    }
+}
+
+fn cluster_status(status: &cluster::status::ClusterStatus) -> ClusterStatus {
+    let limits = |limits: &cluster::status::Limits| Limits {
+        max_connections: limits.max_connections,
+        max_pending_requests: limits.max_pending_requests,
+        max_requests: limits.max_requests,
+        max_retries: limits.max_retries,
+    };
+    ClusterStatus {
+        name: Arc::clone(&status.name),
+        observability_name: Arc::clone(&status.observability_name),
+        added_via_api: status.added_via_api,
+        eds_service_name: status.eds_service_name.clone(),
+        limits: [limits(&status.limits[0].1), limits(&status.limits[1].1)],
+        outlier: None,
+        hosts: status.hosts.iter().map(host_status).collect(),
+    }
+}
+
+fn host_status(status: &cluster::status::HostStatus) -> HostStatus {
+    let host = &status.host;
+    HostStatus {
+        address: host.address.clone(),
+        hostname: Arc::clone(&host.hostname),
+        locality: Arc::clone(&host.locality),
+        weight: host.weight,
+        priority: host.priority,
+        canary: host.canary,
+        health: HostHealth { discovered: host.health_status, ..HostHealth::default() },
+        counts: HostCounts {
+            connections_active: status.cx_active.into(),
+            connect_failures: status.cx_connect_fail,
+            connections: status.cx_total,
+            requests_active: status.rq_active.into(),
+            request_errors: status.rq_error,
+            requests_pending: status.rq_pending_active.into(),
+            request_successes: status.rq_success,
+            request_timeouts: status.rq_timeout,
+            requests: status.rq_total,
+        },
+        success_rate: None,
+        local_origin_success_rate: None,
+    }
+}

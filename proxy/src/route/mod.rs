@@ -1,0 +1,49 @@
+//! Routes: which virtual host and route a request takes, and what that route says is to be done with it.
+//! Everything here is pure (no clock, no I/O, no randomness of its own); it must not know protos, pools or sockets.
+
+#[cfg(test)]
+mod allocations;
+mod entry;
+mod forward;
+pub mod grpc_timeout;
+mod hash;
+mod host_index;
+mod input;
+mod internal_redirect;
+mod matcher;
+mod mirror;
+mod path_index;
+mod redirect;
+mod retry;
+mod rewrite;
+mod table;
+#[cfg(test)]
+mod testing;
+mod timeout;
+mod upgrade;
+mod uri_template;
+
+pub use entry::{Action, BufferLimit, Overrides, Route, RouteEntry};
+pub use forward::{ClusterName, ClusterSelector, ForwardAction, MetadataMatch, WeightedCluster, WeightedClusters};
+pub use hash::{CookieSource, HashPolicy, HashSource, Hashed, hash};
+pub use input::{HostMatch, Mismatch, Outcome, RouteInput, Trace, TriedRoute};
+pub use internal_redirect::{
+    InternalRedirectPolicy, RedirectHistory, RedirectPredicate, RedirectRefusal, RedirectTarget,
+};
+pub use matcher::{Criterion, PathMatch, PathRegex, RouteMatch, Text};
+pub use mirror::MirrorPolicy;
+pub use redirect::{DirectResponse, Redirect, RedirectPath, tls_location};
+pub use retry::{
+    BackOff, HedgePolicy, HostPredicate, PreviousPriorities, RateLimitedBackOff, RequestRetries, ResetFormat, RetryOn,
+    RetryPolicy,
+};
+pub use rewrite::{HostRewrite, PathRewrite, set_host};
+pub(crate) use table::TableBuilder;
+pub use table::{AttemptHeaders, RouteConfig, RouteTable, TlsRequirement, VirtualCluster, VirtualHost, route};
+pub use tidegate_filters::http::HeaderMutations;
+pub use tidegate_filters::matching::Substitution;
+pub use timeout::{
+    GrpcTimeout, Limit, RequestTimeouts, StreamDuration, TimeoutOptions, Timeouts, take_stream_duration,
+};
+pub use upgrade::{ConnectConfig, Upgrade};
+pub use uri_template::{TemplateError, UriRewrite, UriTemplate};

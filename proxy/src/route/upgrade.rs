@@ -1,0 +1,18 @@
+//! Which upgrades a route lets through (`upgrade_configs`). It must not know how one is carried.
+
+/// One `UpgradeConfig`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Lower case: `websocket`, `connect`, `connect-udp`, ….
+    pub kind: Box<[u8]>,
+    pub enabled: bool,
+    /// For CONNECT and CONNECT-UDP: the tunnel ends here, and its payload goes to the upstream.
+    pub connect: Option<ConnectConfig>,
+}
+
+/// `ConnectConfig`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectConfig {
+    /// A POST is a CONNECT too.
+    pub allow_post: bool,
+}

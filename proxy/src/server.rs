@@ -1,0 +1,494 @@
+//! Wires a process together: bootstrap, store, workers, listeners, admin, signals, drain.
+//! It must not know how any of them works.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+use tidegate_filters::context::Defaults;
+use tidegate_stats::Store as StatsStore;
+use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
+use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::pb::google::protobuf::Any;
+use tidegate_xds::{FieldError, FieldPath};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::admin::AdminState;
+use crate::admin::state::{CommandLine, DrainListeners};
+use crate::app::Shared;
+use crate::cluster::dns::Discoveries;
+use crate::config::Compiler;
+use crate::config::bootstrap::{Bootstrap, file_of};
+use crate::config::files::{self, Watched};
+use crate::config::store::{Placed, Store};
+use crate::listener::ListenAddress;
+use crate::listener::manager::{DrainPlan, ListenerManager};
+use crate::process::{Asked, Process};
+use crate::runtime::Layers;
+use crate::stats::listener::ListenerManagerStats;
+use crate::stats::server::ServerGauges;
+use crate::worker::Worker;
+
+/// How a process runs, from its command line.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub concurrency: usize,
+    pub defaults: Defaults,
+    pub drain_time: Duration,
+    pub drain_immediately: bool,
+    pub parent_shutdown_time: Duration,
+    pub file_flush_interval: Duration,
+    pub node_address: Option<std::net::IpAddr>,
+    pub admin_address_path: Option<PathBuf>,
+    /// As `/server_info` shows it.
+    pub command_line: CommandLine,
+}
+
+/// Why a process did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{}", join(.0))]
+    Configuration(Vec<FieldError>),
+    #[error("{0}")]
+    Listen(String),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+fn join(errors: &[FieldError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// How long what must be fetched before serving is waited for (`initial_fetch_timeout`).
+const INITIAL_FETCH: Duration = Duration::from_secs(15);
+
+/// A compiled configuration that does not serve: what `--mode validate` and `check` ask for.
+///
+/// # Errors
+/// Everything that a server would refuse to start with.
+pub fn validate(bootstrap: &Bootstrap, defaults: Defaults) -> Result<(), Vec<FieldError>> {
+    let stats = StatsStore::new();
+    let layers = Arc::new(Layers::new(bootstrap.runtime_layers.clone(), &stats));
+    let (mut store, _) = make_store(bootstrap, defaults, &stats, layers, None);
+    let mut errors = load_static(bootstrap, &mut store);
+    bootstrap.place(&mut errors);
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
+}
+
+fn make_store(
+    bootstrap: &Bootstrap,
+    defaults: Defaults,
+    stats: &Arc<StatsStore>,
+    layers: Arc<Layers>,
+    node_address: Option<std::net::IpAddr>,
+) -> (Store, Arc<Shared>) {
+    let shared = Shared::new(layers, node_address);
+    let compiler = Compiler {
+        defaults,
+        stats: stats.root(),
+        node: bootstrap.node.clone(),
+        buffer_limit_bytes: 1 << 20,
+        cluster_defaults: bootstrap.cluster_defaults.clone(),
+    };
+    (Store::new(compiler, Arc::clone(&shared)), shared)
+}
+
+fn load_static(bootstrap: &Bootstrap, store: &mut Store) -> Vec<FieldError> {
+    let root = FieldPath::root().field("static_resources");
+    let clusters = bootstrap.clusters().iter().enumerate().map(|(index, cluster)| Placed {
+        resource: cluster.clone(),
+        path: root.clone().field("clusters").index(index),
+    });
+    let mut errors = store.update_clusters(clusters.collect());
+    let listeners = bootstrap.listeners().iter().enumerate().map(|(index, listener)| Placed {
+        resource: listener.clone(),
+        path: root.clone().field("listeners").index(index),
+    });
+    errors.extend(store.update_listeners(listeners.collect()));
+    errors
+}
+
+/// Runs until told to stop. Returns once everything that ran has ended.
+///
+/// # Errors
+/// When the configuration cannot be used or an address cannot be bound.
+pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), StartError> {
+    tidegate_stats::reserve_workers(options.concurrency);
+    tidegate_filters::access_log::set_flush_interval(options.file_flush_interval);
+    let min_kilobytes = usize::try_from(options.command_line.file_flush_min_size_kb).unwrap_or(usize::MAX);
+    tidegate_filters::access_log::set_flush_min_size(min_kilobytes.saturating_mul(1 << 10));
+    let stats = StatsStore::with_rules(std::mem::take(&mut bootstrap.stats_rules));
+    let gauges = ServerGauges::new(&stats, options.concurrency, Instant::now());
+    let layers = Arc::new(Layers::new(bootstrap.runtime_layers.clone(), &stats));
+    let (mut store, shared) =
+        make_store(&bootstrap, options.defaults, &stats, Arc::clone(&layers), options.node_address);
+    let mut errors = load_static(&bootstrap, &mut store);
+    if !errors.is_empty() {
+        bootstrap.place(&mut errors);
+        return Err(StartError::Configuration(errors));
+    }
+    store.started = true;
+    let workers = (0..options.concurrency)
+        .map(|index| Worker::start(index, Arc::clone(&shared)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let plan = DrainPlan { lasts: options.drain_time, immediate: options.drain_immediately };
+    let manager_stats = ListenerManagerStats::new(&stats.root().scope("listener_manager."));
+    let (sender, resolved) = mpsc::unbounded_channel();
+    let (asking, asked) = mpsc::unbounded_channel();
+    let mut server = Server {
+        manager: ListenerManager::new(workers, plan, manager_stats),
+        discoveries: Discoveries::new(shared.runtime_shared(), sender),
+        resolved,
+        sources: Sources::new(&bootstrap),
+        process: Arc::new(Process {
+            shared: Arc::clone(&shared),
+            stats,
+            layers,
+            gauges,
+            options: options.command_line.clone(),
+            bootstrap: bootstrap.bytes.clone(),
+            node: bootstrap.node_json(),
+            accepted: store.accepted(),
+            bound: Mutex::default(),
+            serving: AtomicBool::new(false),
+            started: SystemTime::now(),
+            asked: asking,
+        }),
+        asked,
+        store,
+        shared,
+        plan,
+    };
+    let admin = match &bootstrap.admin {
+        Some(address) => Some(serve_admin(address, &options, &server.process)?),
+        None => None,
+    };
+    let (quit, mut quitting) = watch::channel(false);
+    let signals = tokio::spawn(wait_for_signals(quit));
+    server.warm_up().await;
+    server.start_listening()?;
+    server.process.gauges.initialized(Instant::now());
+    server.serve(&mut quitting, bootstrap.stats_flush_interval).await;
+    server.drain(&options).await;
+    tidegate_filters::access_log::flush_all();
+    signals.abort();
+    if let Some(admin) = admin {
+        admin.abort();
+    }
+    Ok(())
+}
+
+struct Server {
+    manager: ListenerManager,
+    discoveries: Discoveries,
+    /// Names of DNS clusters that were resolved for the first time.
+    resolved: mpsc::UnboundedReceiver<Arc<str>>,
+    sources: Sources,
+    process: Arc<Process>,
+    /// What the admin interface asks for.
+    asked: mpsc::UnboundedReceiver<Asked>,
+    store: Store,
+    shared: Arc<Shared>,
+    plan: DrainPlan,
+}
+
+impl Server {
+    /// Reads what the configuration points at and waits until clusters and listeners are warm.
+    async fn warm_up(&mut self) {
+        let deadline = tokio::time::Instant::now() + INITIAL_FETCH;
+        self.start_resolving();
+        loop {
+            self.sources.read(&mut self.store);
+            self.start_resolving();
+            if !self.store.is_warming() && self.sources.is_settled(&self.store) {
+                return;
+            }
+            tokio::select! {
+                Some(name) = self.resolved.recv() => self.store.cluster_is_warm(&name),
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                () = tokio::time::sleep_until(deadline) => {
+                    tracing::warn!("gave up waiting for resources that were to be fetched first");
+                    self.store.stop_waiting();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn start_resolving(&mut self) {
+        for cluster in self.store.resolving() {
+            self.discoveries.follow(&cluster, rand::random());
+        }
+    }
+
+    fn start_listening(&mut self) -> Result<(), StartError> {
+        let errors = self.manager.apply(&self.shared.snapshot().listeners);
+        match errors.first() {
+            Some(error) => Err(StartError::Listen(error.to_string())),
+            None => {
+                self.note_bound();
+                self.process.serving.store(true, Relaxed);
+                for (name, addresses) in self.manager.bound() {
+                    for address in addresses {
+                        tracing::info!(listener = %name, %address, "listening");
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn note_bound(&self) {
+        *self.process.bound.lock() = self.manager.bound();
+    }
+
+    /// Follows files, finished resolutions and the admin interface until it is time to leave.
+    async fn serve(&mut self, quitting: &mut watch::Receiver<bool>, flush_every: Duration) {
+        let mut look = tokio::time::interval(files::LOOK_EVERY);
+        let mut flush = tokio::time::interval(flush_every);
+        loop {
+            tokio::select! {
+                _ = quitting.changed() => return,
+                Some(asked) = self.asked.recv() => match asked {
+                    Asked::Quit => return,
+                    Asked::Drain(drain) => self.drain_listeners(drain),
+                },
+                _ = flush.tick() => {
+                    self.process.flush_stats();
+                    continue;
+                }
+                Some(name) = self.resolved.recv() => self.store.cluster_is_warm(&name),
+                _ = look.tick() => {
+                    self.process.layers.reload_if_moved();
+                    if !self.sources.read(&mut self.store) {
+                        continue;
+                    }
+                    self.start_resolving();
+                }
+            }
+            for error in self.manager.apply(&self.shared.snapshot().listeners) {
+                tracing::error!(%error, "a listener could not be bound");
+            }
+            self.note_bound();
+        }
+    }
+
+    /// `/drain_listeners`: at once their sockets close; gracefully their connections are asked to leave first.
+    fn drain_listeners(&self, drain: DrainListeners) {
+        if drain.graceful {
+            self.manager.begin_drain(drain.inbound_only, self.plan);
+        } else {
+            self.manager.stop_listeners(drain.inbound_only);
+        }
+    }
+
+    /// SIGTERM by itself: half of the drain time connections still come and are told to leave, then sockets close and what
+    /// runs is finished.
+    async fn drain(&mut self, options: &Options) {
+        self.shared.set_health_check_failing(true);
+        let half = options.drain_time / 2;
+        self.manager.begin_drain(false, DrainPlan { lasts: half, immediate: true });
+        self.manager.wait_idle(half).await;
+        self.manager.stop_listeners(false);
+        self.manager.finish(self.plan.lasts - half).await;
+        self.manager.shut_down();
+    }
+}
+
+/// Binds the admin interface and serves it on the control runtime.
+fn serve_admin(
+    address: &ListenAddress,
+    options: &Options,
+    process: &Arc<Process>,
+) -> Result<JoinHandle<()>, StartError> {
+    let failed = |cause: std::io::Error| StartError::Listen(format!("cannot bind admin address '{address}': {cause}"));
+    let state: Arc<dyn AdminState> = Arc::clone(process) as _;
+    match address {
+        ListenAddress::Ip { address: ip, .. } => {
+            let socket = std::net::TcpListener::bind(ip).map_err(failed)?;
+            socket.set_nonblocking(true).map_err(failed)?;
+            let bound = socket.local_addr().map_err(failed)?;
+            if let Some(path) = &options.admin_address_path {
+                std::fs::write(path, bound.to_string())?;
+            }
+            tracing::info!(%bound, "admin interface");
+            let socket = tokio::net::TcpListener::from_std(socket).map_err(failed)?;
+            Ok(tokio::spawn(async move {
+                // It serves until it is aborted.
+                let _ = crate::admin::serve(socket, state).await;
+            }))
+        }
+        ListenAddress::Pipe { path, .. } => {
+            // A socket that a former process left behind is of no more use.
+            let _ = std::fs::remove_file(path);
+            let socket = tokio::net::UnixListener::bind(path).map_err(failed)?;
+            if let Some(file) = &options.admin_address_path {
+                std::fs::write(file, path.display().to_string())?;
+            }
+            Ok(tokio::spawn(async move {
+                // It serves until it is aborted.
+                let _ = crate::admin::serve(socket, state).await;
+            }))
+        }
+    }
+}
+
+async fn wait_for_signals(quit: watch::Sender<bool>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut reopen)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::user_defined1()))
+    else {
+        tracing::error!("cannot listen for signals");
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = reopen.recv() => tidegate_filters::access_log::reopen_all(),
+        }
+    }
+    tracing::info!("draining");
+    // Nobody listens only when the process is ending already.
+    let _ = quit.send(true);
+}
+
+/// The files that resources come from.
+struct Sources {
+    clusters: Option<(Watched, Vec<Arc<str>>)>,
+    listeners: Option<(Watched, Vec<Arc<str>>)>,
+    routes: BTreeMap<PathBuf, Watched>,
+    assignments: BTreeMap<PathBuf, Watched>,
+}
+
+impl Sources {
+    fn new(bootstrap: &Bootstrap) -> Self {
+        let watched = |source: &Option<_>| source.as_ref().map(|source| (Watched::new(file_of(source)), Vec::new()));
+        Self {
+            clusters: watched(&bootstrap.cds),
+            listeners: watched(&bootstrap.lds),
+            routes: BTreeMap::new(),
+            assignments: BTreeMap::new(),
+        }
+    }
+
+    /// Whether every file was read at least once.
+    fn is_settled(&self, store: &Store) -> bool {
+        let known = |watched: &BTreeMap<PathBuf, Watched>, wanted: &BTreeMap<String, _>| {
+            wanted.values().all(|source| watched.contains_key(&file_of(source)))
+        };
+        known(&self.routes, &store.wanted_routes) && known(&self.assignments, &store.wanted_assignments)
+    }
+
+    /// Reads the files that changed, in the order that keeps references whole: clusters, endpoints, listeners, routes.
+    /// True when there was one.
+    fn read(&mut self, store: &mut Store) -> bool {
+        let mut any = false;
+        if let Some((watched, names)) = &mut self.clusters
+            && watched.changed()
+        {
+            any = true;
+            read_clusters(watched, names, store);
+        }
+        watch_wanted(&mut self.assignments, &store.wanted_assignments);
+        for watched in self.assignments.values_mut().filter_map(|watched| watched.changed().then_some(watched)) {
+            any = true;
+            let type_name = "envoy.config.endpoint.v3.ClusterLoadAssignment";
+            if let Some(resources) = load::<ClusterLoadAssignment>(watched, type_name) {
+                report(watched, store.update_assignments(resources));
+            }
+        }
+        if let Some((watched, names)) = &mut self.listeners
+            && watched.changed()
+        {
+            any = true;
+            read_listeners(watched, names, store);
+        }
+        watch_wanted(&mut self.routes, &store.wanted_routes);
+        for watched in self.routes.values_mut().filter_map(|watched| watched.changed().then_some(watched)) {
+            any = true;
+            let type_name = "envoy.config.route.v3.RouteConfiguration";
+            if let Some(resources) = load::<RouteConfiguration>(watched, type_name) {
+                report(watched, store.update_routes(resources));
+            }
+        }
+        any
+    }
+}
+
+fn watch_wanted(
+    watched: &mut BTreeMap<PathBuf, Watched>,
+    wanted: &BTreeMap<String, tidegate_filters::context::ConfigSource>,
+) {
+    for source in wanted.values() {
+        let path = file_of(source);
+        watched.entry(path.clone()).or_insert_with(|| Watched::new(path));
+    }
+}
+
+fn read_clusters(watched: &Watched, names: &mut Vec<Arc<str>>, store: &mut Store) {
+    let Some(resources) = load::<ClusterProto>(watched, "envoy.config.cluster.v3.Cluster") else { return };
+    let now: Vec<Arc<str>> = resources.iter().map(|placed| placed.resource.name.as_str().into()).collect();
+    report(watched, store.update_clusters(resources));
+    let gone: Vec<_> = names.iter().filter(|name| !now.contains(name)).cloned().collect();
+    if !gone.is_empty() {
+        store.remove_clusters(&gone);
+    }
+    *names = now;
+}
+
+fn read_listeners(watched: &Watched, names: &mut Vec<Arc<str>>, store: &mut Store) {
+    let Some(resources) = load::<ListenerProto>(watched, "envoy.config.listener.v3.Listener") else { return };
+    let now: Vec<Arc<str>> = resources.iter().map(|placed| placed.resource.name.as_str().into()).collect();
+    report(watched, store.update_listeners(resources));
+    let gone: Vec<_> = names.iter().filter(|name| !now.contains(name)).cloned().collect();
+    if !gone.is_empty() {
+        store.remove_listeners(&gone);
+    }
+    *names = now;
+}
+
+/// Reads a file's resources, checked and audited; a file that is not whole changes nothing.
+fn load<M: prost::Message + prost::Name + Default>(watched: &Watched, type_name: &str) -> Option<Vec<Placed<M>>> {
+    let read = match files::read(&watched.path, type_name) {
+        Ok(read) => read,
+        Err(errors) => {
+            report(watched, errors);
+            return None;
+        }
+    };
+    let mut placed = Vec::with_capacity(read.resources.len());
+    let mut errors = Vec::new();
+    for (index, resource) in read.resources.iter().enumerate() {
+        let path = FieldPath::root().field("resources").index(index);
+        match check::<M>(resource) {
+            Ok(message) => placed.push(Placed { resource: message, path }),
+            Err(found) => errors.extend(found.into_iter().map(|error| error.under(&path))),
+        }
+    }
+    if errors.is_empty() {
+        tracing::info!(file = %watched.path.display(), version = read.version, "read resources");
+        Some(placed)
+    } else {
+        report(watched, errors);
+        None
+    }
+}
+
+fn check<M: prost::Message + prost::Name + Default>(resource: &Any) -> Result<M, Vec<FieldError>> {
+    let message = tidegate_xds::load_any::<M>(resource)?;
+    let audit = tidegate_xds::audit(&M::full_name(), &resource.value, crate::config::coverage::all());
+    if audit.unsupported.is_empty() { Ok(message) } else { Err(audit.unsupported) }
+}
+
+fn report(watched: &Watched, errors: Vec<FieldError>) {
+    for error in errors {
+        tracing::warn!(file = %watched.path.display(), %error, "rejected");
+    }
+}

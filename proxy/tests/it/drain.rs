@@ -1,0 +1,52 @@
+//! Leaving: SIGTERM lets what runs finish, tells connections to go, and ends with 0.
+
+use std::time::Duration;
+
+use crate::support::gateway::free_port;
+use crate::support::upstream::{Answer, ok};
+use crate::support::{Client, Gateway, Upstream, http_bootstrap};
+
+const ROUTES: &str = "[{ match: { prefix: / }, route: { cluster: up } }]";
+
+#[test]
+fn a_request_that_runs_is_finished_and_its_connection_closed() {
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let upstream = Upstream::scripted(move |_| {
+        let _ = wait.lock().unwrap().recv_timeout(Duration::from_secs(10));
+        Answer::Bytes(ok("finished"))
+    });
+    let port = free_port();
+    let bootstrap = http_bootstrap(port, ROUTES, &[("up", upstream.port)]);
+    let mut gateway = Gateway::start_with(&bootstrap, &["--drain-time-s", "5"]);
+    let mut client = Client::new(port);
+    client.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n");
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        go.send(()).unwrap();
+    });
+    gateway.signal("TERM");
+    let response = client.response();
+    assert_eq!((response.status, response.text().as_str()), (200, "finished"));
+    assert_eq!(response.header("connection"), Some("close"));
+    assert!(gateway.wait().success());
+}
+
+#[test]
+fn connections_that_still_come_are_served_and_told_to_go() {
+    let upstream = Upstream::text("still here");
+    let port = free_port();
+    let bootstrap = http_bootstrap(port, ROUTES, &[("up", upstream.port)]);
+    let mut gateway = Gateway::start_with(&bootstrap, &["--drain-time-s", "4"]);
+    // Held open so that the drain does not end at once.
+    let mut holding = Client::new(port);
+    holding.send("GET / HTTP/1.1\r\nhost: test\r\n");
+    crate::support::gateway::eventually("a first answer", || Client::new(port).get("/").status == 200);
+    gateway.signal("TERM");
+    gateway.wait_for("draining");
+    let response = Client::new(port).get("/");
+    assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    holding.send("\r\n");
+    assert_eq!(holding.response().status, 200);
+    assert!(gateway.wait().success());
+}

@@ -1,0 +1,16 @@
+//! The binary from outside: one file a behaviour, real sockets on loopback, no sleeps.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail loudly")]
+#![allow(unreachable_pub, reason = "fixtures are shared by all files of this binary")]
+
+mod support;
+
+mod bodies;
+mod configs;
+mod drain;
+mod errors;
+mod files;
+mod framing;
+mod http2;
+mod tcp;
+mod upgrades;
