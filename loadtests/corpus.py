@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Loads the real configurations of ../shared/corpus with `--mode validate` and counts what tidegate takes.
+
+Every `reject` file must be refused with an error that names a field; no `accept` file may fail in decoding or validation. What
+is refused as `not supported yet: X` is counted by X. Ends with 1 when one of the two rules is broken.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+from harness import environment
+
+environment.enter()
+
+from harness import certificates  # noqa: E402
+from harness.process import behaviour_flags  # noqa: E402
+
+NOT_YET = re.compile(r"not supported yet: *(\S+)")
+NAMES_A_FIELD = re.compile(r"[a-z][a-z0-9_]*(\[\d+\])?(\.[a-z][a-z0-9_]*(\[\d+\])?)+|field|\$\.|ValidationError\.|\.[a-z_]+:")
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--subject", help="the tidegate binary (default: the newest in target/), or `envoy`")
+    parser.add_argument("--file", default="", help="only files whose name holds this text")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--json", help="writes every result to this file")
+    parser.add_argument("--verbose", action="store_true", help="prints a line for every file")
+    return parser.parse_args()
+
+
+class Corpus:
+    """The manifest, and the files with `@CORPUS@` filled in."""
+
+    def __init__(self, shared):
+        self.folder = shared / "corpus"
+        self.work = environment.CACHE / f"corpus-{os.getpid()}"
+        shutil.rmtree(self.work, ignore_errors=True)
+        made = certificates.authority(self.work / "_files" / "certs")
+        certificates.sds_files(self.work / "_files" / "sds", made)
+        with open(self.folder / "MANIFEST.tsv") as manifest:
+            self.rows = [row for row in csv.DictReader(manifest, delimiter="\t", quoting=csv.QUOTE_NONE)]
+
+    def prepared(self, name):
+        text = (self.folder / name).read_text().replace("@CORPUS@", str(self.work))
+        target = self.work / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        return target
+
+
+def validate(binary, path):
+    """(verdict, what was said): accepted | not yet | refused | crashed | slow."""
+    command = [binary, *behaviour_flags(binary), "--mode", "validate", "-c", path, "--service-node", "node", "--service-cluster", "cluster", "-l", "error"]
+    try:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, errors="replace", timeout=30, cwd=path.parent)
+    except subprocess.TimeoutExpired:
+        return "slow", "no answer in 30 s"
+    said = (done.stdout + done.stderr).strip()
+    if done.returncode == 0:
+        return "accepted", said
+    if done.returncode < 0 or done.returncode == 101 or "panicked at" in said:
+        return "crashed", said
+    return ("not yet" if NOT_YET.search(said) else "refused"), said
+
+
+def judge(expect, verdict, said):
+    """The line of the summary that a file counts in."""
+    if verdict in ("crashed", "slow"):
+        return verdict
+    if expect == "accept":
+        return {"accepted": "loads", "not yet": "not yet", "refused": "WRONGLY REFUSED"}[verdict]
+    if verdict == "accepted":
+        return "WRONGLY ACCEPTED"
+    return "refused" if verdict == "not yet" or NAMES_A_FIELD.search(said) else "refused without a field"
+
+
+def last_line(said):
+    lines = [line for line in said.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "(nothing)"
+
+
+def report(results, verbose):
+    counts = collections.Counter((row["expect"], outcome) for row, outcome, _ in results)
+    missing = collections.Counter()
+    for row, outcome, said in results:
+        if outcome == "not yet":
+            missing.update({re.sub(r"\[\d+\]", "[]", feature.rstrip(".,;")) for feature in NOT_YET.findall(said)})
+        elif outcome not in ("loads", "refused") or verbose:
+            print(f"{outcome:24} {row['file']}\n    {last_line(said)}")
+    total = collections.Counter(row["expect"] for row, _, _ in results)
+    print(f"\naccept files: {total['accept']}")
+    for outcome in ("loads", "not yet", "WRONGLY REFUSED", "crashed", "slow"):
+        print(f"  {outcome:24} {counts[('accept', outcome)]}")
+    print(f"reject files: {total['reject']}")
+    for outcome in ("refused", "refused without a field", "WRONGLY ACCEPTED", "crashed", "slow"):
+        print(f"  {outcome:24} {counts[('reject', outcome)]}")
+    if missing:
+        print("not supported yet, by how many accept files:")
+        for feature, number in missing.most_common():
+            print(f"  {number:4} {feature}")
+    good = counts[("accept", "loads")] + counts[("accept", "not yet")] + counts[("reject", "refused")]
+    return 0 if good == len(results) else 1
+
+
+def main():
+    options = arguments()
+    shared = environment.shared()
+    if not shared:
+        print("SKIPPED: the corpus is not here (expected at ../shared beside the repository, or where TIDEGATE_SHARED says)")
+        return 0
+    binary = environment.subject(options.subject)
+    corpus = Corpus(shared)
+    rows = [row for row in corpus.rows if options.file in row["file"]]
+
+    def one(row):
+        verdict, said = validate(binary, corpus.prepared(row["file"]))
+        return row, judge(row["expect"], verdict, said), said
+
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        results = list(pool.map(one, rows))
+    shutil.rmtree(corpus.work, ignore_errors=True)
+    if options.json:
+        with open(options.json, "w") as out:
+            json.dump([{"file": row["file"], "expect": row["expect"], "outcome": outcome, "said": said} for row, outcome, said in results], out, indent=1)
+    return report(results, options.verbose)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
