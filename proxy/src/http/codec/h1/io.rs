@@ -21,7 +21,12 @@ const SLICES: usize = 16;
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
     static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    static SPARE_BULK: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Spare buffers of a thread: small ones, and bulk ones.
+const SPARES: usize = 64;
+const BULK_SPARES: usize = 4;
 
 /// The reading side of a connection.
 #[derive(Debug)]
@@ -54,19 +59,42 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         Poll::Ready(Ok(self.took(n)))
     }
 
-    /// Reads once, for a body of which much is to come: into a large buffer that is handed on without copying.
+    /// Reads once, for a body of which much is to come: into a large buffer that is handed on without copying. While it
+    /// waits for bytes, the connection does not hold that buffer.
     pub(crate) fn poll_fill_bulk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.ended {
             return Poll::Ready(Ok(0));
         }
         if self.buffer.capacity() - self.buffer.len() < SCRATCH_BYTES {
-            self.buffer.reserve(BULK_BYTES);
+            self.grow();
         }
-        let n = ready!(tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer))?;
+        let filled = tokio_util::io::poll_read_buf(Pin::new(&mut self.io), cx, &mut self.buffer);
         if self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
+            self.lend();
         }
+        let n = ready!(filled)?;
         Poll::Ready(Ok(self.took(n)))
+    }
+
+    /// Makes room for a bulk read.
+    fn grow(&mut self) {
+        let spare = if self.buffer.is_empty() { SPARE_BULK.with_borrow_mut(Vec::pop) } else { None };
+        match spare {
+            Some(spare) => self.buffer = spare,
+            None => self.buffer.reserve(BULK_BYTES),
+        }
+    }
+
+    /// Leaves an empty buffer to whoever reads next on this thread.
+    fn lend(&mut self) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        if buffer.try_reclaim(BULK_BYTES) || buffer.capacity() >= SCRATCH_BYTES {
+            SPARE_BULK.with_borrow_mut(|spare| {
+                if spare.len() < BULK_SPARES {
+                    spare.push(buffer);
+                }
+            });
+        }
     }
 
     fn took(&mut self, n: usize) -> usize {
@@ -124,8 +152,8 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         }
         self.queued += data.len();
         if !self.tail.is_empty() {
-            let small = std::mem::take(&mut self.tail).freeze();
-            self.queue.push_back(small);
+            // What is left of the buffer takes the small pieces that follow.
+            self.queue.push_back(self.tail.split().freeze());
         }
         self.queue.push_back(data);
     }
@@ -207,7 +235,7 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
         tail.clear();
         if tail.capacity() > 0 && tail.capacity() <= SCRATCH_BYTES && tail.try_reclaim(COPY_BYTES / 2) {
             SPARE.with_borrow_mut(|spare| {
-                if spare.len() < 64 {
+                if spare.len() < SPARES {
                     spare.push(tail);
                 }
             });
@@ -219,6 +247,118 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 mod tests {
     use super::*;
     use tokio::io::AsyncReadExt;
+
+    /// Counts the calls that would be system calls.
+    #[derive(Debug, Default)]
+    struct Counting {
+        input: VecDeque<&'static [u8]>,
+        reads: usize,
+        writes: usize,
+        written: Vec<u8>,
+        /// How much one write takes.
+        most: usize,
+    }
+
+    impl AsyncRead for Counting {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, read: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            self.reads += 1;
+            let Some(piece) = self.input.pop_front() else { return Poll::Pending };
+            read.put_slice(piece);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Counting {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            self.writes += 1;
+            let all: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+            let n = all.len().min(self.most);
+            self.written.extend_from_slice(&all[..n]);
+            Poll::Ready(Ok(n))
+        }
+
+        fn is_write_vectored(&self) -> bool {
+            true
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn noop() -> Context<'static> {
+        Context::from_waker(std::task::Waker::noop())
+    }
+
+    #[test]
+    fn head_and_body_go_out_in_one_write() {
+        for body in [vec![b'x'; 100], vec![b'x'; 100_000]] {
+            let mut writer = Writer::new(Counting { most: usize::MAX, ..Default::default() }, 1 << 20);
+            writer.encode(|out| out.extend_from_slice(b"head "));
+            writer.push(Bytes::from(body.clone()));
+            writer.encode(|out| out.extend_from_slice(b" tail"));
+            assert!(writer.poll_flush(&mut noop()).is_ready() && writer.is_empty());
+            assert_eq!(writer.io.writes, 1);
+            assert_eq!(writer.io.written, [&b"head "[..], &body, b" tail"].concat());
+        }
+    }
+
+    #[test]
+    fn short_writes_lose_nothing() {
+        let mut writer = Writer::new(Counting { most: 7, ..Default::default() }, 1 << 20);
+        let mut expected = Vec::new();
+        for length in [10, 5000, 3, 0, 4096, 4097, 1] {
+            let piece = vec![u8::try_from(length % 251).unwrap(); length];
+            expected.extend_from_slice(&piece);
+            writer.push(Bytes::from(piece));
+            assert!(writer.poll_flush(&mut noop()).is_ready());
+        }
+        for length in [4097, 2, 9000] {
+            expected.extend_from_slice(&vec![b'y'; length]);
+            writer.push(Bytes::from(vec![b'y'; length]));
+        }
+        assert!(writer.poll_flush(&mut noop()).is_ready());
+        assert_eq!(writer.io.written, expected);
+        assert_eq!(writer.written_bytes, expected.len() as u64);
+    }
+
+    #[test]
+    fn a_message_is_read_in_one_read_and_nothing_is_held_between() {
+        let mut reader = Reader::new(Counting { input: [&b"GET / HTTP/1.1"[..]].into(), ..Default::default() });
+        assert_eq!(reader.buffer.capacity(), 0);
+        assert!(matches!(reader.poll_fill(&mut noop()), Poll::Ready(Ok(14))));
+        assert_eq!(reader.io.reads, 1);
+        reader.buffer.clear();
+        reader.release();
+        assert!(reader.poll_fill(&mut noop()).is_pending());
+        assert_eq!(reader.buffer.capacity(), 0);
+    }
+
+    #[test]
+    fn a_body_that_is_waited_for_holds_no_buffer() {
+        let mut reader = Reader::new(Counting { input: [&b"abc"[..]].into(), ..Default::default() });
+        assert!(matches!(reader.poll_fill_bulk(&mut noop()), Poll::Ready(Ok(3))));
+        assert!(reader.buffer.capacity() >= BULK_BYTES);
+        let first = reader.buffer.split().freeze();
+        assert!(reader.poll_fill_bulk(&mut noop()).is_pending());
+        assert_eq!(reader.buffer.capacity(), 0);
+        // What was handed on is not written over by the next user of the buffer.
+        let mut other = Reader::new(Counting { input: [&b"xyz"[..]].into(), ..Default::default() });
+        assert!(matches!(other.poll_fill_bulk(&mut noop()), Poll::Ready(Ok(3))));
+        assert_eq!((&first[..], &other.buffer[..]), (&b"abc"[..], &b"xyz"[..]));
+    }
 
     #[tokio::test]
     async fn small_and_large_pieces_arrive_in_order() {
