@@ -5,6 +5,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::CONNECTION;
@@ -26,6 +27,8 @@ use crate::io::Transport;
 const MAX_AHEAD_BYTES: usize = 64 << 10;
 /// Bytes of an unread body that are read and dropped so that the connection can go on.
 const MAX_DRAINED_BYTES: u64 = 64 << 10;
+/// How long a client may take to send the rest of a body that nobody reads.
+const MAX_DRAIN_TIME: Duration = Duration::from_secs(1);
 
 type Half = Reader<ReadHalf<Transport>>;
 
@@ -175,10 +178,12 @@ impl Server {
         }
         if self.reader.is_none() {
             let Some(mut part) = self.returned.lock().take() else { return false };
-            if !drain(&mut part).await {
+            let drained = tokio::time::timeout(MAX_DRAIN_TIME, drain(&mut part)).await;
+            // The reader stays in any case: what is never read would make the close a reset, and lose the response.
+            self.reader = Some(part.reader);
+            if !drained.unwrap_or(false) {
                 return false;
             }
-            self.reader = Some(part.reader);
         }
         if let Some(reader) = &mut self.reader {
             reader.release();
@@ -188,7 +193,7 @@ impl Server {
 
     /// Says goodbye: everything written, then FIN, then whatever still comes is read away for a moment so that the
     /// client gets to see the response (Envoy's `delayed_close_timeout`). Whether the client took too long.
-    pub(crate) async fn close(mut self, delayed: Option<std::time::Duration>) -> bool {
+    pub(crate) async fn close(mut self, delayed: Option<Duration>) -> bool {
         let Some(limit) = delayed else { return false };
         let closing = async {
             if std::future::poll_fn(|cx| self.writer.poll_shutdown(cx)).await.is_err() {

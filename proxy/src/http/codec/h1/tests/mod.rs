@@ -6,3 +6,4 @@ mod encode;
 mod properties;
 mod request;
 mod response;
+mod server;
