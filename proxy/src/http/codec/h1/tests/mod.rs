@@ -7,3 +7,4 @@ mod properties;
 mod request;
 mod response;
 mod server;
+mod speed;
