@@ -1,0 +1,82 @@
+//! What every request must be before anyone routes on it: a host, a path in one form, headers that this client may send.
+//! It must not know routes but for the headers that a route configuration keeps internal, nor filters.
+
+use http::{HeaderName, Method, StatusCode};
+use tidegate_filters::http::LocalReply;
+
+use super::Exchange;
+use crate::http::options::RouteSource;
+use crate::http::path::{self, Normalized};
+use crate::http::{headers, host, request_headers};
+
+/// Unset or true, a path with a fragment is refused; false, the fragment is cut off.
+const REJECT_FRAGMENT: &str = "envoy.reloadable_features.http_reject_path_with_fragment";
+
+impl Exchange<'_> {
+    /// Everything before the route: what a request must be, whom it comes from, which path it is for.
+    pub(super) fn admit(&mut self) -> Result<(), Box<LocalReply>> {
+        let hcm = &self.connection.hcm;
+        let head = &mut self.request.head;
+        if head.authority.is_empty() {
+            return Err(Box::new(LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header")));
+        }
+        let connect = head.method == Method::CONNECT;
+        if !connect && head.path.as_bytes().first() != Some(&b'/') {
+            hcm.stats.downstream_rq_non_relative_path().inc();
+            let details = if head.path.is_empty() { "missing_path_rejected" } else { "absolute_path_rejected" };
+            return Err(Box::new(LocalReply::new(StatusCode::NOT_FOUND, details)));
+        }
+        if let Some(fragment) = head.path.as_bytes().iter().position(|byte| *byte == b'#') {
+            let strip = self.connection.shared.runtime().boolean(REJECT_FRAGMENT) == Some(false);
+            let path = http::HeaderValue::from_bytes(&head.path.as_bytes()[..fragment]);
+            if strip && let Ok(path) = path {
+                head.path = path;
+            }
+        }
+        if head.path.as_bytes().contains(&b'#') {
+            hcm.stats.downstream_rq_failed_path_normalization().inc();
+            return Err(Box::new(LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed")));
+        }
+        if !head.path.is_empty() {
+            match path::normalize(&head.path, hcm.path) {
+                Normalized::Same => {}
+                Normalized::Changed(path) => head.path = path,
+                Normalized::Redirect(path) => {
+                    hcm.stats.downstream_rq_redirected_with_normalized_path().inc();
+                    let reply = LocalReply::new(StatusCode::TEMPORARY_REDIRECT, "path_normalization_failed");
+                    head.path = path.clone();
+                    return Err(Box::new(reply.header(http::header::LOCATION, path)));
+                }
+                Normalized::Rejected => {
+                    hcm.stats.downstream_rq_failed_path_normalization().inc();
+                    return Err(Box::new(LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed")));
+                }
+            }
+        }
+        host::normalize(hcm, &self.connection.info, head);
+        for mutation in &hcm.early_mutations {
+            mutation.apply_request(head, &self.stream.info);
+        }
+        let fetched;
+        let internal_only: &[HeaderName] = match &hcm.routes {
+            RouteSource::Inline(table) => &table.config.internal_only_headers,
+            RouteSource::Rds(name) => {
+                fetched = self.connection.shared.snapshot().routes.get(name).cloned();
+                fetched.as_ref().map_or(&[], |table| &table.config.internal_only_headers)
+            }
+        };
+        let node = self.connection.shared.node_address();
+        match request_headers::sanitize(hcm, &self.connection.info, internal_only, node, head) {
+            Ok(client) => {
+                self.stream.info.downstream_remote = client.remote;
+                self.stream.info.internal_request = client.internal;
+                self.stream.info.request_id = head.headers.get(&headers::X_REQUEST_ID).cloned();
+                Ok(())
+            }
+            Err(status) => {
+                hcm.stats.downstream_rq_rejected_via_ip_detection().inc();
+                Err(Box::new(LocalReply::new(status, "rejecting_because_detection_failed")))
+            }
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! One request and its response, read from top to bottom: sanitise, route, filters, forward, filters, send, account.
+//! It must not know framing, pools or protos.
+
+mod account;
+mod admit;
+mod chain;
+mod interrupt;
+mod redirect;
+mod routing;
+mod send;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Instant, SystemTime};
+
+use http::{Method, StatusCode, Version};
+use tidegate_filters::connection::ConnectionInfo;
+use tidegate_filters::http::{Body, HttpFilter, LocalReply, Request, RequestHead, Response, StreamContext};
+use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
+
+pub(crate) use self::account::count_informational;
+use self::interrupt::{Interrupt, bad_body};
+use super::downstream::Downstream;
+use super::limits::Limits;
+use super::local_reply;
+use super::options::{FilterSlot, HttpConnectionManager};
+use super::progress::{Counted, Progress};
+use super::router::{self, Pump, Redirected};
+use super::stats::ListenerHttpStats;
+use super::timers::Timers;
+use crate::app::Shared;
+use crate::cluster::pool::Informational;
+use crate::listener::drain::Drain;
+use crate::route::{Outcome, RedirectHistory, tls_location};
+use crate::snapshot::Snapshot;
+
+/// What all exchanges of one connection share.
+pub(crate) struct Connection {
+    pub shared: Arc<Shared>,
+    pub hcm: Arc<HttpConnectionManager>,
+    pub info: Arc<ConnectionInfo>,
+    pub listener_stats: ListenerHttpStats,
+    pub drain: Arc<Drain>,
+}
+
+/// What the codec must know once an exchange is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Finished {
+    /// The response is complete.
+    Complete,
+    /// The client left before it was complete.
+    Left,
+    /// It was cut; the connection (HTTP/1) or stream (HTTP/2) is of no more use.
+    Cut,
+}
+
+/// A response on its way, and what still runs upwards.
+struct Produced {
+    response: Response,
+    pump: Option<Pump>,
+    /// When the route's timeout ends the response.
+    deadline: Option<Instant>,
+    upgraded: bool,
+    /// The upstream redirects, and the route says that we may follow.
+    redirect: Option<Box<Redirected>>,
+}
+
+struct Exchange<'a> {
+    connection: &'a Arc<Connection>,
+    snapshot: Option<Arc<Snapshot>>,
+    stream: StreamContext,
+    request: Request,
+    outcome: Outcome,
+    redirects: RedirectHistory,
+    filters: Vec<(usize, Box<dyn HttpFilter>)>,
+    chain: Arc<[FilterSlot]>,
+    progress: Option<Arc<Progress>>,
+    informational: Informational,
+    limits: &'a Limits,
+    /// The bytes never became a request: there is nothing of it to log.
+    undecoded: bool,
+    /// It asks to leave HTTP, and may.
+    upgrade: bool,
+    /// An HTTP/1 connection closes after it.
+    closes: bool,
+    /// The response's, kept for the logs.
+    trailers: Option<http::HeaderMap>,
+}
+
+/// Serves one request to its end. `request.head` is what the codec decoded; nothing of it has been trusted yet.
+pub(crate) async fn run<D: Downstream>(connection: &Arc<Connection>, request: Request, down: &mut D) -> Finished {
+    let hcm = &connection.hcm;
+    hcm.stats.downstream_rq_total().inc();
+    hcm.stats.downstream_rq_active().inc();
+    let limits = Limits::of(hcm);
+    let mut exchange = Exchange::new(connection, &limits, request, down.version());
+    (exchange.stream.info.bytes.header_received, exchange.stream.info.bytes.wire_received) = down.received_bytes();
+    let mut timers = exchange.timers();
+    let produced = {
+        let informational = exchange.informational.clone();
+        let progress = exchange.progress.clone();
+        let mut produce = pin!(exchange.produce());
+        std::future::poll_fn(|cx| {
+            let polled = produce.as_mut().poll(cx);
+            for head in informational.take() {
+                if head.status == StatusCode::CONTINUE && hcm.proxy_100_continue {
+                    count_informational(connection);
+                }
+                down.send_informational(&head);
+            }
+            if let Poll::Ready(produced) = polled {
+                return Poll::Ready(Ok(produced));
+            }
+            if let Some(error) = progress.as_ref().and_then(|progress| progress.take_failure()) {
+                return Poll::Ready(Err(Interrupt::Body(error)));
+            }
+            if let Poll::Ready(gone) = down.poll_gone(cx) {
+                return Poll::Ready(Err(Interrupt::Gone(gone)));
+            }
+            timers.poll(cx).map(|limit| Err(Interrupt::TimedOut(limit)))
+        })
+        .await
+    };
+    let produced = match produced {
+        Ok(produced) => produced,
+        Err(Interrupt::Gone(gone)) => return exchange.abandon(gone, None),
+        Err(Interrupt::Body(error)) => match bad_body(error) {
+            Ok(reply) => {
+                exchange.closes = true;
+                exchange.produce_reply(reply).await
+            }
+            Err(gone) => return exchange.abandon(gone, None),
+        },
+        Err(Interrupt::TimedOut(limit)) => {
+            let reply = exchange.timed_out(limit);
+            exchange.produce_reply(reply).await
+        }
+    };
+    if exchange.closes && down.version() < Version::HTTP_2 {
+        down.close_after();
+    }
+    exchange.send(produced, timers, down).await
+}
+
+/// Answers bytes that never became a request: the codec's own error.
+pub(crate) async fn reply_to_bad_request<D: Downstream>(
+    connection: &Arc<Connection>,
+    reply: LocalReply,
+    down: &mut D,
+) -> Finished {
+    let limits = Limits::of(&connection.hcm);
+    let mut exchange = Exchange::undecoded(connection, &limits, Version::HTTP_11);
+    // Envoy learns that it was the protocol only after the reply was formatted.
+    let flags = reply.flags;
+    let reply = LocalReply { flags: ResponseFlags::empty(), ..reply };
+    let response = local_reply::respond(&connection.hcm.local_replies, reply, None, &mut exchange.stream.info);
+    exchange.stream.info.flags |= flags;
+    let produced = Produced { response, pump: None, deadline: None, upgraded: false, redirect: None };
+    let timers = exchange.timers();
+    down.close_after();
+    exchange.send(produced, timers, down).await
+}
+
+/// Accounts for an HTTP/2 stream whose head was refused; it has been reset.
+pub(crate) fn note_refused_stream(connection: &Arc<Connection>, details: &'static str) {
+    let limits = Limits::of(&connection.hcm);
+    let mut exchange = Exchange::undecoded(connection, &limits, Version::HTTP_2);
+    connection.hcm.stats.downstream_rq_rx_reset().inc();
+    exchange.stream.info.flags |= ResponseFlags::DOWNSTREAM_REMOTE_RESET;
+    exchange.stream.info.details = Some(details.into());
+    exchange.complete(None);
+}
+
+impl<'a> Exchange<'a> {
+    fn undecoded(connection: &'a Arc<Connection>, limits: &'a Limits, version: Version) -> Self {
+        let nothing = http::HeaderValue::from_static("");
+        let head = RequestHead::new(Method::GET, nothing.clone(), nothing);
+        connection.hcm.stats.downstream_rq_total().inc();
+        connection.hcm.stats.downstream_rq_active().inc();
+        let request = Request { head, body: Body::Empty };
+        Self { undecoded: true, ..Self::new(connection, limits, request, version) }
+    }
+
+    fn new(connection: &'a Arc<Connection>, limits: &'a Limits, mut request: Request, version: Version) -> Self {
+        let mut info = StreamInfo::new(Arc::clone(&connection.info), Instant::now(), SystemTime::now());
+        info.protocol = Some(version);
+        info.dynamic_metadata = connection.info.metadata.clone();
+        info.filter_state = connection.info.filter_state.clone();
+        let progress = (!request.body.is_end()).then(|| {
+            let progress = Progress::new(info.start);
+            request.body = Body::stream(Counted::new(request.body.take(), Arc::clone(&progress)));
+            progress
+        });
+        if progress.is_none() {
+            info.timings.last_downstream_rx = Some(info.start);
+        }
+        let random = rand::random();
+        let services = connection.shared.services();
+        let stream = StreamContext::new(info, random, services);
+        let chain = Arc::clone(&connection.hcm.filters);
+        Self {
+            connection,
+            snapshot: None,
+            stream,
+            request,
+            outcome: Outcome::NoVirtualHost,
+            redirects: RedirectHistory::default(),
+            filters: Vec::new(),
+            chain,
+            progress,
+            informational: Informational::default(),
+            limits,
+            undecoded: false,
+            upgrade: false,
+            closes: false,
+            trailers: None,
+        }
+    }
+
+    /// What watches this stream's limits.
+    fn timers(&self) -> Timers<'a> {
+        Timers::new(&self.connection.hcm, self.limits, self.stream.info.start, self.progress.clone())
+    }
+
+    /// The way to a response. Dropping the future cancels everything below it.
+    async fn produce(&mut self) -> Produced {
+        if let Err(reply) = self.admit() {
+            // A bad request says that the client and we disagree about the message.
+            self.closes = reply.status == StatusCode::BAD_REQUEST;
+            return self.produce_reply(*reply).await;
+        }
+        loop {
+            let produced = self.produce_once().await;
+            match self.follow_redirect(produced) {
+                Ok(()) => {}
+                Err(produced) => return *produced,
+            }
+        }
+    }
+
+    /// From the configuration to a response; again for each internal redirect.
+    async fn produce_once(&mut self) -> Produced {
+        self.snapshot = Some(self.connection.shared.snapshot());
+        self.choose_route();
+        if let Err(reply) = self.choose_chain() {
+            return self.produce_reply(*reply).await;
+        }
+        match self.filter_request().await {
+            Ok(()) => {}
+            Err(reply) => return self.produce_reply(*reply).await,
+        }
+        match self.forward().await {
+            Ok(produced) if produced.redirect.is_some() => produced,
+            Ok(produced) => self.filter_response(produced).await,
+            Err(reply) => self.produce_reply(*reply).await,
+        }
+    }
+
+    async fn forward(&mut self) -> Result<Produced, Box<LocalReply>> {
+        let Some(snapshot) = self.snapshot.take() else {
+            return Err(Box::new(LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "no_configuration")));
+        };
+        let route = match &self.outcome {
+            Outcome::Route(route) => Arc::clone(route),
+            Outcome::RequireTls(_) => {
+                self.connection.hcm.stats.rq_total().inc();
+                self.connection.hcm.stats.rq_direct_response().inc();
+                let reply = LocalReply::new(StatusCode::MOVED_PERMANENTLY, "direct_response");
+                let location = tls_location(&self.request.head);
+                return Err(Box::new(match location {
+                    Some(location) => reply.header(http::header::LOCATION, location),
+                    None => reply,
+                }));
+            }
+            Outcome::NoRoute(_) | Outcome::NoVirtualHost => {
+                self.connection.hcm.stats.rq_total().inc();
+                self.connection.hcm.stats.no_route().inc();
+                let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found");
+                return Err(Box::new(reply.flag(ResponseFlags::NO_ROUTE_FOUND)));
+            }
+        };
+        let job = router::Job {
+            connection: self.connection,
+            snapshot,
+            route,
+            progress: self.progress.clone(),
+            informational: self.informational.clone(),
+            redirects: self.redirects.clone(),
+        };
+        let forwarded = router::forward(job, &mut self.request, &mut self.stream).await?;
+        Ok(Produced {
+            response: forwarded.response,
+            pump: forwarded.pump,
+            deadline: forwarded.deadline,
+            upgraded: forwarded.upgraded,
+            redirect: forwarded.redirect,
+        })
+    }
+
+    /// Whether the request has arrived whole.
+    fn is_received(&self) -> bool {
+        !self.undecoded && self.progress.as_ref().is_none_or(|progress| progress.is_done())
+    }
+}

@@ -1,0 +1,101 @@
+//! Which route an exchange takes, which limits and which filter chain come with it.
+//! It must not know how a table is searched, nor what is done with the route.
+
+use std::sync::Arc;
+
+use http::{Method, StatusCode};
+use tidegate_filters::http::LocalReply;
+
+use super::Exchange;
+use crate::http::options::RouteSource;
+use crate::http::request_headers::is_upgrade;
+use crate::route::{ClusterSelector, Outcome, RouteInput, RouteTable};
+
+impl Exchange<'_> {
+    pub(super) fn table(&self) -> Option<Arc<RouteTable>> {
+        match &self.connection.hcm.routes {
+            RouteSource::Inline(table) => Some(Arc::clone(table)),
+            RouteSource::Rds(name) => match &self.snapshot {
+                Some(snapshot) => snapshot.routes.get(name).cloned(),
+                None => self.connection.shared.snapshot().routes.get(name).cloned(),
+            },
+        }
+    }
+
+    /// Chooses the route; runs again when a filter cleared it.
+    pub(super) fn choose_route(&mut self) {
+        self.stream.asks.clear_route = false;
+        let outcome = match self.table() {
+            None => Outcome::NoVirtualHost,
+            Some(table) => {
+                let input = RouteInput {
+                    head: &self.request.head,
+                    connection: &self.connection.info,
+                    remote: &self.stream.info.downstream_remote,
+                    metadata: &self.stream.info.dynamic_metadata,
+                    filter_state: &self.stream.info.filter_state,
+                    runtime: self.connection.shared.runtime(),
+                    random: self.stream.random,
+                };
+                crate::route::route(&table, &input, None)
+            }
+        };
+        let info = &mut self.stream.info;
+        info.route_name = outcome.route().and_then(|route| route.name_shared());
+        info.virtual_host = outcome.virtual_host().map(|host| Arc::clone(&host.name));
+        self.stream.route = outcome.route().map(|route| Arc::clone(route) as _);
+        self.outcome = outcome;
+        self.limit_by_route();
+    }
+
+    /// The route's bounds on the stream, in place of the connection manager's.
+    pub(super) fn limit_by_route(&mut self) {
+        let timeouts = &self.connection.hcm.timeouts;
+        let Some(route) = self.outcome.route().and_then(|route| route.forward()).map(|forward| &forward.timeouts)
+        else {
+            return self.limits.set(timeouts.stream_idle, timeouts.max_stream_duration);
+        };
+        let head = &mut self.request.head;
+        let grpc = route.stream.is_some() && head.is_grpc();
+        let duration = route.of_stream(timeouts.max_stream_duration, grpc, &mut head.headers);
+        self.limits.set(route.idle.unwrap_or(timeouts.stream_idle), duration);
+    }
+
+    /// The filter chain: the connection manager's, or that of the upgrade which the request asks for.
+    pub(super) fn choose_chain(&mut self) -> Result<(), Box<LocalReply>> {
+        let head = &self.request.head;
+        let connect = head.method == Method::CONNECT;
+        if !connect && !is_upgrade(&head.headers) {
+            return Ok(());
+        }
+        let kind: Vec<u8> = match (&head.protocol, connect) {
+            (Some(protocol), true) => protocol.as_bytes().to_ascii_lowercase(),
+            (None, true) => b"connect".to_vec(),
+            _ => head
+                .headers
+                .get(http::header::UPGRADE)
+                .map(|value| value.as_bytes().to_ascii_lowercase())
+                .unwrap_or_default(),
+        };
+        let configured = self.connection.hcm.upgrades.iter().find(|upgrade| upgrade.kind.as_bytes() == kind);
+        let by_route = self.outcome.route().and_then(|route| route.upgrade_enabled(&kind));
+        let enabled = by_route.unwrap_or_else(|| configured.is_some_and(|upgrade| upgrade.enabled));
+        if !enabled {
+            // Without a route the request goes the way of any other, to be told so.
+            let Some(route) = self.outcome.route() else { return Ok(()) };
+            if let Some(ClusterSelector::Named(cluster)) = route.forward().map(|forward| &forward.cluster) {
+                self.stream.info.upstream.cluster = Some(Arc::clone(cluster));
+            }
+            self.connection.hcm.stats.downstream_rq_ws_on_non_ws_route().inc();
+            return Err(Box::new(LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed")));
+        }
+        if let Some(chain) = configured.and_then(|upgrade| upgrade.filters.as_ref()) {
+            self.chain = Arc::clone(chain);
+        }
+        if !std::mem::replace(&mut self.upgrade, true) {
+            self.connection.hcm.stats.downstream_cx_upgrades_total().inc();
+            self.connection.hcm.stats.downstream_cx_upgrades_active().inc();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! The response's way to the client: its framing, its body beside what is left of the request, and how it ends.
+//! It must not know where the response came from.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::Version;
+use tidegate_filters::http::{Body, BodyError, RequestHead, ResponseHead};
+use tidegate_filters::stream_info::ResponseFlags;
+
+use super::{Exchange, Finished, Produced};
+use crate::http::downstream::{BodyLength, Downstream, Gone, ResetReason};
+use crate::http::relay::{Cut, relay};
+use crate::http::response_headers;
+use crate::http::timers::Timers;
+
+/// How long a client may take for what is left of a response that was cut.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+impl Exchange<'_> {
+    /// Sends the response while the rest of the request goes up, then accounts for both.
+    pub(super) async fn send<D: Downstream>(
+        mut self,
+        mut produced: Produced,
+        mut timers: Timers<'_>,
+        down: &mut D,
+    ) -> Finished {
+        let connection = Arc::clone(self.connection);
+        let hcm = &connection.hcm;
+        response_headers::finish(hcm, Some(&self.request.head), &mut produced.response.head);
+        self.decide_keep_alive(&produced, down);
+        let head = &produced.response.head;
+        self.stream.info.response_code = Some(head.status);
+        self.stream.info.timings.first_downstream_tx = Some(Instant::now());
+        let length = body_length(&self.request.head, head, &produced);
+        down.send_head(head, length);
+        timers.set_response_deadline(produced.deadline);
+        let mut pump = produced.pump.take();
+        let mut body = std::mem::take(&mut produced.response.body);
+        let result = if length == BodyLength::None {
+            body = Body::Empty;
+            Ok(())
+        } else {
+            let kept = (!hcm.access_logs.is_empty()).then_some(&mut self.trailers);
+            relay(&mut body, &mut pump, down, &mut timers, kept).await
+        };
+        let result = match result {
+            Ok(()) => std::future::poll_fn(|cx| down.poll_flush(cx)).await.map_err(Cut::Gone),
+            Err(cut) => Err(cut),
+        };
+        drop(body);
+        self.count_sent(down);
+        match result {
+            Ok(()) => {
+                if !self.is_received() {
+                    hcm.stats.downstream_rq_rx_reset().inc();
+                }
+                self.complete(Some(produced.response.head));
+                Finished::Complete
+            }
+            Err(Cut::Gone(gone)) => self.abandon(gone, Some(produced.response.head)),
+            Err(Cut::TimedOut(limit)) => {
+                let reply = self.timed_out(limit);
+                self.stream.info.flags |= reply.flags;
+                self.stream.info.details = Some(reply.details);
+                down.reset(ResetReason::Internal);
+                hcm.stats.downstream_rq_tx_reset().inc();
+                hcm.stats.downstream_rq_rx_reset().inc();
+                self.complete(Some(produced.response.head));
+                Finished::Cut
+            }
+            Err(Cut::Body(error)) => {
+                self.note_body_error(&error);
+                hcm.stats.downstream_rq_tx_reset().inc();
+                hcm.stats.downstream_rq_rx_reset().inc();
+                // What came before the cut is the client's; one that does not take it in time goes without.
+                let flush = std::future::poll_fn(|cx| down.poll_flush(cx));
+                let _ = tokio::time::timeout(LAST_WORDS, flush).await;
+                down.reset(ResetReason::UpstreamReset);
+                self.complete(Some(produced.response.head));
+                Finished::Cut
+            }
+        }
+    }
+
+    /// Whether the connection is to close after this response.
+    pub(super) fn decide_keep_alive<D: Downstream>(&self, produced: &Produced, down: &mut D) {
+        let connection = self.connection;
+        if connection.drain.should_close(self.stream.random) {
+            connection.hcm.stats.downstream_cx_drain_close().inc();
+            down.close_after();
+        }
+        if !self.is_received() {
+            connection.hcm.stats.downstream_rq_response_before_rq_complete().inc();
+            if !produced.upgraded && down.version() < Version::HTTP_2 {
+                down.close_after();
+            }
+        }
+    }
+
+    pub(super) fn note_body_error(&mut self, error: &BodyError) {
+        let info = &mut self.stream.info;
+        match error {
+            BodyError::Reply(reply) => {
+                info.flags |= reply.flags;
+                info.details = Some(reply.details.clone());
+            }
+            BodyError::TimedOut => info.flags |= ResponseFlags::STREAM_IDLE_TIMEOUT,
+            BodyError::Malformed(_) => {
+                info.flags |= ResponseFlags::UPSTREAM_PROTOCOL_ERROR;
+                info.details = Some("upstream_reset_after_response_started{protocol_error}".into());
+            }
+            BodyError::Closed => {
+                info.flags |= ResponseFlags::UPSTREAM_CONNECTION_TERMINATION;
+                info.details = Some("upstream_reset_after_response_started{connection_termination}".into());
+            }
+            BodyError::Reset(_) => {
+                info.flags |= ResponseFlags::UPSTREAM_REMOTE_RESET;
+                info.details = Some("upstream_reset_after_response_started{remote_reset}".into());
+            }
+        }
+    }
+
+    /// The client has gone.
+    pub(super) fn abandon(mut self, gone: Gone, response: Option<ResponseHead>) -> Finished {
+        let stats = &self.connection.hcm.stats;
+        stats.downstream_rq_rx_reset().inc();
+        let info = &mut self.stream.info;
+        match gone {
+            Gone::Closed => {
+                info.flags |= ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
+                info.details = Some("downstream_remote_disconnect".into());
+            }
+            Gone::Reset => {
+                info.flags |= ResponseFlags::DOWNSTREAM_REMOTE_RESET;
+                info.details = Some("http2.remote_reset".into());
+            }
+            Gone::ProtocolError(details) => {
+                info.flags |= ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
+                info.details = Some(details.into());
+            }
+            Gone::Cut => {
+                info.flags |= ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
+                info.details = Some("downstream_local_disconnect(drained)".into());
+            }
+        }
+        self.complete(response);
+        if gone == Gone::Closed { Finished::Left } else { Finished::Cut }
+    }
+}
+
+/// How the body of a response is delimited for the client.
+fn body_length(request: &RequestHead, head: &ResponseHead, produced: &Produced) -> BodyLength {
+    if produced.upgraded {
+        return BodyLength::Tunnel;
+    }
+    if response_headers::is_bodyless(&request.method, head.status) || produced.response.body.is_end() {
+        return BodyLength::None;
+    }
+    let declared = head.headers.get(http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    declared.or_else(|| produced.response.body.exact_len()).map_or(BodyLength::Unknown, BodyLength::Known)
+}
