@@ -5,12 +5,16 @@ The result is plain data (mappings, lists, strings, numbers); what may differ in
 
 import re
 
+from .compare import Left
+
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 VALUES = {  # header -> what stands for its value
     "date": (re.compile(r".+"), "DATE"),
     "x-envoy-upstream-service-time": (re.compile(r"\d+"), "MS"),
     "set-cookie": (re.compile(r'(?<=")[0-9a-f]{16}(?=")'), "HASH"),
 }
+
+TIME_LEFT = "x-envoy-expected-rq-timeout-ms"
 
 # Names whose value depends on time, memory, connection reuse or the number of reads, not on the requests.
 VOLATILE = re.compile(
@@ -96,6 +100,9 @@ class Observer:
         by_cluster = {}
         for record in records:
             seen = {"line": self.text(record.line), "headers": self.headers(record.headers), "protocol": record.protocol}
+            left = seen["headers"].get(TIME_LEFT, "")
+            if isinstance(left, str) and left.isdigit():
+                seen["headers"][TIME_LEFT] = Left.of(left, (record.at - records[0].at) * 1000)
             port = next(address for address, port in self._addresses(record.cluster) if port == record.host)
             if self.names[port] != record.cluster:
                 seen["host"] = self.names[port]

@@ -9,6 +9,7 @@ import dataclasses
 import socket
 import ssl
 import struct
+import time
 
 from . import certificates, upstream_h2
 from .process import free_port
@@ -30,6 +31,7 @@ class Record:
     body: bytes = b""
     trailers: list = dataclasses.field(default_factory=list)
     end: str = "incomplete"
+    at: float = dataclasses.field(default_factory=time.monotonic)
 
 
 class Upstreams:

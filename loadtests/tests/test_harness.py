@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from harness import environment  # noqa: E402
 
 environment.enter()
 
-from harness import compare  # noqa: E402
+from harness import accepted, case as cases, compare, known  # noqa: E402
 
 
 def other_envoy(directory, sed):
@@ -68,6 +69,63 @@ class Differential(unittest.TestCase):
         done = differential("--subject", "/bin/false", "--case", "routes/exact")
         self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
         self.assertIn("did not run", done.stdout)
+
+
+    def test_a_listed_case_may_differ_and_an_equal_one_must_leave_the_list(self):
+        known = self.directory / "known.txt"
+        known.write_text("routes/exact: the harness's own test\n")
+        done = differential("--known", known, "--subject", "/bin/false", "--case", "routes/exact")
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertIn("1 known to differ", done.stdout)
+        done = differential("--known", known, "--subject", other_envoy(self.directory, ""), "--case", "routes/exact")
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertIn("routes/exact is equal now", done.stdout)
+
+    def test_a_listed_name_without_a_case_is_a_mistake(self):
+        known = self.directory / "known.txt"
+        known.write_text("routes/no_such_case: why\n")
+        done = differential("--known", known, "--subject", "/bin/false", "--case", "routes/exact")
+        self.assertEqual(done.returncode, 2, done.stdout + done.stderr)
+        self.assertIn("names no case: routes/no_such_case", done.stderr)
+
+
+class Lists(unittest.TestCase):
+    def test_every_line_of_the_known_differences_has_a_name_and_a_reason(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "known.txt"
+            for wrong in ("a/b", "a/b:", "ab: why", "a/c: why\na/b: why", "a/b: why\na/b: why"):
+                path.write_text(wrong)
+                self.assertRaises(known.ListError, known.read, path)
+            path.write_text("# what it is\n\na/b: why\na/c: also: this\n")
+            self.assertEqual(known.read(path), {"a/b": "why", "a/c": "also: this"})
+
+    def test_the_known_differences_name_cases(self):
+        self.assertEqual(known.without_case(known.read(), [case.name for case in cases.load_all()]), [])
+
+    def test_the_page_of_accepted_differences_is_fresh(self):
+        command = "python3 loadtests/differential.py --differences > loadtests/DIFFERENCES.md"
+        self.assertEqual(accepted.PAGE.read_text(), accepted.page(cases.load_all()), f"run: {command}")
+
+    def test_the_short_run_has_a_case_of_each_area(self):
+        areas = {case.name.split("/")[0] for case in cases.load_all()}
+        self.assertEqual(areas - {case.name.split("/")[0] for case in cases.load_all(short=True)}, set())
+
+
+class TimeLeft(unittest.TestCase):
+    def test_a_later_try_has_less_time_left(self):
+        first = compare.Left.of("14900", 100)
+        self.assertTrue(first.agrees(compare.Left.of("14920", 0)))
+        self.assertTrue(first.agrees(compare.Left.of("14300", 690)))
+        self.assertFalse(first.agrees(compare.Left.of("14300", 100)))
+        self.assertFalse(first.agrees(compare.Left.of("15400", 700)))
+
+    def test_only_time_is_tried_again(self):
+        late = compare.Difference("requests[0].response.end", "complete", "timeout: no whole answer")
+        slow = compare.Difference("requests[0].seconds", "0.10 s", "0.90 s")
+        other = compare.Difference("requests[0].response.status", 200, 503)
+        self.assertTrue(compare.of_time([late, slow]))
+        self.assertFalse(compare.of_time([late, other]))
+        self.assertFalse(compare.of_time([]))
 
 
 class ChiSquared(unittest.TestCase):
