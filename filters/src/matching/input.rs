@@ -106,7 +106,7 @@ pub(super) const COVERAGE: &[Coverage] = &[
 /// Which inputs may stand in a tree; Envoy allows others in each place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inputs {
-    /// A route table's: request headers only.
+    /// A route table's: request headers and filter state only.
     RouteTable,
     /// A listener's filter chains and network filters.
     Network,
@@ -236,7 +236,7 @@ impl Input {
             return refused("not supported yet");
         };
         let allowed = match inputs {
-            Inputs::RouteTable => place == Place::RequestHeaders,
+            Inputs::RouteTable => place == Place::RequestHeaders || matches!(input, Input::FilterState { .. }),
             Inputs::Network => matches!(place, Place::Network | Place::Connection),
             Inputs::HttpRequest => matches!(place, Place::RequestHeaders | Place::Connection),
             Inputs::Http => place != Place::Network,

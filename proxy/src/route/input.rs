@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tidegate_filters::connection::ConnectionInfo;
 use tidegate_filters::http::RequestHead;
+use tidegate_filters::matching::MatchData;
 use tidegate_filters::metadata::{FilterState, Metadata};
 use tidegate_filters::runtime::Runtime;
 use tidegate_filters::stream_info::Address;
@@ -24,6 +25,20 @@ pub struct RouteInput<'a> {
     pub runtime: &'a dyn Runtime,
     /// The stream's random value: fractions and weights draw from it, so that asking again answers the same.
     pub random: u64,
+}
+
+impl<'a> RouteInput<'a> {
+    /// The same as matcher trees look at it.
+    pub(crate) fn match_data(&self) -> MatchData<'a> {
+        MatchData {
+            remote: self.remote,
+            metadata: self.metadata,
+            filter_state: self.filter_state,
+            request: Some(self.head),
+            runtime: self.runtime,
+            ..MatchData::of_connection(self.connection)
+        }
+    }
 }
 
 /// Where a request goes.
@@ -60,6 +75,9 @@ pub struct Trace {
     /// The host that was looked up, and the virtual host that has it.
     pub host: String,
     pub virtual_host: Option<(Arc<str>, HostMatch)>,
+    /// Which action its matcher tree led to, by its place in the configuration; none where it has no tree, or the tree
+    /// leads nowhere.
+    pub branch: Option<String>,
     /// The routes that were tried, in order; the last one has no mismatch when it was taken.
     pub tried: Vec<TriedRoute>,
     /// The cluster that was chosen, when the route forwards to one.

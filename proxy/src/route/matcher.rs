@@ -3,7 +3,9 @@
 
 use http::{HeaderName, Method};
 use tidegate_filters::http::RequestHead;
-use tidegate_filters::matching::{CookieMatcher, HeaderMatcher, QueryParameterMatcher, Regex, RegexError};
+use tidegate_filters::matching::{
+    CookieMatcher, FilterStateMatcher, HeaderMatcher, MetadataMatcher, QueryParameterMatcher, Regex, RegexError,
+};
 use tidegate_filters::runtime::Fraction;
 
 use super::input::{Mismatch, RouteInput};
@@ -158,6 +160,10 @@ pub enum Criterion {
         presented: Option<bool>,
         validated: Option<bool>,
     },
+    /// Place in `dynamic_metadata`.
+    Metadata(usize, MetadataMatcher),
+    /// Place in `filter_state`.
+    FilterState(usize, FilterStateMatcher),
 }
 
 impl Criterion {
@@ -173,6 +179,8 @@ impl Criterion {
                 presented.is_none_or(|wanted| wanted == tls.is_some_and(|tls| tls.peer_presented))
                     && validated.is_none_or(|wanted| wanted == tls.is_some_and(|tls| tls.peer_validated))
             }
+            Self::Metadata(_, matcher) => matcher.matches(input.metadata),
+            Self::FilterState(_, matcher) => matcher.matches(input.filter_state),
         }
     }
 
@@ -191,6 +199,8 @@ impl Criterion {
             Self::Tls { presented, validated } => {
                 ("tls_context".to_owned(), format!("presented {presented:?}, validated {validated:?}"))
             }
+            Self::Metadata(at, matcher) => (format!("dynamic_metadata[{at}]"), format!("{matcher:?}")),
+            Self::FilterState(at, matcher) => (format!("filter_state[{at}]"), format!("{matcher:?}")),
         };
         Mismatch::new(field, wants)
     }

@@ -10,6 +10,7 @@ mod hash;
 mod host_index;
 mod input;
 mod internal_redirect;
+mod list;
 mod matcher;
 mod mirror;
 mod path_index;
@@ -30,6 +31,7 @@ pub use input::{HostMatch, Mismatch, Outcome, RouteInput, Trace, TriedRoute};
 pub use internal_redirect::{
     InternalRedirectPolicy, RedirectHistory, RedirectPredicate, RedirectRefusal, RedirectTarget,
 };
+pub(crate) use list::RouteList;
 pub use matcher::{Criterion, PathMatch, PathRegex, RouteMatch, Text};
 pub use mirror::MirrorPolicy;
 pub use redirect::{DirectResponse, Redirect, RedirectPath, tls_location};
@@ -38,8 +40,8 @@ pub use retry::{
     RetryPolicy,
 };
 pub use rewrite::{HostRewrite, PathRewrite, set_host};
-pub(crate) use table::TableBuilder;
 pub use table::{AttemptHeaders, RouteConfig, RouteTable, TlsRequirement, VirtualCluster, VirtualHost, route};
+pub(crate) use table::{Branch, Routes, TableBuilder};
 pub use tidegate_filters::http::HeaderMutations;
 pub use tidegate_filters::matching::Substitution;
 pub use timeout::{

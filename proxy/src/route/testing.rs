@@ -13,8 +13,9 @@ use tidegate_filters::stream_info::{Address, StreamInfo};
 
 use super::entry::{Action, BufferLimit, Overrides, RouteEntry};
 use super::forward::{ClusterSelector, ForwardAction};
+use super::list::RouteList;
 use super::matcher::{Criterion, PathMatch, PathRegex, RouteMatch, Text};
-use super::table::{RouteConfig, RouteTable, TableBuilder, TlsRequirement, VirtualHost};
+use super::table::{RouteConfig, RouteTable, Routes, TableBuilder, TlsRequirement, VirtualHost};
 use super::{Outcome, RouteInput, Trace, route};
 
 pub(crate) fn prefix(text: &str) -> PathMatch {
@@ -52,7 +53,7 @@ pub(crate) fn table(config: RouteConfig, hosts: Vec<(&[&str], TlsRequirement, Ve
         let (name, config) = (Arc::from(domains[0]), Arc::clone(&config));
         let host = Arc::new(VirtualHost { name, config, require_tls, ..VirtualHost::default() });
         let entries = routes.into_iter().map(|spec| Arc::new(entry(&host, spec))).collect();
-        builder.begin_host(host, entries);
+        builder.begin_host(host, Routes::List(RouteList::new(entries)));
         domains.iter().for_each(|domain| builder.add_domain(domain).unwrap());
     }
     builder.finish()

@@ -42,11 +42,8 @@ pub(super) fn compile(
             Ok(Action::DirectResponse(compiled))
         }
         // Envoy forwards such a request to the cluster with the empty name, which there is not: 503.
-        Some(ActionProto::NonForwardingAction(_)) => {
+        Some(ActionProto::NonForwardingAction(_) | ActionProto::FilterAction(_)) => {
             Ok(Action::Forward(Box::new(ForwardAction::to(ClusterSelector::Named(Arc::from(""))))))
-        }
-        Some(ActionProto::FilterAction(_)) => {
-            Err(context.error_at("filter_action", "not supported yet: filter_action"))
         }
         None => Err(context.error("an action is required")),
     }

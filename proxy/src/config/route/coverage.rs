@@ -35,6 +35,7 @@ pub const COVERAGE: &[Coverage] = &[
             "name",
             "domains",
             "routes",
+            "matcher",
             "require_tls",
             "request_headers_to_add",
             "request_headers_to_remove",
@@ -62,6 +63,7 @@ pub const COVERAGE: &[Coverage] = &[
             "redirect",
             "direct_response",
             "non_forwarding_action",
+            "filter_action",
             "metadata",
             "typed_per_filter_config",
             "request_headers_to_add",
@@ -74,6 +76,12 @@ pub const COVERAGE: &[Coverage] = &[
         listed: &[("decorator", NO_TRACER), ("tracing", NO_TRACER)],
     },
     Coverage { message: "envoy.config.route.v3.NonForwardingAction", enforced: &[], listed: &[] },
+    Coverage {
+        message: "envoy.config.route.v3.FilterAction",
+        enforced: &[],
+        listed: &[("action", "read by filters only, and none that does is built in")],
+    },
+    Coverage { message: "envoy.config.route.v3.RouteList", enforced: &["routes"], listed: &[] },
     Coverage {
         message: "envoy.config.route.v3.RouteMatch",
         enforced: &[
@@ -90,6 +98,8 @@ pub const COVERAGE: &[Coverage] = &[
             "cookies",
             "grpc",
             "tls_context",
+            "dynamic_metadata",
+            "filter_state",
         ],
         listed: &[],
     },

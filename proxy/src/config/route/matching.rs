@@ -1,7 +1,9 @@
 //! `RouteMatch`: the path condition and the criteria. It must not know the action.
 
 use tidegate_filters::context::CompileContext;
-use tidegate_filters::matching::{CookieMatcher, HeaderMatcher, QueryParameterMatcher};
+use tidegate_filters::matching::{
+    CookieMatcher, FilterStateMatcher, HeaderMatcher, MetadataMatcher, QueryParameterMatcher,
+};
 use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::route::v3::route_match::PathSpecifier;
 use tidegate_xds::pb::envoy::config::route::v3::{HeaderMatcher as HeaderProto, RouteMatch as RouteMatchProto};
@@ -69,6 +71,14 @@ fn criteria(proto: &RouteMatchProto, context: &mut CompileContext<'_>) -> Result
         presented: tls.presented.as_ref().map(|presented| presented.value),
         validated: tls.validated.as_ref().map(|validated| validated.value),
     }));
+    for (index, matcher) in proto.dynamic_metadata.iter().enumerate() {
+        let compile = |context: &mut CompileContext<'_>| MetadataMatcher::compile(matcher, context);
+        criteria.push(Criterion::Metadata(index, context.within_item("dynamic_metadata", index, compile)?));
+    }
+    for (index, matcher) in proto.filter_state.iter().enumerate() {
+        let compile = |context: &mut CompileContext<'_>| FilterStateMatcher::compile(matcher, context);
+        criteria.push(Criterion::FilterState(index, context.within_item("filter_state", index, compile)?));
+    }
     Ok(criteria)
 }
 

@@ -15,6 +15,7 @@ mod retry;
 mod rewrite;
 #[cfg(test)]
 mod testing;
+mod tree;
 mod virtual_host;
 
 use std::sync::Arc;

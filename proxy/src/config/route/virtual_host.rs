@@ -10,11 +10,11 @@ use tidegate_xds::pb::envoy::config::route::v3::{
     Route as RouteProto, VirtualCluster as ClusterProto, VirtualHost as HostProto, route,
 };
 
-use super::{Table, action, headers, matching, mirror, overrides, retry, values};
+use super::{Table, action, headers, matching, mirror, overrides, retry, tree, values};
 use crate::config::values::wrapped_bool;
 use crate::route::{
-    AttemptHeaders, BufferLimit, HedgePolicy, MirrorPolicy, RetryPolicy, RouteEntry, RouteTable, TableBuilder,
-    TlsRequirement, VirtualCluster, VirtualHost,
+    AttemptHeaders, BufferLimit, HedgePolicy, MirrorPolicy, RetryPolicy, RouteEntry, RouteList, RouteTable, Routes,
+    TableBuilder, TlsRequirement, VirtualCluster, VirtualHost,
 };
 
 /// What every route of one virtual host is compiled with.
@@ -38,7 +38,15 @@ pub(super) fn compile_all(
     for (index, proto) in hosts.iter().enumerate() {
         context.within_item("virtual_hosts", index, |context| {
             let host = host(proto, table, context)?;
-            let routes = routes(&proto.routes, &host, context)?;
+            let routes = match &proto.matcher {
+                None => Routes::List(list(&proto.routes, &host, host.table.validate_clusters, context)?),
+                Some(_) if !proto.routes.is_empty() => {
+                    return Err(context.error("matcher and routes cannot both be set"));
+                }
+                Some(matcher) => {
+                    Routes::Tree(context.within("matcher", |context| tree::compile(matcher, &host, context))?)
+                }
+            };
             builder.begin_host(host.host, routes);
             for (index, domain) in proto.domains.iter().enumerate() {
                 let added = builder.add_domain(domain);
@@ -115,20 +123,21 @@ fn virtual_clusters(
     clusters.iter().enumerate().map(compile).collect()
 }
 
-fn routes(
+/// Compiles the routes of one list.
+pub(super) fn list(
     routes: &[RouteProto],
     host: &Host<'_>,
+    validate_clusters: bool,
     context: &mut CompileContext<'_>,
-) -> Result<Vec<Arc<RouteEntry>>, FieldError> {
-    let validate = host.table.validate_clusters;
+) -> Result<RouteList, FieldError> {
     let compile = |(index, proto): (usize, &RouteProto)| {
-        context.within_item("routes", index, |context| route(proto, host, validate, context)).map(Arc::new)
+        context.within_item("routes", index, |context| route(proto, host, validate_clusters, context)).map(Arc::new)
     };
-    routes.iter().enumerate().map(compile).collect()
+    Ok(RouteList::new(routes.iter().enumerate().map(compile).collect::<Result<_, _>>()?))
 }
 
 #[expect(deprecated, reason = "Envoy takes deprecated fields too")]
-fn route(
+pub(super) fn route(
     proto: &RouteProto,
     host: &Host<'_>,
     validate_clusters: bool,
