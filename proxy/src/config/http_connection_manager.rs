@@ -18,6 +18,7 @@ use super::Compiler;
 use super::defaults::Values;
 use super::http_coverage::ROUTER;
 use super::values::{duration, timeout, wrapped_bool, wrapped_u32};
+use crate::http::AccessLogOptions;
 use crate::http::local_reply::{LocalReplyRules, Mapper};
 use crate::http::options::{
     ClientAddress, ClientCert, CodecType, EscapedSlashes, FilterSlot, HttpConnectionManager, HttpTimeouts, OriginalIp,
@@ -91,6 +92,7 @@ fn compile_in_scope(
         service_cluster: HeaderValue::from_str(&compiler.node.cluster).unwrap_or(HeaderValue::from_static("")),
         service_node: HeaderValue::from_str(&compiler.node.id).unwrap_or(HeaderValue::from_static("")),
         access_logs: compiler.access_logs("access_log", &config.access_log, context)?,
+        access_log_options: access_log_options(config, context)?,
         client_address: client_address(config, values, context)?,
         early_mutations: early_mutations(compiler, config, context)?,
         via: header_value("via", &config.via, context)?,
@@ -198,6 +200,34 @@ fn router_options(config: &Any, context: &CompileContext<'_>) -> Result<RouterOp
         dynamic_stats: wrapped_bool(router.dynamic_stats.as_ref(), true),
         suppress_envoy_headers: router.suppress_envoy_headers,
         respect_expected_timeout: router.respect_expected_rq_timeout,
+    })
+}
+
+/// `access_log_options`, or the two fields that it took over from.
+#[expect(deprecated, reason = "Envoy takes the deprecated fields too")]
+fn access_log_options(
+    config: &proto::HttpConnectionManager,
+    context: &CompileContext<'_>,
+) -> Result<AccessLogOptions, FieldError> {
+    let Some(options) = &config.access_log_options else {
+        return Ok(AccessLogOptions {
+            on_new_request: config.flush_access_log_on_new_request,
+            on_tunnel_established: false,
+            interval: config.access_log_flush_interval.as_ref().map(duration),
+        });
+    };
+    let twice =
+        |field: &str| context.error_at(field, format!("Only one of {field} or access_log_options can be specified."));
+    if config.flush_access_log_on_new_request {
+        return Err(twice("flush_access_log_on_new_request"));
+    }
+    if config.access_log_flush_interval.is_some() {
+        return Err(twice("access_log_flush_interval"));
+    }
+    Ok(AccessLogOptions {
+        on_new_request: options.flush_access_log_on_new_request,
+        on_tunnel_established: options.flush_log_on_tunnel_successfully_established,
+        interval: options.access_log_flush_interval.as_ref().map(duration),
     })
 }
 

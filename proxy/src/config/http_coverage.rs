@@ -29,6 +29,9 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "drain_timeout",
             "delayed_close_timeout",
             "access_log",
+            "access_log_flush_interval",
+            "flush_access_log_on_new_request",
+            "access_log_options",
             "use_remote_address",
             "xff_num_trusted_hops",
             "original_ip_detection_extensions",
@@ -60,6 +63,15 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             ),
             ("stream_error_on_invalid_http_message", "an HTTP/2 message that is invalid always is a stream error"),
         ],
+    },
+    Coverage {
+        message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.HcmAccessLogOptions",
+        enforced: &[
+            "access_log_flush_interval",
+            "flush_access_log_on_new_request",
+            "flush_log_on_tunnel_successfully_established",
+        ],
+        listed: &[],
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.Rds",

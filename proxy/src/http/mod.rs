@@ -1,6 +1,7 @@
 //! HTTP: codecs, the connection manager, one exchange, the router.
 //! It must not know protos, nor how listeners and hosts are managed.
 
+mod access_logs;
 pub mod codec;
 pub(crate) mod connection_manager;
 pub(crate) mod downstream;
@@ -21,5 +22,6 @@ mod router;
 pub mod stats;
 mod timers;
 
+pub use access_logs::AccessLogOptions;
 pub(crate) use connection_manager::serve;
 pub use options::HttpConnectionManager;

@@ -9,6 +9,7 @@ use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::http::HttpFilterConfig;
 use tidegate_filters::matching::cidr::CidrList;
 
+use super::access_logs::AccessLogOptions;
 use super::local_reply::LocalReplyRules;
 use super::protocol::{Http1Options, Http2Options, Underscores};
 use super::stats::HttpStats;
@@ -162,6 +163,7 @@ pub struct HttpConnectionManager {
     pub service_cluster: HeaderValue,
     pub service_node: HeaderValue,
     pub access_logs: Vec<Arc<AccessLog>>,
+    pub access_log_options: AccessLogOptions,
     pub client_address: ClientAddress,
     pub early_mutations: Vec<HeaderMutations>,
     pub via: Option<HeaderValue>,

@@ -71,6 +71,7 @@ pub(super) async fn relay<D: Downstream>(
                     match frame.into_data() {
                         Ok(data) => {
                             let end = body.is_end();
+                            timers.sent(data.len());
                             down.send_data(data, end);
                             if end {
                                 return Poll::Ready(Ok(()));

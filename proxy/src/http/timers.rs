@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
+use super::access_logs::{Periodic, Ticker};
 use super::limits::Limits;
 use super::options::HttpConnectionManager;
 use super::progress::Progress;
@@ -34,6 +35,8 @@ pub(super) struct Timers<'a> {
     /// The version of the limits that `sleep` was armed for.
     armed_for: u32,
     sleep: Option<Pin<Box<Sleep>>>,
+    /// No limit, but what else happens to a stream as time passes.
+    ticker: Option<Ticker>,
 }
 
 impl<'a> Timers<'a> {
@@ -43,6 +46,7 @@ impl<'a> Timers<'a> {
         limits: &'a Limits,
         start: Instant,
         progress: Option<Arc<Progress>>,
+        periodic: Option<Arc<Periodic>>,
     ) -> Self {
         Self {
             start,
@@ -53,12 +57,20 @@ impl<'a> Timers<'a> {
             response: None,
             progress,
             sleep: None,
+            ticker: periodic.map(Ticker::new),
         }
     }
 
     pub(super) fn touch(&mut self) {
         if self.limits.idle().is_some() {
             self.last_activity = Instant::now();
+        }
+    }
+
+    /// So many bytes of the response's body went to the client.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        if let Some(ticker) = &mut self.ticker {
+            ticker.sent_bytes += bytes as u64;
         }
     }
 
@@ -84,6 +96,9 @@ impl<'a> Timers<'a> {
     }
 
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Limit> {
+        if let Some(ticker) = &mut self.ticker {
+            ticker.poll(cx);
+        }
         let version = self.limits.version();
         if version != self.armed_for {
             (self.armed_for, self.sleep) = (version, None);

@@ -5,6 +5,7 @@
 
 mod support;
 
+mod access_logs;
 mod bodies;
 mod configs;
 mod drain;

@@ -4,10 +4,11 @@
 use std::time::Instant;
 
 use http::StatusCode;
-use tidegate_filters::format::{AccessLogType, FormatContext};
+use tidegate_filters::format::AccessLogType;
 use tidegate_filters::http::ResponseHead;
 
 use super::{Connection, Exchange};
+use crate::http::access_logs::{self, Heads};
 use crate::http::downstream::Downstream;
 
 /// A 100 counts as a response too.
@@ -49,19 +50,36 @@ impl Exchange<'_> {
         for (_, filter) in &mut self.filters {
             filter.on_complete(&mut self.stream);
         }
-        if !hcm.access_logs.is_empty() {
-            let context = FormatContext {
-                request: if self.undecoded { None } else { Some(&self.request.head) },
-                response: response.as_ref(),
-                response_trailers: self.trailers.as_ref(),
-                access_log_type: AccessLogType::DownstreamEnd,
-                route: self.stream.route.as_deref(),
-                runtime: self.connection.shared.runtime(),
-                ..FormatContext::of(&self.stream.info)
-            };
-            for log in &hcm.access_logs {
-                log.log(&context);
-            }
+        self.log(AccessLogType::DownstreamEnd, response.as_ref());
+    }
+
+    /// The line of a request that has a route, before any filter has seen it.
+    pub(super) fn log_beginning(&self) {
+        if let Some(periodic) = &self.periodic {
+            periodic.note(&self.stream, &self.request.head, None);
         }
+        if self.connection.hcm.access_log_options.on_new_request {
+            self.log(AccessLogType::DownstreamStart, None);
+        }
+    }
+
+    /// The line of a tunnel that stands.
+    pub(super) fn log_response(&self, head: &ResponseHead, upgraded: bool) {
+        if let Some(periodic) = &self.periodic {
+            periodic.note(&self.stream, &self.request.head, Some(head));
+        }
+        if upgraded && self.connection.hcm.access_log_options.on_tunnel_established {
+            self.log(AccessLogType::DownstreamTunnelSuccessfullyEstablished, Some(head));
+        }
+    }
+
+    fn log(&self, kind: AccessLogType, response: Option<&ResponseHead>) {
+        let heads = Heads {
+            request: if self.undecoded { None } else { Some(&self.request.head) },
+            response,
+            trailers: self.trailers.as_ref(),
+            route: self.stream.route.as_deref(),
+        };
+        access_logs::write(self.connection, kind, &self.stream.info, heads);
     }
 }

@@ -22,6 +22,7 @@ use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 
 pub(crate) use self::account::count_informational;
 use self::interrupt::{Interrupt, bad_body};
+use super::access_logs::Periodic;
 use super::downstream::Downstream;
 use super::limits::Limits;
 use super::local_reply;
@@ -77,6 +78,7 @@ struct Exchange<'a> {
     filters: Vec<(usize, Box<dyn HttpFilter>)>,
     chain: Arc<[FilterSlot]>,
     progress: Option<Arc<Progress>>,
+    periodic: Option<Arc<Periodic>>,
     informational: Informational,
     limits: &'a Limits,
     /// The bytes never became a request: there is nothing of it to log.
@@ -200,6 +202,7 @@ impl<'a> Exchange<'a> {
         let services = connection.shared.services();
         let stream = StreamContext::new(info, random, services);
         let chain = Arc::clone(&connection.hcm.filters);
+        let periodic = Periodic::of(connection, &stream, progress.as_ref());
         Self {
             connection,
             snapshot: None,
@@ -210,6 +213,7 @@ impl<'a> Exchange<'a> {
             filters: Vec::new(),
             chain,
             progress,
+            periodic,
             informational: Informational::default(),
             limits,
             undecoded: false,
@@ -221,7 +225,8 @@ impl<'a> Exchange<'a> {
 
     /// What watches this stream's limits.
     fn timers(&self) -> Timers<'a> {
-        Timers::new(&self.connection.hcm, self.limits, self.stream.info.start, self.progress.clone())
+        let (progress, periodic) = (self.progress.clone(), self.periodic.clone());
+        Timers::new(&self.connection.hcm, self.limits, self.stream.info.start, progress, periodic)
     }
 
     /// The way to a response. Dropping the future cancels everything below it.
@@ -244,6 +249,7 @@ impl<'a> Exchange<'a> {
     async fn produce_once(&mut self) -> Produced {
         self.snapshot = Some(self.connection.shared.snapshot());
         self.choose_route();
+        self.log_beginning();
         if let Err(reply) = self.choose_chain() {
             return self.produce_reply(*reply).await;
         }
@@ -288,6 +294,7 @@ impl<'a> Exchange<'a> {
             progress: self.progress.clone(),
             informational: self.informational.clone(),
             redirects: self.redirects.clone(),
+            periodic: self.periodic.clone(),
         };
         let forwarded = router::forward(job, &mut self.request, &mut self.stream).await?;
         Ok(Produced {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::StatusCode;
-use tidegate_filters::format::{AccessLogType, FormatContext};
+use tidegate_filters::format::AccessLogType;
 use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
 use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 
 use super::{Exchange, Produced};
+use crate::http::access_logs::{self, Heads};
 use crate::http::redirect;
 use crate::http::router::Redirected;
 use crate::route::{Outcome, RedirectRefusal};
@@ -63,16 +64,8 @@ impl Exchange<'_> {
         hop.details = Some("internal_redirect".into());
         hop.response_code = Some(response.status);
         hop.end = Some(Instant::now());
-        let context = FormatContext {
-            request: Some(request),
-            response: Some(response),
-            access_log_type: AccessLogType::DownstreamEnd,
-            runtime: self.connection.shared.runtime(),
-            ..FormatContext::of(&hop)
-        };
-        for log in &self.connection.hcm.access_logs {
-            log.log(&context);
-        }
+        let heads = Heads { request: Some(request), response: Some(response), ..Heads::default() };
+        access_logs::write(self.connection, AccessLogType::DownstreamEnd, &hop, heads);
         let info = &mut self.stream.info;
         info.upstream = Default::default();
         info.flags = ResponseFlags::empty();

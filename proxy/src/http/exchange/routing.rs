@@ -9,7 +9,7 @@ use tidegate_filters::http::LocalReply;
 use super::Exchange;
 use crate::http::options::RouteSource;
 use crate::http::request_headers::is_upgrade;
-use crate::route::{ClusterSelector, Outcome, RouteInput, RouteTable};
+use crate::route::{Outcome, RouteInput, RouteTable};
 
 impl Exchange<'_> {
     pub(super) fn table(&self) -> Option<Arc<RouteTable>> {
@@ -45,7 +45,18 @@ impl Exchange<'_> {
         info.virtual_host = outcome.virtual_host().map(|host| Arc::clone(&host.name));
         self.stream.route = outcome.route().map(|route| Arc::clone(route) as _);
         self.outcome = outcome;
+        self.note_cluster();
         self.limit_by_route();
+    }
+
+    /// The cluster of the route, as logs and filters see it from now on.
+    fn note_cluster(&mut self) {
+        let name = self.outcome.route().and_then(|route| route.cluster.as_deref());
+        let cluster = name.and_then(|name| self.snapshot.as_ref()?.clusters.get(name));
+        let upstream = &mut self.stream.info.upstream;
+        upstream.cluster = cluster.map(|cluster| Arc::clone(cluster.name()));
+        upstream.observability_name = cluster.map(|cluster| Arc::clone(cluster.config().observability_name()));
+        upstream.cluster_metadata = cluster.map(|cluster| Arc::clone(&cluster.config().metadata));
     }
 
     /// The route's bounds on the stream, in place of the connection manager's.
@@ -82,9 +93,8 @@ impl Exchange<'_> {
         let enabled = by_route.unwrap_or_else(|| configured.is_some_and(|upgrade| upgrade.enabled));
         if !enabled {
             // Without a route the request goes the way of any other, to be told so.
-            let Some(route) = self.outcome.route() else { return Ok(()) };
-            if let Some(ClusterSelector::Named(cluster)) = route.forward().map(|forward| &forward.cluster) {
-                self.stream.info.upstream.cluster = Some(Arc::clone(cluster));
+            if self.outcome.route().is_none() {
+                return Ok(());
             }
             self.connection.hcm.stats.downstream_rq_ws_on_non_ws_route().inc();
             return Err(Box::new(LocalReply::new(StatusCode::FORBIDDEN, "upgrade_failed")));

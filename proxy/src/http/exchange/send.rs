@@ -34,6 +34,7 @@ impl Exchange<'_> {
         self.stream.info.timings.first_downstream_tx = Some(Instant::now());
         let length = body_length(&self.request.head, head, &produced);
         down.send_head(head, length);
+        self.log_response(head, produced.upgraded);
         timers.set_response_deadline(produced.deadline);
         let mut pump = produced.pump.take();
         let mut body = std::mem::take(&mut produced.response.body);

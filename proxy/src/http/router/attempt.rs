@@ -81,6 +81,9 @@ async fn send(
         }
     };
     note_connection(&opened, stream);
+    if let Some(periodic) = &shared.periodic {
+        periodic.note_info(stream);
+    }
     let _in_flight = host.begin_request();
     stream.info.timings.first_upstream_tx = Some(Instant::now());
     match opened.send(&request, body).await {

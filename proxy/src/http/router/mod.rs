@@ -20,6 +20,7 @@ use tidegate_filters::stream_info::ResponseFlags;
 use self::attempt::Failure;
 use self::replay::Replay;
 use self::retry::{Decision, Retries};
+use super::access_logs::Periodic;
 use super::exchange::Connection;
 use super::headers::{
     X_ENVOY_ATTEMPT_COUNT, X_ENVOY_IS_TIMEOUT_RETRY, X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE,
@@ -43,6 +44,7 @@ pub(crate) struct Job<'a> {
     pub progress: Option<Arc<Progress>>,
     pub informational: Informational,
     pub redirects: RedirectHistory,
+    pub periodic: Option<Arc<Periodic>>,
 }
 
 /// A response that has begun.
@@ -77,6 +79,7 @@ struct Shared<'a> {
     timeouts: RequestTimeouts,
     options: TimeoutOptions,
     progress: Option<Arc<Progress>>,
+    periodic: Option<Arc<Periodic>>,
     started: Instant,
 }
 
@@ -126,10 +129,6 @@ fn find_cluster(
         let status = if name.is_empty() { StatusCode::SERVICE_UNAVAILABLE } else { action.cluster_not_found };
         return Err(Box::new(LocalReply::new(status, "cluster_not_found").flag(ResponseFlags::NO_CLUSTER_FOUND)));
     };
-    let upstream = &mut stream.info.upstream;
-    upstream.cluster = Some(Arc::clone(cluster.name()));
-    upstream.observability_name = Some(Arc::clone(cluster.config().observability_name()));
-    upstream.cluster_metadata = Some(Arc::clone(&cluster.config().metadata));
     let runtime = job.connection.shared.runtime();
     if cluster.drops(runtime, stream.random) {
         let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "drop_overload")
@@ -208,6 +207,7 @@ fn prepare<'a>(
         timeouts,
         options,
         progress: job.progress.clone(),
+        periodic: job.periodic.clone(),
         started: Instant::now(),
     }
 }
