@@ -13,13 +13,14 @@ pub struct All(HashMap<&'static str, Coverage, ahash::RandomState>);
 pub fn all() -> &'static All {
     static ALL: OnceLock<All> = OnceLock::new();
     ALL.get_or_init(|| {
-        let own: [&'static [Coverage]; 10] = [
+        let own: [&'static [Coverage]; 11] = [
             super::bootstrap::COVERAGE,
             super::cluster::COVERAGE,
             super::http_coverage::COVERAGE,
             super::listener::COVERAGE,
             super::route::COVERAGE,
             super::runtime::COVERAGE,
+            super::scoped_routes::COVERAGE,
             super::stats::COVERAGE,
             super::tcp_proxy::COVERAGE,
             super::values::COVERAGE,

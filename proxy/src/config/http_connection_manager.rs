@@ -14,10 +14,10 @@ use tidegate_xds::pb::envoy::extensions::http::original_ip_detection as detectio
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, any};
 
-use super::Compiler;
 use super::defaults::Values;
 use super::http_coverage::ROUTER;
 use super::values::{duration, timeout, wrapped_bool, wrapped_u32};
+use super::{Compiler, scoped_routes};
 use crate::http::AccessLogOptions;
 use crate::http::local_reply::{LocalReplyRules, Mapper};
 use crate::http::options::{
@@ -142,8 +142,9 @@ fn routes(
             })?;
             Ok(RouteSource::Rds(name.into()))
         }
-        Some(RouteSpecifier::ScopedRoutes(_)) => {
-            Err(context.error_at("scoped_routes", "not supported yet: scoped_routes"))
+        Some(RouteSpecifier::ScopedRoutes(scoped)) => {
+            let compile = |context: &mut CompileContext<'_>| scoped_routes::compile(compiler, scoped, context);
+            Ok(RouteSource::Scoped(Arc::new(context.within("scoped_routes", compile)?)))
         }
         None => Err(context.error("a route_config, rds or scoped_routes is required")),
     }

@@ -13,6 +13,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "codec_type",
             "stat_prefix",
             "rds",
+            "scoped_routes",
             "route_config",
             "http_filters",
             "add_user_agent",

@@ -11,6 +11,7 @@ mod http_coverage;
 pub(crate) mod listener;
 pub mod route;
 pub(crate) mod runtime;
+mod scoped_routes;
 pub(crate) mod stats;
 pub(crate) mod store;
 pub(crate) mod tcp_proxy;

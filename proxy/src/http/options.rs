@@ -13,7 +13,7 @@ use super::access_logs::AccessLogOptions;
 use super::local_reply::LocalReplyRules;
 use super::protocol::{Http1Options, Http2Options, Underscores};
 use super::stats::HttpStats;
-use crate::route::{HeaderMutations, RouteTable};
+use crate::route::{HeaderMutations, RouteTable, ScopedRoutes};
 
 /// Which protocol a listener's HTTP connections speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -31,6 +31,8 @@ pub enum RouteSource {
     Inline(Arc<RouteTable>),
     /// The name of a route configuration that the snapshot holds once it has arrived.
     Rds(Arc<str>),
+    /// A table for each key that requests may have.
+    Scoped(Arc<ScopedRoutes>),
 }
 
 /// One configured filter of a chain.

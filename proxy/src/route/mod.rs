@@ -17,6 +17,7 @@ mod path_index;
 mod redirect;
 mod retry;
 mod rewrite;
+mod scope;
 mod table;
 #[cfg(test)]
 mod testing;
@@ -40,6 +41,7 @@ pub use retry::{
     RetryPolicy,
 };
 pub use rewrite::{HostRewrite, PathRewrite, set_host};
+pub use scope::{Extract, HeaderFragment, ScopedRoutes};
 pub use table::{AttemptHeaders, RouteConfig, RouteTable, TlsRequirement, VirtualCluster, VirtualHost, route};
 pub(crate) use table::{Branch, Routes, TableBuilder};
 pub use tidegate_filters::http::HeaderMutations;

@@ -15,6 +15,7 @@ impl Exchange<'_> {
     pub(super) fn table(&self) -> Option<Arc<RouteTable>> {
         match &self.connection.hcm.routes {
             RouteSource::Inline(table) => Some(Arc::clone(table)),
+            RouteSource::Scoped(scoped) => scoped.table(&self.request.head).cloned(),
             RouteSource::Rds(name) => match &self.snapshot {
                 Some(snapshot) => snapshot.routes.get(name).cloned(),
                 None => self.connection.shared.snapshot().routes.get(name).cloned(),
