@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
-use tidegate_filters::http::filter::{CallError, Services};
-use tidegate_filters::http::{Request, Response};
+use tidegate_filters::http::filter::Services;
 use tidegate_filters::runtime::Runtime;
 use tidegate_filters::stream_info::Address;
 
 use crate::listener::{ListenAddress, Listener};
+use crate::services::ProxyServices;
 use crate::snapshot::Snapshot;
 
 /// The process's shared state.
@@ -25,12 +25,16 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>, node_address: Option<IpAddr>) -> Arc<Self> {
+    pub(crate) fn new(runtime: Arc<dyn Runtime>, node_address: Option<IpAddr>, node_cluster: &str) -> Arc<Self> {
         Arc::new_cyclic(|shared| Self {
             snapshot: ArcSwap::default(),
             node_address,
             health_check_failing: AtomicBool::new(false),
-            services: Arc::new(ProxyServices { shared: shared.clone(), runtime: Arc::clone(&runtime) }),
+            services: Arc::new(ProxyServices {
+                shared: shared.clone(),
+                runtime: Arc::clone(&runtime),
+                node_cluster: node_cluster.into(),
+            }),
             runtime,
         })
     }
@@ -82,37 +86,5 @@ impl Shared {
         let find = |wanted| snapshot.listeners.values().find(|listener| listens_on(listener, wanted)).cloned();
         let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
         find(target).or_else(|| find(std::net::SocketAddr::new(any, target.port())))
-    }
-}
-
-/// What filters may ask of the proxy.
-struct ProxyServices {
-    shared: std::sync::Weak<Shared>,
-    runtime: Arc<dyn Runtime>,
-}
-
-impl Services for ProxyServices {
-    fn call(
-        &self,
-        _cluster: &str,
-        _request: Request,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send>> {
-        // No filter that is built yet calls a service; those that do are refused by the configuration.
-        Box::pin(async { Err(CallError::NoCluster) })
-    }
-
-    fn runtime(&self) -> &dyn Runtime {
-        &*self.runtime
-    }
-
-    fn health_check_failing(&self) -> bool {
-        self.shared.upgrade().is_some_and(|shared| shared.is_health_check_failing())
-    }
-
-    fn cluster_healthy_percent(&self, cluster: &str) -> Option<f64> {
-        let shared = self.shared.upgrade()?;
-        let snapshot = shared.snapshot();
-        let membership = snapshot.clusters.get(cluster)?.hosts().membership();
-        Some(if membership.total == 0 { 0.0 } else { membership.healthy as f64 * 100.0 / membership.total as f64 })
     }
 }

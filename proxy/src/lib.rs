@@ -15,6 +15,7 @@ pub mod quickstart;
 pub mod route;
 pub mod runtime;
 pub mod server;
+mod services;
 pub mod snapshot;
 pub mod stats;
 pub mod tcp;

@@ -88,7 +88,7 @@ fn make_store(
     layers: Arc<Layers>,
     node_address: Option<std::net::IpAddr>,
 ) -> (Store, Arc<Shared>) {
-    let shared = Shared::new(layers, node_address);
+    let shared = Shared::new(layers, node_address, &bootstrap.node.cluster);
     let compiler = Compiler {
         defaults,
         stats: stats.root(),

@@ -63,17 +63,13 @@ impl HttpFilter for Filter {
                     request.body = whole(data, trailers);
                     return Verdict::Continue;
                 }
-                Ok(None) => too_large(),
+                Ok(None) => LocalReply::request_too_large(),
                 Err(BodyError::Reply(reply)) => *reply,
                 Err(_) => LocalReply::new(StatusCode::BAD_REQUEST, "request_body_cut"),
             };
             Verdict::Reply(Box::new(reply))
         })
     }
-}
-
-fn too_large() -> LocalReply {
-    LocalReply::new(StatusCode::PAYLOAD_TOO_LARGE, "request_payload_too_large").body("Payload Too Large")
 }
 
 /// A body's data and trailers; `None` when there is more than the limit.

@@ -5,6 +5,7 @@ use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use tidegate_xds::{Coverage, FieldError};
@@ -71,9 +72,9 @@ pub trait HttpFilter: Send {
         Step::Continue
     }
 
-    /// An informational response (100, 102, 103) on its way down.
-    fn on_informational(&mut self, head: &mut ResponseHead, stream: &mut StreamContext) {
-        let _ = (head, stream);
+    /// An informational response (100, 102, 103) on its way down, while the request may still go up.
+    fn on_informational(&mut self, head: &mut ResponseHead) {
+        let _ = head;
     }
 
     /// Always runs, once, last; also when the stream was cut.
@@ -161,7 +162,7 @@ pub struct StreamContext {
 pub struct Asks {
     /// Choose the route again before the next filter.
     pub clear_route: bool,
-    /// Run the whole exchange again from the start (internal redirect, on-demand).
+    /// Run the exchange again from its configuration on, with the request as it is now.
     pub recreate: bool,
 }
 
@@ -189,6 +190,13 @@ impl StreamContext {
     /// Choose the route again: something that routes depend on has changed.
     pub fn clear_route_cache(&mut self) {
         self.asks.clear_route = true;
+    }
+
+    /// Begin anew (Envoy's `recreateStream`): another snapshot, another route, filters from the first one on. Acts when
+    /// the hook returns `Continue`; from the response side only while the request had no body. What filters did to
+    /// the request stays. A stream is begun anew a few times at most.
+    pub fn recreate_stream(&mut self) {
+        self.asks.recreate = true;
     }
 }
 
@@ -218,12 +226,8 @@ pub trait RouteView: Send + Sync {
 
 /// What the proxy does for filters.
 pub trait Services: Send + Sync {
-    /// Sends a request through the named cluster and returns the response.
-    fn call(
-        &self,
-        cluster: &str,
-        request: Request,
-    ) -> Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send>>;
+    /// Sends a request through a cluster and returns the response with its body whole.
+    fn call(&self, call: ServiceCall) -> Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send>>;
     fn runtime(&self) -> &dyn crate::runtime::Runtime;
     /// The cluster that this node belongs to (`--service-cluster`).
     fn node_cluster(&self) -> &str {
@@ -239,13 +243,27 @@ pub trait Services: Send + Sync {
     fn cluster_healthy_percent(&self, cluster: &str) -> Option<f64>;
 }
 
+/// A call to a service, by the name of its cluster.
+pub struct ServiceCall {
+    pub cluster: String,
+    pub request: Request,
+    /// For all of it, connecting included.
+    pub timeout: Duration,
+    /// A response whose body is longer fails the call.
+    pub max_body_bytes: usize,
+}
+
 /// Why a service call through a cluster gave no response.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     #[error("no such cluster")]
     NoCluster,
+    #[error("no host of the cluster can take it")]
+    NoHost,
     #[error("the call timed out")]
     TimedOut,
+    #[error("the response is longer than {0} bytes")]
+    TooLong(usize),
     #[error("no response: {0}")]
     Reset(String),
 }

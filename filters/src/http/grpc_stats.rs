@@ -4,17 +4,19 @@
 //! Acts: all fields but `enable_upstream_stats`, which is refused.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderMap, StatusCode};
 use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::extensions::filters::http::grpc_stats::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
+use super::grpc_calls::{Calls, count_status, service_and_method};
 use super::head::has_grpc_content_type;
 use super::{
     Body, BodyError, FilterFactory, Frame, HttpFilter, HttpFilterConfig, Overrides, Request, Response, Step,
@@ -25,10 +27,9 @@ use crate::metadata::{Sharing, StateObject};
 
 const MESSAGE: &str = "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig";
 const STATE: &str = "envoy.filters.http.grpc_stats";
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 struct Config {
-    root: Scope,
+    calls: Calls,
     methods: Methods,
     emit_filter_state: bool,
     replace_dots: bool,
@@ -116,9 +117,7 @@ impl HttpFilter for Filter {
 impl Config {
     /// Where a call is counted; `None` when the path names no method.
     fn scope(&self, cluster: &str, path: &[u8]) -> Option<Scope> {
-        let path = std::str::from_utf8(path).ok()?;
-        let (service, method) = path.strip_prefix('/')?.split_once('/').filter(|(_, method)| !method.contains('/'))?;
-        let scope = self.root.scope(&format!("cluster.{cluster}.grpc."));
+        let (service, method) = service_and_method(path)?;
         let own = match &self.methods {
             Methods::All => true,
             Methods::These(these) => {
@@ -126,22 +125,17 @@ impl Config {
             }
         };
         if !own {
-            return Some(scope);
+            return self.calls.scope(cluster, None);
         }
-        let service = if self.replace_dots { service.replace('.', "_") } else { service.to_owned() };
-        Some(scope.scope(&format!("{service}.{method}.")))
+        let service = if self.replace_dots { Cow::Owned(service.replace('.', "_")) } else { Cow::Borrowed(service) };
+        self.calls.scope(cluster, Some((&service, method)))
     }
 }
 
 impl Call {
     fn count_status(&self, headers: &HeaderMap) {
-        let status = headers.get(GRPC_STATUS).and_then(|value| value.to_str().ok());
-        let (Some(scope), Some(status)) = (&self.scope, status) else { return };
-        // A name is made of what the upstream says: only of numbers, then.
-        if status.parse::<u8>().is_ok() {
-            scope.counter(status).inc();
-            scope.counter(if status == "0" { "success" } else { "failure" }).inc();
-            scope.counter("total").inc();
+        if let Some(scope) = &self.scope {
+            count_status(scope, headers);
         }
     }
 
@@ -269,7 +263,7 @@ impl FilterFactory for Factory {
             Some(Specifier::StatsForAllMethods(_)) | None => Methods::These(Vec::new()),
         };
         Ok(Arc::new(Config {
-            root: context.stats.root(),
+            calls: Calls::new(context.stats.root(), "grpc"),
             methods,
             emit_filter_state: config.emit_filter_state,
             replace_dots: config.replace_dots_in_grpc_service_name,
@@ -322,6 +316,7 @@ mod tests {
     #[test]
     fn calls_and_messages_are_counted() {
         let bench = Bench::new(&Factory);
+        // The counters of a filter go with it.
         let keep = bench.store.root().scope("cluster.service.grpc.");
         let method = keep.scope("a_S.M.");
         assert_eq!(call(&bench, "{emit_filter_state: true}", "0").as_deref(), Some("2,1"));

@@ -1,7 +1,7 @@
 //! `envoy.extensions.filters.http.grpc_web.v3.GrpcWeb`: lets browsers speak gRPC: trailers travel at the end of the body, and all
 //! of it as base64 where the client asks for text.
 //!
-//! It has no fields. Not done: the filter's counters under `cluster.<name>.grpc-web.`.
+//! It has no fields.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,10 +10,12 @@ use std::task::{Context, Poll, ready};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
+use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::extensions::filters::http::grpc_web::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
 use super::filter::Verdict;
+use super::grpc_calls::{Calls, GRPC_STATUS, count_status, service_and_method};
 use super::head::has_grpc_content_type;
 use super::{
     Body, BodyError, FilterFactory, Frame, HttpFilter, HttpFilterConfig, LocalReply, Overrides, Request, Response,
@@ -23,7 +25,6 @@ use crate::context::CompileContext;
 
 const MESSAGE: &str = "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb";
 const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 const TEXT: [&str; 2] = ["application/grpc-web-text", "application/grpc-web-text+proto"];
 const BINARY: [&str; 2] = ["application/grpc-web", "application/grpc-web+proto"];
@@ -32,15 +33,20 @@ const TRAILERS: u8 = 0x80;
 /// More of a body that is no gRPC does not become `grpc-message`.
 const LONGEST_MESSAGE_BYTES: usize = 16384;
 
-struct Config;
+struct Config {
+    calls: Calls,
+}
 
 impl HttpFilterConfig for Config {
     fn new_stream(self: Arc<Self>, _: Overrides<'_>) -> Option<Box<dyn HttpFilter>> {
-        Some(Box::new(Filter { answers: None }))
+        Some(Box::new(Filter { config: self, answers: None, scope: None }))
     }
 }
 
 struct Filter {
+    config: Arc<Config>,
+    /// Where the call is counted.
+    scope: Option<Scope>,
     /// How the answer is written, once the request is known to be gRPC-Web.
     answers: Option<Encoding>,
 }
@@ -52,7 +58,7 @@ enum Encoding {
 }
 
 impl HttpFilter for Filter {
-    fn on_request<'a>(&'a mut self, request: &'a mut Request, _: &'a mut StreamContext) -> Step<'a> {
+    fn on_request<'a>(&'a mut self, request: &'a mut Request, stream: &'a mut StreamContext) -> Step<'a> {
         let headers = &mut request.head.headers;
         let is =
             |value: Option<&HeaderValue>, known: &[&str]| value.is_some_and(|value| known.iter().any(|k| value == k));
@@ -61,6 +67,12 @@ impl HttpFilter for Filter {
             return Step::Continue;
         }
         self.answers = Some(if is(headers.get(ACCEPT), &TEXT) { Encoding::Text } else { Encoding::Binary });
+        let cluster = stream.route.as_ref().and_then(|route| route.cluster());
+        let cluster = cluster.and_then(|cluster| stream.services.cluster_stat_name(cluster));
+        self.scope = cluster
+            .zip(service_and_method(request.head.path_only()))
+            .and_then(|(cluster, method)| self.config.calls.scope(&cluster, Some(method)));
+        let headers = &mut request.head.headers;
         headers.remove(CONTENT_LENGTH);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -85,11 +97,14 @@ impl HttpFilter for Filter {
             }),
         );
         if end {
+            if let Some(scope) = &self.scope {
+                count_status(scope, &response.head.headers);
+            }
             return Step::Continue;
         }
         if grpc {
-            response.body =
-                Body::stream(Encoded { body: response.body.take(), encoding, rest: BytesMut::new(), last: None });
+            let (body, scope) = (response.body.take(), self.scope.take());
+            response.body = Body::stream(Encoded { body, encoding, scope, rest: BytesMut::new(), last: None });
             return Step::Continue;
         }
         Step::wait(async move {
@@ -196,6 +211,7 @@ impl http_body::Body for Decoded {
 struct Encoded {
     body: Body,
     encoding: Encoding,
+    scope: Option<Scope>,
     rest: BytesMut,
     last: Option<Bytes>,
 }
@@ -255,6 +271,9 @@ impl http_body::Body for Encoded {
                 }
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
+                    if let Some(scope) = &self.scope {
+                        count_status(scope, &trailers);
+                    }
                     self.last = Some(trailers_frame(&trailers, self.encoding));
                     self.body = Body::Empty;
                 }
@@ -284,7 +303,7 @@ impl FilterFactory for Factory {
         context: &mut CompileContext<'_>,
     ) -> Result<Arc<dyn HttpFilterConfig>, FieldError> {
         let pb::GrpcWeb {} = context.decode(config)?;
-        Ok(Arc::new(Config))
+        Ok(Arc::new(Config { calls: Calls::new(context.stats.root(), "grpc-web") }))
     }
 }
 

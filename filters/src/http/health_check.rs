@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, StatusCode};
+use tidegate_stats::stats_block;
 use tidegate_xds::pb::envoy::extensions::filters::http::health_check::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
@@ -21,7 +22,16 @@ const MESSAGE: &str = "envoy.extensions.filters.http.health_check.v3.HealthCheck
 const CHECKED_CLUSTER: HeaderName = HeaderName::from_static("x-envoy-upstream-healthchecked-cluster");
 const FAIL: HeaderName = HeaderName::from_static("x-envoy-immediate-health-check-fail");
 
+stats_block! {
+    struct Stats {
+        counters { cached_response, degraded, failed, failed_cluster_empty, failed_cluster_not_found, failed_cluster_unhealthy, ok, request_total }
+        gauges {}
+        histograms {}
+    }
+}
+
 struct Config {
+    stats: Stats,
     pass_through: bool,
     headers: Vec<HeaderMatcher>,
     /// How many percent of which clusters must be healthy.
@@ -50,10 +60,18 @@ impl HttpFilter for Filter {
         if self.config.pass_through && !failing {
             return Step::Continue;
         }
+        let stats = &self.config.stats;
+        stats.request_total().inc();
         let details = if failing { Some("health_check_failed") } else { self.config.fault(&*stream.services) };
         Step::reply(match details {
-            None => LocalReply::new(StatusCode::OK, "health_check_ok"),
+            None => {
+                stats.ok().inc();
+                let checked = !self.config.clusters.is_empty();
+                let details = if checked { "health_check_ok_cluster_healthy" } else { "health_check_ok" };
+                LocalReply::new(StatusCode::OK, details)
+            }
             Some(details) => {
+                stats.failed().inc();
                 LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, details).flag(ResponseFlags::FAILED_LOCAL_HEALTH_CHECK)
             }
         })
@@ -74,8 +92,14 @@ impl Config {
     /// What is wrong with the clusters, as response code details.
     fn fault(&self, services: &dyn Services) -> Option<&'static str> {
         self.clusters.iter().find_map(|(cluster, least)| match services.cluster_healthy_percent(cluster) {
-            None => Some("health_check_failed_no_cluster_found"),
-            Some(percent) if percent < *least => Some("health_check_failed_cluster_unhealthy"),
+            None => {
+                self.stats.failed_cluster_not_found().inc();
+                Some("health_check_failed_no_cluster_found")
+            }
+            Some(percent) if percent < *least => {
+                self.stats.failed_cluster_unhealthy().inc();
+                Some("health_check_failed_cluster_unhealthy")
+            }
             Some(_) => None,
         })
     }
@@ -107,7 +131,8 @@ impl FilterFactory for Factory {
         let mut clusters: Vec<_> = clusters.map(|(name, percent)| (name.clone(), percent.value)).collect();
         clusters.sort_by(|(a, _), (b, _)| a.cmp(b));
         let headers = HeaderMatcher::compile_all(&config.headers, "headers", context)?;
-        Ok(Arc::new(Config { pass_through, headers, clusters }))
+        let stats = Stats::new(&context.stats.scope("health_check."));
+        Ok(Arc::new(Config { stats, pass_through, headers, clusters }))
     }
 }
 
@@ -146,7 +171,7 @@ cluster_min_healthy_percentages: {a: {value: 50}, b: {value: 10}}";
         let checked = vec!["x-envoy-upstream-healthchecked-cluster: ".to_owned()];
         let failed = vec!["x-envoy-immediate-health-check-fail: true".to_owned()];
         let answer = |status, details: &str| (status, details.to_owned(), checked.clone());
-        assert_eq!(ask(CONFIG, "/healthz", false, Some(50.0)), answer(200, "health_check_ok"));
+        assert_eq!(ask(CONFIG, "/healthz", false, Some(50.0)), answer(200, "health_check_ok_cluster_healthy"));
         assert_eq!(ask(CONFIG, "/healthz", false, Some(49.0)), answer(503, "health_check_failed_cluster_unhealthy"));
         assert_eq!(ask(CONFIG, "/healthz", false, None), answer(503, "health_check_failed_no_cluster_found"));
         assert_eq!(ask(CONFIG, "/healthz", true, Some(90.0)), answer(503, "health_check_failed"));

@@ -8,6 +8,12 @@ use http::{HeaderMap, StatusCode};
 
 use crate::stream_info::ResponseFlags;
 
+/// The details of a request that is longer than may be held.
+pub const REQUEST_TOO_LARGE: &str = "request_payload_too_large";
+
+/// The details of a response that is longer than may be held.
+pub const RESPONSE_TOO_LARGE: &str = "response_payload_too_large";
+
 /// A local reply, as a filter or the router asks for it (Envoy's `sendLocalReply`).
 #[derive(Debug, Clone)]
 pub struct LocalReply {
@@ -38,6 +44,16 @@ impl LocalReply {
             close: false,
             as_is: false,
         }
+    }
+
+    /// What a client is told whose request is longer than a filter may hold.
+    pub fn request_too_large() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, REQUEST_TOO_LARGE).body("Payload Too Large").close()
+    }
+
+    /// What a client is told when a response is longer than a filter may hold.
+    pub fn response_too_large() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, RESPONSE_TOO_LARGE).body("Internal Server Error")
     }
 
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {

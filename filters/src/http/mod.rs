@@ -8,6 +8,7 @@ mod cors;
 mod csrf;
 mod fault;
 pub mod filter;
+mod grpc_calls;
 mod grpc_http1_bridge;
 mod grpc_stats;
 mod grpc_web;

@@ -11,7 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use tidegate_stats::Store;
 use tidegate_xds::{Coverage, CoverageSource, FieldError, FieldPath, Format, UnknownFields};
 
-use super::filter::{CallError, OverrideConfig, RouteView, Services, Verdict};
+use super::filter::{CallError, OverrideConfig, RouteView, ServiceCall, Services, Verdict};
 use super::rate_limit::RateLimit;
 use super::{
     Body, BodyError, FilterFactory, HttpFilter, HttpFilterConfig, LocalReply, Override, Overrides, Request,
@@ -118,7 +118,7 @@ pub(crate) struct FakeServices {
 }
 
 impl Services for FakeServices {
-    fn call(&self, _: &str, _: Request) -> Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send>> {
+    fn call(&self, _: ServiceCall) -> Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send>> {
         Box::pin(std::future::ready(Err(CallError::NoCluster)))
     }
     fn runtime(&self) -> &dyn Runtime {

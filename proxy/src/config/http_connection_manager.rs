@@ -25,7 +25,7 @@ use crate::http::options::{
     PathRules, ProxyStatus, RouteSource, RouterOptions, ServerHeader, StripPort, Upgrade,
 };
 use crate::http::protocol::{HeaderCase, Http1Options, Http2Options, Keepalive, Underscores};
-use crate::http::stats::HttpStats;
+use crate::http::stats::{HttpStats, TracingStats};
 
 /// Compiles a connection manager.
 pub(crate) fn compile(
@@ -36,7 +36,8 @@ pub(crate) fn compile(
     let values = Values::of(context.defaults);
     let scope = compiler.stats.scope(&format!("http.{}.", config.stat_prefix.replace(':', "_")));
     let outer = std::mem::replace(&mut context.stats, scope.clone());
-    let compiled = compile_in_scope(compiler, config, values, HttpStats::of(&scope), context);
+    let stats = (HttpStats::of(&scope), TracingStats::new(&scope.scope("tracing.")));
+    let compiled = compile_in_scope(compiler, config, values, stats, context);
     context.stats = outer;
     compiled
 }
@@ -45,7 +46,7 @@ fn compile_in_scope(
     compiler: &Compiler,
     config: &proto::HttpConnectionManager,
     values: Values,
-    stats: HttpStats,
+    (stats, tracing_stats): (HttpStats, TracingStats),
     context: &mut CompileContext<'_>,
 ) -> Result<HttpConnectionManager, FieldError> {
     let common = config.common_http_protocol_options.unwrap_or_default();
@@ -55,6 +56,7 @@ fn compile_in_scope(
     Ok(HttpConnectionManager {
         stat_prefix: config.stat_prefix.as_str().into(),
         stats,
+        tracing_stats,
         codec: match proto::http_connection_manager::CodecType::try_from(config.codec_type) {
             Ok(proto::http_connection_manager::CodecType::Http1) => CodecType::Http1,
             Ok(proto::http_connection_manager::CodecType::Http2) => CodecType::Http2,

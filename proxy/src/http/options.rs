@@ -12,7 +12,7 @@ use tidegate_filters::matching::cidr::CidrList;
 use super::access_logs::AccessLogOptions;
 use super::local_reply::LocalReplyRules;
 use super::protocol::{Http1Options, Http2Options, Underscores};
-use super::stats::HttpStats;
+use super::stats::{HttpStats, TracingStats};
 use crate::route::{HeaderMutations, RouteTable, ScopedRoutes};
 
 /// Which protocol a listener's HTTP connections speak.
@@ -143,6 +143,7 @@ pub struct HttpTimeouts {
 pub struct HttpConnectionManager {
     pub stat_prefix: Arc<str>,
     pub stats: HttpStats,
+    pub tracing_stats: TracingStats,
     pub codec: CodecType,
     pub routes: RouteSource,
     pub filters: Arc<[FilterSlot]>,

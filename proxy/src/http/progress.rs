@@ -56,6 +56,7 @@ impl Progress {
         if self.failed.load(Relaxed) { self.failure.lock().take() } else { None }
     }
 
+    /// Someone on the body's way ended it: the first reason counts.
     fn fail(&self, error: BodyError) {
         *self.failure.lock() = Some(error);
         self.failed.store(true, Relaxed);
@@ -109,6 +110,39 @@ impl http_body::Body for Counted {
         }
         if self.inner.is_end() {
             self.progress.finish();
+        }
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        http_body::Body::size_hint(&self.inner)
+    }
+}
+
+/// A body that filters have wrapped: a reply that one of them ends it with is told to the stream.
+pub(crate) struct Watched {
+    inner: Body,
+    progress: Arc<Progress>,
+}
+
+impl Watched {
+    pub(crate) fn new(inner: Body, progress: Arc<Progress>) -> Self {
+        Self { inner, progress }
+    }
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = std::task::ready!(self.inner.poll_frame(cx));
+        if let Some(Err(error @ BodyError::Reply(_))) = &polled {
+            self.progress.fail(error.clone());
         }
         Poll::Ready(polled)
     }

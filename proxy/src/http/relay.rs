@@ -57,7 +57,10 @@ pub(super) async fn relay<D: Downstream>(
     std::future::poll_fn(|cx| {
         poll_pump(pump, cx);
         if let Some(error) = timers.progress.as_ref().and_then(|progress| progress.take_failure()) {
-            return Poll::Ready(Err(Cut::Gone(gone_by(&error))));
+            return Poll::Ready(Err(match error {
+                BodyError::Reply(_) => Cut::Body(error),
+                _ => Cut::Gone(gone_by(&error)),
+            }));
         }
         loop {
             match down.poll_ready(cx) {

@@ -47,6 +47,15 @@ stats_block! {
     }
 }
 
+stats_block! {
+    /// `http.<stat_prefix>.tracing.*`.
+    pub struct TracingStats {
+        counters { client_enabled, health_check, not_traceable, random_sampling, service_forced }
+        gauges {}
+        histograms {}
+    }
+}
+
 impl HttpStats {
     /// Counts a finished response by class.
     pub(crate) fn count_response(&self, status: http::StatusCode) {

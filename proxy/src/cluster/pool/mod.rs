@@ -66,17 +66,32 @@ pub(crate) struct StreamRequest<'a> {
     pub informational: &'a Informational,
 }
 
-/// Informational responses on their way from the host to the client.
+/// Informational responses on their way from the host to the client: what has arrived, and what the filters let pass.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Informational(Arc<Mutex<Vec<ResponseHead>>>);
+pub(crate) struct Informational(Arc<Mutex<InformationalQueue>>);
+
+#[derive(Debug, Default)]
+struct InformationalQueue {
+    arrived: Vec<ResponseHead>,
+    passed: Vec<ResponseHead>,
+}
 
 impl Informational {
     pub(crate) fn push(&self, head: ResponseHead) {
-        self.0.lock().push(head);
+        self.0.lock().arrived.push(head);
     }
 
+    /// Hands on what has arrived, each head changed by whoever stands in the way.
+    pub(crate) fn pass(&self, mut change: impl FnMut(&mut ResponseHead)) {
+        let mut queue = self.0.lock();
+        let queue = &mut *queue;
+        queue.arrived.iter_mut().for_each(&mut change);
+        queue.passed.append(&mut queue.arrived);
+    }
+
+    /// What may go to the client.
     pub(crate) fn take(&self) -> Vec<ResponseHead> {
-        std::mem::take(&mut *self.0.lock())
+        std::mem::take(&mut self.0.lock().passed)
     }
 }
 

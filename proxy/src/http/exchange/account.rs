@@ -42,7 +42,9 @@ impl Exchange<'_> {
         }
         hcm.stats.downstream_rq_active().dec();
         hcm.stats.downstream_rq_time().record(u64::try_from((now - info.start).as_millis()).unwrap_or(u64::MAX));
-        if let Some(status) = info.response_code {
+        if info.health_check_request {
+            hcm.tracing_stats.health_check().inc();
+        } else if let Some(status) = info.response_code {
             hcm.stats.downstream_rq_completed().inc();
             hcm.stats.count_response(status);
             self.connection.listener_stats.count_response(status);

@@ -3,15 +3,27 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use tidegate_filters::http::filter::Verdict;
-use tidegate_filters::http::{HttpFilter, LocalReply, Override, Overrides, Step};
+use tidegate_filters::http::local_reply::{REQUEST_TOO_LARGE, RESPONSE_TOO_LARGE};
+use tidegate_filters::http::{Body, HttpFilter, LocalReply, Override, Overrides, Step};
 
 use super::{Exchange, Produced};
 use crate::http::local_reply;
+use crate::http::progress::Watched;
 use crate::http::relay::while_pumping;
 
+/// A filter may make a stream begin anew this often; then it goes on as it is.
+const MOST_RECREATED: u32 = 5;
+
+/// Why a request does not go on to the next filter.
+pub(super) enum Stop {
+    Reply(Box<LocalReply>),
+    Recreate,
+}
+
 impl Exchange<'_> {
-    pub(super) async fn filter_request(&mut self) -> Result<(), Box<LocalReply>> {
+    pub(super) async fn filter_request(&mut self) -> Result<(), Stop> {
         for index in 0..self.chain.len() {
             let Some(filter) = self.make_filter(index) else { continue };
             self.filters.push((index, filter));
@@ -22,13 +34,41 @@ impl Exchange<'_> {
                 Step::Reply(reply) => Verdict::Reply(reply),
             };
             if let Verdict::Reply(reply) = verdict {
-                return Err(reply);
+                return Err(Stop::Reply(reply));
+            }
+            if self.wants_anew() {
+                return Err(Stop::Recreate);
             }
             if self.stream.asks.clear_route {
                 self.choose_route();
             }
         }
+        self.watch_body();
         Ok(())
+    }
+
+    /// Whether a filter asked to begin anew, and may.
+    fn wants_anew(&mut self) -> bool {
+        std::mem::take(&mut self.stream.asks.recreate) && self.recreated < MOST_RECREATED
+    }
+
+    /// Begins anew: the filters of the stream so far are over.
+    pub(super) fn recreate(&mut self) {
+        self.recreated += 1;
+        for (_, filter) in &mut self.filters {
+            filter.on_complete(&mut self.stream);
+        }
+        self.filters.clear();
+        self.responding = false;
+        self.chain = Arc::clone(&self.connection.hcm.filters);
+    }
+
+    /// A filter that finds fault with the body while it goes up is heard.
+    fn watch_body(&mut self) {
+        let Some(progress) = &self.progress else { return };
+        if !self.filters.is_empty() && !self.request.body.is_end() {
+            self.request.body = Body::stream(Watched::new(self.request.body.take(), Arc::clone(progress)));
+        }
     }
 
     /// The filter at `index` for this stream, unless it is disabled or has nothing to do.
@@ -39,16 +79,15 @@ impl Exchange<'_> {
         if disabled { None } else { Arc::clone(&slot.config).new_stream(Overrides(over)) }
     }
 
-    /// Response filters, in reverse order, while the request still goes up.
-    pub(super) async fn filter_response(&mut self, mut produced: Produced) -> Produced {
-        let mut filters = std::mem::take(&mut self.filters);
-        let mut pump = produced.pump.take();
+    /// Response filters, in reverse order, while the request still goes up. `None` when one wants the stream anew.
+    pub(super) async fn filter_response(&mut self, mut produced: Produced) -> Option<Produced> {
+        self.responding = true;
         let mut reply = None;
-        for (_, filter) in filters.iter_mut().rev() {
+        for (_, filter) in self.filters.iter_mut().rev() {
             let step = filter.on_response(&mut produced.response, &mut self.stream);
             let verdict = match step {
                 Step::Continue => Verdict::Continue,
-                Step::Wait(wait) => while_pumping(&mut pump, wait).await,
+                Step::Wait(wait) => while_pumping(&mut produced.pump, wait).await,
                 Step::Reply(reply) => Verdict::Reply(reply),
             };
             if let Verdict::Reply(new) = verdict {
@@ -56,22 +95,18 @@ impl Exchange<'_> {
                 break;
             }
         }
-        self.filters = filters;
-        produced.pump = pump;
-        match reply {
-            Some(reply) => {
-                let info = &mut self.stream.info;
-                let rules = &self.connection.hcm.local_replies;
-                produced.response = local_reply::respond(rules, *reply, Some(&self.request.head), info);
-                produced.pump = None;
-                produced
-            }
-            None => produced,
+        if let Some(reply) = reply {
+            return Some(self.reply_directly(*reply));
         }
+        if self.progress.is_none() && self.wants_anew() { None } else { Some(produced) }
     }
 
-    /// A local reply, through the response filters as Envoy's: also those that never saw the request.
+    /// A local reply, through the response filters as Envoy's: also those that never saw the request. Once the response
+    /// was with the filters, it goes past them.
     pub(super) async fn produce_reply(&mut self, reply: LocalReply) -> Produced {
+        if self.responding {
+            return self.reply_directly(reply);
+        }
         let seen = self.filters.last().map_or(0, |(index, _)| index + 1);
         if self.snapshot.is_some() || seen > 0 {
             for index in seen..self.chain.len() {
@@ -80,9 +115,25 @@ impl Exchange<'_> {
                 }
             }
         }
+        let produced = self.reply_directly(reply);
+        // A reply is an end: it does not begin anew.
+        self.recreated = MOST_RECREATED;
+        match self.filter_response(produced).await {
+            Some(produced) => produced,
+            None => self.reply_directly(LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "recreated_too_often")),
+        }
+    }
+
+    fn reply_directly(&mut self, reply: LocalReply) -> Produced {
+        let stats = &self.connection.hcm.stats;
+        match &*reply.details {
+            REQUEST_TOO_LARGE => stats.downstream_rq_too_large().inc(),
+            RESPONSE_TOO_LARGE => stats.rs_too_large().inc(),
+            _ => {}
+        }
+        self.closes |= reply.close;
         let rules = &self.connection.hcm.local_replies;
         let response = local_reply::respond(rules, reply, Some(&self.request.head), &mut self.stream.info);
-        let produced = Produced { response, pump: None, deadline: None, upgraded: false, redirect: None };
-        self.filter_response(produced).await
+        Produced { response, pump: None, deadline: None, upgraded: false, redirect: None }
     }
 }

@@ -21,6 +21,7 @@ use tidegate_filters::http::{Body, HttpFilter, LocalReply, Request, RequestHead,
 use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 
 pub(crate) use self::account::count_informational;
+use self::chain::Stop;
 use self::interrupt::{Interrupt, bad_body};
 use super::access_logs::Periodic;
 use super::downstream::Downstream;
@@ -32,6 +33,7 @@ use super::router::{self, Pump, Redirected};
 use super::stats::ListenerHttpStats;
 use super::timers::Timers;
 use crate::app::Shared;
+use crate::cluster::Cluster;
 use crate::cluster::pool::Informational;
 use crate::listener::drain::Drain;
 use crate::route::{Outcome, RedirectHistory, tls_location};
@@ -74,6 +76,8 @@ struct Exchange<'a> {
     stream: StreamContext,
     request: Request,
     outcome: Outcome,
+    /// The route's cluster, if there is one of that name.
+    cluster: Option<Arc<Cluster>>,
     redirects: RedirectHistory,
     filters: Vec<(usize, Box<dyn HttpFilter>)>,
     chain: Arc<[FilterSlot]>,
@@ -87,6 +91,10 @@ struct Exchange<'a> {
     upgrade: bool,
     /// An HTTP/1 connection closes after it.
     closes: bool,
+    /// The response is with the filters, or past them.
+    responding: bool,
+    /// How often a filter made it begin anew.
+    recreated: u32,
     /// The response's, kept for the logs.
     trailers: Option<http::HeaderMap>,
 }
@@ -209,6 +217,7 @@ impl<'a> Exchange<'a> {
             stream,
             request,
             outcome: Outcome::NoVirtualHost,
+            cluster: None,
             redirects: RedirectHistory::default(),
             filters: Vec::new(),
             chain,
@@ -219,6 +228,8 @@ impl<'a> Exchange<'a> {
             undecoded: false,
             upgrade: false,
             closes: false,
+            responding: false,
+            recreated: 0,
             trailers: None,
         }
     }
@@ -237,7 +248,10 @@ impl<'a> Exchange<'a> {
             return self.produce_reply(*reply).await;
         }
         loop {
-            let produced = self.produce_once().await;
+            let Some(produced) = self.produce_once().await else {
+                self.recreate();
+                continue;
+            };
             match self.follow_redirect(produced) {
                 Ok(()) => {}
                 Err(produced) => return *produced,
@@ -245,22 +259,23 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// From the configuration to a response; again for each internal redirect.
-    async fn produce_once(&mut self) -> Produced {
+    /// From the configuration to a response; again for each internal redirect. `None` when a filter wants it anew.
+    async fn produce_once(&mut self) -> Option<Produced> {
         self.snapshot = Some(self.connection.shared.snapshot());
         self.choose_route();
         self.log_beginning();
         if let Err(reply) = self.choose_chain() {
-            return self.produce_reply(*reply).await;
+            return Some(self.produce_reply(*reply).await);
         }
         match self.filter_request().await {
             Ok(()) => {}
-            Err(reply) => return self.produce_reply(*reply).await,
+            Err(Stop::Recreate) => return None,
+            Err(Stop::Reply(reply)) => return Some(self.produce_reply(*reply).await),
         }
         match self.forward().await {
-            Ok(produced) if produced.redirect.is_some() => produced,
+            Ok(produced) if produced.redirect.is_some() => Some(produced),
             Ok(produced) => self.filter_response(produced).await,
-            Err(reply) => self.produce_reply(*reply).await,
+            Err(reply) => Some(self.produce_reply(*reply).await),
         }
     }
 
@@ -291,12 +306,24 @@ impl<'a> Exchange<'a> {
             connection: self.connection,
             snapshot,
             route,
+            cluster: self.cluster.take(),
             progress: self.progress.clone(),
             informational: self.informational.clone(),
             redirects: self.redirects.clone(),
             periodic: self.periodic.clone(),
         };
-        let forwarded = router::forward(job, &mut self.request, &mut self.stream).await?;
+        let forwarded = {
+            let (filters, informational) = (&mut self.filters, &self.informational);
+            let mut forward = pin!(router::forward(job, &mut self.request, &mut self.stream));
+            std::future::poll_fn(|cx| {
+                let polled = forward.as_mut().poll(cx);
+                informational.pass(|head| {
+                    filters.iter_mut().rev().for_each(|(_, filter)| filter.on_informational(head));
+                });
+                polled
+            })
+            .await?
+        };
         Ok(Produced {
             response: forwarded.response,
             pump: forwarded.pump,

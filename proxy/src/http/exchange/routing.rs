@@ -41,7 +41,14 @@ impl Exchange<'_> {
                 crate::route::route(&table, &input, None)
             }
         };
+        let name = outcome.route().and_then(|route| route.cluster.as_deref());
+        self.cluster = name.and_then(|name| self.snapshot.as_ref()?.clusters.get(name).cloned());
         let info = &mut self.stream.info;
+        let upstream = &mut info.upstream;
+        let cluster = self.cluster.as_ref();
+        upstream.cluster = cluster.map(|cluster| Arc::clone(cluster.name()));
+        upstream.observability_name = cluster.map(|cluster| Arc::clone(cluster.config().observability_name()));
+        upstream.cluster_metadata = cluster.map(|cluster| Arc::clone(&cluster.config().metadata));
         info.route_name = outcome.route().and_then(|route| route.name_shared());
         info.virtual_host = outcome.virtual_host().map(|host| Arc::clone(&host.name));
         self.stream.route = outcome.route().map(|route| Arc::clone(route) as _);

@@ -40,6 +40,8 @@ pub(crate) struct Job<'a> {
     pub connection: &'a Arc<Connection>,
     pub snapshot: Arc<Snapshot>,
     pub route: Arc<Route>,
+    /// The route's cluster, if there is one of that name.
+    pub cluster: Option<Arc<Cluster>>,
     /// How far the request's body has come; `None` when there is none.
     pub progress: Option<Arc<Progress>>,
     pub informational: Informational,
@@ -104,7 +106,7 @@ pub(crate) async fn forward(
         return Err(Box::new(LocalReply::new(StatusCode::NOT_FOUND, "route_not_found")));
     };
     let snapshot = std::mem::take(&mut job.snapshot);
-    let cluster = find_cluster(&job, &snapshot, action, stream)?;
+    let cluster = find_cluster(&job, action, stream)?;
     let cookies = choose_hash(&job, action, request, stream);
     let shared = prepare(&job, action, cluster, cookies.0, request, stream);
     let (body, replay) = keep_for_replay(&shared, request, stream);
@@ -117,16 +119,18 @@ pub(crate) async fn forward(
 
 fn find_cluster(
     job: &Job<'_>,
-    snapshot: &Snapshot,
     action: &ForwardAction,
-    stream: &mut StreamContext,
+    stream: &StreamContext,
 ) -> Result<Arc<Cluster>, Box<LocalReply>> {
     let hcm = &job.connection.hcm;
-    let name = job.route.cluster.as_deref().unwrap_or_default();
-    let Some(cluster) = snapshot.clusters.get(name).map(Arc::clone) else {
+    let Some(cluster) = job.cluster.clone() else {
         hcm.stats.no_cluster().inc();
         // A header that names no cluster is always a 503.
-        let status = if name.is_empty() { StatusCode::SERVICE_UNAVAILABLE } else { action.cluster_not_found };
+        let status = if job.route.cluster.as_deref().unwrap_or_default().is_empty() {
+            StatusCode::SERVICE_UNAVAILABLE
+        } else {
+            action.cluster_not_found
+        };
         return Err(Box::new(LocalReply::new(status, "cluster_not_found").flag(ResponseFlags::NO_CLUSTER_FOUND)));
     };
     let runtime = job.connection.shared.runtime();
@@ -346,11 +350,16 @@ fn give_up(shared: &Shared<'_>, failure: &Failure, alternative: bool, stream: &m
     }
     let reply = failure::reply(failure, &mut stream.info);
     let cluster = shared.cluster.stats();
-    if !matches!(failure, Failure::NoHealthyHost) {
+    if !matches!(failure, Failure::NoHealthyHost) && counts_codes(shared, stream) {
         cluster.traffic.upstream_rq_completed().inc();
         cluster.codes.count(reply.status, stream.info.internal_request);
     }
     Box::new(reply)
+}
+
+/// Whether responses are counted by code: `dynamic_stats`, and never those to health checks.
+fn counts_codes(shared: &Shared<'_>, stream: &StreamContext) -> bool {
+    shared.connection.hcm.router.dynamic_stats && !stream.info.health_check_request
 }
 
 fn timed_out(shared: &Shared<'_>, alternative: bool) -> Box<LocalReply> {
@@ -386,9 +395,11 @@ fn finish(
     let head = &mut response.head;
     let millis = u64::try_from(shared.started.elapsed().as_millis()).unwrap_or(u64::MAX);
     let stats = shared.cluster.stats();
-    stats.traffic.upstream_rq_completed().inc();
-    stats.codes.count(head.status, stream.info.internal_request);
-    stats.codes.record_time(millis, stream.info.internal_request);
+    if counts_codes(shared, stream) {
+        stats.traffic.upstream_rq_completed().inc();
+        stats.codes.count(head.status, stream.info.internal_request);
+        stats.codes.record_time(millis, stream.info.internal_request);
+    }
     if !hcm.router.suppress_envoy_headers {
         head.headers.insert(X_ENVOY_UPSTREAM_SERVICE_TIME, HeaderValue::from(millis));
     }

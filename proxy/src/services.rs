@@ -1,0 +1,129 @@
+//! What the proxy does for filters: its runtime, its health, calls to services through clusters.
+//! It must not know which filter asks.
+
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+
+use bytes::BytesMut;
+use tidegate_filters::http::body::whole;
+use tidegate_filters::http::filter::{CallError, ServiceCall, Services};
+use tidegate_filters::http::{Body, Request, Response};
+use tidegate_filters::runtime::Runtime;
+
+use crate::app::Shared;
+use crate::cluster::Cluster;
+use crate::cluster::circuit_breaker::RoutingPriority;
+use crate::cluster::host::Host;
+use crate::cluster::lb::PickContext;
+use crate::cluster::pool::{Informational, PoolError, Pump, Stream, StreamRequest};
+
+/// The services of one process.
+pub(crate) struct ProxyServices {
+    pub(crate) shared: Weak<Shared>,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    /// `--service-cluster`.
+    pub(crate) node_cluster: Box<str>,
+}
+
+impl ProxyServices {
+    fn cluster(&self, name: &str) -> Option<Arc<Cluster>> {
+        self.shared.upgrade()?.snapshot().clusters.get(name).cloned()
+    }
+}
+
+impl Services for ProxyServices {
+    fn call(&self, call: ServiceCall) -> Pin<Box<dyn Future<Output = Result<Response, CallError>> + Send>> {
+        let cluster = self.cluster(&call.cluster);
+        Box::pin(async move {
+            let cluster = cluster.ok_or(CallError::NoCluster)?;
+            match tokio::time::timeout(call.timeout, send(&cluster, call.request, call.max_body_bytes)).await {
+                Ok(result) => result,
+                Err(_) => {
+                    cluster.stats().traffic.upstream_rq_timeout().inc();
+                    Err(CallError::TimedOut)
+                }
+            }
+        })
+    }
+
+    fn runtime(&self) -> &dyn Runtime {
+        &*self.runtime
+    }
+
+    fn node_cluster(&self) -> &str {
+        &self.node_cluster
+    }
+
+    fn health_check_failing(&self) -> bool {
+        self.shared.upgrade().is_some_and(|shared| shared.is_health_check_failing())
+    }
+
+    fn cluster_stat_name(&self, cluster: &str) -> Option<String> {
+        Some(self.cluster(cluster)?.config().observability_name().to_string())
+    }
+
+    fn cluster_healthy_percent(&self, cluster: &str) -> Option<f64> {
+        let membership = self.cluster(cluster)?.hosts().membership();
+        Some(if membership.total == 0 { 0.0 } else { membership.healthy as f64 * 100.0 / membership.total as f64 })
+    }
+}
+
+/// Sends a request to one host of a cluster, as an attempt of a route would, and reads all of its response.
+async fn send(cluster: &Arc<Cluster>, request: Request, max_body_bytes: usize) -> Result<Response, CallError> {
+    let Some(host) = choose(cluster) else {
+        cluster.stats().traffic.upstream_cx_none_healthy().inc();
+        return Err(CallError::NoHost);
+    };
+    let Request { head, body } = request;
+    let informational = Informational::default();
+    let request = StreamRequest {
+        cluster,
+        host: &host,
+        priority: RoutingPriority::Default,
+        head: &head,
+        downstream: head.version,
+        tunnel: false,
+        informational: &informational,
+    };
+    let stream = Stream::open(&request).await.map_err(|error| match error {
+        PoolError::Overflow => CallError::NoHost,
+        PoolError::Connect(_) | PoolError::Timeout => CallError::Reset(error.to_string()),
+    })?;
+    let _in_flight = host.begin_request();
+    let begun = stream.send(&request, body).await.map_err(|reset| CallError::Reset(format!("{reset:?}")))?;
+    let traffic = &cluster.stats().traffic;
+    traffic.upstream_rq_completed().inc();
+    cluster.stats().codes.count(begun.response.head.status, true);
+    let body = read(begun.response.body, begun.pump, max_body_bytes).await?;
+    Ok(Response { head: begun.response.head, body })
+}
+
+fn choose(cluster: &Cluster) -> Option<Arc<Host>> {
+    let context = PickContext::new(cluster.next_sequence(), rand::random());
+    cluster.pick(&context, None).map(|picked| picked.host)
+}
+
+/// All of a body, while what is left of the request goes up.
+async fn read(mut body: Body, mut pump: Option<Pump>, max_bytes: usize) -> Result<Body, CallError> {
+    let mut data = BytesMut::new();
+    loop {
+        let frame = std::future::poll_fn(|cx| {
+            if let Some(running) = &mut pump
+                && running.as_mut().poll(cx).is_ready()
+            {
+                pump = None;
+            }
+            body.poll_frame(cx)
+        })
+        .await;
+        match frame {
+            None => return Ok(Body::full(data.freeze())),
+            Some(Err(error)) => return Err(CallError::Reset(error.to_string())),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(piece) if data.len() + piece.len() > max_bytes => return Err(CallError::TooLong(max_bytes)),
+                Ok(piece) => data.extend_from_slice(&piece),
+                Err(frame) => return Ok(whole(data.freeze(), frame.into_trailers().ok())),
+            },
+        }
+    }
+}
