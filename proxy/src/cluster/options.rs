@@ -100,7 +100,8 @@ pub struct HttpOptions {
     pub max_connection_duration: Option<Duration>,
     /// Response headers.
     pub max_headers_count: u32,
-    pub max_response_headers_bytes: u32,
+    /// Unset, each protocol has a limit of its own.
+    pub max_response_headers_bytes: Option<u32>,
     pub max_requests_per_connection: Option<u32>,
     pub auto_sni: bool,
     pub auto_san_validation: bool,
@@ -114,7 +115,7 @@ impl Default for HttpOptions {
             idle_timeout: Some(Duration::from_secs(3600)),
             max_connection_duration: None,
             max_headers_count: 100,
-            max_response_headers_bytes: 60 << 10,
+            max_response_headers_bytes: None,
             max_requests_per_connection: None,
             auto_sni: false,
             auto_san_validation: false,

@@ -8,6 +8,7 @@ use super::codes::{CodeStats, RetryCodes};
 use super::host_set::{HostSet, Membership, MembershipChange};
 use super::lb::{Outcome, Picked, Policy, Subsets, TableSize};
 use super::options::{ClusterConfig, Discovery};
+use crate::http::codec::stats::CodecStats;
 
 stats_block! {
     /// Connections and requests.
@@ -270,6 +271,7 @@ pub struct ClusterStats {
     pub sizes: Option<SizeStats>,
     /// With `track_cluster_stats.timeout_budgets`.
     pub timeout_budgets: Option<TimeoutBudgetStats>,
+    pub codec: CodecStats,
     pub codes: CodeStats,
     pub retry_codes: RetryCodes,
 }
@@ -291,6 +293,7 @@ impl ClusterStats {
             subscription: matches!(config.discovery, Discovery::Eds(_)).then(|| SubscriptionStats::new(&scope)),
             sizes: config.track_request_response_sizes.then(|| SizeStats::new(&scope)),
             timeout_budgets: config.track_timeout_budgets.then(|| TimeoutBudgetStats::new(&scope)),
+            codec: CodecStats::new(&scope),
             codes: CodeStats::new(&scope),
             retry_codes: RetryCodes::new(&scope),
             scope,

@@ -14,11 +14,13 @@ use tidegate_xds::pb::envoy::extensions::http::original_ip_detection as detectio
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, any};
 
+use super::cluster::protocol::{floods, jitter_percent};
 use super::defaults::Values;
 use super::http_coverage::ROUTER;
 use super::values::{duration, timeout, wrapped_bool, wrapped_u32};
 use super::{Compiler, scoped_routes};
 use crate::http::AccessLogOptions;
+use crate::http::codec::stats::CodecStats;
 use crate::http::local_reply::{LocalReplyRules, Mapper};
 use crate::http::options::{
     ClientAddress, ClientCert, CodecType, EscapedSlashes, FilterSlot, HttpConnectionManager, HttpTimeouts, OriginalIp,
@@ -57,6 +59,7 @@ fn compile_in_scope(
         stat_prefix: config.stat_prefix.as_str().into(),
         stats,
         tracing_stats,
+        codec_stats: CodecStats::new(&compiler.stats.root()),
         codec: match proto::http_connection_manager::CodecType::try_from(config.codec_type) {
             Ok(proto::http_connection_manager::CodecType::Http1) => CodecType::Http1,
             Ok(proto::http_connection_manager::CodecType::Http2) => CodecType::Http2,
@@ -292,9 +295,11 @@ fn http2_options(options: Option<&core::Http2ProtocolOptions>, values: Values) -
         allow_connect: options.allow_connect,
         keepalive: options.connection_keepalive.as_ref().map(|keepalive| Keepalive {
             interval: keepalive.interval.as_ref().map(duration),
+            jitter_percent: jitter_percent(keepalive),
             timeout: keepalive.timeout.as_ref().map_or(Duration::ZERO, duration),
             idle_interval: keepalive.connection_idle_interval.as_ref().map(duration),
         }),
+        floods: floods(&options),
     }
 }
 

@@ -165,6 +165,10 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "initial_connection_window_size",
             "allow_connect",
             "connection_keepalive",
+            "max_outbound_control_frames",
+            "max_consecutive_inbound_frames_with_empty_payload",
+            "max_inbound_priority_frames_per_stream",
+            "max_inbound_window_update_frames_per_data_frame_sent",
         ],
         listed: &[
             ("stream_error_on_invalid_http_messaging", "an invalid message always is a stream error"),
@@ -174,8 +178,8 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.core.v3.KeepaliveSettings",
-        enforced: &["interval", "timeout", "connection_idle_interval"],
-        listed: &[("interval_jitter", "PINGs are not held against a schedule by anyone")],
+        enforced: &["interval", "interval_jitter", "timeout", "connection_idle_interval"],
+        listed: &[],
     },
     Coverage {
         message: "envoy.config.core.v3.SchemeHeaderTransformation",

@@ -4,17 +4,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::Version;
 use tidegate_filters::http::{Body, LocalReply, Request};
 use tidegate_filters::stream_info::ResponseFlags;
 use tokio::io::AsyncReadExt;
 
-use super::codec::counting::Counting;
+use super::codec::CodecError;
 use super::codec::h1::fields::HeadLimits;
 use super::codec::h1::request::{DecodedRequest, RequestRules};
 use super::codec::h1::server::{ReadError, Server};
-use super::codec::{CodecError, h2};
 use super::exchange::{self, Connection, Finished};
 use super::options::{CodecType, HttpConnectionManager};
 use super::protocol::HeaderCase;
@@ -49,7 +48,7 @@ pub(crate) async fn serve(chosen: Chosen, hcm: Arc<HttpConnectionManager>, liste
         Some((Protocol::Http2, transport)) => {
             stats.downstream_cx_http2_total().inc();
             stats.downstream_cx_http2_active().inc();
-            let ended = serve_http2(&connection, transport).await;
+            let ended = super::http2_connection::serve(&connection, transport).await;
             stats.downstream_cx_http2_active().dec();
             count_end(stats, ended);
         }
@@ -66,7 +65,7 @@ enum Protocol {
 }
 
 /// Who ended a connection.
-enum Ended {
+pub(super) enum Ended {
     Remote,
     /// The client, while a request was being answered.
     RemoteActive,
@@ -172,6 +171,7 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> Ende
         };
         served += 1;
         hcm.stats.downstream_rq_http1_total().inc();
+        hcm.codec_stats.http1().dropped_headers_with_underscores().add(u64::from(decoded.underscored));
         let worn = hcm.max_requests_per_connection.is_some_and(|most| served >= most);
         if worn {
             hcm.stats.downstream_cx_max_requests_reached().inc();
@@ -263,7 +263,7 @@ async fn wait_for_request(connection: &Arc<Connection>, server: &mut Server, sta
     }
 }
 
-async fn sleep_or_never(limit: Duration) {
+pub(super) async fn sleep_or_never(limit: Duration) {
     if limit == Duration::MAX {
         std::future::pending().await
     } else {
@@ -288,95 +288,12 @@ async fn read_request(
         None => server.read_request().await,
     };
     result.map_err(|error| match error {
-        ReadError::Codec(error) => Some(error.into_reply()),
+        ReadError::Codec(error) => {
+            if error == CodecError::UNEXPECTED_UNDERSCORE {
+                connection.hcm.codec_stats.http1().requests_rejected_with_underscores_in_headers().inc();
+            }
+            Some(error.into_reply())
+        }
         ReadError::Closed | ReadError::Cut => None,
     })
-}
-
-async fn serve_http2(connection: &Arc<Connection>, transport: Transport) -> Ended {
-    let hcm = &connection.hcm;
-    let options = &hcm.http2;
-    let mut builder = ::h2::server::Builder::new();
-    builder
-        .initial_window_size(options.initial_stream_window_bytes)
-        .initial_connection_window_size(options.initial_connection_window_bytes)
-        .max_concurrent_streams(options.max_concurrent_streams)
-        .max_header_list_size(u32::try_from(hcm.max_request_headers_bytes).unwrap_or(u32::MAX))
-        .max_send_buffer_size(hcm.buffer_limit_bytes);
-    if options.allow_connect {
-        builder.enable_connect_protocol();
-    }
-    let transport = Counting::new(transport, Arc::clone(hcm));
-    let Ok(mut server) = builder.handshake::<_, Bytes>(transport).await else {
-        hcm.stats.downstream_cx_protocol_error().inc();
-        return Ended::Local;
-    };
-    let head_rules = h2::HeadRules {
-        max_headers: hcm.max_headers_count,
-        underscores: hcm.underscores,
-        buffer_limit_bytes: hcm.buffer_limit_bytes,
-    };
-    // Told by a stream whose response says that the connection is to end.
-    let leave = Arc::new(tokio::sync::Notify::new());
-    let mut streams = tokio::task::JoinSet::new();
-    let mut leaving = false;
-    loop {
-        let idle = if streams.is_empty() { hcm.timeouts.connection_idle } else { None };
-        tokio::select! {
-            accepted = server.accept() => match accepted {
-                Some(Ok((request, respond))) => {
-                    hcm.stats.downstream_rq_http2_total().inc();
-                    match h2::open(request, respond, head_rules, &leave) {
-                        Ok(opened) => {
-                            streams.spawn(run_http2(Arc::clone(connection), opened));
-                        }
-                        Err(h2::Refused::Malformed) => {}
-                        Err(h2::Refused::Head(details)) => exchange::note_refused_stream(connection, details),
-                    }
-                }
-                Some(Err(error)) => {
-                    if error.is_library() || error.reason() == Some(::h2::Reason::PROTOCOL_ERROR) {
-                        hcm.stats.downstream_cx_protocol_error().inc();
-                    }
-                    break;
-                }
-                None => break,
-            },
-            Some(_) = streams.join_next() => {}
-            () = leave.notified(), if !leaving => {
-                server.graceful_shutdown();
-                leaving = true;
-            }
-            () = connection.drain.until_cut() => {
-                server.abrupt_shutdown(::h2::Reason::NO_ERROR);
-                leaving = true;
-                break;
-            }
-            () = sleep_or_never(idle.unwrap_or(Duration::MAX)) => {
-                hcm.stats.downstream_cx_idle_timeout().inc();
-                server.graceful_shutdown();
-                leaving = true;
-            }
-        }
-    }
-    let ended = match (leaving, streams.is_empty()) {
-        (true, _) => Ended::Local,
-        (false, true) => Ended::Remote,
-        (false, false) => Ended::RemoteActive,
-    };
-    // The connection is gone: what its streams still wait for is of no use to anyone, and each of them logs its end.
-    while streams.join_next().await.is_some() {}
-    ended
-}
-
-async fn run_http2(connection: Arc<Connection>, opened: h2::Opened) {
-    let h2::Opened { mut head, body, mut stream } = opened;
-    let expects = head.headers.get(http::header::EXPECT);
-    let expects = expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if expects && !connection.hcm.proxy_100_continue {
-        head.headers.remove(http::header::EXPECT);
-        exchange::count_informational(&connection);
-        stream.send_continue();
-    }
-    exchange::run(&connection, Request { head, body }, &mut stream).await;
 }

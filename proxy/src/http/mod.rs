@@ -8,6 +8,7 @@ pub(crate) mod downstream;
 mod exchange;
 mod headers;
 mod host;
+mod http2_connection;
 mod limits;
 pub mod local_reply;
 pub mod options;

@@ -10,6 +10,7 @@ use tidegate_filters::http::HttpFilterConfig;
 use tidegate_filters::matching::cidr::CidrList;
 
 use super::access_logs::AccessLogOptions;
+use super::codec::stats::CodecStats;
 use super::local_reply::LocalReplyRules;
 use super::protocol::{Http1Options, Http2Options, Underscores};
 use super::stats::{HttpStats, TracingStats};
@@ -144,6 +145,7 @@ pub struct HttpConnectionManager {
     pub stat_prefix: Arc<str>,
     pub stats: HttpStats,
     pub tracing_stats: TracingStats,
+    pub codec_stats: CodecStats,
     pub codec: CodecType,
     pub routes: RouteSource,
     pub filters: Arc<[FilterSlot]>,

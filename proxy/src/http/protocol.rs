@@ -43,6 +43,7 @@ pub struct Http2Options {
     pub header_table_bytes: u32,
     pub allow_connect: bool,
     pub keepalive: Option<Keepalive>,
+    pub floods: FloodLimits,
 }
 
 impl Default for Http2Options {
@@ -54,6 +55,32 @@ impl Default for Http2Options {
             header_table_bytes: 4096,
             allow_connect: false,
             keepalive: None,
+            floods: FloodLimits::default(),
+        }
+    }
+}
+
+/// How many frames a peer may send that cost it nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct FloodLimits {
+    /// `max_consecutive_inbound_frames_with_empty_payload`.
+    pub empty_frames: u32,
+    /// `max_inbound_priority_frames_per_stream`.
+    pub priority_frames_per_stream: u32,
+    /// `max_inbound_window_update_frames_per_data_frame_sent`.
+    pub window_updates_per_data_frame: u32,
+    /// `max_outbound_control_frames`: Envoy counts the answers that are queued. Here none are, for nothing is read while one
+    /// waits; so many that ask for one may come at once, and more as answers are sent and time passes.
+    pub control_frames: u32,
+}
+
+impl Default for FloodLimits {
+    fn default() -> Self {
+        Self {
+            empty_frames: 1,
+            priority_frames_per_stream: 100,
+            window_updates_per_data_frame: 10,
+            control_frames: 1000,
         }
     }
 }
@@ -62,7 +89,9 @@ impl Default for Http2Options {
 #[derive(Debug, Clone, Copy)]
 pub struct Keepalive {
     pub interval: Option<Duration>,
+    /// Up to so much of the interval is added to it.
+    pub jitter_percent: f64,
     pub timeout: Duration,
-    /// PING first when a connection was idle this long.
+    /// PING beside the first stream after a connection was idle this long.
     pub idle_interval: Option<Duration>,
 }

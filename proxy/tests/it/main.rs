@@ -13,5 +13,6 @@ mod errors;
 mod files;
 mod framing;
 mod http2;
+mod http2_connection;
 mod tcp;
 mod upgrades;

@@ -36,6 +36,9 @@ use crate::io::Transport;
 /// Bytes of a response body that are looked at once more before the connection is given back early.
 const BULK_BYTES: u64 = 16 << 10;
 
+/// A response's head, where nothing is configured: what Envoy's HTTP/1 codec takes.
+const MAX_HEADERS_BYTES: u32 = 80 << 10;
+
 /// A connection of one request at a time.
 pub(crate) struct Connection {
     reader: Reader<ReadHalf<Transport>>,
@@ -158,6 +161,7 @@ fn grow(pool: &Arc<Pool>) {
     let pool = Arc::clone(pool);
     let open = Open::new(&pool.cluster, &pool.host, permit);
     pool.cluster.stats().traffic.upstream_cx_http1_total().inc();
+    pool.cluster.stats().codec.http1();
     tokio::spawn(async move {
         let connected = connect::connect(&pool.cluster, &pool.host).await;
         let mut state = pool.state.lock();
@@ -302,7 +306,7 @@ pub(super) async fn send(mut lease: Lease, request: &StreamRequest<'_>, body: Bo
     let delimit = if request.tunnel { Delimit::AsIs } else { encode::delimit_request(request.head, body.is_end()) };
     connection.writer.encode(|out| encode::request(request.head, delimit, request.tunnel, &http1, out));
     let limits = HeadLimits {
-        max_bytes: request.cluster.config().http.max_response_headers_bytes as usize,
+        max_bytes: request.cluster.config().http.max_response_headers_bytes.unwrap_or(MAX_HEADERS_BYTES) as usize,
         max_headers: request.cluster.config().http.max_headers_count as usize,
         underscores: Underscores::Allow,
         allow_chunked_length: http1.allow_chunked_length,
@@ -334,7 +338,9 @@ async fn read_head(
         if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(decoded);
         }
-        request.informational.push(decoded.head);
+        request.informational.push(decoded.head).inspect_err(|_| {
+            let _ = protocol_error(request.cluster, &CodecError::MALFORMED);
+        })?;
     }
 }
 
@@ -494,6 +500,22 @@ impl ResponseBody {
         lease.finish(reusable);
     }
 
+    /// The host sends no more: what is wrong with that, if something is. `orderly` says that it was no reset, which is never
+    /// the end of a body. Envoy takes a body that breaks off for a protocol error.
+    fn cut(&mut self, orderly: bool) -> Option<BodyError> {
+        let endless = matches!(self.decoder, BodyDecoder::UntilClose);
+        let connection = self.lease.as_mut().and_then(|lease| lease.connection.as_mut())?;
+        connection.open.remote = true;
+        if orderly && self.decoder.end_of_input() {
+            return None;
+        }
+        if endless {
+            return Some(BodyError::Closed);
+        }
+        connection.open.cluster.stats().traffic.upstream_cx_protocol_error().inc();
+        Some(BodyError::Malformed(CodecError::MALFORMED.details))
+    }
+
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
         let Some(connection) = self.lease.as_mut().and_then(|lease| lease.connection.as_mut()) else {
             return Poll::Ready(None);
@@ -513,18 +535,7 @@ impl ResponseBody {
             };
             match ready!(filled) {
                 Ok(n) if n > 0 => {}
-                Ok(_) => {
-                    connection.open.remote = true;
-                    let whole = self.decoder.end_of_input();
-                    // Envoy takes a body that breaks off for a protocol error.
-                    let broken = BodyError::Malformed(CodecError::MALFORMED.details);
-                    return Poll::Ready(if whole { None } else { Some(Err(broken)) });
-                }
-                // A reset is never the end of a body.
-                Err(_) => {
-                    connection.open.remote = true;
-                    return Poll::Ready(Some(Err(BodyError::Closed)));
-                }
+                outcome => return Poll::Ready(self.cut(outcome.is_ok()).map(Err)),
             }
         }
     }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -13,6 +13,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Uri};
 use parking_lot::Mutex;
 use tidegate_filters::http::{Body, BodyError, RequestHead, Response, ResponseHead};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::connect;
@@ -24,6 +25,9 @@ use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::cluster::host::Host;
 use crate::cluster::options::HttpProtocol;
+use crate::http::codec::h2::{fields_bytes, list_limit};
+use crate::http::codec::keepalive;
+use crate::http::codec::metered::{CountBytes, Metered};
 use crate::http::protocol::Http2Options;
 
 /// A connection that carries many requests.
@@ -40,6 +44,8 @@ struct Shared {
     opened: AtomicU64,
     /// No new streams: GOAWAY, an error, or its time is over.
     closing: AtomicBool,
+    /// Told of a stream that is opened after long idleness.
+    woken: Notify,
     idle_since: Mutex<Instant>,
     started: Instant,
 }
@@ -50,6 +56,19 @@ impl Drop for Connection {
         if self.shared.active.load(Relaxed) == 0 {
             self.task.abort();
         }
+    }
+}
+
+/// The bytes of a cluster's connections.
+struct UpstreamBytes(Arc<Cluster>);
+
+impl CountBytes for UpstreamBytes {
+    fn received(&self, bytes: usize) {
+        self.0.stats().traffic.upstream_cx_rx_bytes_total().add(bytes as u64);
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.0.stats().traffic.upstream_cx_tx_bytes_total().add(bytes as u64);
     }
 }
 
@@ -162,6 +181,8 @@ async fn make(pool: &Arc<Pool>, mut open: Open) -> Result<Arc<Connection>, PoolE
     };
     facts.protocol = http::Version::HTTP_2;
     let settings = options(&pool.cluster);
+    let bytes = UpstreamBytes(Arc::clone(&pool.cluster));
+    let (transport, meter) = Metered::new(transport, bytes, settings.floods, false);
     let handshake = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(settings.initial_stream_window_bytes)
@@ -169,7 +190,7 @@ async fn make(pool: &Arc<Pool>, mut open: Open) -> Result<Arc<Connection>, PoolE
         .header_table_size(settings.header_table_bytes)
         .max_concurrent_streams(0)
         .initial_max_send_streams(settings.max_concurrent_streams.min(100) as usize)
-        .max_header_list_size(pool.cluster.config().http.max_response_headers_bytes)
+        .max_header_list_size(list_limit(max_headers_bytes(&pool.cluster)))
         .max_send_buffer_size(pool.cluster.config().buffer_limit_bytes as usize)
         .handshake::<_, Bytes>(transport);
     let (sender, mut connection) = match handshake.await {
@@ -180,6 +201,7 @@ async fn make(pool: &Arc<Pool>, mut open: Open) -> Result<Arc<Connection>, PoolE
         active: AtomicUsize::new(0),
         opened: AtomicU64::new(0),
         closing: AtomicBool::new(false),
+        woken: Notify::new(),
         idle_since: Mutex::new(Instant::now()),
         started: Instant::now(),
     });
@@ -187,12 +209,8 @@ async fn make(pool: &Arc<Pool>, mut open: Open) -> Result<Arc<Connection>, PoolE
     let watched = Arc::clone(&shared);
     let keepalive = settings.keepalive;
     let task = tokio::spawn(async move {
-        let alive = async {
-            match (keepalive, ping) {
-                (Some(rules), Some(ping)) => keep_alive(ping, rules, &watched).await,
-                _ => std::future::pending().await,
-            }
-        };
+        let cluster = Arc::clone(&open.cluster);
+        let stats = cluster.stats();
         tokio::select! {
             result = connection => {
                 if let Err(error) = result {
@@ -200,7 +218,11 @@ async fn make(pool: &Arc<Pool>, mut open: Open) -> Result<Arc<Connection>, PoolE
                 }
                 open.remote = true;
             }
-            () = alive => {}
+            flood = meter.flooded() => {
+                stats.traffic.upstream_cx_protocol_error().inc();
+                stats.codec.http2().count_flood(flood);
+            }
+            () = keepalive::watch(ping, keepalive, &watched.woken) => stats.codec.http2().keepalive_timeout().inc(),
         }
         open.requests = u32::try_from(watched.opened.load(Relaxed)).unwrap_or(u32::MAX);
         open.busy = watched.active.load(Relaxed) > 0;
@@ -208,21 +230,6 @@ async fn make(pool: &Arc<Pool>, mut open: Open) -> Result<Arc<Connection>, PoolE
         drop(open);
     });
     Ok(Arc::new(Connection { sender, facts, shared, task: task.abort_handle() }))
-}
-
-/// PINGs the host; returns when it does not answer in time.
-async fn keep_alive(mut ping: h2::PingPong, rules: crate::http::protocol::Keepalive, shared: &Shared) {
-    let Some(interval) = rules.interval.or(rules.idle_interval) else { return std::future::pending().await };
-    loop {
-        tokio::time::sleep(interval).await;
-        if shared.active.load(Relaxed) == 0 && rules.interval.is_none() {
-            continue;
-        }
-        let answered = tokio::time::timeout(rules.timeout.max(Duration::from_millis(1)), ping.ping(h2::Ping::opaque()));
-        if !matches!(answered.await, Ok(Ok(_))) {
-            return;
-        }
-    }
 }
 
 fn options(cluster: &Cluster) -> Http2Options {
@@ -268,7 +275,14 @@ impl Lease {
     }
 
     fn new(connection: Arc<Connection>, pool: Arc<Pool>, active: Active) -> Self {
-        connection.shared.active.fetch_add(1, Relaxed);
+        let shared = &connection.shared;
+        let rested = options(&pool.cluster).keepalive.and_then(|rules| rules.idle_interval);
+        if shared.active.fetch_add(1, Relaxed) == 0
+            && rested
+                .is_some_and(|rested| shared.opened.load(Relaxed) > 0 && shared.idle_since.lock().elapsed() >= rested)
+        {
+            shared.woken.notify_one();
+        }
         connection.shared.opened.fetch_add(1, Relaxed);
         let (sender, facts) = (connection.sender.clone(), connection.facts.clone());
         Self { sender, facts, stream: StreamGuard { connection, pool, _active: active } }
@@ -358,13 +372,19 @@ async fn wait(
         while let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
             let mut head = ResponseHead::new(informational.status());
             head.headers = informational.into_parts().0.headers;
-            request.informational.push(head);
+            if let Err(reset) = request.informational.push(head) {
+                return Poll::Ready(Err(reset));
+            }
         }
-        Pin::new(&mut response).poll(cx)
+        Pin::new(&mut response).poll(cx).map_err(|error| reset_of(&error))
     })
-    .await
-    .map_err(|error| reset_of(&error))?;
+    .await?;
     let (parts, receiving) = response.into_parts();
+    let most = request.cluster.config().http.max_headers_count as usize;
+    // Envoy takes either for a reset by the host.
+    if fields_bytes(&parts.headers) > max_headers_bytes(request.cluster) || parts.headers.len() >= most {
+        return Err(StreamReset::Remote(Reason::INTERNAL_ERROR.into()));
+    }
     let mut head = ResponseHead::new(parts.status);
     head.version = http::Version::HTTP_2;
     head.headers = parts.headers;
@@ -381,8 +401,17 @@ fn accept_upgrade(request: &StreamRequest<'_>, head: &mut ResponseHead) {
     }
 }
 
+/// The fields of a response's head, where nothing is configured.
+const MAX_HEADERS_BYTES: usize = 60 << 10;
+
+fn max_headers_bytes(cluster: &Cluster) -> usize {
+    cluster.config().http.max_response_headers_bytes.map_or(MAX_HEADERS_BYTES, |bytes| bytes as usize)
+}
+
 fn reset_of(error: &h2::Error) -> StreamReset {
     match error.reason() {
+        // The host will not look at this stream any more.
+        Some(_) if error.is_remote() && error.is_go_away() => StreamReset::Refused,
         Some(Reason::REFUSED_STREAM) => StreamReset::Refused,
         Some(reason) if error.is_remote() && error.is_reset() => StreamReset::Remote(reason.into()),
         Some(Reason::PROTOCOL_ERROR) if !error.is_remote() => StreamReset::Protocol,

@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
 use parking_lot::Mutex;
 use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
 use tidegate_filters::stream_info::Address;
@@ -66,6 +67,9 @@ pub(crate) struct StreamRequest<'a> {
     pub informational: &'a Informational,
 }
 
+/// More informational responses than this to one request are no answer but a flood.
+const MAX_INFORMATIONAL: usize = 32;
+
 /// Informational responses on their way from the host to the client: what has arrived, and what the filters let pass.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Informational(Arc<Mutex<InformationalQueue>>);
@@ -74,11 +78,22 @@ pub(crate) struct Informational(Arc<Mutex<InformationalQueue>>);
 struct InformationalQueue {
     arrived: Vec<ResponseHead>,
     passed: Vec<ResponseHead>,
+    /// Of the first one: Envoy counts no more of a try.
+    uncounted: Option<StatusCode>,
+    total: usize,
 }
 
 impl Informational {
-    pub(crate) fn push(&self, head: ResponseHead) {
-        self.0.lock().arrived.push(head);
+    /// Hands one on; an error when there were too many.
+    fn push(&self, head: ResponseHead) -> Result<(), StreamReset> {
+        let mut queue = self.0.lock();
+        queue.total += 1;
+        if queue.total > MAX_INFORMATIONAL {
+            return Err(StreamReset::Protocol);
+        }
+        queue.uncounted.get_or_insert(head.status);
+        queue.arrived.push(head);
+        Ok(())
     }
 
     /// Hands on what has arrived, each head changed by whoever stands in the way.
@@ -92,6 +107,11 @@ impl Informational {
     /// What may go to the client.
     pub(crate) fn take(&self) -> Vec<ResponseHead> {
         std::mem::take(&mut self.0.lock().passed)
+    }
+
+    /// The status that counts of those that came since this was last asked.
+    pub(crate) fn take_status(&self) -> Option<StatusCode> {
+        self.0.lock().uncounted.take()
     }
 }
 

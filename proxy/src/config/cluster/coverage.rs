@@ -491,12 +491,16 @@ pub const SHARED_COVERAGE: &[Coverage] = &[
             "initial_connection_window_size",
             "allow_connect",
             "connection_keepalive",
+            "max_outbound_control_frames",
+            "max_consecutive_inbound_frames_with_empty_payload",
+            "max_inbound_priority_frames_per_stream",
+            "max_inbound_window_update_frames_per_data_frame_sent",
         ],
         listed: &[("stream_reset_burst", SERVER_ONLY), ("stream_reset_rate", SERVER_ONLY)],
     },
     Coverage {
         message: "envoy.config.core.v3.KeepaliveSettings",
-        enforced: &["interval", "timeout", "connection_idle_interval"],
+        enforced: &["interval", "interval_jitter", "timeout", "connection_idle_interval"],
         listed: &[],
     },
 ];

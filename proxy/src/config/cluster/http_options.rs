@@ -126,7 +126,7 @@ fn common(proto: &CommonOptions, options: &mut HttpOptions, context: &CompileCon
         options.max_headers_count = most.value;
     }
     if let Some(kilobytes) = proto.max_response_headers_kb {
-        options.max_response_headers_bytes = kilobytes.value.saturating_mul(1024);
+        options.max_response_headers_bytes = Some(kilobytes.value.saturating_mul(1024));
     }
     options.max_requests_per_connection = proto.max_requests_per_connection.map(|most| most.value);
     Ok(())

@@ -5,10 +5,11 @@ use tidegate_filters::context::CompileContext;
 use tidegate_xds::pb::envoy::config::core::v3::http1_protocol_options::header_key_format::HeaderFormat;
 use tidegate_xds::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, KeepaliveSettings};
 use tidegate_xds::pb::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
+use tidegate_xds::pb::google::protobuf::UInt32Value;
 use tidegate_xds::{FieldError, any};
 
 use super::values::duration;
-use crate::http::protocol::{HeaderCase, Http1Options, Http2Options, Keepalive};
+use crate::http::protocol::{FloodLimits, HeaderCase, Http1Options, Http2Options, Keepalive};
 
 /// HTTP/1 options; absent ones are Envoy's defaults.
 pub(crate) fn http1(
@@ -70,14 +71,39 @@ pub(crate) fn http2(
             header_table_bytes: proto.hpack_table_size.map_or(default.header_table_bytes, |size| size.value),
             allow_connect: proto.allow_connect,
             keepalive: keepalive.map(|keepalive| self::keepalive(keepalive, context)).transpose()?,
+            floods: floods(proto),
         })
     })
+}
+
+/// How many cheap frames a peer may send, of either side.
+pub(crate) fn floods(proto: &Http2ProtocolOptions) -> FloodLimits {
+    let default = FloodLimits::default();
+    let or = |value: Option<UInt32Value>, default| value.map_or(default, |value| value.value);
+    FloodLimits {
+        empty_frames: or(proto.max_consecutive_inbound_frames_with_empty_payload, default.empty_frames),
+        priority_frames_per_stream: or(
+            proto.max_inbound_priority_frames_per_stream,
+            default.priority_frames_per_stream,
+        ),
+        window_updates_per_data_frame: or(
+            proto.max_inbound_window_update_frames_per_data_frame_sent,
+            default.window_updates_per_data_frame,
+        ),
+        control_frames: or(proto.max_outbound_control_frames, default.control_frames),
+    }
+}
+
+/// `interval_jitter`, 15 % by default.
+pub(crate) fn jitter_percent(proto: &KeepaliveSettings) -> f64 {
+    proto.interval_jitter.as_ref().map_or(15.0, |percent| percent.value)
 }
 
 fn keepalive(proto: &KeepaliveSettings, context: &CompileContext<'_>) -> Result<Keepalive, FieldError> {
     let idle = "connection_keepalive.connection_idle_interval";
     Ok(Keepalive {
         interval: duration(proto.interval.as_ref(), "connection_keepalive.interval", context)?,
+        jitter_percent: jitter_percent(proto),
         timeout: duration(proto.timeout.as_ref(), "connection_keepalive.timeout", context)?.unwrap_or_default(),
         idle_interval: duration(proto.connection_idle_interval.as_ref(), idle, context)?,
     })

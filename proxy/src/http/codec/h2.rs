@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use tidegate_filters::http::{Body, BodyError, RequestHead, ResponseHead};
 use tokio::sync::Notify;
 
+use super::stats::Http2CodecStats;
 use crate::http::downstream::{BodyLength, Downstream, Gone, ResetReason};
 use crate::http::protocol::Underscores;
 
@@ -31,26 +32,49 @@ pub(crate) enum Refused {
     Head(&'static str),
 }
 
+/// What the `h2` crate may take in for a head of at most `max_bytes`. It answers what is larger by itself and says nothing of
+/// it, so it gets room enough for us to see, refuse and log what is a little too large.
+pub(crate) fn list_limit(max_bytes: usize) -> u32 {
+    u32::try_from(max_bytes.saturating_mul(4)).unwrap_or(u32::MAX)
+}
+
+/// The size of a head's fields as Envoy counts it.
+pub(crate) fn fields_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
 /// What a request's head may be.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadRules {
     /// Pseudo header fields count too.
     pub max_headers: usize,
+    /// Of names and values, pseudo header fields included.
+    pub max_bytes: usize,
     pub underscores: Underscores,
     pub buffer_limit_bytes: usize,
 }
 
 impl HeadRules {
     /// Applies the options to the fields; `Err` carries Envoy's details.
-    fn apply(&self, uri: &http::Uri, headers: &mut HeaderMap) -> Result<(), &'static str> {
+    fn apply(
+        &self,
+        method: &Method,
+        uri: &http::Uri,
+        headers: &mut HeaderMap,
+        stats: &Http2CodecStats,
+    ) -> Result<(), &'static str> {
         let underscored = |name: &http::HeaderName| name.as_str().contains('_');
         match self.underscores {
             Underscores::Allow => {}
-            Underscores::Reject if headers.keys().any(underscored) => return Err("http2.unexpected_underscore"),
+            Underscores::Reject if headers.keys().any(underscored) => {
+                stats.requests_rejected_with_underscores_in_headers().inc();
+                return Err("http2.unexpected_underscore");
+            }
             Underscores::Reject => {}
             Underscores::Drop => {
                 let names: Vec<_> = headers.keys().filter(|name| underscored(name)).cloned().collect();
                 for name in names {
+                    stats.dropped_headers_with_underscores().inc();
                     headers.remove(name);
                 }
             }
@@ -60,10 +84,23 @@ impl HeadRules {
             + usize::from(uri.authority().is_some())
             + usize::from(uri.path_and_query().is_some());
         if headers.len() + pseudo > self.max_headers {
+            stats.header_overflow().inc();
             return Err("http2.too_many_headers");
+        }
+        if fields_bytes(headers) + pseudo_bytes(method, uri) > self.max_bytes {
+            stats.header_list_size_too_large().inc();
+            return Err("http2.header_list_size_too_large");
         }
         Ok(())
     }
+}
+
+fn pseudo_bytes(method: &Method, uri: &http::Uri) -> usize {
+    let field = |name: &str, value: Option<&str>| value.map_or(0, |value| name.len() + value.len());
+    field(":method", Some(method.as_str()))
+        + field(":scheme", uri.scheme_str())
+        + field(":authority", uri.authority().map(http::uri::Authority::as_str))
+        + field(":path", uri.path_and_query().map(http::uri::PathAndQuery::as_str))
 }
 
 /// Takes a request apart. `leave` is told when a response ends the connection.
@@ -72,9 +109,10 @@ pub(crate) fn open(
     mut respond: SendResponse<Bytes>,
     rules: HeadRules,
     leave: &Arc<Notify>,
+    stats: &Http2CodecStats,
 ) -> Result<Opened, Refused> {
     let (mut parts, receiving) = request.into_parts();
-    if let Err(details) = rules.apply(&parts.uri, &mut parts.headers) {
+    if let Err(details) = rules.apply(&parts.method, &parts.uri, &mut parts.headers, stats) {
         respond.send_reset(Reason::INTERNAL_ERROR);
         return Err(Refused::Head(details));
     }
@@ -94,6 +132,7 @@ pub(crate) fn open(
         sent_body: 0,
         limit: rules.buffer_limit_bytes,
         leave: Arc::clone(leave),
+        stats: stats.clone(),
     };
     Ok(Opened { head, body, stream })
 }
@@ -173,6 +212,7 @@ pub(crate) struct Stream {
     sent_body: u64,
     limit: usize,
     leave: Arc<Notify>,
+    stats: Http2CodecStats,
 }
 
 /// How the response ends.
@@ -331,12 +371,16 @@ impl Downstream for Stream {
             None => self.respond.poll_reset(cx),
         };
         match ready!(reset) {
-            Ok(_) => Poll::Ready(Gone::Reset),
+            Ok(_) => {
+                self.stats.rx_reset().inc();
+                Poll::Ready(Gone::Reset)
+            }
             Err(_) => Poll::Ready(Gone::Closed),
         }
     }
 
     fn reset(&mut self, reason: ResetReason) {
+        self.stats.tx_reset().inc();
         let reason = match reason {
             ResetReason::Internal | ResetReason::UpstreamReset => Reason::INTERNAL_ERROR,
         };

@@ -1,9 +1,12 @@
 //! The only place that knows how bytes become requests and responses. Past it there are heads, bodies and errors;
 //! it must not know routes, filters or pools.
 
-pub(crate) mod counting;
 pub(crate) mod error;
 pub(crate) mod h1;
 pub(crate) mod h2;
+pub(crate) mod h2_frames;
+pub(crate) mod keepalive;
+pub(crate) mod metered;
+pub mod stats;
 
 pub(crate) use error::CodecError;

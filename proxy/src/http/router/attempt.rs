@@ -86,7 +86,9 @@ async fn send(
     }
     let _in_flight = host.begin_request();
     stream.info.timings.first_upstream_tx = Some(Instant::now());
-    match opened.send(&request, body).await {
+    let outcome = opened.send(&request, body).await;
+    count_informational(shared, stream);
+    match outcome {
         Ok(begun) => {
             stream.info.timings.first_upstream_rx = Some(Instant::now());
             let error = begun.response.head.status.is_server_error();
@@ -98,6 +100,15 @@ async fn send(
             shared.cluster.stats().traffic.upstream_rq_rx_reset().inc();
             Err(Failure::Reset(reset))
         }
+    }
+}
+
+/// An informational response is a response too.
+fn count_informational(shared: &Shared<'_>, stream: &StreamContext) {
+    let stats = shared.cluster.stats();
+    if let Some(status) = shared.informational.take_status() {
+        stats.traffic.upstream_rq_completed().inc();
+        stats.codes.count(status, stream.info.internal_request);
     }
 }
 

@@ -1,0 +1,293 @@
+//! Counts an HTTP/2 peer's frames in front of the codec (Envoy's `ProtocolConstraints`), for the `h2` crate bounds what a
+//! frame may hold, not how many of the cheap ones come. It must not know what frames mean beyond that.
+
+use std::time::{Duration, Instant};
+
+use crate::http::protocol::FloodLimits;
+
+const PREFACE_BYTES: usize = 24;
+const HEADER_BYTES: usize = 9;
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const PRIORITY: u8 = 2;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
+
+const ACK_OR_END_STREAM: u8 = 1;
+const PADDED: u8 = 8;
+
+/// How fast the budget for control frames comes back, beside what is sent.
+const CONTROL_FRAMES_PER_SECOND: u64 = 100;
+
+/// What there was too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flood {
+    /// Consecutive frames that say nothing.
+    EmptyFrames,
+    Priority,
+    WindowUpdate,
+    /// Frames that ask for an answer, or undo what was asked: PING, SETTINGS, RST_STREAM, unknown ones.
+    Control,
+}
+
+/// One frame, as its header says.
+#[derive(Debug, Clone, Copy)]
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    payload: u32,
+}
+
+/// Finds frames in a stream of bytes that comes in pieces.
+#[derive(Debug, Default)]
+struct Parser {
+    /// Bytes that are no frame's, or of a payload that nobody looks at.
+    skip: usize,
+    header: [u8; HEADER_BYTES + 1],
+    have: usize,
+}
+
+impl Parser {
+    /// Calls `each` for every frame whose header ends within `bytes`; the first error ends it.
+    fn feed<E>(&mut self, mut bytes: &[u8], mut each: impl FnMut(Frame) -> Result<(), E>) -> Result<(), E> {
+        loop {
+            let skipped = self.skip.min(bytes.len());
+            self.skip -= skipped;
+            bytes = &bytes[skipped..];
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            let Some((frame, rest)) = self.header(bytes) else { return Ok(()) };
+            bytes = rest;
+            each(frame)?;
+        }
+    }
+
+    /// A frame's header, once it is whole: with the padding's length, where there is padding.
+    fn header<'a>(&mut self, mut bytes: &'a [u8]) -> Option<(Frame, &'a [u8])> {
+        loop {
+            let wanted = if self.is_padded_data() { HEADER_BYTES + 1 } else { HEADER_BYTES };
+            if self.have >= HEADER_BYTES && self.have >= wanted {
+                break;
+            }
+            let n = (wanted - self.have).min(bytes.len());
+            if n == 0 {
+                return None;
+            }
+            self.header[self.have..self.have + n].copy_from_slice(&bytes[..n]);
+            self.have += n;
+            bytes = &bytes[n..];
+        }
+        let [a, b, c, kind, flags, s1, s2, s3, s4, padding] = self.header;
+        let length = u32::from_be_bytes([0, a, b, c]);
+        let looked_at = self.have - HEADER_BYTES;
+        self.skip = (length as usize).saturating_sub(looked_at);
+        let padding = if looked_at == 0 { 0 } else { u32::from(padding) + 1 };
+        self.have = 0;
+        let stream = u32::from_be_bytes([s1, s2, s3, s4]) & 0x7fff_ffff;
+        Some((Frame { kind, flags, stream, payload: length.saturating_sub(padding) }, bytes))
+    }
+
+    fn is_padded_data(&self) -> bool {
+        let [a, b, c, kind, flags, ..] = self.header;
+        self.have >= HEADER_BYTES && kind == DATA && flags & PADDED != 0 && (a, b, c) != (0, 0, 0)
+    }
+}
+
+/// The counts of one connection.
+#[derive(Debug)]
+pub(crate) struct FrameMeter {
+    limits: FloodLimits,
+    inbound: Parser,
+    outbound: Parser,
+    last_stream: u32,
+    streams: u64,
+    empty_run: u32,
+    priority: u64,
+    window_updates: u64,
+    data_sent: u64,
+    /// Control frames that may still come.
+    control: u64,
+    refilled: Instant,
+}
+
+impl FrameMeter {
+    /// `client` says that the peer begins with the client's preface.
+    pub(crate) fn new(limits: FloodLimits, client: bool, now: Instant) -> Self {
+        let preface = |there: bool| Parser { skip: if there { PREFACE_BYTES } else { 0 }, ..Parser::default() };
+        Self {
+            limits,
+            inbound: preface(client),
+            outbound: preface(!client),
+            last_stream: 0,
+            streams: 0,
+            empty_run: 0,
+            priority: 0,
+            window_updates: 0,
+            data_sent: 0,
+            control: u64::from(limits.control_frames),
+            refilled: now,
+        }
+    }
+
+    /// Counts what came.
+    pub(crate) fn received(&mut self, bytes: &[u8], now: Instant) -> Result<(), Flood> {
+        let mut parser = std::mem::take(&mut self.inbound);
+        let outcome = parser.feed(bytes, |frame| self.inbound(frame, now));
+        self.inbound = parser;
+        outcome
+    }
+
+    /// Counts what was sent: an answer pays for what was asked.
+    pub(crate) fn sent(&mut self, bytes: &[u8]) {
+        let mut parser = std::mem::take(&mut self.outbound);
+        let _ = parser.feed(bytes, |frame| {
+            if matches!(frame.kind, DATA | HEADERS) {
+                self.data_sent += u64::from(frame.kind == DATA);
+                self.refill(1);
+            }
+            Ok::<_, Flood>(())
+        });
+        self.outbound = parser;
+    }
+
+    fn refill(&mut self, frames: u64) {
+        self.control = self.control.saturating_add(frames).min(u64::from(self.limits.control_frames));
+    }
+
+    fn inbound(&mut self, frame: Frame, now: Instant) -> Result<(), Flood> {
+        let limits = self.limits;
+        match frame.kind {
+            DATA | HEADERS | CONTINUATION => {
+                if frame.kind == HEADERS && frame.stream > self.last_stream {
+                    self.last_stream = frame.stream;
+                    self.streams += 1;
+                }
+                let empty = frame.payload == 0 && frame.flags & ACK_OR_END_STREAM == 0;
+                self.empty_run = if empty { self.empty_run + 1 } else { 0 };
+                within(self.empty_run <= limits.empty_frames, Flood::EmptyFrames)
+            }
+            PRIORITY => {
+                self.priority += 1;
+                let most = u64::from(limits.priority_frames_per_stream).saturating_mul(1 + self.streams);
+                within(self.priority <= most, Flood::Priority)
+            }
+            WINDOW_UPDATE => {
+                self.window_updates += 1;
+                let for_data = u64::from(limits.window_updates_per_data_frame).saturating_mul(self.data_sent);
+                let most = 5 + self.streams.saturating_add(for_data).saturating_mul(2);
+                within(self.window_updates <= most, Flood::WindowUpdate)
+            }
+            PING | SETTINGS if frame.flags & ACK_OR_END_STREAM != 0 => Ok(()),
+            // GOAWAY and PUSH_PROMISE are the codec's to judge.
+            PING | SETTINGS | RST_STREAM => self.spend(now),
+            kind if kind > CONTINUATION => self.spend(now),
+            _ => Ok(()),
+        }
+    }
+
+    fn spend(&mut self, now: Instant) -> Result<(), Flood> {
+        if self.control == 0 {
+            let passed = now.saturating_duration_since(self.refilled);
+            let frames = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX) / (1000 / CONTROL_FRAMES_PER_SECOND);
+            if frames > 0 {
+                self.refill(frames);
+                self.refilled += Duration::from_millis(1000 / CONTROL_FRAMES_PER_SECOND)
+                    .saturating_mul(u32::try_from(frames).unwrap_or(u32::MAX));
+            }
+        }
+        self.control = self.control.checked_sub(1).ok_or(Flood::Control)?;
+        Ok(())
+    }
+}
+
+fn within(good: bool, flood: Flood) -> Result<(), Flood> {
+    if good { Ok(()) } else { Err(flood) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GET: [u8; 3] = [0x82, 0x86, 0x84];
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    }
+
+    fn meter() -> FrameMeter {
+        FrameMeter::new(FloodLimits::default(), false, Instant::now())
+    }
+
+    fn feed(meter: &mut FrameMeter, frame: &[u8], times: usize) -> Result<(), Flood> {
+        meter.received(&frame.repeat(times), Instant::now())
+    }
+
+    #[test]
+    fn the_preface_is_no_frame_and_pieces_may_be_of_any_size() {
+        let mut meter = FrameMeter::new(FloodLimits::default(), true, Instant::now());
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        bytes.extend(frame(SETTINGS, 0, 0, &[0; 6]));
+        bytes.extend(frame(HEADERS, 5, 1, &GET));
+        bytes.extend(frame(DATA, PADDED, 1, &[2, 1, 0, 0]));
+        bytes.extend(frame(HEADERS, 5, 3, &GET));
+        for byte in &bytes {
+            meter.received(&[*byte], Instant::now()).unwrap();
+        }
+        assert_eq!((meter.streams, meter.empty_run), (2, 0));
+        assert_eq!(meter.control, u64::from(FloodLimits::default().control_frames) - 1);
+    }
+
+    #[test]
+    fn one_empty_frame_is_well_two_in_a_row_are_not() {
+        let empty = frame(DATA, 0, 1, &[]);
+        let padded = frame(DATA, PADDED, 1, &[3, 0, 0, 0]);
+        let mut meter = meter();
+        feed(&mut meter, &empty, 1).unwrap();
+        feed(&mut meter, &frame(DATA, 0, 1, b"a"), 1).unwrap();
+        feed(&mut meter, &padded, 1).unwrap();
+        feed(&mut meter, &frame(DATA, ACK_OR_END_STREAM, 1, &[]), 1).unwrap();
+        feed(&mut meter, &empty, 1).unwrap();
+        assert_eq!(feed(&mut meter, &padded, 1), Err(Flood::EmptyFrames));
+    }
+
+    #[test]
+    fn priority_and_window_updates_are_held_against_streams_and_data() {
+        let priority = frame(PRIORITY, 0, 1, &[0; 5]);
+        let mut meter = meter();
+        feed(&mut meter, &priority, 100).unwrap();
+        feed(&mut meter, &frame(HEADERS, 4, 1, &GET), 1).unwrap();
+        feed(&mut meter, &priority, 100).unwrap();
+        assert_eq!(feed(&mut meter, &priority, 1), Err(Flood::Priority));
+
+        let update = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]);
+        let mut meter = self::meter();
+        feed(&mut meter, &update, 5).unwrap();
+        meter.sent(&frame(DATA, 0, 1, b"abc"));
+        feed(&mut meter, &update, 20).unwrap();
+        assert_eq!(feed(&mut meter, &update, 1), Err(Flood::WindowUpdate));
+    }
+
+    #[test]
+    fn control_frames_have_a_budget_that_answers_and_time_refill() {
+        let ping = frame(PING, 0, 0, &[0; 8]);
+        let mut meter = meter();
+        let start = meter.refilled;
+        meter.received(&ping.repeat(1000), start).unwrap();
+        assert_eq!(meter.received(&ping, start), Err(Flood::Control));
+        meter.sent(&frame(HEADERS, 4, 1, &GET));
+        meter.received(&frame(RST_STREAM, 0, 1, &[0; 4]), start).unwrap();
+        assert_eq!(meter.received(&ping, start), Err(Flood::Control));
+        let later = start + Duration::from_millis(100);
+        meter.received(&ping.repeat(10), later).unwrap();
+        assert_eq!(meter.received(&ping, later), Err(Flood::Control));
+        // Answers to our own PINGs cost nothing.
+        feed(&mut meter, &frame(PING, 1, 0, &[0; 8]), 5000).unwrap();
+    }
+}

@@ -1,0 +1,118 @@
+//! A transport that counts an HTTP/2 connection's bytes and frames as they pass, and stops reading at a flood.
+//! It must not know what is done about one: that is for who waits in `Meter::flooded`.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use super::h2_frames::{Flood, FrameMeter};
+use crate::http::protocol::FloodLimits;
+
+/// Who is told of bytes.
+pub(crate) trait CountBytes: Send + Sync + Unpin {
+    fn received(&self, bytes: usize);
+    fn sent(&self, bytes: usize);
+}
+
+/// What the transport and the connection's owner share.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    flood: Mutex<Option<Flood>>,
+    told: Notify,
+}
+
+impl Meter {
+    /// Waits until there was too much of something; nothing is read after that.
+    pub(crate) async fn flooded(&self) -> Flood {
+        loop {
+            let told = self.told.notified();
+            if let Some(flood) = *self.flood.lock() {
+                return flood;
+            }
+            told.await;
+        }
+    }
+}
+
+/// The transport.
+pub(crate) struct Metered<T, C> {
+    inner: T,
+    bytes: C,
+    frames: FrameMeter,
+    meter: Arc<Meter>,
+}
+
+impl<T, C: CountBytes> Metered<T, C> {
+    /// `client` says that the peer is the connection's client.
+    pub(crate) fn new(inner: T, bytes: C, limits: FloodLimits, client: bool) -> (Self, Arc<Meter>) {
+        let meter = Arc::<Meter>::default();
+        let frames = FrameMeter::new(limits, client, Instant::now());
+        (Self { inner, bytes, frames, meter: Arc::clone(&meter) }, meter)
+    }
+}
+
+impl<T: AsyncRead + Unpin, C: CountBytes> AsyncRead for Metered<T, C> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.meter.flood.lock().is_some() {
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        let came = &buf.filled()[before..];
+        this.bytes.received(came.len());
+        match this.frames.received(came, Instant::now()) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(flood) => {
+                // None of it reaches the codec.
+                buf.set_filled(before);
+                *this.meter.flood.lock() = Some(flood);
+                this.meter.told.notify_one();
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin, C: CountBytes> AsyncWrite for Metered<T, C> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        self.frames.sent(&buf[..written]);
+        self.bytes.sent(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
+        let mut left = written;
+        for buf in bufs {
+            let n = left.min(buf.len());
+            self.frames.sent(&buf[..n]);
+            left -= n;
+        }
+        self.bytes.sent(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,234 @@
+//! Serves one HTTP/2 connection: an exchange for each stream, and the ways in which the connection ends.
+//! It must not know what an exchange does.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::{Builder, SendResponse};
+use tidegate_filters::http::Request;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::codec::h2 as codec;
+use super::codec::keepalive;
+use super::codec::metered::{CountBytes, Metered};
+use super::connection_manager::{Ended, sleep_or_never};
+use super::exchange::{self, Connection};
+use super::options::HttpConnectionManager;
+use crate::io::Transport;
+
+/// How long the last frames may take to go out on a connection that is closed.
+const LAST_FRAMES: Duration = Duration::from_millis(100);
+
+type Server = h2::server::Connection<Metered<Transport, DownstreamBytes>, Bytes>;
+
+/// Into `downstream_cx_rx_bytes_total` and `downstream_cx_tx_bytes_total`.
+struct DownstreamBytes(Arc<HttpConnectionManager>);
+
+impl CountBytes for DownstreamBytes {
+    fn received(&self, bytes: usize) {
+        self.0.stats.downstream_cx_rx_bytes_total().add(bytes as u64);
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.0.stats.downstream_cx_tx_bytes_total().add(bytes as u64);
+    }
+}
+
+/// One connection while it is served.
+struct Serving<'a> {
+    connection: &'a Arc<Connection>,
+    server: Server,
+    rules: codec::HeadRules,
+    /// Told by a stream whose response says that the connection is to end.
+    leave: Arc<Notify>,
+    /// Told of a stream that was opened after long idleness.
+    opened: Arc<Notify>,
+    streams: JoinSet<()>,
+    served: u32,
+    idle_since: Instant,
+    leaving: bool,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) -> Ended {
+    let hcm = &connection.hcm;
+    let bytes = DownstreamBytes(Arc::clone(hcm));
+    let (transport, meter) = Metered::new(transport, bytes, hcm.http2.floods, true);
+    let Ok(mut server) = builder(hcm).handshake::<_, Bytes>(transport).await else {
+        hcm.stats.downstream_cx_protocol_error().inc();
+        return Ended::Local;
+    };
+    let opened = Arc::<Notify>::default();
+    let alive = keepalive::watch(server.ping_pong(), hcm.http2.keepalive, &opened);
+    let mut alive = std::pin::pin!(alive);
+    let mut over = std::pin::pin!(sleep_or_never(hcm.timeouts.max_connection_duration.unwrap_or(Duration::MAX)));
+    let mut serving = Serving {
+        connection,
+        server,
+        rules: head_rules(hcm),
+        leave: Arc::default(),
+        opened: Arc::clone(&opened),
+        streams: JoinSet::new(),
+        served: 0,
+        idle_since: Instant::now(),
+        leaving: false,
+    };
+    let mut duration_reached = false;
+    loop {
+        let idle = serving.idle_limit();
+        tokio::select! {
+            accepted = serving.server.accept() => match accepted {
+                Some(Ok((request, respond))) => serving.begin(request, respond),
+                Some(Err(error)) => {
+                    if error.is_library() || error.reason() == Some(Reason::PROTOCOL_ERROR) {
+                        hcm.stats.downstream_cx_protocol_error().inc();
+                    }
+                    break;
+                }
+                None => break,
+            },
+            Some(_) = serving.streams.join_next() => {
+                if serving.streams.is_empty() {
+                    serving.idle_since = Instant::now();
+                }
+            }
+            () = serving.leave.notified(), if !serving.leaving => serving.leave_gracefully(),
+            flood = meter.flooded() => {
+                hcm.codec_stats.http2().count_flood(flood);
+                serving.close(Reason::ENHANCE_YOUR_CALM).await;
+                break;
+            }
+            () = &mut alive => {
+                hcm.codec_stats.http2().keepalive_timeout().inc();
+                serving.close(Reason::NO_ERROR).await;
+                break;
+            }
+            () = connection.drain.until_cut() => {
+                serving.close(Reason::NO_ERROR).await;
+                break;
+            }
+            () = &mut over, if !duration_reached => {
+                duration_reached = true;
+                hcm.stats.downstream_cx_max_duration_reached().inc();
+                serving.leave_gracefully();
+            }
+            () = sleep_or_never(idle.unwrap_or(Duration::MAX)) => {
+                if serving.leaving {
+                    serving.close(Reason::NO_ERROR).await;
+                    break;
+                }
+                hcm.stats.downstream_cx_idle_timeout().inc();
+                serving.leave_gracefully();
+            }
+        }
+    }
+    serving.end().await
+}
+
+impl Serving<'_> {
+    fn begin(&mut self, request: http::Request<h2::RecvStream>, respond: SendResponse<Bytes>) {
+        let hcm = &self.connection.hcm;
+        hcm.stats.downstream_rq_http2_total().inc();
+        let rested = hcm.http2.keepalive.and_then(|rules| rules.idle_interval);
+        if self.streams.is_empty() && rested.is_some_and(|rested| self.idle_since.elapsed() >= rested) {
+            self.opened.notify_one();
+        }
+        self.served += 1;
+        if hcm.max_requests_per_connection.is_some_and(|most| self.served >= most) && !self.leaving {
+            hcm.stats.downstream_cx_max_requests_reached().inc();
+            self.leave_gracefully();
+        }
+        match codec::open(request, respond, self.rules, &self.leave, hcm.codec_stats.http2()) {
+            Ok(opened) => {
+                self.streams.spawn(run(Arc::clone(self.connection), opened));
+            }
+            Err(codec::Refused::Malformed) => hcm.codec_stats.http2().rx_messaging_error().inc(),
+            Err(codec::Refused::Head(details)) => exchange::note_refused_stream(self.connection, details),
+        }
+    }
+
+    /// How long it may be without streams: one that was told to leave has the drain's time for it.
+    fn idle_limit(&self) -> Option<Duration> {
+        let timeouts = &self.connection.hcm.timeouts;
+        if !self.streams.is_empty() {
+            None
+        } else if self.leaving {
+            Some(timeouts.drain)
+        } else {
+            timeouts.connection_idle
+        }
+    }
+
+    /// A GOAWAY that takes all streams, then, a round trip later, one that names the last; what runs is finished.
+    fn leave_gracefully(&mut self) {
+        if !std::mem::replace(&mut self.leaving, true) {
+            self.connection.hcm.codec_stats.http2().goaway_sent().inc();
+            self.server.graceful_shutdown();
+        }
+    }
+
+    /// A GOAWAY with the reason, and the end; streams that run are cut.
+    async fn close(&mut self, reason: Reason) {
+        self.leaving = true;
+        self.server.abrupt_shutdown(reason);
+        let last_frames = async { while let Some(Ok(_)) = self.server.accept().await {} };
+        // Who does not read them goes without.
+        let _ = tokio::time::timeout(LAST_FRAMES, last_frames).await;
+    }
+
+    /// The connection is gone: what its streams still wait for is of no use to anyone, and each of them logs its end.
+    async fn end(self) -> Ended {
+        let Self { mut streams, leaving, server, .. } = self;
+        let ended = match (leaving, streams.is_empty()) {
+            (true, _) => Ended::Local,
+            (false, true) => Ended::Remote,
+            (false, false) => Ended::RemoteActive,
+        };
+        drop(server);
+        while streams.join_next().await.is_some() {}
+        ended
+    }
+}
+
+fn builder(hcm: &HttpConnectionManager) -> Builder {
+    let options = &hcm.http2;
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(options.initial_stream_window_bytes)
+        .initial_connection_window_size(options.initial_connection_window_bytes)
+        .max_concurrent_streams(options.max_concurrent_streams)
+        .header_table_size(options.header_table_bytes)
+        .max_header_list_size(codec::list_limit(hcm.max_request_headers_bytes))
+        .max_send_buffer_size(hcm.buffer_limit_bytes);
+    if options.allow_connect {
+        builder.enable_connect_protocol();
+    }
+    builder
+}
+
+fn head_rules(hcm: &HttpConnectionManager) -> codec::HeadRules {
+    codec::HeadRules {
+        max_headers: hcm.max_headers_count,
+        max_bytes: hcm.max_request_headers_bytes,
+        underscores: hcm.underscores,
+        buffer_limit_bytes: hcm.buffer_limit_bytes,
+    }
+}
+
+async fn run(connection: Arc<Connection>, opened: codec::Opened) {
+    let codec::Opened { mut head, body, mut stream } = opened;
+    let expects = head.headers.get(http::header::EXPECT);
+    let expects = expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if expects && !connection.hcm.proxy_100_continue {
+        head.headers.remove(http::header::EXPECT);
+        exchange::count_informational(&connection);
+        stream.send_continue();
+    }
+    let stats = connection.hcm.codec_stats.http2();
+    stats.streams_active().inc();
+    exchange::run(&connection, Request { head, body }, &mut stream).await;
+    stats.streams_active().dec();
+}

@@ -1,0 +1,147 @@
+//! HTTP/2 connections as such: settings, PINGs, GOAWAY, and what is done about floods; on both sides.
+
+use std::net::TcpListener;
+
+use crate::support::frames::{ACK, Frame, GET, GOAWAY, HEADERS, PING, Peer, RST_STREAM, SETTINGS, WHOLE};
+use crate::support::gateway::free_port;
+use crate::support::{Client, Gateway, Upstream, http_bootstrap_with};
+
+const ROUTES: &str = "[{ match: { prefix: / }, route: { cluster: up } }]";
+const ENHANCE_YOUR_CALM: u32 = 11;
+const ALL_STREAMS: u32 = 0x7fff_ffff;
+
+/// A gateway whose connection manager has these fields, before an upstream that answers all.
+fn gateway(manager: &str) -> (Gateway, Upstream, u16) {
+    let (upstream, port) = (Upstream::text("hello"), free_port());
+    let gateway = Gateway::start(&http_bootstrap_with(port, manager, ROUTES, &[("up", upstream.port)], ""));
+    (gateway, upstream, port)
+}
+
+/// HTTP/2 towards a cluster's hosts, with these options.
+fn http2(options: &str) -> String {
+    format!(
+        "typed_extension_protocol_options: {{ envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{ '@type': \
+         type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {{ \
+         http2_protocol_options: {options} }} }} }}"
+    )
+}
+
+#[test]
+fn floods_of_cheap_frames_end_the_connection() {
+    let (_gateway, upstream, port) = gateway("");
+    let floods = [
+        Frame::new(PING, 0, 0, &[0; 8]),
+        Frame::new(SETTINGS, 0, 0, &[]),
+        Frame::new(2, 0, 1, &[0, 0, 0, 0, 16]),
+        Frame::new(8, 0, 0, &[0, 0, 0, 1]),
+    ];
+    for frame in floods {
+        let mut peer = Peer::client(port);
+        peer.send(&Frame::new(HEADERS, WHOLE, 1, GET));
+        upstream.next();
+        assert_eq!(peer.next_of(HEADERS).unwrap().stream, 1);
+        // It may close before all of it has been written.
+        let _ = std::io::Write::write_all(&mut peer.stream, &frame.bytes().repeat(5000));
+        let goaway = peer.next_of(GOAWAY);
+        assert!(goaway.is_none_or(|goaway| goaway.goaway().1 == ENHANCE_YOUR_CALM), "kind {}", frame.kind);
+        assert_eq!(peer.next(), None, "kind {}", frame.kind);
+    }
+    assert_eq!(Client::new(port).get("/").status, 200);
+}
+
+#[test]
+fn streams_that_are_reset_at_once_end_the_connection() {
+    let (_gateway, _upstream, port) = gateway("");
+    let mut peer = Peer::client(port);
+    let attack: Vec<u8> = (0..4000)
+        .map(|n| 2 * n + 1)
+        .flat_map(|stream| {
+            let reset = Frame::new(RST_STREAM, 0, stream, &[0, 0, 0, 8]).bytes();
+            [Frame::new(HEADERS, WHOLE, stream, GET).bytes(), reset].concat()
+        })
+        .collect();
+    let _ = std::io::Write::write_all(&mut peer.stream, &attack);
+    let goaway = peer.next_of(GOAWAY);
+    assert!(goaway.is_none_or(|goaway| goaway.goaway().1 == ENHANCE_YOUR_CALM));
+}
+
+#[test]
+fn a_client_that_answers_no_ping_is_left() {
+    let (_gateway, _upstream, port) =
+        gateway("http2_protocol_options: { connection_keepalive: { interval: 0.1s, timeout: 0.2s } }");
+    let mut peer = Peer::client(port);
+    for _ in 0..3 {
+        let ping = peer.next_of(PING).unwrap();
+        assert_eq!(ping.flags, 0);
+        peer.send(&Frame::new(PING, ACK, 0, &ping.payload));
+    }
+    assert_eq!(peer.next_of(PING).unwrap().flags, 0);
+    assert_eq!(peer.next_of(PING), None);
+}
+
+#[test]
+fn a_host_that_answers_no_ping_is_left() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free_port();
+    let upstream = listener.local_addr().unwrap().port();
+    let options = http2("{ connection_keepalive: { interval: 0.1s, timeout: 0.2s } }");
+    let _gateway = Gateway::start(&http_bootstrap_with(port, "", ROUTES, &[("up", upstream)], &options));
+    let host = std::thread::spawn(move || {
+        let mut peer = Peer::server(listener.accept().unwrap().0);
+        let ping = peer.next_of(PING).unwrap();
+        peer.send(&Frame::new(PING, ACK, 0, &ping.payload));
+        assert!(peer.next_of(PING).is_some());
+        peer.next_of(PING)
+    });
+    let response = Client::new(port).get("/");
+    assert_eq!(response.status, 503);
+    assert!(response.text().ends_with("reset reason: connection termination"), "{}", response.text());
+    assert_eq!(host.join().unwrap(), None);
+}
+
+/// A graceful end: first a GOAWAY that takes every stream, then, once the client has answered, one that names the last.
+fn ends_gracefully(peer: &mut Peer, last: u32) {
+    assert_eq!(peer.next_of(GOAWAY).unwrap().goaway(), (ALL_STREAMS, 0));
+    let ping = peer.next_of(PING).unwrap();
+    peer.send(&Frame::new(PING, ACK, 0, &ping.payload));
+    assert_eq!(peer.next_of(GOAWAY).unwrap().goaway(), (last, 0));
+    assert_eq!(peer.next_of(GOAWAY), None);
+}
+
+#[test]
+fn max_requests_and_max_duration_end_a_connection_gracefully() {
+    let (_gateway, _upstream, port) = gateway("common_http_protocol_options: { max_requests_per_connection: 2 }");
+    let mut peer = Peer::client(port);
+    for stream in [1, 3] {
+        peer.send(&Frame::new(HEADERS, WHOLE, stream, GET));
+    }
+    ends_gracefully(&mut peer, 3);
+
+    let (_gateway, _upstream, port) = gateway("common_http_protocol_options: { max_connection_duration: 0.2s }");
+    ends_gracefully(&mut Peer::client(port), 0);
+}
+
+#[test]
+fn a_client_that_ignores_goaway_is_left_after_the_drain() {
+    let manager = "common_http_protocol_options: { max_connection_duration: 0.1s }\n          drain_timeout: 0.2s";
+    let (_gateway, _upstream, port) = gateway(manager);
+    let mut peer = Peer::client(port);
+    assert_eq!(peer.next_of(GOAWAY).unwrap().goaway(), (ALL_STREAMS, 0));
+    // Its PING is not answered.
+    while peer.next().is_some() {}
+}
+
+#[test]
+fn settings_say_what_is_configured() {
+    let manager = "http2_protocol_options: { hpack_table_size: 1024, max_concurrent_streams: 7, \
+                   initial_stream_window_size: 70000, allow_connect: true }";
+    let (_gateway, _upstream, port) = gateway(manager);
+    let settings = Peer::client(port).next_of(SETTINGS).unwrap().payload;
+    let of = |id: u16| {
+        settings
+            .chunks(6)
+            .find(|one| one[..2] == id.to_be_bytes())
+            .map(|one| u32::from_be_bytes([one[2], one[3], one[4], one[5]]))
+    };
+    assert_eq!((of(1), of(3), of(4), of(8)), (Some(1024), Some(7), Some(70000), Some(1)));
+}
