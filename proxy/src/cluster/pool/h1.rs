@@ -79,7 +79,7 @@ struct State {
     /// Boxed because they move between here, leases and bodies.
     #[expect(clippy::vec_box, reason = "a connection is moved far oftener than it is looked at here")]
     idle: Vec<Box<Connection>>,
-    waiters: Waiters<Box<Connection>>,
+    waiters: Waiters<Lease>,
     connecting: usize,
     active: usize,
 }
@@ -116,7 +116,7 @@ impl Pool {
     }
 
     /// Takes a connection back after a request.
-    fn give_back(&self, mut connection: Box<Connection>, reusable: bool) {
+    fn give_back(self: &Arc<Self>, mut connection: Box<Connection>, reusable: bool) {
         connection.open.busy = false;
         let http = &self.cluster.config().http;
         let worn = http.max_requests_per_connection.is_some_and(|most| connection.open.requests >= most);
@@ -136,13 +136,22 @@ impl Pool {
             // Whoever waits for this connection's place gets a new one.
             return;
         }
-        if let Some(mut connection) = state.waiters.serve(connection) {
-            connection.idle_since = Instant::now();
-            connection.reader.release();
-            state.idle.push(connection);
-        } else {
-            state.active += 1;
+        connection.idle_since = Instant::now();
+        connection.reader.release();
+        self.hand_out(&mut state, connection);
+    }
+
+    /// Gives a free connection to whoever waits first, else keeps it.
+    fn hand_out(self: &Arc<Self>, state: &mut State, connection: Box<Connection>) {
+        let mut lease = Lease { connection: Some(connection), pool: Arc::clone(self), active: None };
+        while let Some(waiter) = state.waiters.next() {
+            match waiter.send(Ok(lease)) {
+                Ok(()) => return state.active += 1,
+                Err(Ok(back)) => lease = back,
+                Err(Err(_)) => return,
+            }
         }
+        state.idle.extend(lease.connection.take());
     }
 }
 
@@ -177,10 +186,7 @@ fn grow(pool: &Arc<Pool>) {
                     open,
                     idle_since: Instant::now(),
                 });
-                match state.waiters.serve(connection) {
-                    Some(unused) => state.idle.push(unused),
-                    None => state.active += 1,
-                }
+                pool.hand_out(&mut state, connection);
             }
             Err(error) => {
                 drop(open);
@@ -229,9 +235,10 @@ fn unreachable_facts() -> &'static ConnectionFacts {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.active = None;
+        // Whoever waited for it may have left before it came: then it is as good as it was.
+        let unused = self.active.take().is_none();
         if let Some(connection) = self.connection.take() {
-            self.pool.give_back(connection, false);
+            self.pool.give_back(connection, unused);
             grow(&self.pool);
         }
     }
@@ -272,12 +279,11 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
     let pending = Pending::begin(request.cluster, request.host, request.priority).ok_or(PoolError::Overflow)?;
     let waiting = pool.state.lock().waiters.join();
     grow(&pool);
-    let connection = match waiting.await {
+    let mut lease = match waiting.await {
         Ok(result) => result?,
         Err(_) => return Err(PoolError::Connect("connection pool is gone".into())),
     };
     drop(pending);
-    let mut lease = Lease { connection: Some(connection), pool, active: None };
     match Active::begin(request.cluster, request.priority) {
         Some(active) => {
             lease.active = Some(active);
@@ -575,3 +581,6 @@ impl http_body::Body for ResponseBody {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -326,9 +326,14 @@ impl<T> Waiters<T> {
         self.0.len()
     }
 
+    /// Who has waited longest, even if he has given up since.
+    fn next(&mut self) -> Option<oneshot::Sender<Result<T, PoolError>>> {
+        self.0.pop_front()
+    }
+
     /// Gives a connection to the first that still waits; back when nobody does.
     fn serve(&mut self, mut connection: T) -> Option<T> {
-        while let Some(waiter) = self.0.pop_front() {
+        while let Some(waiter) = self.next() {
             match waiter.send(Ok(connection)) {
                 Ok(()) => return None,
                 Err(Ok(back)) => connection = back,

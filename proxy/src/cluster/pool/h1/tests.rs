@@ -1,0 +1,67 @@
+//! Tests of the pool's bookkeeping; what goes over the wire is tested with the whole proxy.
+
+use tidegate_filters::runtime::NoRuntime;
+use tidegate_stats::Store;
+use tokio::net::UnixStream;
+
+use super::*;
+use crate::cluster::circuit_breaker::Resource;
+use crate::config::cluster::testing::cluster as compiled;
+
+const ONE: &str = "{name: a, load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [\
+    {endpoint: {address: {socket_address: {address: 10.0.0.1, port_value: 80}}}}]}]}}";
+
+fn pool() -> Arc<Pool> {
+    let cluster = Cluster::new(compiled(ONE).config, None, &Store::new().root(), &NoRuntime, 7);
+    let host = Arc::clone(cluster.hosts().hosts().next().unwrap());
+    Arc::new(Pool { cluster, host, priority: RoutingPriority::Default, state: Mutex::default() })
+}
+
+/// A connection, and the host's end of it.
+fn connection(pool: &Pool) -> (Box<Connection>, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (read, write) = tokio::io::split(Transport::Unix(ours));
+    let now = Instant::now();
+    let permit = pool.cluster.breakers(pool.priority).take(Resource::Connections);
+    let facts =
+        ConnectionFacts { id: 1, local: None, protocol: http::Version::HTTP_11, connect_start: now, connected: now };
+    let connection = Connection {
+        reader: Reader::new(read),
+        writer: Writer::new(write, 1),
+        facts,
+        open: Open::new(&pool.cluster, &pool.host, permit),
+        idle_since: now,
+    };
+    (Box::new(connection), theirs)
+}
+
+fn active_and_idle(pool: &Pool) -> (usize, usize) {
+    let state = pool.state.lock();
+    (state.active, state.idle.len())
+}
+
+#[tokio::test]
+async fn a_connection_for_one_who_left_stays_in_the_pool() {
+    let pool = pool();
+    let waiting = pool.state.lock().waiters.join();
+    let (connection, _host) = connection(&pool);
+    pool.hand_out(&mut pool.state.lock(), connection);
+    assert_eq!(pool.state.lock().active, 1);
+    // The request was cancelled after the connection was given to it, and before it took it.
+    drop(waiting);
+    assert_eq!(active_and_idle(&pool), (0, 1));
+}
+
+#[tokio::test]
+async fn a_free_connection_goes_to_whoever_waits_longest_and_still_does() {
+    let pool = pool();
+    let gone = pool.state.lock().waiters.join();
+    let mut waiting = pool.state.lock().waiters.join();
+    drop(gone);
+    let (connection, _host) = connection(&pool);
+    pool.hand_out(&mut pool.state.lock(), connection);
+    let lease = waiting.try_recv().unwrap().unwrap();
+    assert_eq!(active_and_idle(&pool), (1, 0));
+    lease.finish(true);
+    assert_eq!(active_and_idle(&pool), (0, 1));
+}
