@@ -1,6 +1,7 @@
 //! The data plane of Tidegate: listeners, HTTP, routes, clusters, and what compiles an Envoy configuration into them.
 
 pub mod admin;
+pub mod allocator;
 pub mod app;
 pub mod application_log;
 pub mod check;

@@ -6,17 +6,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tidegate::admin::state::{CommandLine, LogLevel};
-use tidegate::application_log;
 use tidegate::cli::{self, CheckFlags, Command, DrainStrategy, EnvoyFlags, Mode};
 use tidegate::config::bootstrap::{Bootstrap, Overrides};
 use tidegate::server::{self, Options, StartError};
+use tidegate::{allocator, application_log};
 use tidegate::{check, quickstart};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, Format};
 
-/// glibc's allocator costs up to 40 % with large bodies.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Allocator = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();

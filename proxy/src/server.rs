@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::admin::AdminState;
 use crate::admin::state::{CommandLine, DrainListeners};
+use crate::allocator;
 use crate::app::Shared;
 use crate::cluster::dns::Discoveries;
 use crate::config::Compiler;
@@ -134,6 +135,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         return Err(StartError::Configuration(errors));
     }
     store.started = true;
+    bootstrap.forget_static_resources();
     let workers = (0..options.concurrency)
         .map(|index| Worker::start(index, Arc::clone(&shared)))
         .collect::<Result<Vec<_>, _>>()?;
@@ -152,7 +154,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
             layers,
             gauges,
             options: options.command_line.clone(),
-            bootstrap: bootstrap.bytes.clone(),
+            bootstrap: std::mem::take(&mut bootstrap.bytes),
             node: bootstrap.node_json(),
             accepted: store.accepted(),
             bound: Mutex::default(),
@@ -174,6 +176,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
     server.warm_up().await;
     server.start_listening()?;
     server.process.gauges.initialized(Instant::now());
+    allocator::give_back();
     server.serve(&mut quitting, bootstrap.stats_flush_interval).await;
     server.drain(&options).await;
     tidegate_filters::access_log::flush_all();
@@ -276,6 +279,7 @@ impl Server {
                 tracing::error!(%error, "a listener could not be bound");
             }
             self.note_bound();
+            allocator::give_back();
         }
     }
 

@@ -153,6 +153,13 @@ impl Bootstrap {
         Self::from_bytes(bytes, Some(decoded.source), overrides, defaults)
     }
 
+    /// Lets go of what was needed to load the static resources and to place errors in the file: several times the size of
+    /// what was compiled from it.
+    pub(crate) fn forget_static_resources(&mut self) {
+        self.message.static_resources = None;
+        self.source = None;
+    }
+
     fn from_bytes(
         bytes: Vec<u8>,
         source: Option<SourceMap>,

@@ -1,6 +1,7 @@
 //! When a route wants a failed try repeated, how often, how soon, and where (`RetryPolicy`, `HedgePolicy`).
 //! It must not know attempts: it says what the policy is once a request's headers have had their say.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
@@ -197,6 +198,12 @@ pub struct RequestRetries {
 }
 
 impl RetryPolicy {
+    /// The policy of every route that has none: one for all of them.
+    pub fn never() -> Arc<Self> {
+        static NEVER: OnceLock<Arc<RetryPolicy>> = OnceLock::new();
+        Arc::clone(NEVER.get_or_init(Arc::default))
+    }
+
     /// What applies to a request, taking the headers that ask for retries. `None` when nothing is ever retried.
     ///
     /// Envoy: `RetryStateImpl`; it runs after the route has mutated the headers.

@@ -15,8 +15,8 @@ use super::{cluster, hash, local, mirror, redirect_policy, retry, rewrite, value
 use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::config::values::wrapped_bool;
 use crate::route::{
-    Action, ClusterSelector, ConnectConfig, ForwardAction, GrpcTimeout, Limit, PathMatch, StreamDuration, Timeouts,
-    Upgrade,
+    Action, ClusterSelector, ConnectConfig, ForwardAction, GrpcTimeout, Limit, PathMatch, RetryPolicy, StreamDuration,
+    Timeouts, Upgrade,
 };
 
 /// Compiles a route's action.
@@ -75,7 +75,7 @@ fn forward(
         host_rewrite: rewrite::host(proto, context)?,
         append_x_forwarded_host: proto.append_x_forwarded_host,
         timeouts: timeouts(proto, context)?,
-        retry: retry.unwrap_or_default(),
+        retry: retry.unwrap_or_else(RetryPolicy::never),
         hedge: proto.hedge_policy.as_ref().map(retry::hedge).or(host.hedge).unwrap_or_default(),
         mirrors: if mirrors.is_empty() { Arc::clone(&host.mirrors) } else { mirrors.into() },
         hash: hash::policies(&proto.hash_policy, context)?,
