@@ -145,3 +145,47 @@ fn settings_say_what_is_configured() {
     };
     assert_eq!((of(1), of(3), of(4), of(8)), (Some(1024), Some(7), Some(70000), Some(1)));
 }
+
+/// A field in HPACK: literal, without an index and without Huffman.
+fn literal(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let length = |text: &[u8]| u8::try_from(text.len()).unwrap();
+    [&[0, length(name)], name, &[length(value)], value].concat()
+}
+
+/// Fields that make a request malformed, or that HTTP/1 would read as something else (RFC 9113 §8.2, §8.3, §10.3).
+const MALFORMED: &[(&[u8], &[u8])] = &[
+    (b"x", b"a\r\nadmin: b"),
+    (b"x", b"a\nb"),
+    (b"x", b"a\0b"),
+    (b"x\r\ny", b"a"),
+    (b"x y", b"a"),
+    (b"x:y", b"a"),
+    (b"", b"a"),
+    (b"X-Upper", b"a"),
+    (b":path", b"/admin"),
+    (b":unknown", b"a"),
+    (b"connection", b"close"),
+    (b"transfer-encoding", b"chunked"),
+    (b"upgrade", b"h2c"),
+    (b"keep-alive", b"a"),
+    (b"te", b"gzip"),
+    (b"host", b"b"),
+    (b"content-length", b"5"),
+];
+
+#[test]
+fn a_malformed_header_block_never_becomes_a_request() {
+    let (_gateway, upstream, port) = gateway("");
+    for (name, value) in MALFORMED {
+        let shown = String::from_utf8_lossy(name).into_owned();
+        let mut peer = Peer::client(port);
+        let block = [GET, &literal(name, value)].concat();
+        peer.send(&Frame::new(HEADERS, WHOLE, 1, &block));
+        let answer =
+            std::iter::from_fn(|| peer.next()).find(|frame| matches!(frame.kind, RST_STREAM | GOAWAY | HEADERS));
+        // 0x8c is `:status: 400`.
+        let refused = answer.is_none_or(|frame| frame.kind != HEADERS || frame.payload[0] == 0x8c);
+        assert!(refused, "{shown}: {value:?}");
+        assert!(upstream.is_quiet(), "{shown}: {value:?} reached the upstream");
+    }
+}

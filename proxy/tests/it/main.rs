@@ -6,6 +6,8 @@
 mod support;
 
 mod access_logs;
+mod attacks;
+mod backpressure;
 mod bodies;
 mod configs;
 mod drain;

@@ -222,7 +222,9 @@ mod tests {
     }
 
     fn meter() -> FrameMeter {
-        FrameMeter::new(FloodLimits::default(), false, Instant::now())
+        let mut meter = FrameMeter::new(FloodLimits::default(), true, Instant::now());
+        meter.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", meter.refilled).unwrap();
+        meter
     }
 
     fn feed(meter: &mut FrameMeter, frame: &[u8], times: usize) -> Result<(), Flood> {

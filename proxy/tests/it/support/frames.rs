@@ -57,6 +57,11 @@ impl Peer {
         peer
     }
 
+    /// A connection on which nothing has been said.
+    pub fn raw(stream: TcpStream) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+
     /// A server on an accepted connection: the client's preface is read away, and empty SETTINGS go out.
     pub fn server(stream: TcpStream) -> Self {
         let mut peer = Self { stream, buffer: Vec::new() };
@@ -72,16 +77,27 @@ impl Peer {
 
     /// The next frame; `None` at the end, or where the other side reset the connection.
     pub fn next(&mut self) -> Option<Frame> {
+        match self.read() {
+            Ok(frame) => frame,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("no frame in time: {error}"),
+        }
+    }
+
+    /// The same; `None` also where nothing comes.
+    pub fn try_next(&mut self) -> Option<Frame> {
+        self.read().unwrap_or(None)
+    }
+
+    fn read(&mut self) -> std::io::Result<Option<Frame>> {
         loop {
             if let Some(frame) = self.take() {
-                return Some(frame);
+                return Ok(Some(frame));
             }
             let mut piece = [0; 16 << 10];
-            match self.stream.read(&mut piece) {
-                Ok(0) => return None,
-                Ok(n) => self.buffer.extend_from_slice(&piece[..n]),
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("no frame in time: {error}"),
+            match self.stream.read(&mut piece)? {
+                0 => return Ok(None),
+                n => self.buffer.extend_from_slice(&piece[..n]),
             }
         }
     }

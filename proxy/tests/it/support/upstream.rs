@@ -71,6 +71,11 @@ impl Upstream {
         self.seen.recv_timeout(Duration::from_secs(20)).expect("a request at the upstream")
     }
 
+    /// All that has arrived and was not asked for yet.
+    pub fn all(&self) -> Vec<Seen> {
+        self.seen.try_iter().collect()
+    }
+
     /// Whether nothing (more) has arrived.
     pub fn is_quiet(&self) -> bool {
         self.seen.try_recv().is_err()
