@@ -2,10 +2,12 @@
 """Loads the real configurations of ../shared/corpus with `--mode validate` and counts what tidegate takes.
 
 Every `reject` file must be refused with an error that names a field; no `accept` file may fail in decoding or validation. What
-is refused as `not supported yet: X` is counted by X. Ends with 1 when one of the two rules is broken.
+is refused as `not supported yet: X` is counted by X. An `accept` file that loads and has a plain HTTP listener is also served, by
+Envoy and by tidegate, and one request must get the same answer. Ends with 1 when one of the three rules is broken.
 """
 
 import argparse
+import asyncio
 import collections
 import concurrent.futures
 import csv
@@ -20,7 +22,7 @@ from harness import environment
 
 environment.enter()
 
-from harness import certificates  # noqa: E402
+from harness import certificates, corpus_probe, side  # noqa: E402
 from harness.process import behaviour_flags  # noqa: E402
 
 NOT_YET = re.compile(r"not supported yet: *(\S+)")
@@ -33,6 +35,7 @@ def arguments():
     parser.add_argument("--file", default="", help="only files whose name holds this text")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--json", help="writes every result to this file")
+    parser.add_argument("--no-serve", action="store_true", help="only loads the files, serves none")
     parser.add_argument("--verbose", action="store_true", help="prints a line for every file")
     return parser.parse_args()
 
@@ -83,6 +86,44 @@ def judge(expect, verdict, said):
     return "refused" if verdict == "not yet" or NAMES_A_FIELD.search(said) else "refused without a field"
 
 
+async def serve(rows, corpus, binaries, jobs):
+    """{file: (oracle, subject) or why it was not tried}."""
+    side.WITH_STATS = False
+    found, waiting = {}, asyncio.Queue()
+    for row in rows:
+        waiting.put_nowait(row["file"])
+
+    async def worker(number):
+        while not waiting.empty():
+            name = waiting.get_nowait()
+            try:
+                text = corpus.prepared(name).read_text()
+                found[name] = await corpus_probe.probe(name, text, binaries, corpus.work / f"_served{number}")
+            except corpus_probe.NotServed as error:
+                found[name] = str(error)
+            except Exception as error:  # one odd file must not hide the others
+                found[name] = f"{type(error).__name__}: {error}"
+
+    await asyncio.gather(*(worker(number) for number in range(jobs)))
+    return found
+
+
+def report_served(served, verbose):
+    """True when nothing that both proxies serve was answered differently."""
+    tried = {name: outcome for name, outcome in served.items() if isinstance(outcome, list)}
+    different = {name: outcome for name, outcome in tried.items() if outcome[0] != outcome[1]}
+    print(f"served by both: {len(tried)}, of them answered alike: {len(tried) - len(different)}")
+    for name, (oracle, subject) in sorted(different.items()):
+        print(f"  DIFFERENT {name}\n      envoy:   {oracle}\n      subject: {subject}")
+    reasons = collections.Counter(outcome for outcome in served.values() if isinstance(outcome, str))
+    for reason, number in reasons.most_common():
+        print(f"  {number:4} not served: {reason[:160]}")
+    if verbose:
+        for name, outcome in sorted(tried.items()):
+            print(f"  {outcome[0]} {name}")
+    return not different
+
+
 def last_line(said):
     lines = [line for line in said.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "(nothing)"
@@ -127,11 +168,16 @@ def main():
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         results = list(pool.map(one, rows))
+    served = None
+    if not options.no_serve:
+        loading = [row for row, outcome, _ in results if outcome == "loads"]
+        served = asyncio.run(serve(loading, corpus, [environment.oracle(), binary], options.jobs))
     shutil.rmtree(corpus.work, ignore_errors=True)
     if options.json:
         with open(options.json, "w") as out:
             json.dump([{"file": row["file"], "expect": row["expect"], "outcome": outcome, "said": said} for row, outcome, said in results], out, indent=1)
-    return report(results, options.verbose)
+    code = report(results, options.verbose)
+    return code if served is None or report_served(served, options.verbose) else 1
 
 
 if __name__ == "__main__":

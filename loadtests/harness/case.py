@@ -47,6 +47,13 @@ class Case:
             if set(entry) - {"subject"} != {"what", "reason"}:
                 raise CaseError(f"{self.name}: an entry of may_differ has `what` and `reason`, and perhaps `subject`")
 
+    @classmethod
+    def of(cls, name, body):
+        """One that no file holds."""
+        made = cls.__new__(cls)
+        made.path, made.name, made.body = None, name, body
+        return made
+
     def get(self, key, default=None):
         return self.body.get(key, default)
 

@@ -20,7 +20,11 @@ def path_of(name):
 def expand(body, loader):
     """`corpus: {file, without: [cluster fields]}` -> `config`, `upstreams` and `ports` of the case."""
     wanted = body["corpus"]
-    config = yaml.load(path_of(wanted["file"]).read_text(), loader)
+    return place(body, yaml.load(path_of(wanted["file"]).read_text(), loader), wanted.get("without", []))
+
+
+def place(body, config, without):
+    """A case of `body` and a whole configuration, its listeners and hosts moved to this run's ports."""
     config["admin"] = {"address": loopback("@admin@")}
     static, ports, upstreams = config["static_resources"], [], {}
     for number, listener in enumerate(static.get("listeners", [])):
@@ -28,7 +32,7 @@ def expand(body, loader):
         listener["address"] = loopback(f"@{name}@")
         ports += [name] if number else []
     for cluster in static.get("clusters", []):
-        for field in wanted.get("without", []):
+        for field in without:
             cluster.pop(field, None)
         hosts = 0
         for locality in cluster.get("load_assignment", {}).get("endpoints", []):
