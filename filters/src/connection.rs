@@ -2,6 +2,7 @@
 //! They are fixed once the filter chain is chosen, and shared by all streams of the connection.
 
 use std::any::Any;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -101,6 +102,18 @@ impl ConnectionInfo {
             shared: ConnectionState::default(),
         }
     }
+
+    /// Whether the peer is on this machine (`SAME_IP_OR_LOOPBACK`): at 127.0.0.1 or ::1 and nowhere else of the loopback
+    /// range, at the address that it connected to, or behind a unix socket.
+    pub fn is_local(&self) -> bool {
+        let ip = |address: &Address| address.ip().map(|address| address.ip().to_canonical());
+        match (ip(&self.remote), ip(&self.local)) {
+            (Some(remote), Some(local)) => {
+                remote == Ipv4Addr::LOCALHOST || remote == Ipv6Addr::LOCALHOST || remote == local
+            }
+            _ => matches!(self.remote, Address::Pipe(_)),
+        }
+    }
 }
 
 /// What a finished TLS handshake told, either side.
@@ -145,4 +158,24 @@ pub struct TlsInfo {
     pub issuer_serial: Option<Arc<str>>,
     /// When the handshake was complete.
     pub handshake_complete: Option<Instant>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_canonical_loopback_address_and_ones_own_are_local() {
+        for (remote, local, expected) in [
+            ("127.0.0.1:1", "127.0.0.9:80", true),
+            ("127.0.0.2:1", "127.0.0.1:80", false),
+            ("[::1]:1", "[2001:db8::1]:80", true),
+            ("10.0.0.1:1", "10.0.0.1:80", true),
+            ("10.0.0.2:1", "10.0.0.1:80", false),
+        ] {
+            let address = |text: &str| Address::Ip(text.parse().unwrap());
+            let connection = ConnectionInfo::new(1, address(remote), address(local), Instant::now());
+            assert_eq!(connection.is_local(), expected, "{remote} {local}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 //! filter chain is chosen. They must not know sockets beyond what is handed to them.
 
 mod client_hello;
+mod disabled;
 mod http_inspector;
 mod original_dst;
 mod proxy_header;
@@ -12,6 +13,7 @@ mod tls_inspector;
 
 use std::net::SocketAddr;
 
+pub use disabled::{COVERAGE as DISABLED_COVERAGE, Disabled};
 use tidegate_xds::{Coverage, FieldError};
 
 use crate::connection::ConnectionInfo;

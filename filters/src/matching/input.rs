@@ -264,7 +264,8 @@ impl Input {
             Self::SourceIp => Found::ip(data.remote),
             Self::SourcePort => Found::port(data.remote),
             Self::DirectSourceIp => Found::ip(&connection.direct_remote),
-            Self::SourceType => source_type(connection),
+            Self::SourceType if connection.is_local() => Found::Text(Cow::Borrowed(b"local")),
+            Self::SourceType => Found::Absent,
             Self::ServerName => Found::text(non_empty(connection.requested_server_name.as_deref())),
             Self::TransportProtocol => {
                 Found::text(Some(non_empty(Some(&connection.transport_protocol)).unwrap_or("raw_buffer")))
@@ -386,15 +387,6 @@ fn status_class<'a>(response: &ResponseHead) -> Found<'a> {
         500..=599 => b"5xx",
         _ => return Found::Absent,
     }))
-}
-
-/// `local` for a peer on this machine: loopback, or the address that it connected to.
-fn source_type<'a>(connection: &ConnectionInfo) -> Found<'a> {
-    let local = match (connection.remote.ip(), connection.local.ip()) {
-        (Some(remote), Some(local)) => remote.ip().to_canonical().is_loopback() || remote.ip() == local.ip(),
-        _ => matches!(connection.remote, Address::Pipe(_)),
-    };
-    if local { Found::Text(Cow::Borrowed(b"local")) } else { Found::Absent }
 }
 
 /// `'h2','http/1.1'`

@@ -5,7 +5,7 @@ mod connection_limit;
 mod local_ratelimit;
 mod rbac;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::borrow::Cow;
 use std::future::Future;

@@ -30,11 +30,12 @@ pub fn all() -> &'static All {
         let network = tidegate_filters::network::FACTORIES.iter().map(|factory| factory.coverage());
         let listener = tidegate_filters::listener::FACTORIES.iter().map(|factory| factory.coverage());
         // Those that own a message come before those that only hold it.
-        let shared: [&'static [Coverage]; 6] = [
+        let shared: [&'static [Coverage]; 7] = [
             tidegate_filters::access_log::COVERAGE,
             tidegate_filters::format::COVERAGE,
             tidegate_filters::http::header_options::COVERAGE,
             tidegate_filters::http::rate_limit::COVERAGE,
+            tidegate_filters::listener::DISABLED_COVERAGE,
             tidegate_filters::matching::COVERAGE,
             super::cluster::SHARED_COVERAGE,
         ];

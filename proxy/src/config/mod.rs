@@ -25,12 +25,10 @@ use http::HeaderValue;
 use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::context::{CompileContext, ConfigSource, Defaults, Needs};
 use tidegate_filters::http::{FilterFactory, HttpFilterConfig};
-use tidegate_filters::listener::ListenerFilterConfig;
 use tidegate_filters::network::NetworkFilterConfig;
 use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::config::accesslog::v3 as accesslog;
 use tidegate_xds::pb::envoy::config::core::v3 as core;
-use tidegate_xds::pb::envoy::config::listener::v3 as listener_proto;
 use tidegate_xds::pb::envoy::config::route::v3 as route_proto;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath, any};
@@ -98,30 +96,6 @@ impl Compiler {
             Some(factory) => context.within("typed_config", |context| factory.compile(&config.value, context)),
             None => Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url))),
         }
-    }
-
-    pub(crate) fn listener_filters(
-        &self,
-        filters: &[listener_proto::ListenerFilter],
-        context: &mut CompileContext<'_>,
-    ) -> Result<Vec<Arc<dyn ListenerFilterConfig>>, FieldError> {
-        let mut compiled = Vec::with_capacity(filters.len());
-        for (index, filter) in filters.iter().enumerate() {
-            compiled.push(context.within_item("listener_filters", index, |context| {
-                let Some(listener_proto::listener_filter::ConfigType::TypedConfig(config)) = &filter.config_type else {
-                    return Err(context.error("a typed_config is required"));
-                };
-                let name = any::type_name(&config.type_url);
-                let factories = tidegate_filters::listener::FACTORIES;
-                match factories.iter().find(|factory| name == Some(factory.message())) {
-                    Some(factory) => {
-                        context.within("typed_config", |context| factory.compile(&config.value, context)).map(Arc::from)
-                    }
-                    None => Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url))),
-                }
-            })?);
-        }
-        Ok(compiled)
     }
 
     pub(crate) fn access_logs(

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tidegate_filters::connection::ConnectionInfo;
 use tidegate_filters::matching::cidr::Cidr;
+use tidegate_filters::matching::{MatchData, Matcher, Outcome};
 use tidegate_filters::network::NetworkFilterConfig;
 use tidegate_filters::stream_info::Address;
 
@@ -64,10 +65,14 @@ pub struct ChainMatch {
     pub source_ports: Vec<u16>,
 }
 
-/// All chains of a listener, arranged by criterion.
+/// `filter_chain_matcher`: its actions are indexes of chains; a name that no chain has is none, as in Envoy.
+pub type ChainMatcher = Matcher<Option<usize>>;
+
+/// All chains of a listener, arranged by criterion or behind a matcher.
 #[derive(Default)]
 pub struct FilterChains {
     root: HashMap<Option<u16>, Ranges<Names>>,
+    matcher: Option<ChainMatcher>,
     pub all: Vec<Arc<FilterChain>>,
     pub default: Option<Arc<FilterChain>>,
 }
@@ -130,6 +135,11 @@ impl FilterChains {
         Ok(built)
     }
 
+    /// Chains that a matcher names; what they say themselves does not count.
+    pub fn behind(matcher: ChainMatcher, all: Vec<Arc<FilterChain>>, default: Option<Arc<FilterChain>>) -> Self {
+        Self { root: HashMap::new(), matcher: Some(matcher), all, default }
+    }
+
     fn insert(&mut self, rule: &ChainMatch, index: usize) -> Result<(), Duplicate> {
         let by_port = self.root.entry(rule.destination_port).or_default();
         for destination in ranges(&rule.destination) {
@@ -151,6 +161,13 @@ impl FilterChains {
 
     /// The chain for a connection; the default one when none matches.
     pub fn find(&self, connection: &ConnectionInfo) -> Option<&Arc<FilterChain>> {
+        if let Some(matcher) = &self.matcher {
+            return match matcher.matches(&MatchData::of_connection(connection)) {
+                // Not the default one: the matcher has spoken.
+                Outcome::Action(index) => index.and_then(|index| self.all.get(index)),
+                Outcome::NoMatch | Outcome::NotYet => self.default.as_ref(),
+            };
+        }
         self.matched(connection).or(self.default.as_ref())
     }
 
@@ -159,12 +176,12 @@ impl FilterChains {
         let port = local.map(|address| address.port());
         let by_port = port.and_then(|port| self.root.get(&Some(port))).or_else(|| self.root.get(&None))?;
         let by_name = by_port.find(ip(&connection.local))?;
-        let by_transport = find_name(by_name, connection.requested_server_name.as_deref().unwrap_or(""))?;
+        let by_transport = find_name(by_name, connection.requested_server_name.as_deref().unwrap_or_default())?;
         let by_alpn = by_transport.get(&*connection.transport_protocol).or_else(|| by_transport.get(""))?;
         let offered = connection.application_protocols.iter();
         let by_direct = offered.filter_map(|alpn| by_alpn.get(&**alpn)).next().or_else(|| by_alpn.get(""))?;
         let by_type = by_direct.find(ip(&connection.direct_remote))?;
-        let source_type = if is_local(connection) { SourceType::SameIpOrLoopback } else { SourceType::External };
+        let source_type = if connection.is_local() { SourceType::SameIpOrLoopback } else { SourceType::External };
         let by_source = by_type.get(&source_type).or_else(|| by_type.get(&SourceType::Any))?;
         let by_source_port = by_source.find(ip(&connection.remote))?;
         let source_port = connection.remote.ip().map(|address| address.port());
@@ -204,13 +221,6 @@ fn texts(list: &[String]) -> Vec<String> {
 
 fn ip(address: &Address) -> Option<IpAddr> {
     address.ip().map(|address| address.ip())
-}
-
-fn is_local(connection: &ConnectionInfo) -> bool {
-    match (ip(&connection.remote), ip(&connection.local)) {
-        (Some(remote), Some(local)) => remote.is_loopback() || remote == local,
-        _ => true,
-    }
 }
 
 /// Exact, then the longest wildcard, then any: never back from one to the next.

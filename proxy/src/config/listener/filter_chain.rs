@@ -1,0 +1,243 @@
+//! `FilterChain`, what it matches, and its network filters -> [`FilterChains`]. It must not know sockets.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tidegate_filters::context::CompileContext;
+use tidegate_filters::matching::cidr::Cidr;
+use tidegate_filters::matching::{Inputs, Matcher};
+use tidegate_xds::pb::envoy::config::core::v3 as core;
+use tidegate_xds::pb::envoy::config::listener::v3 as proto;
+use tidegate_xds::pb::google::protobuf::Any;
+use tidegate_xds::pb::xds::r#type::matcher::v3 as matcher_proto;
+use tidegate_xds::{FieldError, any};
+
+use super::digest;
+use crate::config::values::duration;
+use crate::config::{Compiler, http_connection_manager, tcp_proxy};
+use crate::http::stats::ListenerHttpStats;
+use crate::listener::filter_chain::{ChainMatcher, SourceType};
+use crate::listener::{ChainMatch, FilterChain, FilterChains, Listener, Terminal};
+
+/// Compiles all chains of a listener, with what chooses among them.
+pub(super) fn compile_all(
+    compiler: &Compiler,
+    listener: &proto::Listener,
+    previous: Option<&Listener>,
+    scope: &tidegate_stats::Scope,
+    context: &mut CompileContext<'_>,
+) -> Result<FilterChains, FieldError> {
+    if listener.filter_chains.is_empty() && listener.default_filter_chain.is_none() {
+        return Err(context.error_at("filter_chains", "no filter chains specified"));
+    }
+    let default = match &listener.default_filter_chain {
+        Some(chain) => Some(
+            context
+                .within("default_filter_chain", |context| compile_chain(compiler, chain, previous, scope, context))?,
+        ),
+        None => None,
+    };
+    let mut chains = Vec::with_capacity(listener.filter_chains.len());
+    for (index, chain) in listener.filter_chains.iter().enumerate() {
+        chains.push(
+            context.within_item("filter_chains", index, |context| {
+                compile_chain(compiler, chain, previous, scope, context)
+            })?,
+        );
+    }
+    if let Some(matcher) = &listener.filter_chain_matcher {
+        let matcher = compile_matcher(matcher, &listener.filter_chains, context)?;
+        return Ok(FilterChains::behind(matcher, chains, default));
+    }
+    let mut rules = Vec::with_capacity(chains.len());
+    for (index, chain) in listener.filter_chains.iter().enumerate() {
+        rules.push(context.within_item("filter_chains", index, |context| {
+            compile_match(chain.filter_chain_match.as_ref(), context)
+        })?);
+    }
+    FilterChains::build(rules.into_iter().zip(chains).collect(), default).map_err(|duplicate| {
+        let (first, second) = (&listener.filter_chains[duplicate.first], &listener.filter_chains[duplicate.second]);
+        let reason = if first.filter_chain_match == second.filter_chain_match {
+            format!("filter chain '{}' has the same matching rules defined as '{}'", second.name, first.name)
+        } else {
+            format!("filter chains '{}' and '{}' have overlapping matching rules", first.name, second.name)
+        };
+        context.error_at(&format!("filter_chains[{}]", duplicate.second), reason)
+    })
+}
+
+/// `filter_chain_matcher`: its actions name chains. A chain's own `filter_chain_match` does not count then, as in Envoy.
+fn compile_matcher(
+    matcher: &matcher_proto::Matcher,
+    chains: &[proto::FilterChain],
+    context: &mut CompileContext<'_>,
+) -> Result<ChainMatcher, FieldError> {
+    let mut by_name = HashMap::with_capacity(chains.len());
+    for (index, chain) in chains.iter().enumerate() {
+        let field = format!("filter_chains[{index}].name");
+        if chain.name.is_empty() {
+            return Err(context.error_at(&field, "\"name\" field is required when using a listener matcher"));
+        }
+        if by_name.insert(chain.name.as_str(), index).is_some() {
+            return Err(context.error_at(&field, format!("\"name\" field is duplicated with value '{}'", chain.name)));
+        }
+    }
+    context.within("filter_chain_matcher", |context| {
+        Matcher::compile(matcher, Inputs::Network, context, &mut |action, context| {
+            let config = action.typed_config.as_ref();
+            let Some("google.protobuf.StringValue") = config.and_then(|config| any::type_name(&config.type_url)) else {
+                let reason = "the action of a filter chain matcher is a chain's name, a google.protobuf.StringValue";
+                return Err(context.error_at("typed_config", reason));
+            };
+            let name: String = config.map_or(Ok(String::new()), |config| any::unpack(config, &context.path))?;
+            Ok(by_name.get(name.as_str()).copied())
+        })
+    })
+}
+
+fn compile_match(
+    rule: Option<&proto::FilterChainMatch>,
+    context: &mut CompileContext<'_>,
+) -> Result<ChainMatch, FieldError> {
+    let Some(rule) = rule else { return Ok(ChainMatch::default()) };
+    context.within("filter_chain_match", |context| {
+        for (index, name) in rule.server_names.iter().enumerate() {
+            let partial = name.strip_prefix("*.").unwrap_or(name).contains('*');
+            if partial {
+                let reason = format!("partial wildcards are not supported in server_names: {name}");
+                return Err(context.error_at(&format!("server_names[{index}]"), reason));
+            }
+        }
+        use proto::filter_chain_match::ConnectionSourceType as Source;
+        Ok(ChainMatch {
+            destination_port: rule.destination_port.as_ref().and_then(|port| u16::try_from(port.value).ok()),
+            destination: ranges("prefix_ranges", &rule.prefix_ranges, context)?,
+            server_names: rule.server_names.iter().map(|name| name.to_ascii_lowercase()).collect(),
+            transport_protocol: rule.transport_protocol.clone(),
+            application_protocols: rule.application_protocols.clone(),
+            direct_source: ranges("direct_source_prefix_ranges", &rule.direct_source_prefix_ranges, context)?,
+            source_type: match Source::try_from(rule.source_type) {
+                Ok(Source::SameIpOrLoopback) => SourceType::SameIpOrLoopback,
+                Ok(Source::External) => SourceType::External,
+                _ => SourceType::Any,
+            },
+            source: ranges("source_prefix_ranges", &rule.source_prefix_ranges, context)?,
+            source_ports: rule.source_ports.iter().filter_map(|port| u16::try_from(*port).ok()).collect(),
+        })
+    })
+}
+
+fn ranges(field: &str, ranges: &[core::CidrRange], context: &mut CompileContext<'_>) -> Result<Vec<Cidr>, FieldError> {
+    let compile = |(index, range): (usize, &core::CidrRange)| {
+        context.within_item(field, index, |context| Cidr::compile(range, context))
+    };
+    ranges.iter().enumerate().map(compile).collect()
+}
+
+fn compile_chain(
+    compiler: &Compiler,
+    chain: &proto::FilterChain,
+    previous: Option<&Listener>,
+    scope: &tidegate_stats::Scope,
+    context: &mut CompileContext<'_>,
+) -> Result<Arc<FilterChain>, FieldError> {
+    let digest = digest(chain);
+    let before = previous.into_iter().flat_map(|listener| listener.chains.all.iter().chain(&listener.chains.default));
+    if let Some(same) = before.into_iter().find(|before| before.digest == digest) {
+        return Ok(Arc::clone(same));
+    }
+    if let Some(socket) = &chain.transport_socket {
+        context.within("transport_socket", |context| plain_transport(socket, context))?;
+    }
+    let (filters, terminal) = compile_filters(compiler, &chain.filters, scope, context)?;
+    Ok(Arc::new(FilterChain {
+        name: chain.name.as_str().into(),
+        filters,
+        terminal,
+        transport_connect_timeout: chain.transport_socket_connect_timeout.as_ref().map(duration),
+        drain: Arc::default(),
+        digest,
+    }))
+}
+
+fn plain_transport(socket: &core::TransportSocket, context: &CompileContext<'_>) -> Result<(), FieldError> {
+    let Some(core::transport_socket::ConfigType::TypedConfig(config)) = &socket.config_type else {
+        return Err(context.error("a transport socket needs a typed_config"));
+    };
+    match any::type_name(&config.type_url) {
+        Some("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer") => Ok(()),
+        _ => Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url))),
+    }
+}
+
+type Compiled = (Vec<Arc<dyn tidegate_filters::network::NetworkFilterConfig>>, Terminal);
+
+fn compile_filters(
+    compiler: &Compiler,
+    filters: &[proto::Filter],
+    scope: &tidegate_stats::Scope,
+    context: &mut CompileContext<'_>,
+) -> Result<Compiled, FieldError> {
+    let Some((last, before)) = filters.split_last() else { return Ok((Vec::new(), Terminal::Close)) };
+    let mut compiled = Vec::with_capacity(before.len());
+    for (index, filter) in before.iter().enumerate() {
+        compiled.push(context.within_item("filters", index, |context| {
+            let config = typed_config(filter, context)?;
+            compiler.network_filter(config, context)
+        })?);
+    }
+    let terminal = context.within_item("filters", before.len(), |context| {
+        let config = typed_config(last, context)?;
+        context.within("typed_config", |context| terminal(compiler, config, scope, context))
+    })?;
+    Ok((compiled, terminal))
+}
+
+fn typed_config<'a>(filter: &'a proto::Filter, context: &CompileContext<'_>) -> Result<&'a Any, FieldError> {
+    match &filter.config_type {
+        Some(proto::filter::ConfigType::TypedConfig(config)) => Ok(config),
+        Some(proto::filter::ConfigType::ConfigDiscovery(_)) => {
+            Err(context.error_at("config_discovery", "not supported yet: extension configuration discovery"))
+        }
+        None => {
+            Err(context
+                .error(format!("Didn't find a registered implementation for '{}' with type URL: ''", filter.name)))
+        }
+    }
+}
+
+fn terminal(
+    compiler: &Compiler,
+    config: &Any,
+    scope: &tidegate_stats::Scope,
+    context: &mut CompileContext<'_>,
+) -> Result<Terminal, FieldError> {
+    use tidegate_xds::pb::envoy::extensions::filters::network as filters;
+    match any::type_name(&config.type_url) {
+        Some("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager") => {
+            let config = any::unpack(config, &context.path)?;
+            let hcm = http_connection_manager::compile(compiler, &config, context)?;
+            let stats =
+                ListenerHttpStats::new(&scope.scope(&format!("http.{}.", config.stat_prefix.replace(':', "_"))));
+            Ok(Terminal::Http(Arc::new(hcm), stats))
+        }
+        Some("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy") => {
+            let config = any::unpack(config, &context.path)?;
+            tcp_proxy::compile(compiler, &config, context).map(|proxy| Terminal::Tcp(Arc::new(proxy)))
+        }
+        Some("envoy.extensions.filters.network.echo.v3.Echo") => Ok(Terminal::Echo),
+        Some("envoy.extensions.filters.network.direct_response.v3.Config") => {
+            let config: filters::direct_response::v3::Config = any::unpack(config, &context.path)?;
+            let bytes = match &config.response {
+                Some(source) => context.within("response", |context| compiler.data_source(source, context))?,
+                None => Bytes::new(),
+            };
+            Ok(Terminal::DirectResponse(bytes))
+        }
+        _ => {
+            let reason = format!("not supported yet: {} as the last filter of a chain", config.type_url);
+            Err(context.error(reason))
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! `envoy.config.listener.v3.Listener` -> [`Listener`]. It must not know how a listener is served.
+
+mod coverage;
+mod filter_chain;
+mod listener_filter;
+
+use std::time::Duration;
+
+use prost::Message;
+use tidegate_filters::context::CompileContext;
+use tidegate_xds::FieldError;
+use tidegate_xds::pb::envoy::config::core::v3 as core;
+use tidegate_xds::pb::envoy::config::listener::v3 as proto;
+use tidegate_xds::pb::google::protobuf::BoolValue;
+
+pub(crate) use coverage::COVERAGE;
+
+use super::Compiler;
+use super::values::{self, wrapped_bool, wrapped_u32};
+use crate::listener::{DrainType, Listener, SocketSettings};
+use crate::stats::listener::ListenerStats;
+
+/// A digest of a message, to tell a change from none.
+pub(super) fn digest(message: &impl Message) -> u64 {
+    ahash::RandomState::with_seeds(1, 2, 3, 4).hash_one(message.encode_to_vec())
+}
+
+/// Compiles one listener. `previous` is the one that it replaces: filter chains that say the same as before live on.
+pub(crate) fn compile(
+    compiler: &Compiler,
+    listener: &proto::Listener,
+    previous: Option<&Listener>,
+    context: &mut CompileContext<'_>,
+) -> Result<Listener, FieldError> {
+    let mut addresses =
+        vec![context.within("address", |context| values::listen_address(listener.address.as_ref(), context))?];
+    for (index, more) in listener.additional_addresses.iter().enumerate() {
+        addresses.push(context.within_item("additional_addresses", index, |context| {
+            context.within("address", |context| values::listen_address(more.address.as_ref(), context))
+        })?);
+    }
+    let stat_name = if listener.stat_prefix.is_empty() {
+        addresses.first().map(ToString::to_string).unwrap_or_default()
+    } else {
+        listener.stat_prefix.clone()
+    };
+    let scope = compiler.stats.scope(&format!("listener.{}.", stat_name.replace(':', "_")));
+    let chains = filter_chain::compile_all(compiler, listener, previous, &scope, context)?;
+    let filters = listener_filter::compile_all(&listener.listener_filters, context)?;
+    let access_logs = compiler.access_logs("access_log", &listener.access_log, context)?;
+    let name = if listener.name.is_empty() { stat_name.clone() } else { listener.name.clone() };
+    let bind = listener.bind_to_port.or_else(|| old_bind_to_port(listener)).map(|value| value.value);
+    Ok(Listener {
+        name: name.into(),
+        addresses,
+        bind_to_port: bind.unwrap_or(true),
+        socket: socket_settings(listener),
+        filters,
+        filters_timeout: values::timeout(listener.listener_filters_timeout.as_ref(), Some(Duration::from_secs(15))),
+        continue_on_filters_timeout: listener.continue_on_listener_filters_timeout,
+        use_original_dst: wrapped_bool(listener.use_original_dst.as_ref(), false),
+        chains,
+        buffer_limit_bytes: wrapped_u32(listener.per_connection_buffer_limit_bytes.as_ref(), 1 << 20) as usize,
+        drain_type: if listener.drain_type == i32::from(proto::listener::DrainType::ModifyOnly) {
+            DrainType::ModifyOnly
+        } else {
+            DrainType::Default
+        },
+        inbound: listener.traffic_direction == i32::from(core::TrafficDirection::Inbound),
+        access_logs,
+        max_accepts_per_event: 0,
+        exact_balance: false,
+        stats: ListenerStats::new(&scope),
+        digest: digest(listener),
+    })
+}
+
+#[expect(deprecated, reason = "Envoy 1.40 reads it")]
+fn old_bind_to_port(listener: &proto::Listener) -> Option<BoolValue> {
+    listener.deprecated_v1.as_ref()?.bind_to_port
+}
+
+fn socket_settings(listener: &proto::Listener) -> SocketSettings {
+    SocketSettings {
+        options: listener.socket_options.iter().map(values::socket_option).collect(),
+        reuse_port: wrapped_bool(listener.enable_reuse_port.as_ref(), true),
+        transparent: wrapped_bool(listener.transparent.as_ref(), false),
+        freebind: wrapped_bool(listener.freebind.as_ref(), false),
+        backlog: i32::try_from(wrapped_u32(listener.tcp_backlog_size.as_ref(), 4096)).unwrap_or(i32::MAX),
+        tcp_fast_open: listener.tcp_fast_open_queue_length.as_ref().map(|value| value.value),
+        keepalive: listener.tcp_keepalive.as_ref().map(values::keepalive),
+    }
+}
