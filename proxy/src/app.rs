@@ -10,6 +10,7 @@ use tidegate_filters::http::filter::Services;
 use tidegate_filters::runtime::Runtime;
 use tidegate_filters::stream_info::Address;
 
+use crate::listener::load::GlobalLoad;
 use crate::listener::{ListenAddress, Listener};
 use crate::services::ProxyServices;
 use crate::snapshot::Snapshot;
@@ -21,15 +22,25 @@ pub struct Shared {
     /// The node's address, which stands in for loopback peers in `x-forwarded-for`.
     node_address: Option<IpAddr>,
     health_check_failing: AtomicBool,
+    global_load: GlobalLoad,
+    /// The overload manager's limit of connections.
+    global_limit: Option<u64>,
     services: Arc<ProxyServices>,
 }
 
 impl Shared {
-    pub(crate) fn new(runtime: Arc<dyn Runtime>, node_address: Option<IpAddr>, node_cluster: &str) -> Arc<Self> {
+    pub(crate) fn new(
+        runtime: Arc<dyn Runtime>,
+        node_address: Option<IpAddr>,
+        node_cluster: &str,
+        global_limit: Option<u64>,
+    ) -> Arc<Self> {
         Arc::new_cyclic(|shared| Self {
             snapshot: ArcSwap::default(),
             node_address,
             health_check_failing: AtomicBool::new(false),
+            global_load: GlobalLoad::default(),
+            global_limit,
             services: Arc::new(ProxyServices {
                 shared: shared.clone(),
                 runtime: Arc::clone(&runtime),
@@ -65,6 +76,14 @@ impl Shared {
         self.node_address
     }
 
+    pub(crate) fn global_load(&self) -> &GlobalLoad {
+        &self.global_load
+    }
+
+    pub(crate) fn global_limit(&self) -> Option<u64> {
+        self.global_limit
+    }
+
     pub(crate) fn set_health_check_failing(&self, failing: bool) {
         self.health_check_failing.store(failing, Relaxed);
     }
@@ -79,9 +98,9 @@ impl Shared {
         let snapshot = self.snapshot();
         let listens_on = |listener: &Listener, wanted: std::net::SocketAddr| {
             listener
-                .addresses
+                .sockets
                 .iter()
-                .any(|address| matches!(address, ListenAddress::Ip { address, .. } if *address == wanted))
+                .any(|socket| matches!(socket.address, ListenAddress::Ip { address, .. } if address == wanted))
         };
         let find = |wanted| snapshot.listeners.values().find(|listener| listens_on(listener, wanted)).cloned();
         let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };

@@ -89,7 +89,7 @@ fn make_store(
     layers: Arc<Layers>,
     node_address: Option<std::net::IpAddr>,
 ) -> (Store, Arc<Shared>) {
-    let shared = Shared::new(layers, node_address, &bootstrap.node.cluster);
+    let shared = Shared::new(layers, node_address, &bootstrap.node.cluster, bootstrap.connection_limit);
     let compiler = Compiler {
         defaults,
         stats: stats.root(),

@@ -8,13 +8,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::sync::{mpsc, watch};
 
 use crate::app::Shared;
 use crate::listener::Listener;
-use crate::listener::accept::{self, Accepted};
+use crate::listener::accept;
+use crate::listener::acceptor::{Acceptor, HandedOver};
+use crate::listener::load::Load;
 
 /// A listening socket that has no runtime yet.
 pub(crate) enum ListeningSocket {
@@ -30,8 +30,11 @@ pub(crate) enum Command {
     Listen {
         listener: Arc<str>,
         current: Current,
+        load: Arc<Load>,
         sockets: Vec<ListeningSocket>,
     },
+    /// Serve what another worker has accepted (`exact_balance`).
+    Serve(HandedOver),
     /// Stop accepting for a listener; its connections go on.
     Stop {
         listener: Arc<str>,
@@ -39,9 +42,12 @@ pub(crate) enum Command {
     Shutdown,
 }
 
+/// Where a worker is told; as many commands wait as there are changes of listeners and connections handed over.
+pub(crate) type Commands = mpsc::UnboundedSender<Command>;
+
 /// A running worker.
 pub(crate) struct Worker {
-    commands: mpsc::UnboundedSender<Command>,
+    commands: Commands,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -51,10 +57,14 @@ impl Worker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build()?;
         let thread = std::thread::Builder::new().name(format!("worker_{index}")).spawn(move || {
             tidegate_stats::enter_worker(index);
-            runtime.block_on(run(shared, receiver));
+            runtime.block_on(run(index, shared, receiver));
             runtime.shutdown_timeout(Duration::from_millis(100));
         })?;
         Ok(Self { commands, thread: Some(thread) })
+    }
+
+    pub(crate) fn commands(&self) -> Commands {
+        self.commands.clone()
     }
 
     pub(crate) fn tell(&self, command: Command) {
@@ -72,71 +82,40 @@ impl Worker {
     }
 }
 
-async fn run(shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>) {
-    let mut accepting: HashMap<Arc<str>, Vec<AbortHandle>> = HashMap::new();
+async fn run(index: usize, shared: Arc<Shared>, mut commands: mpsc::UnboundedReceiver<Command>) {
+    // Dropping a listener's sender tells those that accept for it to stop.
+    let mut accepting: HashMap<Arc<str>, watch::Sender<()>> = HashMap::new();
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Listen { listener, current, sockets } => {
-                let tasks = accepting.entry(listener).or_default();
+            Command::Listen { listener, current, load, sockets } => {
+                let (stop, stopped) = watch::channel(());
                 for socket in sockets {
-                    match accept_on(Arc::clone(&shared), Arc::clone(&current), socket) {
-                        Ok(task) => tasks.push(task),
-                        Err(error) => tracing::error!(%error, "cannot accept on a socket"),
+                    let acceptor = Acceptor {
+                        worker: index,
+                        shared: Arc::clone(&shared),
+                        current: Arc::clone(&current),
+                        load: Arc::clone(&load),
+                    };
+                    // It ends when it is told to stop, or with this runtime.
+                    if let Err(error) = acceptor.start(socket, stopped.clone()) {
+                        tracing::error!(%error, "cannot accept on a socket");
                     }
+                }
+                accepting.insert(listener, stop);
+            }
+            Command::Serve(connection) => {
+                let HandedOver { listener, accepted, place } = connection;
+                match accepted.attach() {
+                    Ok(accepted) => {
+                        tokio::spawn(accept::serve(Arc::clone(&shared), listener, accepted, place));
+                    }
+                    Err(error) => tracing::error!(%error, "cannot take a connection from another worker"),
                 }
             }
             Command::Stop { listener } => {
-                for task in accepting.remove(&listener).into_iter().flatten() {
-                    task.abort();
-                }
+                accepting.remove(&listener);
             }
             Command::Shutdown => break,
         }
     }
-}
-
-fn accept_on(shared: Arc<Shared>, current: Current, socket: ListeningSocket) -> io::Result<AbortHandle> {
-    let task = match socket {
-        ListeningSocket::Tcp(socket) => {
-            let socket = TcpListener::from_std(socket)?;
-            tokio::spawn(async move {
-                loop {
-                    let accepted = socket.accept().await.map(|(stream, peer)| {
-                        // Without it small responses wait for acknowledgements; the socket works all the same.
-                        let _ = stream.set_nodelay(true);
-                        Accepted::Tcp(stream, peer)
-                    });
-                    hand_on(&shared, &current, accepted).await;
-                }
-            })
-        }
-        ListeningSocket::Unix(socket) => {
-            let socket = UnixListener::from_std(socket)?;
-            tokio::spawn(async move {
-                loop {
-                    let accepted = socket.accept().await.map(|(stream, _)| Accepted::Unix(stream));
-                    hand_on(&shared, &current, accepted).await;
-                }
-            })
-        }
-    };
-    Ok(task.abort_handle())
-}
-
-async fn hand_on(shared: &Arc<Shared>, current: &Current, accepted: io::Result<Accepted>) {
-    match accepted {
-        Ok(accepted) => {
-            tokio::spawn(accept::serve(Arc::clone(shared), current.load_full(), accepted));
-        }
-        Err(error) if is_exhaustion(&error) => {
-            tracing::warn!(%error, "cannot accept; waiting for resources");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        // The peer gave up between connecting and being accepted.
-        Err(_) => {}
-    }
-}
-
-fn is_exhaustion(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }

@@ -11,7 +11,7 @@ use tidegate_stats::stats_block;
 use tidegate_xds::pb::envoy::extensions::filters::network::connection_limit::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
-use super::{NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, NetworkStep, NetworkVerdict};
+use super::{Closing, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, NetworkStep, NetworkVerdict};
 use crate::connection::ConnectionInfo;
 use crate::context::CompileContext;
 use crate::runtime::{Keyed, Runtime};
@@ -80,12 +80,12 @@ impl NetworkFilter for Filter {
         }
         self.config.stats.limited_connections().inc();
         if self.config.delay.is_zero() {
-            return NetworkStep::Close(REFUSED.into());
+            return NetworkStep::Close(Closing::new(REFUSED));
         }
         let delay = self.config.delay;
         NetworkStep::Wait(Box::pin(async move {
             tokio::time::sleep(delay).await;
-            NetworkVerdict::Close(REFUSED.into())
+            NetworkVerdict::Close(Closing::new(REFUSED))
         }))
     }
 }

@@ -10,10 +10,11 @@ use tidegate_stats::stats_block;
 use tidegate_xds::pb::envoy::extensions::filters::network::local_ratelimit::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
-use super::{NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, NetworkStep};
+use super::{Closing, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, NetworkStep};
 use crate::connection::ConnectionInfo;
 use crate::context::CompileContext;
 use crate::runtime::{Keyed, Runtime};
+use crate::stream_info::ResponseFlags;
 use crate::token_bucket::TokenBucket;
 
 const MESSAGE: &str = "envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit";
@@ -50,7 +51,9 @@ impl NetworkFilter for Filter {
             return NetworkStep::Continue;
         }
         config.stats.rate_limited().inc();
-        NetworkStep::Close(REFUSED.into())
+        // The flag is Envoy's.
+        let flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
+        NetworkStep::Close(Closing { flags, ..Closing::new(REFUSED) })
     }
 }
 

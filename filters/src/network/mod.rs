@@ -4,6 +4,7 @@
 mod connection_limit;
 mod local_ratelimit;
 mod rbac;
+mod set_filter_state;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -18,21 +19,41 @@ use tidegate_xds::{Coverage, FieldError};
 
 use crate::connection::ConnectionInfo;
 use crate::context::CompileContext;
+use crate::metadata::Metadata;
 use crate::runtime::Runtime;
+use crate::stream_info::ResponseFlags;
 
-/// What a network filter answers.
+/// What a network filter answers before a byte is read.
 pub enum NetworkStep<'a> {
     Continue,
     /// Waits before the next filter sees the connection (a delayed rejection, a check elsewhere).
     Wait(Pin<Box<dyn Future<Output = NetworkVerdict> + Send + 'a>>),
-    /// Closes the connection; the text is `%CONNECTION_TERMINATION_DETAILS%`.
-    Close(Cow<'static, str>),
+    Close(Closing),
 }
 
 /// What a wait ends in.
 pub enum NetworkVerdict {
     Continue,
-    Close(Cow<'static, str>),
+    Close(Closing),
+}
+
+/// How a connection is closed, and what its log lines say of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closing {
+    /// Envoy's `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
+    pub reason: Cow<'static, str>,
+    /// Whether the reason is `%CONNECTION_TERMINATION_DETAILS%` too.
+    pub termination: bool,
+    pub flags: ResponseFlags,
+    /// How long the connection stays, unread, before it is closed.
+    pub delay: Duration,
+}
+
+impl Closing {
+    /// At once, with nothing for the log lines.
+    pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { reason: reason.into(), termination: false, flags: ResponseFlags::empty(), delay: Duration::ZERO }
+    }
 }
 
 /// One filter of one connection; dropped when the connection ends.
@@ -52,10 +73,17 @@ pub trait NetworkFilter: Send {
         false
     }
 
-    /// Bytes came from downstream, before the last filter sees them. May only continue or close.
-    fn on_data(&mut self, data: &[u8], connection: &ConnectionInfo, runtime: &dyn Runtime) -> NetworkStep<'static> {
-        let _ = (data, connection, runtime);
-        NetworkStep::Continue
+    /// Bytes came from downstream, before the last filter sees them. What it closes is closed; `metadata` is the
+    /// connection's dynamic metadata, which its log lines show.
+    fn on_data(
+        &mut self,
+        data: &[u8],
+        connection: &ConnectionInfo,
+        metadata: &mut Metadata,
+        runtime: &dyn Runtime,
+    ) -> Option<Closing> {
+        let _ = (data, connection, metadata, runtime);
+        None
     }
 }
 
@@ -77,7 +105,7 @@ pub trait NetworkFilterFactory: Send + Sync {
 
 /// Every built-in one, sorted by message: one line each.
 pub const FACTORIES: &[&dyn NetworkFilterFactory] =
-    &[&connection_limit::Factory, &local_ratelimit::Factory, &rbac::Factory];
+    &[&connection_limit::Factory, &local_ratelimit::Factory, &rbac::Factory, &set_filter_state::Factory];
 
 /// A duration in whole milliseconds, as Envoy reads them; none is 0.
 fn milliseconds(duration: Option<&wkt::Duration>) -> Duration {

@@ -1,22 +1,27 @@
 //! `envoy.extensions.filters.network.rbac.v3.RBAC`: closes connections that the policies do not allow.
 //! It must not know how policies match: that is `crate::rbac`.
 //!
-//! Refused: matcher trees and `delay_deny`. What is decided is counted, not written as dynamic metadata.
+//! Refused: matcher trees. What shadow rules decide is noted in the connection's dynamic metadata.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use serde_json::Map;
 use tidegate_stats::stats_block;
 use tidegate_xds::pb::envoy::extensions::filters::network::rbac::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
-use super::{NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, NetworkStep};
+use super::{Closing, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory};
 use crate::connection::ConnectionInfo;
 use crate::context::CompileContext;
 use crate::matching::{count, gather};
+use crate::metadata::Metadata;
 use crate::rbac::{self, Engine, Facts};
 use crate::runtime::Runtime;
 
 const MESSAGE: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
+/// Of the dynamic metadata.
+const NAMESPACE: &str = "envoy.filters.network.rbac";
 
 stats_block! {
     struct Enforced {
@@ -39,8 +44,11 @@ struct Config {
     shadow_rules: Option<Engine>,
     enforced: Enforced,
     shadow: Shadow,
+    shadow_prefix: String,
     /// Asked for all data, not for the first only.
     continuous: bool,
+    /// How long a denied connection stays, unread.
+    delay: Duration,
 }
 
 impl NetworkFilterConfig for Config {
@@ -60,9 +68,15 @@ impl NetworkFilter for Filter {
         true
     }
 
-    fn on_data(&mut self, _: &[u8], connection: &ConnectionInfo, _: &dyn Runtime) -> NetworkStep<'static> {
+    fn on_data(
+        &mut self,
+        _: &[u8],
+        connection: &ConnectionInfo,
+        metadata: &mut Metadata,
+        _: &dyn Runtime,
+    ) -> Option<Closing> {
         if self.asked && !self.config.continuous {
-            return NetworkStep::Continue;
+            return None;
         }
         self.asked = true;
         let facts = Facts {
@@ -74,20 +88,24 @@ impl NetworkFilter for Filter {
         };
         let Config { rules, shadow_rules, enforced, shadow, .. } = &*self.config;
         if let Some(engine) = shadow_rules {
-            if engine.decide(&facts).allowed {
-                shadow.shadow_allowed().inc()
+            let decision = engine.decide(&facts);
+            if decision.allowed {
+                shadow.shadow_allowed().inc();
             } else {
-                shadow.shadow_denied().inc()
-            };
+                shadow.shadow_denied().inc();
+            }
+            let mut told = Map::new();
+            decision.describe(&self.config.shadow_prefix, "shadow", &mut told);
+            metadata.merge(NAMESPACE, told);
         }
-        let Some(engine) = rules else { return NetworkStep::Continue };
-        let decision = engine.decide(&facts);
+        let decision = rules.as_ref()?.decide(&facts);
         if decision.allowed {
             enforced.allowed().inc();
-            return NetworkStep::Continue;
+            return None;
         }
         enforced.denied().inc();
-        NetworkStep::Close(decision.details().into())
+        let closing = Closing::new(decision.details());
+        Some(Closing { termination: true, delay: self.config.delay, ..closing })
     }
 }
 
@@ -118,6 +136,8 @@ impl NetworkFilterFactory for Factory {
             shadow_rules: engine("shadow_rules", config.shadow_rules.as_ref())?,
             enforced: Enforced::new(&scope),
             shadow: Shadow::new(&scope.scope(&joined(&config.shadow_rules_stat_prefix))),
+            shadow_prefix: config.shadow_rules_stat_prefix,
+            delay: super::milliseconds(config.delay_deny.as_ref()),
             continuous: config.enforcement_type == i32::from(pb::rbac::EnforcementType::Continuous),
         }))
     }
@@ -132,7 +152,7 @@ const GROUPS: [&[Coverage]; 2] = [OWN_COVERAGE, rbac::COVERAGE];
 const ALL_COVERAGE: &[Coverage] = &gather::<{ count(&GROUPS) }>(&GROUPS);
 const OWN_COVERAGE: &[Coverage] = &[Coverage {
     message: MESSAGE,
-    enforced: &["rules", "shadow_rules", "shadow_rules_stat_prefix", "stat_prefix", "enforcement_type"],
+    enforced: &["rules", "shadow_rules", "shadow_rules_stat_prefix", "stat_prefix", "enforcement_type", "delay_deny"],
     listed: &[],
 }];
 
@@ -153,9 +173,13 @@ shadow_rules: {action: LOG}";
     #[test]
     fn a_denied_connection_is_closed() {
         let bench = Bench::new(&Factory);
-        let mut filter = bench.compile(&rules(8080)).unwrap().new_connection().unwrap();
-        let details = closed(filter.on_data(b"x", &connection(), &NoRuntime));
-        assert_eq!(details.as_deref(), Some("rbac_access_denied_matched_policy[no_t]"));
+        let mut filter = bench.compile(&format!("{}\ndelay_deny: 2s", rules(8080))).unwrap().new_connection().unwrap();
+        let mut metadata = Metadata::default();
+        let closing = filter.on_data(b"x", &connection(), &mut metadata, &NoRuntime).unwrap();
+        assert_eq!(closing.reason, "rbac_access_denied_matched_policy[no_t]");
+        assert_eq!((closing.termination, closing.delay), (true, Duration::from_secs(2)));
+        let told = |key| metadata.get(NAMESPACE, [key]).and_then(|value| value.as_str()).map(str::to_owned);
+        assert_eq!(told("sh_shadow_engine_result").as_deref(), Some("allowed"));
         assert_eq!(bench.counted(), ["tt.rbac.denied: 1", "tt.rbac.sh_.shadow_allowed: 1"]);
     }
 
@@ -166,7 +190,7 @@ shadow_rules: {action: LOG}";
             let config = format!("{}\nenforcement_type: {kind}", rules(1));
             let mut filter = bench.compile(&config).unwrap().new_connection().unwrap();
             for _ in 0..2 {
-                assert_eq!(closed(filter.on_data(b"x", &connection(), &NoRuntime)), None);
+                assert_eq!(filter.on_data(b"x", &connection(), &mut Metadata::default(), &NoRuntime), None);
             }
             let stats = ["allowed", "sh_.shadow_allowed"].map(|stat| format!("tt.rbac.{stat}: {times}"));
             assert_eq!(bench.counted(), stats);

@@ -55,7 +55,7 @@ pub(crate) fn connection() -> ConnectionInfo {
 pub(crate) fn closed(step: NetworkStep<'_>) -> Option<String> {
     match step {
         NetworkStep::Continue => None,
-        NetworkStep::Close(details) => Some(details.into_owned()),
+        NetworkStep::Close(closing) => Some(closing.reason.into_owned()),
         NetworkStep::Wait(_) => panic!("a wait"),
     }
 }

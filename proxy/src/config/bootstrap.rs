@@ -29,6 +29,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "admin",
             "stats_flush_interval",
             "layered_runtime",
+            "overload_manager",
             "stats_config",
         ],
         listed: &[
@@ -58,7 +59,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
         listed: &[
             ("profile_path", "there is no profiler to write there"),
             ("access_log_path", "deprecated; set access_log"),
-            ("ignore_global_conn_limit", "there is no global limit yet"),
+            ("ignore_global_conn_limit", "the admin interface is never limited"),
         ],
     },
     Coverage { message: "envoy.config.bootstrap.v3.LayeredRuntime", enforced: &["layers"], listed: &[] },
@@ -126,6 +127,8 @@ pub struct Bootstrap {
     pub(crate) cluster_defaults: ClusterDefaults,
     pub(crate) runtime_layers: Vec<Layer>,
     pub(crate) stats_rules: tidegate_stats::Rules,
+    /// Of all downstream connections.
+    pub(crate) connection_limit: Option<u64>,
     /// Known, set and without effect.
     pub without_effect: Vec<(FieldPath, &'static str)>,
     pub warnings: Vec<String>,
@@ -196,6 +199,12 @@ impl Bootstrap {
                 .map_err(|error| place(vec![error]))?,
             None => tidegate_stats::Rules::default(),
         };
+        let connection_limit = match &message.overload_manager {
+            Some(manager) => context
+                .within("overload_manager", |context| super::overload::compile(manager, context))
+                .map_err(|error| place(vec![error]))?,
+            None => None,
+        };
         let stats_flush_interval = message.stats_flush_interval.as_ref().map_or(Duration::from_secs(5), duration);
         Ok(Self {
             message,
@@ -209,6 +218,7 @@ impl Bootstrap {
             cluster_defaults,
             runtime_layers,
             stats_rules,
+            connection_limit,
             without_effect,
             warnings: Vec::new(),
         })

@@ -13,11 +13,12 @@ pub struct All(HashMap<&'static str, Coverage, ahash::RandomState>);
 pub fn all() -> &'static All {
     static ALL: OnceLock<All> = OnceLock::new();
     ALL.get_or_init(|| {
-        let own: [&'static [Coverage]; 11] = [
+        let own: [&'static [Coverage]; 12] = [
             super::bootstrap::COVERAGE,
             super::cluster::COVERAGE,
             super::http_coverage::COVERAGE,
             super::listener::COVERAGE,
+            super::overload::COVERAGE,
             super::route::COVERAGE,
             super::runtime::COVERAGE,
             super::scoped_routes::COVERAGE,

@@ -9,6 +9,7 @@ pub(crate) mod files;
 pub(crate) mod http_connection_manager;
 mod http_coverage;
 pub(crate) mod listener;
+mod overload;
 pub mod route;
 pub(crate) mod runtime;
 mod scoped_routes;

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use tidegate_filters::context::CompileContext;
+use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use tidegate_xds::{Coverage, FieldError};
 
 use super::Compiler;
-use super::values::{timeout, wrapped_u32};
-use crate::tcp::{TcpCluster, TcpProxy, TcpStats};
+use super::route::metadata_match;
+use super::values::{duration, timeout, wrapped_u32};
+use crate::tcp::{BackOff, LogOptions, TcpCluster, TcpProxy, TcpStats};
 
 /// What is compiled here.
 pub(crate) const COVERAGE: &[Coverage] = &[
@@ -18,11 +20,19 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "stat_prefix",
             "cluster",
             "weighted_clusters",
+            "metadata_match",
             "idle_timeout",
             "access_log",
+            "access_log_options",
+            "access_log_flush_interval",
+            "flush_access_log_on_connected",
             "max_connect_attempts",
+            "backoff_options",
             "max_downstream_connection_duration",
+            "max_downstream_connection_duration_jitter_percentage",
             "hash_policy",
+            "upstream_connect_mode=IMMEDIATE|ON_DOWNSTREAM_DATA",
+            "max_early_data_bytes",
         ],
         listed: &[],
     },
@@ -33,7 +43,12 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.WeightedCluster.ClusterWeight",
-        enforced: &["name", "weight"],
+        enforced: &["name", "weight", "metadata_match"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOptions",
+        enforced: &["access_log_flush_interval", "flush_access_log_on_connected"],
         listed: &[],
     },
     Coverage { message: "envoy.type.v3.HashPolicy", enforced: &["source_ip"], listed: &[] },
@@ -46,24 +61,84 @@ pub(crate) fn compile(
     config: &proto::TcpProxy,
     context: &mut CompileContext<'_>,
 ) -> Result<TcpProxy, FieldError> {
-    use proto::tcp_proxy::ClusterSpecifier;
-    let clusters = match &config.cluster_specifier {
-        Some(ClusterSpecifier::Cluster(name)) => vec![TcpCluster { name: name.as_str().into(), weight: 1 }],
-        Some(ClusterSpecifier::WeightedClusters(weighted)) => weighted
-            .clusters
-            .iter()
-            .map(|cluster| TcpCluster { name: cluster.name.as_str().into(), weight: cluster.weight })
-            .collect(),
-        None => return Err(context.error("a cluster or weighted_clusters is required")),
-    };
     let scope = compiler.stats.scope(&format!("tcp.{}.", config.stat_prefix.replace(':', "_")));
+    let jitter = &config.max_downstream_connection_duration_jitter_percentage;
     Ok(TcpProxy {
         stats: TcpStats::new(&scope),
-        clusters,
+        clusters: clusters(config, context)?,
         idle_timeout: timeout(config.idle_timeout.as_ref(), Some(Duration::from_secs(3600))),
         max_downstream_connection_duration: timeout(config.max_downstream_connection_duration.as_ref(), None),
+        duration_jitter_percent: jitter.as_ref().map_or(0.0, |percent| percent.value),
         max_connect_attempts: wrapped_u32(config.max_connect_attempts.as_ref(), 1),
+        back_off: config.backoff_options.as_ref().map(|options| back_off(options, context)).transpose()?,
+        early_bytes: early_bytes(config, context)?,
         hash_source_ip: !config.hash_policy.is_empty(),
         access_logs: compiler.access_logs("access_log", &config.access_log, context)?,
+        log_options: log_options(config, context)?,
+    })
+}
+
+fn clusters(config: &proto::TcpProxy, context: &CompileContext<'_>) -> Result<Vec<TcpCluster>, FieldError> {
+    use proto::tcp_proxy::ClusterSpecifier;
+    let wanted = metadata_match(config.metadata_match.as_ref(), None);
+    match &config.cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) => {
+            Ok(vec![TcpCluster { name: name.as_str().into(), weight: 1, metadata_match: wanted }])
+        }
+        Some(ClusterSpecifier::WeightedClusters(weighted)) => {
+            let compile = |cluster: &proto::tcp_proxy::weighted_cluster::ClusterWeight| TcpCluster {
+                name: cluster.name.as_str().into(),
+                weight: cluster.weight,
+                metadata_match: metadata_match(cluster.metadata_match.as_ref(), wanted.as_ref())
+                    .or_else(|| wanted.clone()),
+            };
+            Ok(weighted.clusters.iter().map(compile).collect())
+        }
+        None => Err(context.error("a cluster or weighted_clusters is required")),
+    }
+}
+
+fn back_off(options: &core::BackoffStrategy, context: &CompileContext<'_>) -> Result<BackOff, FieldError> {
+    let base = options.base_interval.as_ref().map(duration).unwrap_or_default();
+    let most = options.max_interval.as_ref().map_or(base.saturating_mul(10), duration);
+    if most < base {
+        let reason = "max_backoff_interval must be greater or equal to base_backoff_interval";
+        return Err(context.error_at("backoff_options.max_interval", reason));
+    }
+    Ok(BackOff { base, most })
+}
+
+/// How much may be read before there is a host; `None` connects first.
+fn early_bytes(config: &proto::TcpProxy, context: &CompileContext<'_>) -> Result<Option<usize>, FieldError> {
+    if config.upstream_connect_mode() == proto::UpstreamConnectMode::Immediate {
+        return Ok(None);
+    }
+    match &config.max_early_data_bytes {
+        Some(most) => Ok(Some(most.value as usize)),
+        None => {
+            let reason = "max_early_data_bytes must be set when upstream_connect_mode is not IMMEDIATE";
+            Err(context.error_at("max_early_data_bytes", reason))
+        }
+    }
+}
+
+#[expect(deprecated, reason = "Envoy takes the fields that access_log_options replaced")]
+fn log_options(config: &proto::TcpProxy, context: &CompileContext<'_>) -> Result<LogOptions, FieldError> {
+    let old = config.access_log_flush_interval.as_ref();
+    let Some(options) = &config.access_log_options else {
+        return Ok(LogOptions { on_connected: config.flush_access_log_on_connected, interval: old.map(duration) });
+    };
+    for (set, field) in [
+        (config.flush_access_log_on_connected, "flush_access_log_on_connected"),
+        (old.is_some(), "access_log_flush_interval"),
+    ] {
+        if set {
+            let reason = format!("Only one of {field} or access_log_options can be specified.");
+            return Err(context.error_at(field, reason));
+        }
+    }
+    Ok(LogOptions {
+        on_connected: options.flush_access_log_on_connected,
+        interval: options.access_log_flush_interval.as_ref().map(duration),
     })
 }

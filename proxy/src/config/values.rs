@@ -24,9 +24,16 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     Coverage { message: "envoy.config.core.v3.Pipe", enforced: &["path", "mode"], listed: &[] },
     Coverage {
         message: "envoy.config.core.v3.SocketOption",
-        enforced: &["level", "name", "int_value", "buf_value", "state"],
+        enforced: &["level", "name", "int_value", "buf_value", "state", "type", "ip_version"],
         listed: &[("description", "a comment")],
     },
+    Coverage {
+        message: "envoy.config.core.v3.SocketOption.SocketType",
+        enforced: &["stream", "datagram"],
+        listed: &[],
+    },
+    Coverage { message: "envoy.config.core.v3.SocketOption.SocketType.Stream", enforced: &[], listed: &[] },
+    Coverage { message: "envoy.config.core.v3.SocketOption.SocketType.Datagram", enforced: &[], listed: &[] },
     Coverage {
         message: "envoy.config.core.v3.TcpKeepalive",
         enforced: &["keepalive_probes", "keepalive_time", "keepalive_interval"],
@@ -122,15 +129,21 @@ pub(crate) fn socket_address(
     }
 }
 
-pub(crate) fn socket_option(option: &core::SocketOption) -> SocketOption {
+/// The options of stream sockets; those that are only for datagrams are left out.
+pub(crate) fn socket_options(options: &[core::SocketOption]) -> Vec<SocketOption> {
+    let datagram = |option: &&core::SocketOption| {
+        option.r#type.as_ref().is_some_and(|kind| kind.datagram.is_some() && kind.stream.is_none())
+    };
+    options.iter().filter(|option| !datagram(option)).map(socket_option).collect()
+}
+
+fn socket_option(option: &core::SocketOption) -> SocketOption {
+    use core::socket_option::{SocketIpVersion, SocketState as State, Value};
     let value = match &option.value {
-        Some(core::socket_option::Value::IntValue(value)) => {
-            i32::try_from(*value).unwrap_or(i32::MAX).to_ne_bytes().to_vec()
-        }
-        Some(core::socket_option::Value::BufValue(value)) => value.clone(),
+        Some(Value::IntValue(value)) => i32::try_from(*value).unwrap_or(i32::MAX).to_ne_bytes().to_vec(),
+        Some(Value::BufValue(value)) => value.clone(),
         None => Vec::new(),
     };
-    use core::socket_option::SocketState as State;
     SocketOption {
         level: i32::try_from(option.level).unwrap_or(i32::MAX),
         name: i32::try_from(option.name).unwrap_or(i32::MAX),
@@ -139,6 +152,11 @@ pub(crate) fn socket_option(option: &core::SocketOption) -> SocketOption {
             Ok(State::StateBound) => SocketState::Bound,
             Ok(State::StateListening) => SocketState::Listening,
             _ => SocketState::BeforeBind,
+        },
+        only_v6: match option.ip_version() {
+            SocketIpVersion::Unspecified => None,
+            SocketIpVersion::Ipv4 => Some(false),
+            SocketIpVersion::Ipv6 => Some(true),
         },
     }
 }

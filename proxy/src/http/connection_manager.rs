@@ -23,27 +23,32 @@ use crate::listener::accept::Chosen;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves a connection to its end.
-pub(crate) async fn serve(chosen: Chosen, hcm: Arc<HttpConnectionManager>, listener_stats: ListenerHttpStats) {
-    let Chosen { shared, chain, info, transport, .. } = chosen;
+/// Serves a connection to its end; returns what it spoke.
+pub(crate) async fn serve(
+    chosen: Chosen,
+    hcm: Arc<HttpConnectionManager>,
+    listener_stats: ListenerHttpStats,
+) -> Option<Version> {
+    let Chosen { shared, chain, stream, transport } = chosen;
     let started = Instant::now();
     let connection = Arc::new(Connection {
         shared,
         hcm: Arc::clone(&hcm),
-        info: Arc::new(info),
+        info: stream.connection,
         listener_stats,
         drain: Arc::clone(&chain.drain),
     });
     let stats = &hcm.stats;
     stats.downstream_cx_total().inc();
     stats.downstream_cx_active().inc();
-    match detect(&connection, transport).await {
+    let version = match detect(&connection, transport).await {
         Some((Protocol::Http1, transport)) => {
             stats.downstream_cx_http1_total().inc();
             stats.downstream_cx_http1_active().inc();
             let ended = serve_http1(&connection, transport).await;
             stats.downstream_cx_http1_active().dec();
             count_end(stats, ended);
+            Some(Version::HTTP_11)
         }
         Some((Protocol::Http2, transport)) => {
             stats.downstream_cx_http2_total().inc();
@@ -51,12 +56,14 @@ pub(crate) async fn serve(chosen: Chosen, hcm: Arc<HttpConnectionManager>, liste
             let ended = super::http2_connection::serve(&connection, transport).await;
             stats.downstream_cx_http2_active().dec();
             count_end(stats, ended);
+            Some(Version::HTTP_2)
         }
-        None => {}
-    }
+        None => None,
+    };
     stats.downstream_cx_active().dec();
     stats.downstream_cx_destroy().inc();
     stats.downstream_cx_length_ms().record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
+    version
 }
 
 enum Protocol {

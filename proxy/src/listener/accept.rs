@@ -2,21 +2,23 @@
 //! filters, and the last filter, read from top to bottom. It must not know what the last filter does with it.
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
 use tidegate_filters::connection::ConnectionInfo;
+use tidegate_filters::format::{AccessLogType, FormatContext};
 use tidegate_filters::listener::{AcceptedSocket, Inspect};
-use tidegate_filters::network::{NetworkStep, NetworkVerdict};
-use tidegate_filters::stream_info::Address;
+use tidegate_filters::network::{Closing, NetworkStep, NetworkVerdict};
+use tidegate_filters::stream_info::{Address, ResponseFlags, StreamInfo};
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::Listener;
 use super::filter_chain::{FilterChain, Terminal};
+use super::load::Place;
 use crate::app::Shared;
 use crate::io::Transport;
 
@@ -30,7 +32,8 @@ pub(crate) enum Accepted {
 pub(crate) struct Chosen {
     pub shared: Arc<Shared>,
     pub chain: Arc<FilterChain>,
-    pub info: ConnectionInfo,
+    /// What is known of the connection; its log line is written from it when it has ended.
+    pub stream: StreamInfo,
     pub transport: Transport,
 }
 
@@ -39,40 +42,62 @@ fn next_connection_id() -> u64 {
     NEXT.fetch_add(1, Relaxed)
 }
 
-/// Serves one accepted connection to its end.
-pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Arc<Listener>, accepted: Accepted) {
+/// Serves one accepted connection to its end; `place` is its place among the listener's.
+pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Arc<Listener>, mut accepted: Accepted, place: Place) {
     let Some(mut info) = describe(&accepted, &listener) else { return };
-    let transport = match run_listener_filters(&listener, &accepted, &mut info).await {
-        Ok(()) => transport(accepted),
-        Err(reason) => {
-            tracing::debug!(reason, "listener filter closed a connection");
-            return;
-        }
-    };
+    let times = (Instant::now(), SystemTime::now());
+    if let Err(reason) = run_listener_filters(&listener, &mut accepted, &mut info).await {
+        tracing::debug!(reason, "listener filter closed a connection");
+        return log_end(&listener, &shared, StreamInfo::new(Arc::new(info), times.0, times.1));
+    }
+    let mut worker_stats = place.stats();
     if listener.use_original_dst
         && info.local_restored
         && let Some(target) = shared.listener_for_original_destination(&info.local)
+        && !Arc::ptr_eq(&target, &listener)
     {
         listener = target;
         info.listener_name = Arc::clone(&listener.name);
+        worker_stats = None;
     }
-    let stats = listener.stats.clone();
+    let chain = listener.chains.find(&info).cloned();
+    let Some(chain) = chain else {
+        listener.stats.downstream_cx_total().inc();
+        listener.stats.downstream_cx_destroy().inc();
+        listener.stats.no_filter_chain_match().inc();
+        let mut stream = StreamInfo::new(Arc::new(info), times.0, times.1);
+        stream.flags |= ResponseFlags::NO_ROUTE_FOUND;
+        stream.details = Some("filter_chain_not_found".into());
+        return log_end(&listener, &shared, stream);
+    };
+    info.filter_chain_name = Arc::clone(&chain.name);
+    let stats = &listener.stats;
     stats.downstream_cx_total().inc();
     stats.downstream_cx_active().inc();
-    let started = Instant::now();
-    match listener.chains.find(&info).cloned() {
-        Some(chain) => {
-            info.filter_chain_name = Arc::clone(&chain.name);
-            run_chain(Chosen { shared, chain, info, transport }).await;
-        }
-        None => {
-            stats.no_filter_chain_match().inc();
-            log_unmatched(&listener, info, started);
-        }
+    if let Some(stats) = worker_stats {
+        stats.downstream_cx_total().inc();
+        stats.downstream_cx_active().inc();
     }
+    let stream = run_chain(&shared, &listener, chain, info, times, transport(accepted)).await;
     stats.downstream_cx_active().dec();
     stats.downstream_cx_destroy().inc();
-    stats.downstream_cx_length_ms().record(millis(started));
+    stats.downstream_cx_length_ms().record(millis(times.0));
+    if let Some(stats) = worker_stats {
+        stats.downstream_cx_active().dec();
+    }
+    log_end(&listener, &shared, stream);
+}
+
+/// The listener's own access log: a line a connection.
+fn log_end(listener: &Listener, shared: &Shared, mut stream: StreamInfo) {
+    if listener.access_logs.is_empty() {
+        return;
+    }
+    stream.end.get_or_insert_with(Instant::now);
+    let context = FormatContext { runtime: shared.runtime(), ..FormatContext::of(&stream) };
+    for log in &listener.access_logs {
+        log.log(&context);
+    }
 }
 
 fn millis(since: Instant) -> u64 {
@@ -109,7 +134,7 @@ fn transport(accepted: Accepted) -> Transport {
 
 async fn run_listener_filters(
     listener: &Listener,
-    accepted: &Accepted,
+    accepted: &mut Accepted,
     info: &mut ConnectionInfo,
 ) -> Result<(), &'static str> {
     if listener.filters.is_empty() {
@@ -121,7 +146,10 @@ async fn run_listener_filters(
         Ok(result) => result,
         Err(_) => {
             listener.stats.downstream_pre_cx_timeout().inc();
-            if listener.continue_on_filters_timeout { Ok(()) } else { Err("listener filters timed out") }
+            if !listener.continue_on_filters_timeout {
+                return Err("listener filters timed out");
+            }
+            accepted.forget_peeking().map_err(|_| "the peer closed")
         }
     }
 }
@@ -169,22 +197,44 @@ impl Accepted {
     async fn peek(&self, limit: usize, seen: usize) -> std::io::Result<BytesMut> {
         let mut buffer = BytesMut::zeroed(limit.max(seen + 1));
         loop {
-            let (ready, socket) = match self {
-                Self::Tcp(stream, _) => (stream.ready(Interest::READABLE).await?, socket2::SockRef::from(stream)),
-                Self::Unix(stream) => (stream.ready(Interest::READABLE).await?, socket2::SockRef::from(stream)),
+            let ready = match self {
+                Self::Tcp(stream, _) => stream.ready(Interest::READABLE).await?,
+                Self::Unix(stream) => stream.ready(Interest::READABLE).await?,
             };
-            let n = match peek_now(&socket, &mut buffer) {
-                Ok(n) => n,
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+            let ended = ready.is_read_closed();
+            // Nothing new is "would block": the runtime then waits for news, though the bytes stay in the socket.
+            let mut look = |socket: socket2::SockRef<'_>| match peek_now(&socket, &mut buffer)? {
+                n if n > seen || ended => Ok(n),
+                _ => Err(std::io::ErrorKind::WouldBlock.into()),
+            };
+            let looked = match self {
+                Self::Tcp(stream, _) => stream.try_io(Interest::READABLE, || look(stream.into())),
+                Self::Unix(stream) => stream.try_io(Interest::READABLE, || look(stream.into())),
+            };
+            match looked {
+                Ok(n) => {
+                    buffer.truncate(n);
+                    return Ok(buffer);
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !ended => {}
                 Err(error) => return Err(error),
-            };
-            if n > seen || n == seen && ready.is_read_closed() {
-                buffer.truncate(n);
-                return Ok(buffer);
             }
-            // Peeking leaves the bytes in the socket, which stays readable: look again soon, but do not spin.
-            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
+    }
+
+    /// Makes the runtime look at the socket anew: what was peeked and waits is news again.
+    fn forget_peeking(&mut self) -> std::io::Result<()> {
+        match self {
+            Self::Tcp(stream, _) => {
+                let fresh = std::net::TcpStream::from(stream.as_fd().try_clone_to_owned()?);
+                *stream = TcpStream::from_std(fresh)?;
+            }
+            Self::Unix(stream) => {
+                let fresh = std::os::unix::net::UnixStream::from(stream.as_fd().try_clone_to_owned()?);
+                *stream = UnixStream::from_std(fresh)?;
+            }
+        }
+        Ok(())
     }
 
     /// Reads and drops bytes that were peeked.
@@ -230,48 +280,84 @@ impl AcceptedSocket for Accepted {
     }
 }
 
-/// From the chain on: network filters, then the last one.
-async fn run_chain(mut chosen: Chosen) {
-    let chain = Arc::clone(&chosen.chain);
+/// From the chain on: network filters, then the last one. What is known at the end comes back.
+async fn run_chain(
+    shared: &Arc<Shared>,
+    listener: &Listener,
+    chain: Arc<FilterChain>,
+    mut info: ConnectionInfo,
+    times: (Instant, SystemTime),
+    mut transport: Transport,
+) -> StreamInfo {
     let _active = chain.drain.enter();
     let mut filters: Vec<_> = chain.filters.iter().filter_map(|config| Arc::clone(config).new_connection()).collect();
-    let shared = Arc::clone(&chosen.shared);
-    for filter in &mut filters {
-        let verdict = match filter.on_connection(&mut chosen.info, shared.runtime()) {
-            NetworkStep::Continue => NetworkVerdict::Continue,
-            NetworkStep::Wait(wait) => wait.await,
-            NetworkStep::Close(details) => NetworkVerdict::Close(details),
-        };
-        if let NetworkVerdict::Close(details) = verdict {
-            tracing::debug!(%details, "network filter closed a connection");
-            return;
-        }
+    let closing = admit(&mut filters, &mut info, shared).await;
+    let metadata = info.metadata.clone();
+    let mut stream = StreamInfo::new(Arc::new(info), times.0, times.1);
+    stream.dynamic_metadata = metadata;
+    if let Some(closing) = closing {
+        crate::tcp::note_closing(&mut stream, closing);
+        finish(&chain, shared, &mut stream);
+        return stream;
     }
-    if filters.iter().any(|filter| filter.reads_data()) {
-        chosen.transport = crate::tcp::filtered(chosen.transport, std::mem::take(&mut filters), &chosen.info, &shared);
+    let watched = filters.iter().any(|filter| filter.reads_data())
+        || !listener.access_logs.is_empty() && !matches!(chain.terminal, Terminal::Tcp(_));
+    let seen = if watched {
+        let (filtered, seen) = crate::tcp::filtered(transport, std::mem::take(&mut filters), &stream, shared);
+        transport = filtered;
+        Some(seen)
+    } else {
+        None
+    };
+    let mut stream =
+        serve_chosen(Chosen { shared: Arc::clone(shared), chain: Arc::clone(&chain), stream, transport }).await;
+    if let Some(seen) = seen {
+        seen.note(&mut stream);
     }
-    match chain.terminal.clone() {
-        Terminal::Http(hcm, listener_stats) => crate::http::serve(chosen, hcm, listener_stats).await,
-        Terminal::Tcp(proxy) => crate::tcp::serve(chosen, proxy).await,
-        Terminal::Echo => crate::tcp::echo(chosen).await,
-        Terminal::DirectResponse(bytes) => crate::tcp::direct_response(chosen, bytes).await,
-        Terminal::Close => {}
-    }
+    finish(&chain, shared, &mut stream);
     // Connection filters (limits) hold their share until here.
     drop(filters);
+    stream
 }
 
-fn log_unmatched(listener: &Listener, info: ConnectionInfo, started: Instant) {
-    if listener.access_logs.is_empty() {
-        return;
+/// Asks the filters in turn before a byte is read; the answer of the one that closes.
+async fn admit(
+    filters: &mut [Box<dyn tidegate_filters::network::NetworkFilter>],
+    info: &mut ConnectionInfo,
+    shared: &Arc<Shared>,
+) -> Option<Closing> {
+    for filter in filters {
+        let verdict = match filter.on_connection(info, shared.runtime()) {
+            NetworkStep::Continue => NetworkVerdict::Continue,
+            NetworkStep::Wait(wait) => wait.await,
+            NetworkStep::Close(closing) => NetworkVerdict::Close(closing),
+        };
+        if let NetworkVerdict::Close(closing) = verdict {
+            return Some(closing);
+        }
     }
-    let mut stream =
-        tidegate_filters::stream_info::StreamInfo::new(Arc::new(info), started, std::time::SystemTime::now());
-    stream.flags |= tidegate_filters::stream_info::ResponseFlags::NO_ROUTE_FOUND;
-    stream.details = Some("filter_chain_not_found".into());
+    None
+}
+
+async fn serve_chosen(chosen: Chosen) -> StreamInfo {
+    match chosen.chain.terminal.clone() {
+        Terminal::Http(hcm, listener_stats) => {
+            let mut stream = chosen.stream.clone();
+            stream.protocol = crate::http::serve(chosen, hcm, listener_stats).await;
+            stream
+        }
+        Terminal::Tcp(proxy) => crate::tcp::serve(chosen, &proxy).await,
+        Terminal::Echo => crate::tcp::echo(chosen).await,
+        Terminal::DirectResponse(bytes) => crate::tcp::direct_response(chosen, bytes).await,
+        Terminal::Close => chosen.stream,
+    }
+}
+
+/// A TCP proxy writes its line whoever ended the connection.
+fn finish(chain: &FilterChain, shared: &Shared, stream: &mut StreamInfo) {
     stream.end = Some(Instant::now());
-    for log in &listener.access_logs {
-        log.log(&tidegate_filters::format::FormatContext::of(&stream));
+    if let Terminal::Tcp(proxy) = &chain.terminal {
+        proxy.log(stream, AccessLogType::TcpConnectionEnd, shared);
     }
 }
 

@@ -11,7 +11,8 @@ use socket2::Socket;
 
 use super::drain::Drain;
 use super::filter_chain::FilterChain;
-use super::{ListenAddress, Listener, socket};
+use super::load::Load;
+use super::{ListenAddress, ListenSocket, Listener, socket};
 use crate::snapshot::Names;
 use crate::stats::listener::ListenerManagerStats;
 use crate::worker::{Command, Current, ListeningSocket, Worker};
@@ -76,10 +77,7 @@ impl ListenerManager {
             if Arc::ptr_eq(&before, listener) {
                 return Ok(());
             }
-            let same_sockets = before.addresses == listener.addresses
-                && before.socket == listener.socket
-                && before.bind_to_port == listener.bind_to_port;
-            if same_sockets {
+            if before.sockets == listener.sockets && before.bind_to_port == listener.bind_to_port {
                 active.current.store(Arc::clone(listener));
                 drain_replaced(&before, Some(listener), self.plan);
                 self.stats.listener_in_place_updated().inc();
@@ -100,13 +98,16 @@ impl ListenerManager {
         let current = Arc::new(ArcSwap::from(Arc::clone(listener)));
         let mut per_worker: Vec<Vec<ListeningSocket>> = self.workers.iter().map(|_| Vec::new()).collect();
         let mut bound = Vec::new();
-        for address in listener.addresses.iter().filter(|_| listener.bind_to_port) {
-            let failed = |cause| BindError { listener: Arc::clone(name), address: address.to_string(), cause };
-            bound.push(bind_address(address, listener, &mut per_worker).map_err(failed)?);
+        for socket in listener.sockets.iter().filter(|_| listener.bind_to_port) {
+            let address = socket.address.to_string();
+            let failed = |cause| BindError { listener: Arc::clone(name), address, cause };
+            bound.push(bind_address(socket, &mut per_worker).map_err(failed)?);
         }
+        let load = Arc::new(Load::new(&listener.scope, self.workers.iter().map(Worker::commands)));
         for (worker, sockets) in self.workers.iter().zip(per_worker) {
             self.stats.listener_create_success().inc();
-            worker.tell(Command::Listen { listener: Arc::clone(name), current: Arc::clone(&current), sockets });
+            let (current, load) = (Arc::clone(&current), Arc::clone(&load));
+            worker.tell(Command::Listen { listener: Arc::clone(name), current, load, sockets });
         }
         Ok(Active { current, bound })
     }
@@ -209,12 +210,9 @@ fn drain_replaced(before: &Listener, after: Option<&Arc<Listener>>, plan: DrainP
 }
 
 /// Binds one address for every worker; returns it with the port that was given.
-fn bind_address(
-    address: &ListenAddress,
-    listener: &Listener,
-    per_worker: &mut [Vec<ListeningSocket>],
-) -> io::Result<ListenAddress> {
-    let first = socket::listen(address, &listener.socket)?;
+fn bind_address(wanted: &ListenSocket, per_worker: &mut [Vec<ListeningSocket>]) -> io::Result<ListenAddress> {
+    let ListenSocket { address, settings } = wanted;
+    let first = socket::listen(address, settings)?;
     let bound = match address {
         ListenAddress::Ip { ipv4_compat, .. } => {
             let address = first.local_addr()?.as_socket().ok_or_else(|| io::Error::other("not an IP socket"))?;
@@ -222,10 +220,10 @@ fn bind_address(
         }
         pipe @ ListenAddress::Pipe { .. } => pipe.clone(),
     };
-    let shares_port = listener.socket.reuse_port && matches!(address, ListenAddress::Ip { .. });
+    let shares_port = settings.reuse_port && matches!(address, ListenAddress::Ip { .. });
     let mut sockets = Vec::with_capacity(per_worker.len());
     for _ in 1..per_worker.len() {
-        sockets.push(if shares_port { socket::listen(&bound, &listener.socket)? } else { first.try_clone()? });
+        sockets.push(if shares_port { socket::listen(&bound, settings)? } else { first.try_clone()? });
     }
     sockets.push(first);
     for (worker, socket) in per_worker.iter_mut().zip(sockets) {

@@ -2,8 +2,10 @@
 //! It must not know what a connection says once its chain is chosen.
 
 pub mod accept;
+pub(crate) mod acceptor;
 pub mod drain;
 pub mod filter_chain;
+pub(crate) mod load;
 pub mod manager;
 pub mod socket;
 
@@ -47,6 +49,8 @@ pub struct SocketOption {
     pub name: i32,
     pub value: Vec<u8>,
     pub state: SocketState,
+    /// Only for IPv6 sockets, or only for those of IPv4.
+    pub only_v6: Option<bool>,
 }
 
 /// When a socket option is set.
@@ -57,7 +61,14 @@ pub enum SocketState {
     Listening,
 }
 
-/// How a listener's sockets are made.
+/// One address of a listener, and how its sockets are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenSocket {
+    pub address: ListenAddress,
+    pub settings: SocketSettings,
+}
+
+/// How sockets are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketSettings {
     pub options: Vec<SocketOption>,
@@ -90,21 +101,25 @@ pub enum DrainType {
 pub struct Listener {
     pub name: Arc<str>,
     /// All addresses, the main one first; stats are named by it.
-    pub addresses: Vec<ListenAddress>,
+    pub sockets: Vec<ListenSocket>,
     pub bind_to_port: bool,
-    pub socket: SocketSettings,
     pub filters: Vec<Arc<dyn ListenerFilterConfig>>,
     /// `None` waits for ever.
     pub filters_timeout: Option<Duration>,
     pub continue_on_filters_timeout: bool,
     pub use_original_dst: bool,
     pub chains: FilterChains,
-    pub buffer_limit_bytes: usize,
     pub drain_type: DrainType,
     pub inbound: bool,
     pub access_logs: Vec<Arc<AccessLog>>,
     pub max_accepts_per_event: u32,
     pub exact_balance: bool,
+    /// Serve beyond the process's limit of connections.
+    pub ignore_global_limit: bool,
+    /// The runtime key of its own limit of connections.
+    pub limit_key: String,
+    /// `listener.<address>.`
+    pub scope: tidegate_stats::Scope,
     pub stats: ListenerStats,
     /// Digest of its configuration: an equal one is no change.
     pub digest: u64,
@@ -113,6 +128,6 @@ pub struct Listener {
 impl Listener {
     /// The address that stats and errors name it by.
     pub fn main_address(&self) -> String {
-        self.addresses.first().map(ToString::to_string).unwrap_or_default()
+        self.sockets.first().map(|socket| socket.address.to_string()).unwrap_or_default()
     }
 }

@@ -95,7 +95,9 @@ impl super::Keepalive {
 }
 
 fn apply(socket: &Socket, settings: &SocketSettings, state: SocketState) -> io::Result<()> {
-    for option in settings.options.iter().filter(|option| option.state == state) {
+    let ipv6 = socket.domain()? == Domain::IPV6;
+    let wanted = |option: &&SocketOption| option.state == state && option.only_v6.is_none_or(|only| only == ipv6);
+    for option in settings.options.iter().filter(wanted) {
         set_option(socket, option)?;
     }
     Ok(())

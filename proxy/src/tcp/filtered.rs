@@ -1,4 +1,4 @@
-//! A transport whose bytes network filters look at before the last filter sees them.
+//! A transport whose bytes network filters look at before the last filter sees them, and which counts them.
 //! It must not know what a filter decides by.
 
 use std::io;
@@ -14,46 +14,99 @@ use pingora_core::protocols::{
     UniqueIDType,
 };
 use tidegate_filters::connection::ConnectionInfo;
-use tidegate_filters::network::{NetworkFilter, NetworkStep};
+use tidegate_filters::metadata::Metadata;
+use tidegate_filters::network::{Closing, NetworkFilter};
+use tidegate_filters::stream_info::StreamInfo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 
 use crate::app::Shared;
 use crate::io::Transport;
+
+/// What was seen of a connection's bytes, and which filter ended it.
+#[derive(Clone)]
+pub(crate) struct Seen(Arc<Mutex<Facts>>);
+
+#[derive(Default)]
+struct Facts {
+    received: u64,
+    sent: u64,
+    closing: Option<Closing>,
+    metadata: Metadata,
+}
+
+impl Seen {
+    /// Adds it to what is known of the connection.
+    pub(crate) fn note(&self, stream: &mut StreamInfo) {
+        let mut facts = self.0.lock();
+        stream.bytes.body_received = facts.received;
+        stream.bytes.body_sent = facts.sent;
+        for (namespace, values) in facts.metadata.iter() {
+            if let Some(values) = values.as_object() {
+                stream.dynamic_metadata.merge(namespace, values.clone());
+            }
+        }
+        if let Some(closing) = facts.closing.take() {
+            super::note_closing(stream, closing);
+        }
+    }
+}
 
 /// Lets `filters` see every byte that is read from `inner`.
 pub(crate) fn filtered(
     inner: Transport,
     filters: Vec<Box<dyn NetworkFilter>>,
-    info: &ConnectionInfo,
+    stream: &StreamInfo,
     shared: &Arc<Shared>,
-) -> Transport {
-    Transport::Other(Box::new(Filtered {
+) -> (Transport, Seen) {
+    let seen = Seen(Arc::default());
+    let filtered = Filtered {
         inner,
         filters: Mutex::new(filters),
-        info: info.clone(),
+        connection: Arc::clone(&stream.connection),
         shared: Arc::clone(shared),
-    }))
+        seen: seen.clone(),
+        delay: None,
+    };
+    (Transport::Other(Box::new(filtered)), seen)
 }
 
 struct Filtered {
     inner: Transport,
     /// Never contended: pingora's stream trait wants what it boxes to be shareable.
     filters: Mutex<Vec<Box<dyn NetworkFilter>>>,
-    info: ConnectionInfo,
+    connection: Arc<ConnectionInfo>,
     shared: Arc<Shared>,
+    seen: Seen,
+    /// A filter has closed the connection, and it waits for its end.
+    delay: Option<Pin<Box<Sleep>>>,
 }
 
 impl AsyncRead for Filtered {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         let this = &mut *self;
+        if let Some(delay) = &mut this.delay {
+            ready!(delay.as_mut().poll(cx));
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        let data = &buf.filled()[before..];
+        let mut facts = this.seen.0.lock();
+        facts.received += data.len() as u64;
+        if data.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
         for filter in this.filters.get_mut().iter_mut().filter(|filter| filter.reads_data()) {
-            let step = filter.on_data(&buf.filled()[before..], &this.info, this.shared.runtime());
-            if let NetworkStep::Close(details) = step {
-                tracing::debug!(%details, "network filter closed a connection");
+            let verdict = filter.on_data(data, &this.connection, &mut facts.metadata, this.shared.runtime());
+            if let Some(closing) = verdict {
                 buf.set_filled(before);
-                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+                let mut delay = Box::pin(tokio::time::sleep(closing.delay));
+                facts.closing = Some(closing);
+                drop(facts);
+                let over = delay.as_mut().poll(cx).is_ready();
+                this.delay = Some(delay);
+                return if over { Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())) } else { Poll::Pending };
             }
         }
         Poll::Ready(Ok(()))
@@ -62,7 +115,9 @@ impl AsyncRead for Filtered {
 
 impl AsyncWrite for Filtered {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        self.seen.0.lock().sent += written as u64;
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

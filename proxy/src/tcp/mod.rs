@@ -1,21 +1,35 @@
 //! The last network filters that are not HTTP: TCP proxy, echo, direct response.
 //! They must not know heads or routes.
 
+mod connect;
 mod filtered;
+mod pipe;
 mod proxy;
 
 use bytes::Bytes;
+use tidegate_filters::network::Closing;
+use tidegate_filters::stream_info::StreamInfo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+pub use connect::BackOff;
 pub(crate) use filtered::filtered;
 pub(crate) use proxy::serve;
-pub use proxy::{TcpCluster, TcpProxy, TcpStats};
+pub use proxy::{LogOptions, TcpCluster, TcpProxy, TcpStats};
 
 use crate::listener::accept::Chosen;
 
+/// Notes that a network filter closed the connection, and why.
+pub(crate) fn note_closing(stream: &mut StreamInfo, closing: Closing) {
+    tracing::debug!(reason = %closing.reason, "network filter closed a connection");
+    stream.flags |= closing.flags;
+    if closing.termination {
+        stream.connection_termination_details = Some(closing.reason);
+    }
+}
+
 /// `envoy.filters.network.echo`: sends back what comes.
-pub(crate) async fn echo(chosen: Chosen) {
-    let Chosen { mut transport, chain, .. } = chosen;
+pub(crate) async fn echo(chosen: Chosen) -> StreamInfo {
+    let Chosen { mut transport, chain, stream, .. } = chosen;
     let mut buffer = vec![0; 16 << 10];
     let echoing = async {
         while let Ok(n) = transport.read(&mut buffer).await {
@@ -28,13 +42,15 @@ pub(crate) async fn echo(chosen: Chosen) {
         () = echoing => {}
         () = chain.drain.until_cut() => {}
     }
+    stream
 }
 
 /// `envoy.filters.network.direct_response`: sends fixed bytes and closes.
-pub(crate) async fn direct_response(chosen: Chosen, bytes: Bytes) {
+pub(crate) async fn direct_response(chosen: Chosen, bytes: Bytes) -> StreamInfo {
     let mut transport = chosen.transport;
     if transport.write_all(&bytes).await.is_ok() {
         // The client may have closed already.
         let _ = transport.shutdown().await;
     }
+    chosen.stream
 }

@@ -22,20 +22,30 @@ pub(crate) enum ConnectError {
     Timeout,
     #[error("cannot bind the source address: {0}")]
     Bind(io::Error),
+    /// Refused by the system at once.
+    #[error("{0}")]
+    Immediate(io::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
 /// Envoy's transport failure reason for a failed connect.
 pub(super) fn reason(error: &io::Error) -> Arc<str> {
-    let text = match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => "Connection refused",
-        Some(libc::ECONNRESET) => "Connection reset by peer",
-        Some(libc::EHOSTUNREACH) => "No route to host",
-        Some(libc::ENETUNREACH) => "Network is unreachable",
-        _ => return format!("delayed connect error: {error}").into(),
-    };
-    format!("delayed connect error: {text}").into()
+    format!("delayed connect error: {}", system_text(error)).into()
+}
+
+/// The same where the system said so at once: a unix socket.
+pub(super) fn immediate_reason(error: &io::Error, address: &Address) -> Arc<str> {
+    format!("immediate connect error: {}|remote address:{address}", system_text(error)).into()
+}
+
+/// What the C library calls the error.
+fn system_text(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
 }
 
 /// Connects within the cluster's `connect_timeout`.
@@ -69,11 +79,12 @@ async fn dial(cluster: &Cluster, host: &Host) -> Result<Transport, ConnectError>
                 Some(name) => {
                     use std::os::linux::net::SocketAddrExt;
                     let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-                    let stream = std::os::unix::net::UnixStream::connect_addr(&address)?;
+                    let stream =
+                        std::os::unix::net::UnixStream::connect_addr(&address).map_err(ConnectError::Immediate)?;
                     stream.set_nonblocking(true)?;
                     UnixStream::from_std(stream)?
                 }
-                None => UnixStream::connect(&**path).await?,
+                None => UnixStream::connect(&**path).await.map_err(ConnectError::Immediate)?,
             };
             Ok(Transport::Unix(stream))
         }
@@ -97,4 +108,18 @@ async fn dial_tcp(cluster: &Cluster, address: SocketAddr) -> Result<TcpStream, C
     socket.set_nodelay(true)?;
     cluster.config().connection.apply(&socket, address).map_err(ConnectError::Bind)?;
     Ok(socket.connect(address).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_worded_as_envoys() {
+        let error = io::Error::from_raw_os_error;
+        assert_eq!(&*reason(&error(libc::ECONNREFUSED)), "delayed connect error: Connection refused");
+        let pipe = Address::Pipe("/a.sock".into());
+        let expected = "immediate connect error: No such file or directory|remote address:/a.sock";
+        assert_eq!(&*immediate_reason(&error(libc::ENOENT), &pipe), expected);
+    }
 }

@@ -25,7 +25,7 @@ use super::host::{Host, HostCounter, HostId, OpenConnection, Waiting};
 use super::options::HttpProtocol;
 
 pub(crate) use connect::ConnectError;
-pub(crate) use tcp::{TcpLease, connect_tcp};
+pub(crate) use tcp::{Held, TcpLease, connect_tcp};
 
 /// What moves the rest of a request upwards; done when all of it is with the host, or cannot be.
 pub(crate) type Pump = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -377,6 +377,7 @@ fn count_connect_failure(cluster: &Cluster, host: &Host, error: &ConnectError) -
             traffic.bind_errors().inc();
             PoolError::Connect(error.to_string().into())
         }
+        ConnectError::Immediate(error) => PoolError::Connect(connect::immediate_reason(error, &host.address)),
         ConnectError::Io(error) => PoolError::Connect(connect::reason(error)),
     }
 }

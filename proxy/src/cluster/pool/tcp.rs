@@ -18,11 +18,23 @@ pub(crate) struct TcpLease {
     _active: Active,
 }
 
+/// What counts a connection for as long as it lives.
+pub(crate) struct Held {
+    open: Open,
+    _active: Active,
+}
+
+impl Held {
+    /// The host ended the connection.
+    pub(crate) fn closed_by_host(&mut self) {
+        self.open.remote = true;
+    }
+}
+
 impl TcpLease {
     /// Separates the bytes from what counts them; both live as long as the connection.
-    pub(crate) fn split(self) -> (Transport, impl Send) {
-        let Self { transport, _open, _active, .. } = self;
-        (transport, (_open, _active))
+    pub(crate) fn split(self) -> (Transport, Held) {
+        (self.transport, Held { open: self._open, _active: self._active })
     }
 }
 
@@ -42,6 +54,9 @@ pub(crate) async fn connect_tcp(
             let active = Active::begin(cluster, priority).ok_or(PoolError::Overflow)?;
             Ok(TcpLease { transport, facts, _open: open, _active: active })
         }
-        Err(error) => Err(count_connect_failure(cluster, host, &error)),
+        Err(error) => {
+            cluster.stats().traffic.upstream_rq_pending_failure_eject().inc();
+            Err(count_connect_failure(cluster, host, &error))
+        }
     }
 }

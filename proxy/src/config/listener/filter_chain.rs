@@ -142,7 +142,10 @@ fn compile_chain(
     scope: &tidegate_stats::Scope,
     context: &mut CompileContext<'_>,
 ) -> Result<Arc<FilterChain>, FieldError> {
-    let digest = digest(chain);
+    // A chain that looks the same is another one under another name of stats or limit of buffers.
+    let surroundings =
+        ahash::RandomState::with_seeds(5, 6, 7, 8).hash_one((scope.prefix(), compiler.buffer_limit_bytes));
+    let digest = digest(chain) ^ surroundings;
     let before = previous.into_iter().flat_map(|listener| listener.chains.all.iter().chain(&listener.chains.default));
     if let Some(same) = before.into_iter().find(|before| before.digest == digest) {
         return Ok(Arc::clone(same));

@@ -17,7 +17,7 @@ pub(crate) use coverage::COVERAGE;
 
 use super::Compiler;
 use super::values::{self, wrapped_bool, wrapped_u32};
-use crate::listener::{DrainType, Listener, SocketSettings};
+use crate::listener::{DrainType, ListenSocket, Listener, SocketSettings};
 use crate::stats::listener::ListenerStats;
 
 /// A digest of a message, to tell a change from none.
@@ -32,35 +32,28 @@ pub(crate) fn compile(
     previous: Option<&Listener>,
     context: &mut CompileContext<'_>,
 ) -> Result<Listener, FieldError> {
-    let mut addresses =
-        vec![context.within("address", |context| values::listen_address(listener.address.as_ref(), context))?];
-    for (index, more) in listener.additional_addresses.iter().enumerate() {
-        addresses.push(context.within_item("additional_addresses", index, |context| {
-            context.within("address", |context| values::listen_address(more.address.as_ref(), context))
-        })?);
-    }
-    let stat_name = if listener.stat_prefix.is_empty() {
-        addresses.first().map(ToString::to_string).unwrap_or_default()
-    } else {
-        listener.stat_prefix.clone()
-    };
+    let sockets = sockets(listener, context)?;
+    let main = sockets.first().map(|socket| socket.address.to_string()).unwrap_or_default();
+    let stat_name = if listener.stat_prefix.is_empty() { main } else { listener.stat_prefix.clone() };
     let scope = compiler.stats.scope(&format!("listener.{}.", stat_name.replace(':', "_")));
+    // What is buffered for a connection is the listener's to say.
+    let compiler = &Compiler { buffer_limit_bytes: buffer_limit(listener), ..compiler.clone() };
     let chains = filter_chain::compile_all(compiler, listener, previous, &scope, context)?;
     let filters = listener_filter::compile_all(&listener.listener_filters, context)?;
     let access_logs = compiler.access_logs("access_log", &listener.access_log, context)?;
     let name = if listener.name.is_empty() { stat_name.clone() } else { listener.name.clone() };
     let bind = listener.bind_to_port.or_else(|| old_bind_to_port(listener)).map(|value| value.value);
+    let most_accepts = wrapped_u32(listener.max_connections_to_accept_per_socket_event.as_ref(), u32::MAX);
     Ok(Listener {
+        limit_key: format!("envoy.resource_limits.listener.{name}.connection_limit"),
         name: name.into(),
-        addresses,
+        sockets,
         bind_to_port: bind.unwrap_or(true),
-        socket: socket_settings(listener),
         filters,
         filters_timeout: values::timeout(listener.listener_filters_timeout.as_ref(), Some(Duration::from_secs(15))),
         continue_on_filters_timeout: listener.continue_on_listener_filters_timeout,
         use_original_dst: wrapped_bool(listener.use_original_dst.as_ref(), false),
         chains,
-        buffer_limit_bytes: wrapped_u32(listener.per_connection_buffer_limit_bytes.as_ref(), 1 << 20) as usize,
         drain_type: if listener.drain_type == i32::from(proto::listener::DrainType::ModifyOnly) {
             DrainType::ModifyOnly
         } else {
@@ -68,9 +61,11 @@ pub(crate) fn compile(
         },
         inbound: listener.traffic_direction == i32::from(core::TrafficDirection::Inbound),
         access_logs,
-        max_accepts_per_event: 0,
-        exact_balance: false,
+        max_accepts_per_event: most_accepts,
+        exact_balance: listener.connection_balance_config.is_some(),
+        ignore_global_limit: listener.ignore_global_conn_limit || listener.bypass_overload_manager,
         stats: ListenerStats::new(&scope),
+        scope,
         digest: digest(listener),
     })
 }
@@ -80,9 +75,34 @@ fn old_bind_to_port(listener: &proto::Listener) -> Option<BoolValue> {
     listener.deprecated_v1.as_ref()?.bind_to_port
 }
 
+fn buffer_limit(listener: &proto::Listener) -> usize {
+    wrapped_u32(listener.per_connection_buffer_limit_bytes.as_ref(), 1 << 20) as usize
+}
+
+/// Every address, with the options of its sockets.
+fn sockets(listener: &proto::Listener, context: &mut CompileContext<'_>) -> Result<Vec<ListenSocket>, FieldError> {
+    let settings = socket_settings(listener);
+    let address = context.within("address", |context| values::listen_address(listener.address.as_ref(), context))?;
+    let mut sockets = vec![ListenSocket { address, settings: settings.clone() }];
+    for (index, more) in listener.additional_addresses.iter().enumerate() {
+        let address = context.within_item("additional_addresses", index, |context| {
+            context.within("address", |context| values::listen_address(more.address.as_ref(), context))
+        })?;
+        let mut settings = settings.clone();
+        if let Some(options) = &more.socket_options {
+            settings.options = values::socket_options(&options.socket_options);
+        }
+        if let Some(keepalive) = &more.tcp_keepalive {
+            settings.keepalive = Some(values::keepalive(keepalive));
+        }
+        sockets.push(ListenSocket { address, settings });
+    }
+    Ok(sockets)
+}
+
 fn socket_settings(listener: &proto::Listener) -> SocketSettings {
     SocketSettings {
-        options: listener.socket_options.iter().map(values::socket_option).collect(),
+        options: values::socket_options(&listener.socket_options),
         reuse_port: wrapped_bool(listener.enable_reuse_port.as_ref(), true),
         transparent: wrapped_bool(listener.transparent.as_ref(), false),
         freebind: wrapped_bool(listener.freebind.as_ref(), false),

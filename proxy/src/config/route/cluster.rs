@@ -132,7 +132,7 @@ fn one(
 }
 
 /// The `envoy.lb` part of a `metadata_match`, over that of the route it stands in.
-pub(super) fn metadata_match(
+pub(in crate::config) fn metadata_match(
     proto: Option<&MetadataProto>,
     parent: Option<&Arc<MetadataMatch>>,
 ) -> Option<Arc<MetadataMatch>> {

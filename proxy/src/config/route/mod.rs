@@ -18,6 +18,7 @@ mod testing;
 mod tree;
 mod virtual_host;
 
+pub(in crate::config) use self::cluster::metadata_match;
 use std::sync::Arc;
 
 use tidegate_filters::context::CompileContext;

@@ -196,7 +196,6 @@ impl<'a> Exchange<'a> {
     fn new(connection: &'a Arc<Connection>, limits: &'a Limits, mut request: Request, version: Version) -> Self {
         let mut info = StreamInfo::new(Arc::clone(&connection.info), Instant::now(), SystemTime::now());
         info.protocol = Some(version);
-        info.dynamic_metadata = connection.info.metadata.clone();
         info.filter_state = connection.info.filter_state.clone();
         let progress = (!request.body.is_end()).then(|| {
             let progress = Progress::new(info.start);

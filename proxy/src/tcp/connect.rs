@@ -1,0 +1,111 @@
+//! Connects a TCP proxy to a host, trying others as often as configured, with a growing wait in between.
+//! It must not know what flows on the connection.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
+
+use super::proxy::{TcpCluster, TcpProxy};
+use crate::cluster::Cluster;
+use crate::cluster::circuit_breaker::RoutingPriority;
+use crate::cluster::host::{Host, HostCounter};
+use crate::cluster::lb::{MetadataMatch, PickContext};
+use crate::cluster::pool::{PoolError, TcpLease, connect_tcp};
+
+/// `backoff_options`: how long is waited between attempts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackOff {
+    pub base: Duration,
+    pub most: Duration,
+}
+
+impl BackOff {
+    /// Before the attempt after `failed` ones: a random part of a limit that doubles.
+    fn wait(self, failed: u32, random: u64) -> Duration {
+        let limit =
+            self.base.saturating_mul(1u32.checked_shl(failed.saturating_sub(1)).unwrap_or(u32::MAX)).min(self.most);
+        let nanos = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(random % nanos.max(1))
+    }
+}
+
+/// A connection to a host; `None` when none could be had, which the stream's flags then say.
+pub(super) async fn connect(
+    proxy: &TcpProxy,
+    target: &TcpCluster,
+    cluster: &Arc<Cluster>,
+    stream: &mut StreamInfo,
+) -> Option<TcpLease> {
+    let hash = proxy.hash_source_ip.then(|| {
+        let ip = stream.downstream_remote.ip().map(|address| address.ip().to_string()).unwrap_or_default();
+        xxhash_rust::xxh64::xxh64(ip.as_bytes(), 0)
+    });
+    let attempts = proxy.max_connect_attempts.max(1);
+    for attempt in 1..=attempts {
+        let Some(host) = choose_host(target, cluster, hash) else {
+            cluster.stats().traffic.upstream_cx_none_healthy().inc();
+            stream.flags |= ResponseFlags::NO_HEALTHY_UPSTREAM;
+            return None;
+        };
+        note_host(&host, attempt, stream);
+        match connect_tcp(cluster, &host, RoutingPriority::Default).await {
+            Ok(lease) => {
+                let upstream = &mut stream.upstream;
+                upstream.local_address.clone_from(&lease.facts.local);
+                upstream.connection_id = Some(lease.facts.id);
+                stream.timings.upstream_connect_start = Some(lease.facts.connect_start);
+                stream.timings.upstream_connect_complete = Some(Instant::now());
+                host.state.count(HostCounter::Requests);
+                return Some(lease);
+            }
+            Err(PoolError::Overflow) => {
+                stream.flags |= ResponseFlags::UPSTREAM_OVERFLOW;
+                return None;
+            }
+            Err(PoolError::Connect(reason)) => stream.upstream.transport_failure_reason = Some(reason),
+            Err(PoolError::Timeout) => stream.upstream.transport_failure_reason = Some("connection timeout".into()),
+        }
+        stream.flags |= ResponseFlags::UPSTREAM_CONNECTION_FAILURE;
+        if let Some(back_off) = proxy.back_off.filter(|_| attempt < attempts) {
+            tokio::time::sleep(back_off.wait(attempt, rand::random())).await;
+        }
+    }
+    cluster.stats().traffic.upstream_cx_connect_attempts_exceeded().inc();
+    stream.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
+    None
+}
+
+fn choose_host(target: &TcpCluster, cluster: &Cluster, hash: Option<u64>) -> Option<Arc<Host>> {
+    let mut context = PickContext::new(cluster.next_sequence(), rand::random());
+    context.hash = hash;
+    let divided = cluster.config().balancing.subsets.is_some();
+    let wanted = target.metadata_match.as_ref().filter(|_| divided).map(|wanted| MetadataMatch::new(&wanted.0));
+    context.metadata_match = wanted.as_ref();
+    cluster.pick(&context, None).map(|picked| picked.host)
+}
+
+fn note_host(host: &Arc<Host>, attempt: u32, stream: &mut StreamInfo) {
+    let upstream = &mut stream.upstream;
+    upstream.attempts = attempt;
+    upstream.host = Some(host.address.clone());
+    upstream.host_name = Some(Arc::clone(&host.hostname));
+    upstream.locality = Some(Arc::clone(&host.locality));
+    upstream.host_metadata = Some(Arc::clone(&host.metadata));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_the_most() {
+        let back_off = BackOff { base: Duration::from_millis(100), most: Duration::from_millis(350) };
+        let longest = |failed| (0..1000).map(|random| back_off.wait(failed, random * 1_000_003)).max().unwrap();
+        for (failed, limit) in [(1, 100), (2, 200), (3, 350), (99, 350)] {
+            let longest = longest(failed);
+            let limit = Duration::from_millis(limit);
+            assert!(longest <= limit && longest > limit * 9 / 10, "{failed}: {longest:?}");
+        }
+    }
+}
