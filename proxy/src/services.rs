@@ -83,6 +83,7 @@ async fn send(cluster: &Arc<Cluster>, request: Request, max_body_bytes: usize) -
         head: &head,
         downstream: head.version,
         tunnel: false,
+        terminate: None,
         informational: &informational,
     };
     let stream = Stream::open(&request).await.map_err(|error| match error {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use tidegate_filters::context::CompileContext;
+use tidegate_filters::format::Format;
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use tidegate_xds::{Coverage, FieldError};
@@ -10,7 +12,7 @@ use tidegate_xds::{Coverage, FieldError};
 use super::Compiler;
 use super::route::metadata_match;
 use super::values::{duration, timeout, wrapped_u32};
-use crate::tcp::{BackOff, LogOptions, TcpCluster, TcpProxy, TcpStats};
+use crate::tcp::{BackOff, LogOptions, TcpCluster, TcpProxy, TcpStats, Tunnel};
 
 /// What is compiled here.
 pub(crate) const COVERAGE: &[Coverage] = &[
@@ -31,6 +33,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "max_downstream_connection_duration",
             "max_downstream_connection_duration_jitter_percentage",
             "hash_policy",
+            "tunneling_config",
             "upstream_connect_mode=IMMEDIATE|ON_DOWNSTREAM_DATA",
             "max_early_data_bytes",
         ],
@@ -49,6 +52,11 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TcpAccessLogOptions",
         enforced: &["access_log_flush_interval", "flush_access_log_on_connected"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.TunnelingConfig",
+        enforced: &["hostname", "use_post", "post_path", "headers_to_add"],
         listed: &[],
     },
     Coverage { message: "envoy.type.v3.HashPolicy", enforced: &["source_ip"], listed: &[] },
@@ -72,6 +80,7 @@ pub(crate) fn compile(
         max_connect_attempts: wrapped_u32(config.max_connect_attempts.as_ref(), 1),
         back_off: config.backoff_options.as_ref().map(|options| back_off(options, context)).transpose()?,
         early_bytes: early_bytes(config, context)?,
+        tunnel: config.tunneling_config.as_ref().map(|config| tunnel(compiler, config, context)).transpose()?,
         hash_source_ip: !config.hash_policy.is_empty(),
         access_logs: compiler.access_logs("access_log", &config.access_log, context)?,
         log_options: log_options(config, context)?,
@@ -96,6 +105,27 @@ fn clusters(config: &proto::TcpProxy, context: &CompileContext<'_>) -> Result<Ve
         }
         None => Err(context.error("a cluster or weighted_clusters is required")),
     }
+}
+
+fn tunnel(
+    compiler: &Compiler,
+    config: &proto::tcp_proxy::TunnelingConfig,
+    context: &mut CompileContext<'_>,
+) -> Result<Tunnel, FieldError> {
+    context.within("tunneling_config", |context| {
+        let hostname =
+            Format::compile(&config.hostname).map_err(|error| context.error_at("hostname", error.to_string()))?;
+        if !config.use_post && !config.post_path.is_empty() {
+            return Err(context.error_at("post_path", "Can't set a post path when POST method isn't used"));
+        }
+        let path = if config.post_path.is_empty() { "/" } else { &config.post_path };
+        let path = HeaderValue::from_str(path).map_err(|_| context.error_at("post_path", "not a path"))?;
+        Ok(Tunnel {
+            hostname,
+            post_path: config.use_post.then_some(path),
+            headers: compiler.headers_to_add("headers_to_add", &config.headers_to_add, context)?,
+        })
+    })
 }
 
 fn back_off(options: &core::BackoffStrategy, context: &CompileContext<'_>) -> Result<BackOff, FieldError> {

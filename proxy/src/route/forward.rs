@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 use serde_json::{Map, Value};
 use tidegate_filters::http::{HeaderKey, HeaderMutations, Headers};
 use tidegate_filters::runtime::Keyed;
@@ -16,7 +16,7 @@ use super::mirror::MirrorPolicy;
 use super::retry::{HedgePolicy, RetryPolicy};
 use super::rewrite::{HostRewrite, PathRewrite};
 use super::timeout::Timeouts;
-use super::upgrade::Upgrade;
+use super::upgrade::{ConnectConfig, Upgrade};
 use crate::cluster::circuit_breaker::RoutingPriority;
 
 /// `RouteAction`, compiled.
@@ -43,6 +43,12 @@ pub struct ForwardAction {
 }
 
 impl ForwardAction {
+    /// How a request of this method ends here, if its payload is to leave HTTP (`connect_config`).
+    pub fn terminates(&self, method: &Method) -> Option<ConnectConfig> {
+        let config = self.upgrades.iter().find(|upgrade| *upgrade.kind == *b"connect")?.connect?;
+        (*method == Method::CONNECT || config.allow_post && *method == Method::POST).then_some(config)
+    }
+
     /// One that forwards to `cluster` and says nothing else.
     pub fn to(cluster: ClusterSelector) -> Self {
         Self {

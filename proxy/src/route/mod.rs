@@ -49,5 +49,5 @@ pub use tidegate_filters::matching::Substitution;
 pub use timeout::{
     GrpcTimeout, Limit, RequestTimeouts, StreamDuration, TimeoutOptions, Timeouts, take_stream_duration,
 };
-pub use upgrade::{ConnectConfig, Upgrade};
+pub use upgrade::{ConnectConfig, ProxyVersion, Upgrade};
 pub use uri_template::{TemplateError, UriRewrite, UriTemplate};

@@ -15,4 +15,13 @@ pub struct Upgrade {
 pub struct ConnectConfig {
     /// A POST is a CONNECT too.
     pub allow_post: bool,
+    /// A PROXY protocol header goes to the upstream first.
+    pub proxy_protocol: Option<ProxyVersion>,
+}
+
+/// The version of a PROXY protocol header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyVersion {
+    V1,
+    V2,
 }

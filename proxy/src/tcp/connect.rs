@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 
 use super::proxy::{TcpCluster, TcpProxy};
+use super::tunnel::{Client, Refused, Standing, Tunnel};
 use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::cluster::host::{Host, HostCounter};
@@ -30,13 +31,27 @@ impl BackOff {
     }
 }
 
-/// A connection to a host; `None` when none could be had, which the stream's flags then say.
+/// How a host is reached.
+#[derive(Clone, Copy)]
+pub(super) enum Dial<'a> {
+    Plain,
+    Tunnel(&'a Tunnel, &'a Client),
+}
+
+/// What reaches a host.
+pub(super) enum Connected {
+    Plain(TcpLease),
+    Tunnel(Standing),
+}
+
+/// A way to a host; `None` when none could be had, which the stream's flags then say.
 pub(super) async fn connect(
     proxy: &TcpProxy,
+    dial: Dial<'_>,
     target: &TcpCluster,
     cluster: &Arc<Cluster>,
     stream: &mut StreamInfo,
-) -> Option<TcpLease> {
+) -> Option<Connected> {
     let hash = proxy.hash_source_ip.then(|| {
         let ip = stream.downstream_remote.ip().map(|address| address.ip().to_string()).unwrap_or_default();
         xxhash_rust::xxh64::xxh64(ip.as_bytes(), 0)
@@ -49,22 +64,16 @@ pub(super) async fn connect(
             return None;
         };
         note_host(&host, attempt, stream);
-        match connect_tcp(cluster, &host, RoutingPriority::Default).await {
-            Ok(lease) => {
-                let upstream = &mut stream.upstream;
-                upstream.local_address.clone_from(&lease.facts.local);
-                upstream.connection_id = Some(lease.facts.id);
-                stream.timings.upstream_connect_start = Some(lease.facts.connect_start);
-                stream.timings.upstream_connect_complete = Some(Instant::now());
+        match reach(dial, cluster, &host, stream).await {
+            Ok(connected) => {
                 host.state.count(HostCounter::Requests);
-                return Some(lease);
+                return Some(connected);
             }
-            Err(PoolError::Overflow) => {
+            Err(Refused::Pool(PoolError::Overflow)) => {
                 stream.flags |= ResponseFlags::UPSTREAM_OVERFLOW;
                 return None;
             }
-            Err(PoolError::Connect(reason)) => stream.upstream.transport_failure_reason = Some(reason),
-            Err(PoolError::Timeout) => stream.upstream.transport_failure_reason = Some("connection timeout".into()),
+            Err(refused) => stream.upstream.transport_failure_reason = reason(refused),
         }
         stream.flags |= ResponseFlags::UPSTREAM_CONNECTION_FAILURE;
         if let Some(back_off) = proxy.back_off.filter(|_| attempt < attempts) {
@@ -74,6 +83,33 @@ pub(super) async fn connect(
     cluster.stats().traffic.upstream_cx_connect_attempts_exceeded().inc();
     stream.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
     None
+}
+
+async fn reach(
+    dial: Dial<'_>,
+    cluster: &Arc<Cluster>,
+    host: &Arc<Host>,
+    stream: &mut StreamInfo,
+) -> Result<Connected, Refused> {
+    let Dial::Tunnel(tunnel, client) = dial else {
+        let lease = connect_tcp(cluster, host, RoutingPriority::Default).await.map_err(Refused::Pool)?;
+        stream.upstream.local_address.clone_from(&lease.facts.local);
+        stream.upstream.connection_id = Some(lease.facts.id);
+        stream.timings.upstream_connect_start = Some(lease.facts.connect_start);
+        stream.timings.upstream_connect_complete = Some(Instant::now());
+        return Ok(Connected::Plain(lease));
+    };
+    tunnel.open(cluster, host, client, stream).await.map(Connected::Tunnel)
+}
+
+/// Envoy's `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
+fn reason(refused: Refused) -> Option<Arc<str>> {
+    match refused {
+        Refused::Pool(PoolError::Connect(reason)) => Some(reason),
+        Refused::Pool(PoolError::Timeout) => Some("connection timeout".into()),
+        Refused::Status(status) => Some(format!("tunnel_response:{}", status.as_u16()).into()),
+        Refused::Pool(PoolError::Overflow) | Refused::Reset => None,
+    }
 }
 
 fn choose_host(target: &TcpCluster, cluster: &Cluster, hash: Option<u64>) -> Option<Arc<Host>> {

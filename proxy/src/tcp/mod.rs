@@ -5,6 +5,8 @@ mod connect;
 mod filtered;
 mod pipe;
 mod proxy;
+mod proxy_header;
+mod tunnel;
 
 use bytes::Bytes;
 use tidegate_filters::network::Closing;
@@ -15,6 +17,8 @@ pub use connect::BackOff;
 pub(crate) use filtered::filtered;
 pub(crate) use proxy::serve;
 pub use proxy::{LogOptions, TcpCluster, TcpProxy, TcpStats};
+pub(crate) use proxy_header::proxy_header;
+pub use tunnel::Tunnel;
 
 use crate::listener::accept::Chosen;
 

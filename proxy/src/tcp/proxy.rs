@@ -11,9 +11,11 @@ use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 use tidegate_stats::stats_block;
 use tokio::io::AsyncReadExt;
 
-use super::connect::{self, BackOff};
+use super::connect::{self, BackOff, Connected, Dial};
 use super::pipe::{Ended, Moved, Pipe, Side};
+use super::tunnel::{Client, Standing, Tunnel};
 use crate::app::Shared;
+use crate::cluster::Cluster;
 use crate::cluster::pool::Held;
 use crate::io::Transport;
 use crate::listener::accept::Chosen;
@@ -64,6 +66,8 @@ pub struct TcpProxy {
     pub back_off: Option<BackOff>,
     /// Connect only once the client has said something, of which at most so much is read before.
     pub early_bytes: Option<usize>,
+    /// Carry the connection in a request to an HTTP host.
+    pub tunnel: Option<Tunnel>,
     /// Hash the client's address for hashing balancers.
     pub hash_source_ip: bool,
     pub access_logs: Vec<Arc<AccessLog>>,
@@ -101,7 +105,7 @@ impl TcpProxy {
 
 /// Proxies one connection to its end, and returns what is known of it then.
 pub(crate) async fn serve(chosen: Chosen, proxy: &TcpProxy) -> StreamInfo {
-    let Chosen { shared, chain, mut stream, mut transport } = chosen;
+    let Chosen { shared, chain, mut stream, transport } = chosen;
     proxy.stats.downstream_cx_total().inc();
     let snapshot = shared.snapshot();
     let target = proxy.choose(rand::random());
@@ -116,54 +120,25 @@ pub(crate) async fn serve(chosen: Chosen, proxy: &TcpProxy) -> StreamInfo {
     stream.upstream.observability_name = Some(Arc::clone(cluster.config().observability_name()));
     stream.upstream.cluster_metadata = Some(Arc::clone(&cluster.config().metadata));
     let deadline = proxy.longest(rand::random()).map(|longest| stream.start + longest);
-    let limits = Limits { proxy, drain: &chain.drain, deadline };
-    let connecting = async {
-        let early = read_early(proxy, &mut transport).await;
-        connect::connect(proxy, target, &cluster, &mut stream).await.map(|lease| (lease, early))
-    };
-    let connected = tokio::select! {
-        connected = connecting => connected,
-        over = limits.over() => {
-            limits.note(over, &mut stream);
-            return stream;
-        }
-    };
-    let Some((lease, early)) = connected else {
-        transport.abort();
-        return stream;
-    };
-    if proxy.log_options.on_connected {
-        proxy.log(&stream, AccessLogType::TcpUpstreamConnected, &shared);
+    let session = Session { proxy, target, cluster: &cluster, shared: &shared, drain: &chain.drain, deadline };
+    match &proxy.tunnel {
+        None => session.plain(transport, &mut stream).await,
+        Some(tunnel) => session.tunnelled(tunnel, transport, &mut stream).await,
     }
-    let (up, mut held) = lease.split();
-    let pipe = Pipe::new(transport, up, early);
-    relay(&limits, pipe, &mut held, &shared, &mut stream).await;
     stream
 }
 
-/// The client's first bytes (`ON_DOWNSTREAM_DATA`); none where the host is connected to at once.
-async fn read_early(proxy: &TcpProxy, transport: &mut Transport) -> Vec<u8> {
-    let Some(most) = proxy.early_bytes else { return Vec::new() };
-    let mut early = vec![0; most.clamp(1, EARLY_READ)];
-    // A failure shows again when the connection is read on.
-    let n = transport.read(&mut early).await.unwrap_or(0);
-    if n > 0 {
-        proxy.stats.early_data_received_count_total().inc();
-    }
-    early.truncate(n);
-    early
-}
-
-/// One read's worth: the rest is read when there is a host.
-const EARLY_READ: usize = 16 << 10;
-
-/// What ends a connection whatever it does.
-struct Limits<'a> {
+/// One connection, and where it goes.
+struct Session<'a> {
     proxy: &'a TcpProxy,
+    target: &'a TcpCluster,
+    cluster: &'a Arc<Cluster>,
+    shared: &'a Shared,
     drain: &'a Drain,
     deadline: Option<Instant>,
 }
 
+/// What ends a connection whatever it does.
 enum Over {
     /// The filter chain's time is over.
     Cut,
@@ -171,7 +146,7 @@ enum Over {
     TooLong,
 }
 
-impl Limits<'_> {
+impl Session<'_> {
     async fn over(&self) -> Over {
         tokio::select! {
             () = self.drain.until_cut() => Over::Cut,
@@ -179,11 +154,127 @@ impl Limits<'_> {
         }
     }
 
-    fn note(&self, over: Over, stream: &mut StreamInfo) {
+    fn note_over(&self, over: Over, stream: &mut StreamInfo) {
         if matches!(over, Over::TooLong) {
             self.proxy.stats.max_downstream_connection_duration().inc();
             stream.flags |= ResponseFlags::DURATION_TIMEOUT;
         }
+    }
+
+    fn note_connected(&self, stream: &StreamInfo) {
+        if self.proxy.log_options.on_connected {
+            self.proxy.log(stream, AccessLogType::TcpUpstreamConnected, self.shared);
+        }
+    }
+
+    /// Bytes to a host as they are.
+    async fn plain(&self, mut transport: Transport, stream: &mut StreamInfo) {
+        let connecting = async {
+            let Some(early) = read_early(self.proxy, &mut transport).await else { return (None, Vec::new()) };
+            let connected = connect::connect(self.proxy, Dial::Plain, self.target, self.cluster, stream).await;
+            (connected, early)
+        };
+        let connected = tokio::select! {
+            connected = connecting => Ok(connected),
+            over = self.over() => Err(over),
+        };
+        match connected {
+            Ok((Some(Connected::Plain(lease)), early)) => {
+                self.note_connected(stream);
+                let (up, mut held) = lease.split();
+                self.relay(Pipe::new(transport, up, early), &mut held, stream).await;
+            }
+            Ok(_) => transport.abort(),
+            Err(over) => self.note_over(over, stream),
+        }
+    }
+
+    async fn relay(&self, mut pipe: Pipe, held: &mut Held, stream: &mut StreamInfo) {
+        let proxy = self.proxy;
+        let mut counted = (Moved::default(), Moved::default());
+        let mut lines = Lines::new(proxy.log_options.interval);
+        let ended = loop {
+            tokio::select! {
+                ended = pipe.run(proxy.idle_timeout) => break Some(ended),
+                over = self.over() => {
+                    self.note_over(over, stream);
+                    break None;
+                }
+                () = lines.next() => {
+                    count(proxy, pipe.moved(), &mut counted, stream);
+                    proxy.log(stream, AccessLogType::TcpPeriodic, self.shared);
+                }
+            }
+        };
+        count(proxy, pipe.moved(), &mut counted, stream);
+        match ended {
+            None | Some(Ended::Done(Side::Down)) => {}
+            Some(Ended::Done(Side::Up)) => held.closed_by_host(),
+            Some(Ended::Idle) => proxy.stats.idle_timeout().inc(),
+            Some(Ended::Failed(side, kind)) => {
+                if side == Side::Up {
+                    held.closed_by_host();
+                    stream.flags |= ResponseFlags::UPSTREAM_REMOTE_RESET;
+                }
+                if kind == io::ErrorKind::ConnectionReset {
+                    pipe.abort();
+                }
+            }
+        }
+    }
+
+    /// Bytes in a request to an HTTP host.
+    async fn tunnelled(&self, tunnel: &Tunnel, transport: Transport, stream: &mut StreamInfo) {
+        let client = Client::new(transport);
+        let dial = Dial::Tunnel(tunnel, &client);
+        let connected = tokio::select! {
+            connected = connect::connect(self.proxy, dial, self.target, self.cluster, stream) => Ok(connected),
+            over = self.over() => Err(over),
+        };
+        match connected {
+            Ok(Some(Connected::Tunnel(standing))) => {
+                self.note_connected(stream);
+                self.relay_tunnel(standing, client, stream).await;
+            }
+            Ok(_) => client.abort(),
+            Err(over) => self.note_over(over, stream),
+        }
+    }
+
+    async fn relay_tunnel(&self, standing: Standing, client: Client, stream: &mut StreamInfo) {
+        let proxy = self.proxy;
+        let passed = client.passed();
+        let moved = || {
+            let (received, sent) = passed.read();
+            (Moved { read: received, written: received }, Moved { read: sent, written: sent })
+        };
+        let mut counted = (Moved::default(), Moved::default());
+        let mut lines = Lines::new(proxy.log_options.interval);
+        let mut running = std::pin::pin!(standing.run(client));
+        let mut last = (passed.read(), Instant::now());
+        loop {
+            let idle = proxy.idle_timeout.map(|limit| last.1 + limit);
+            tokio::select! {
+                () = &mut running => break,
+                over = self.over() => {
+                    self.note_over(over, stream);
+                    break;
+                }
+                () = lines.next() => {
+                    count(proxy, moved(), &mut counted, stream);
+                    proxy.log(stream, AccessLogType::TcpPeriodic, self.shared);
+                }
+                () = until(idle) => {
+                    let now = passed.read();
+                    if now == last.0 {
+                        proxy.stats.idle_timeout().inc();
+                        break;
+                    }
+                    last = (now, Instant::now());
+                }
+            }
+        }
+        count(proxy, moved(), &mut counted, stream);
     }
 }
 
@@ -194,50 +285,53 @@ async fn until(moment: Option<Instant>) {
     }
 }
 
-async fn relay(limits: &Limits<'_>, mut pipe: Pipe, held: &mut Held, shared: &Shared, stream: &mut StreamInfo) {
-    let proxy = limits.proxy;
-    let mut counted = (Moved::default(), Moved::default());
-    let interval = proxy.log_options.interval;
-    let mut next_line = interval.map(|interval| Instant::now() + interval);
-    let ended = loop {
-        tokio::select! {
-            ended = pipe.run(proxy.idle_timeout) => break Some(ended),
-            over = limits.over() => {
-                limits.note(over, stream);
-                break None;
-            }
-            () = until(next_line) => {
-                count(proxy, &pipe, &mut counted, stream);
-                proxy.log(stream, AccessLogType::TcpPeriodic, shared);
-                next_line = next_line.zip(interval).map(|(moment, interval)| moment + interval);
-            }
-        }
-    };
-    count(proxy, &pipe, &mut counted, stream);
-    match ended {
-        None | Some(Ended::Done(Side::Down)) => {}
-        Some(Ended::Done(Side::Up)) => held.closed_by_host(),
-        Some(Ended::Idle) => proxy.stats.idle_timeout().inc(),
-        Some(Ended::Failed(side, kind)) => {
-            if side == Side::Up {
-                held.closed_by_host();
-                stream.flags |= ResponseFlags::UPSTREAM_REMOTE_RESET;
-            }
-            if kind == io::ErrorKind::ConnectionReset {
-                pipe.abort();
-            }
-        }
+/// When the next periodic line is due.
+struct Lines {
+    interval: Option<Duration>,
+    due: Option<Instant>,
+}
+
+impl Lines {
+    fn new(interval: Option<Duration>) -> Self {
+        Self { interval, due: interval.map(|interval| Instant::now() + interval) }
+    }
+
+    async fn next(&mut self) {
+        until(self.due).await;
+        self.due = self.due.zip(self.interval).map(|(due, interval)| due + interval);
     }
 }
 
-/// Brings the stream's facts and the stats up to what was moved.
-fn count(proxy: &TcpProxy, pipe: &Pipe, counted: &mut (Moved, Moved), stream: &mut StreamInfo) {
-    let (upward, downward) = pipe.moved();
+/// The client's first bytes (`ON_DOWNSTREAM_DATA`); none where the host is connected to at once. `None` when there are
+/// none to connect for: such a client is connected to nothing, as in Envoy; here the idle timeout ends it.
+async fn read_early(proxy: &TcpProxy, transport: &mut Transport) -> Option<Vec<u8>> {
+    let Some(most) = proxy.early_bytes else { return Some(Vec::new()) };
+    let mut early = vec![0; most.clamp(1, EARLY_READ)];
+    let idle = || until(proxy.idle_timeout.map(|idle| Instant::now() + idle));
+    let n = tokio::select! {
+        read = transport.read(&mut early) => read.unwrap_or(0),
+        () = idle() => return None,
+    };
+    proxy.stats.early_data_received_count_total().inc();
+    if n == 0 {
+        idle().await;
+        return None;
+    }
+    early.truncate(n);
+    Some(early)
+}
+
+/// One read's worth: the rest is read when there is a host.
+const EARLY_READ: usize = 16 << 10;
+
+/// Brings the stream's facts and the stats up to what was moved up and down.
+fn count(proxy: &TcpProxy, moved: (Moved, Moved), counted: &mut (Moved, Moved), stream: &mut StreamInfo) {
+    let (upward, downward) = moved;
     stream.bytes.body_received = upward.read;
     stream.bytes.body_sent = downward.written;
     stream.upstream.bytes.wire_sent = upward.written;
     stream.upstream.bytes.wire_received = downward.read;
     proxy.stats.downstream_cx_rx_bytes_total().add(upward.read - counted.0.read);
     proxy.stats.downstream_cx_tx_bytes_total().add(downward.written - counted.1.written);
-    *counted = (upward, downward);
+    *counted = moved;
 }

@@ -5,6 +5,7 @@ mod connect;
 mod h1;
 mod h1_upload;
 mod h2;
+mod payload;
 mod tcp;
 
 use std::cell::RefCell;
@@ -13,6 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::StatusCode;
 use parking_lot::Mutex;
 use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
@@ -64,7 +66,16 @@ pub(crate) struct StreamRequest<'a> {
     pub downstream: http::Version,
     /// The request asks to leave HTTP: what follows the head goes up once the host has agreed.
     pub tunnel: bool,
+    /// The request's payload leaves HTTP here: it goes to the host as plain bytes.
+    pub terminate: Option<Terminate>,
     pub informational: &'a Informational,
+}
+
+/// How a CONNECT ends.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Terminate {
+    /// Goes up before the payload (PROXY protocol).
+    pub first: Option<Bytes>,
 }
 
 /// More informational responses than this to one request are no answer but a flood.
@@ -129,6 +140,8 @@ pub(crate) struct ConnectionFacts {
 pub(crate) enum Stream {
     H1(Box<h1::Lease>),
     H2(Box<h2::Lease>),
+    /// Plain bytes.
+    Tcp(Box<TcpLease>),
 }
 
 /// A response that has begun, and what still goes up.
@@ -140,6 +153,10 @@ pub(crate) struct Begun {
 impl Stream {
     /// Waits for a connection to the host.
     pub(crate) async fn open(request: &StreamRequest<'_>) -> Result<Self, PoolError> {
+        if request.terminate.is_some() {
+            let lease = connect_tcp(request.cluster, request.host, request.priority).await?;
+            return Ok(Self::Tcp(Box::new(lease)));
+        }
         let http2 = match request.cluster.config().http.protocol {
             HttpProtocol::Http1(_) => false,
             HttpProtocol::Http2(_) => true,
@@ -156,6 +173,7 @@ impl Stream {
         match self {
             Self::H1(lease) => lease.facts(),
             Self::H2(lease) => lease.facts(),
+            Self::Tcp(lease) => &lease.facts,
         }
     }
 
@@ -164,6 +182,10 @@ impl Stream {
         match self {
             Self::H1(lease) => h1::send(*lease, request, body).await,
             Self::H2(lease) => h2::send(*lease, request, body).await,
+            Self::Tcp(lease) => {
+                let first = request.terminate.as_ref().and_then(|terminate| terminate.first.clone());
+                Ok(payload::send(*lease, first, body))
+            }
         }
     }
 }

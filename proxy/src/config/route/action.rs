@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidegate_filters::context::CompileContext;
 use tidegate_xds::FieldError;
-use tidegate_xds::pb::envoy::config::core::v3::RoutingPriority as PriorityProto;
+use tidegate_xds::pb::envoy::config::core::v3::{RoutingPriority as PriorityProto, proxy_protocol_config};
 use tidegate_xds::pb::envoy::config::route::v3::route::Action as ActionProto;
 use tidegate_xds::pb::envoy::config::route::v3::route_action::{ClusterNotFoundResponseCode, UpgradeConfig};
 use tidegate_xds::pb::envoy::config::route::v3::{Route, RouteAction};
@@ -15,8 +15,8 @@ use super::{cluster, hash, local, mirror, redirect_policy, retry, rewrite, value
 use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::config::values::wrapped_bool;
 use crate::route::{
-    Action, ClusterSelector, ConnectConfig, ForwardAction, GrpcTimeout, Limit, PathMatch, RetryPolicy, StreamDuration,
-    Timeouts, Upgrade,
+    Action, ClusterSelector, ConnectConfig, ForwardAction, GrpcTimeout, Limit, PathMatch, ProxyVersion, RetryPolicy,
+    StreamDuration, Timeouts, Upgrade,
 };
 
 /// Compiles a route's action.
@@ -133,8 +133,16 @@ fn upgrades(configs: &[UpgradeConfig], context: &mut CompileContext<'_>) -> Resu
             if config.connect_config.is_some() && !tunnel {
                 return Err(context.error_at("connect_config", "only CONNECT and CONNECT-UDP take it"));
             }
-            let connect =
-                config.connect_config.as_ref().map(|connect| ConnectConfig { allow_post: connect.allow_post });
+            if config.connect_config.is_some() && &*kind == b"connect-udp" {
+                return Err(context.error_at("connect_config", "not supported yet: terminating CONNECT-UDP"));
+            }
+            let connect = config.connect_config.as_ref().map(|connect| ConnectConfig {
+                allow_post: connect.allow_post,
+                proxy_protocol: connect.proxy_protocol_config.as_ref().map(|config| match config.version() {
+                    proxy_protocol_config::Version::V1 => ProxyVersion::V1,
+                    proxy_protocol_config::Version::V2 => ProxyVersion::V2,
+                }),
+            });
             Ok(Upgrade { kind, enabled: wrapped_bool(config.enabled.as_ref(), true), connect })
         })?;
         upgrades.push(upgrade);

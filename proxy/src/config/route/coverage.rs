@@ -163,14 +163,15 @@ pub const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.route.v3.RouteAction.UpgradeConfig",
-        enforced: &["upgrade_type", "enabled"],
+        enforced: &["upgrade_type", "enabled", "connect_config"],
         listed: &[],
     },
     Coverage {
         message: "envoy.config.route.v3.RouteAction.UpgradeConfig.ConnectConfig",
-        enforced: &["allow_post"],
+        enforced: &["allow_post", "proxy_protocol_config"],
         listed: &[],
     },
+    Coverage { message: "envoy.config.core.v3.ProxyProtocolConfig", enforced: &["version"], listed: &[] },
     Coverage {
         message: "envoy.config.route.v3.RouteAction.RequestMirrorPolicy",
         enforced: &[

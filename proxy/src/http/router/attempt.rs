@@ -9,7 +9,7 @@ use tidegate_filters::http::{Body, RequestHead, StreamContext};
 use super::{Deadline, Shared, Tried, expires};
 use crate::cluster::host::{Host, HostCounter};
 use crate::cluster::lb::{MetadataMatch, PickContext};
-use crate::cluster::pool::{PoolError, Stream, StreamRequest, StreamReset};
+use crate::cluster::pool::{PoolError, Stream, StreamRequest, StreamReset, Terminate};
 use crate::route::HostPredicate;
 
 /// Why a try gave no response.
@@ -69,6 +69,7 @@ async fn send(
         head,
         downstream: stream.info.protocol.unwrap_or(http::Version::HTTP_11),
         tunnel: shared.tunnel,
+        terminate: terminate(shared, head, stream),
         informational: &shared.informational,
     };
     let opened = match Stream::open(&request).await {
@@ -110,6 +111,14 @@ fn count_informational(shared: &Shared<'_>, stream: &StreamContext) {
         stats.traffic.upstream_rq_completed().inc();
         stats.codes.count(status, stream.info.internal_request);
     }
+}
+
+/// Whether the request's payload leaves HTTP here (`connect_config`), and what goes before it.
+fn terminate(shared: &Shared<'_>, head: &RequestHead, stream: &StreamContext) -> Option<Terminate> {
+    let config = shared.action.terminates(&head.method)?;
+    let connection = &stream.info.connection;
+    let header = |version| crate::tcp::proxy_header(version, &connection.remote, &connection.local);
+    Some(Terminate { first: config.proxy_protocol.map(header) })
 }
 
 fn choose_host(shared: &Shared<'_>, tried: &[Arc<Host>]) -> Option<Arc<Host>> {
@@ -154,7 +163,7 @@ fn note_connection(opened: &Stream, stream: &mut StreamContext) {
     let upstream = &mut stream.info.upstream;
     upstream.local_address.clone_from(&facts.local);
     upstream.connection_id = Some(facts.id);
-    upstream.protocol = Some(facts.protocol);
+    upstream.protocol = (!matches!(opened, Stream::Tcp(_))).then_some(facts.protocol);
     stream.info.timings.upstream_connect_start = Some(facts.connect_start);
     stream.info.timings.upstream_connect_complete = Some(facts.connected);
 }

@@ -56,6 +56,7 @@ async fn send(cluster: Arc<Cluster>, head: RequestHead, body: Body) {
         head: &head,
         downstream: head.version,
         tunnel: false,
+        terminate: None,
         informational: &informational,
     };
     let Ok(stream) = Stream::open(&request).await else { return };
