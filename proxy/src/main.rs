@@ -18,6 +18,7 @@ use tidegate_xds::{FieldError, Format};
 static ALLOCATOR: allocator::Allocator = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    allocator::keep_nothing();
     let arguments: Vec<String> = std::env::args().collect();
     let as_envoy = arguments.first().is_some_and(|program| cli::called_as_envoy(program));
     let command = match cli::parse(arguments) {
