@@ -450,11 +450,12 @@ fn read_clusters(watched: &Watched, names: &mut Vec<Arc<str>>, store: &mut Store
 fn read_listeners(watched: &Watched, names: &mut Vec<Arc<str>>, store: &mut Store) {
     let Some(resources) = load::<ListenerProto>(watched, "envoy.config.listener.v3.Listener") else { return };
     let now: Vec<Arc<str>> = resources.iter().map(|placed| placed.resource.name.as_str().into()).collect();
-    report(watched, store.update_listeners(resources));
+    // Those that go come first: a new listener may take the address of one of them.
     let gone: Vec<_> = names.iter().filter(|name| !now.contains(name)).cloned().collect();
     if !gone.is_empty() {
         store.remove_listeners(&gone);
     }
+    report(watched, store.update_listeners(resources));
     *names = now;
 }
 

@@ -17,7 +17,7 @@ use super::{Compiler, RouteOrigin, listener};
 use crate::app::Shared;
 use crate::cluster::Cluster;
 use crate::cluster::options::Discovery;
-use crate::listener::Listener;
+use crate::listener::{ListenAddress, Listener};
 use crate::process::{Accepteds, Kind};
 use crate::snapshot::Snapshot;
 
@@ -258,6 +258,14 @@ impl Store {
                 }
                 None => Ok(listener),
             });
+            let compiled = compiled.and_then(|listener| match self.duplicate_address(&listener, &ready) {
+                Some(address) => {
+                    let name = &listener.name;
+                    let reason = format!("listener '{name}' has duplicate address '{address}' as existing listener");
+                    Err(FieldError::new(at.clone().field("address"), reason).in_resource(&resource.name))
+                }
+                None => Ok(listener),
+            });
             match compiled {
                 Ok(listener) => {
                     let name = Arc::clone(&listener.name);
@@ -276,6 +284,18 @@ impl Store {
         }
         self.publish_listeners(ready);
         errors
+    }
+
+    /// An address of the listener that one of another name has, whether or not either is bound.
+    fn duplicate_address(&self, listener: &Listener, ready: &[Arc<Listener>]) -> Option<ListenAddress> {
+        let snapshot = self.shared.snapshot();
+        let warming = self.warming_listeners.values().map(|warming| &warming.compiled);
+        let others = snapshot.listeners.values().chain(warming).chain(ready);
+        let mut taken = others.filter(|other| other.name != listener.name).flat_map(|other| &other.sockets);
+        let given =
+            |address: &ListenAddress| !matches!(address, ListenAddress::Ip { address, .. } if address.port() == 0);
+        let own = |address: &ListenAddress| listener.sockets.iter().any(|socket| socket.address == *address);
+        taken.find(|socket| given(&socket.address) && own(&socket.address)).map(|socket| socket.address.clone())
     }
 
     fn has_routes(&self, needs: &Needs) -> bool {

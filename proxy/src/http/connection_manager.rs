@@ -29,15 +29,10 @@ pub(crate) async fn serve(
     hcm: Arc<HttpConnectionManager>,
     listener_stats: ListenerHttpStats,
 ) -> Option<Version> {
-    let Chosen { shared, chain, stream, transport } = chosen;
+    let Chosen { shared, chain, info, transport } = chosen;
     let started = Instant::now();
-    let connection = Arc::new(Connection {
-        shared,
-        hcm: Arc::clone(&hcm),
-        info: stream.connection,
-        listener_stats,
-        drain: Arc::clone(&chain.drain),
-    });
+    let connection =
+        Arc::new(Connection { shared, hcm: Arc::clone(&hcm), info, listener_stats, drain: Arc::clone(&chain.drain) });
     let stats = &hcm.stats;
     stats.downstream_cx_total().inc();
     stats.downstream_cx_active().inc();

@@ -32,8 +32,7 @@ pub(crate) enum Accepted {
 pub(crate) struct Chosen {
     pub shared: Arc<Shared>,
     pub chain: Arc<FilterChain>,
-    /// What is known of the connection; its log line is written from it when it has ended.
-    pub stream: StreamInfo,
+    pub info: Arc<ConnectionInfo>,
     pub transport: Transport,
 }
 
@@ -286,16 +285,15 @@ async fn run_chain(
     listener: &Listener,
     chain: Arc<FilterChain>,
     mut info: ConnectionInfo,
-    times: (Instant, SystemTime),
+    times: Times,
     mut transport: Transport,
 ) -> StreamInfo {
     let _active = chain.drain.enter();
     let mut filters: Vec<_> = chain.filters.iter().filter_map(|config| Arc::clone(config).new_connection()).collect();
     let closing = admit(&mut filters, &mut info, shared).await;
-    let metadata = info.metadata.clone();
-    let mut stream = StreamInfo::new(Arc::new(info), times.0, times.1);
-    stream.dynamic_metadata = metadata;
+    let info = Arc::new(info);
     if let Some(closing) = closing {
+        let mut stream = stream_of(&info, times);
         crate::tcp::note_closing(&mut stream, closing);
         finish(&chain, shared, &mut stream);
         return stream;
@@ -303,20 +301,29 @@ async fn run_chain(
     let watched = filters.iter().any(|filter| filter.reads_data())
         || !listener.access_logs.is_empty() && !matches!(chain.terminal, Terminal::Tcp(_));
     let seen = if watched {
-        let (filtered, seen) = crate::tcp::filtered(transport, std::mem::take(&mut filters), &stream, shared);
+        let (filtered, seen) = crate::tcp::filtered(transport, std::mem::take(&mut filters), &info, shared);
         transport = filtered;
         Some(seen)
     } else {
         None
     };
-    let mut stream =
-        serve_chosen(Chosen { shared: Arc::clone(shared), chain: Arc::clone(&chain), stream, transport }).await;
+    let chosen = Chosen { shared: Arc::clone(shared), chain: Arc::clone(&chain), info, transport };
+    let mut stream = serve_chosen(chosen, times).await;
     if let Some(seen) = seen {
         seen.note(&mut stream);
     }
     finish(&chain, shared, &mut stream);
     // Connection filters (limits) hold their share until here.
     drop(filters);
+    stream
+}
+
+type Times = (Instant, SystemTime);
+
+/// What is known of a connection before its last filter sees it.
+fn stream_of(info: &Arc<ConnectionInfo>, times: Times) -> StreamInfo {
+    let mut stream = StreamInfo::new(Arc::clone(info), times.0, times.1);
+    stream.dynamic_metadata = info.metadata.clone();
     stream
 }
 
@@ -339,17 +346,24 @@ async fn admit(
     None
 }
 
-async fn serve_chosen(chosen: Chosen) -> StreamInfo {
+/// Hands the connection to the last filter. Only what is written to while it lives is kept meanwhile.
+async fn serve_chosen(chosen: Chosen, times: Times) -> StreamInfo {
+    let info = Arc::clone(&chosen.info);
     match chosen.chain.terminal.clone() {
         Terminal::Http(hcm, listener_stats) => {
-            let mut stream = chosen.stream.clone();
-            stream.protocol = crate::http::serve(chosen, hcm, listener_stats).await;
-            stream
+            let protocol = crate::http::serve(chosen, hcm, listener_stats).await;
+            StreamInfo { protocol, ..stream_of(&info, times) }
         }
-        Terminal::Tcp(proxy) => crate::tcp::serve(chosen, &proxy).await,
-        Terminal::Echo => crate::tcp::echo(chosen).await,
-        Terminal::DirectResponse(bytes) => crate::tcp::direct_response(chosen, bytes).await,
-        Terminal::Close => chosen.stream,
+        Terminal::Tcp(proxy) => crate::tcp::serve(chosen, stream_of(&info, times), &proxy).await,
+        Terminal::Echo => {
+            crate::tcp::echo(chosen).await;
+            stream_of(&info, times)
+        }
+        Terminal::DirectResponse(bytes) => {
+            crate::tcp::direct_response(chosen, bytes).await;
+            stream_of(&info, times)
+        }
+        Terminal::Close => stream_of(&info, times),
     }
 }
 

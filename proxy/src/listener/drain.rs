@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::DrainType;
+
 /// Shared by everyone who serves under one filter chain.
 #[derive(Debug, Default)]
 pub struct Drain {
@@ -15,6 +17,8 @@ pub struct Drain {
     began_millis: AtomicU64,
     lasts_millis: AtomicU64,
     immediate: AtomicBool,
+    /// Not asked to leave while the health check fails (`MODIFY_ONLY`).
+    modify_only: bool,
     cut: AtomicBool,
     active: AtomicUsize,
     changed: Notify,
@@ -39,6 +43,15 @@ fn millis_since_start() -> u64 {
 }
 
 impl Drain {
+    pub fn new(kind: DrainType) -> Self {
+        Self { modify_only: kind == DrainType::ModifyOnly, ..Self::default() }
+    }
+
+    /// Whether connections are asked to leave while the health check fails.
+    pub fn heeds_health_check(&self) -> bool {
+        !self.modify_only
+    }
+
     /// Begins: over `lasts` connections are told to leave, ever more likely (`gradual`) or at once.
     pub fn begin(&self, lasts: Duration, immediate: bool) {
         self.began_millis.store(millis_since_start(), Relaxed);

@@ -133,3 +133,31 @@ impl Drop for Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worker_with_the_fewest_takes_the_next_and_an_equal_one_keeps_its_own() {
+        let store = tidegate_stats::Store::new();
+        let commands = (0..3).map(|_| tokio::sync::mpsc::unbounded_channel().0);
+        let load = Load::new(&store.root().scope("listener.l."), commands);
+        let set = |counts: [u64; 3]| {
+            for (worker, count) in load.workers.iter().zip(counts) {
+                worker.connections.store(count, Relaxed);
+            }
+        };
+        for (counts, own, expected) in [([1, 1, 1], 2, 2), ([2, 1, 2], 0, 1), ([2, 1, 1], 2, 2), ([0, 3, 3], 1, 0)] {
+            set(counts);
+            assert_eq!(load.least_loaded(own), expected, "{counts:?} {own}");
+        }
+    }
+
+    #[test]
+    fn a_counter_stops_at_its_limit() {
+        let counter = AtomicU64::new(0);
+        assert_eq!([0, 1, 2].map(|_| take_below(&counter, 2)), [true, true, false]);
+        assert_eq!(counter.load(Relaxed), 2);
+    }
+}

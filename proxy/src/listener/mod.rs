@@ -109,7 +109,6 @@ pub struct Listener {
     pub continue_on_filters_timeout: bool,
     pub use_original_dst: bool,
     pub chains: FilterChains,
-    pub drain_type: DrainType,
     pub inbound: bool,
     pub access_logs: Vec<Arc<AccessLog>>,
     pub max_accepts_per_event: u32,

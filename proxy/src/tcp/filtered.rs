@@ -56,14 +56,14 @@ impl Seen {
 pub(crate) fn filtered(
     inner: Transport,
     filters: Vec<Box<dyn NetworkFilter>>,
-    stream: &StreamInfo,
+    connection: &Arc<ConnectionInfo>,
     shared: &Arc<Shared>,
 ) -> (Transport, Seen) {
     let seen = Seen(Arc::default());
     let filtered = Filtered {
         inner,
         filters: Mutex::new(filters),
-        connection: Arc::clone(&stream.connection),
+        connection: Arc::clone(connection),
         shared: Arc::clone(shared),
         seen: seen.clone(),
         delay: None,

@@ -32,8 +32,8 @@ pub(crate) fn note_closing(stream: &mut StreamInfo, closing: Closing) {
 }
 
 /// `envoy.filters.network.echo`: sends back what comes.
-pub(crate) async fn echo(chosen: Chosen) -> StreamInfo {
-    let Chosen { mut transport, chain, stream, .. } = chosen;
+pub(crate) async fn echo(chosen: Chosen) {
+    let Chosen { mut transport, chain, .. } = chosen;
     let mut buffer = vec![0; 16 << 10];
     let echoing = async {
         while let Ok(n) = transport.read(&mut buffer).await {
@@ -46,15 +46,13 @@ pub(crate) async fn echo(chosen: Chosen) -> StreamInfo {
         () = echoing => {}
         () = chain.drain.until_cut() => {}
     }
-    stream
 }
 
 /// `envoy.filters.network.direct_response`: sends fixed bytes and closes.
-pub(crate) async fn direct_response(chosen: Chosen, bytes: Bytes) -> StreamInfo {
+pub(crate) async fn direct_response(chosen: Chosen, bytes: Bytes) {
     let mut transport = chosen.transport;
     if transport.write_all(&bytes).await.is_ok() {
         // The client may have closed already.
         let _ = transport.shutdown().await;
     }
-    chosen.stream
 }

@@ -104,8 +104,8 @@ impl TcpProxy {
 }
 
 /// Proxies one connection to its end, and returns what is known of it then.
-pub(crate) async fn serve(chosen: Chosen, proxy: &TcpProxy) -> StreamInfo {
-    let Chosen { shared, chain, mut stream, transport } = chosen;
+pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpProxy) -> StreamInfo {
+    let Chosen { shared, chain, transport, .. } = chosen;
     proxy.stats.downstream_cx_total().inc();
     let snapshot = shared.snapshot();
     let target = proxy.choose(rand::random());
@@ -184,7 +184,8 @@ impl Session<'_> {
                 let (up, mut held) = lease.split();
                 self.relay(Pipe::new(transport, up, early), &mut held, stream).await;
             }
-            Ok(_) => transport.abort(),
+            // Closed in order, as Envoy's; what was not read makes it a reset.
+            Ok(_) => drop(transport),
             Err(over) => self.note_over(over, stream),
         }
     }
@@ -236,7 +237,7 @@ impl Session<'_> {
                 self.note_connected(stream);
                 self.relay_tunnel(standing, client, stream).await;
             }
-            Ok(_) => client.abort(),
+            Ok(_) => drop(client),
             Err(over) => self.note_over(over, stream),
         }
     }

@@ -74,14 +74,6 @@ impl Client {
     pub(super) fn passed(&self) -> Arc<Passed> {
         Arc::clone(&self.passed)
     }
-
-    /// Closes the connection with a reset.
-    pub(super) fn abort(self) {
-        // The body that held the other half is gone with its request.
-        if let Some(read) = Arc::into_inner(self.read) {
-            read.into_inner().unsplit(self.write).abort();
-        }
-    }
 }
 
 impl Tunnel {

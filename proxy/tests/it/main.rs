@@ -16,5 +16,6 @@ mod files;
 mod framing;
 mod http2;
 mod http2_connection;
+mod listeners;
 mod tcp;
 mod upgrades;

@@ -46,11 +46,13 @@ pub(crate) async fn connect_tcp(
 ) -> Result<TcpLease, PoolError> {
     let permit = connection_permit(cluster, host, priority, false).ok_or(PoolError::Overflow)?;
     let pending = Pending::begin(cluster, host, priority).ok_or(PoolError::Overflow)?;
-    let open = Open::new(cluster, host, permit);
+    let mut open = Open::new(cluster, host, permit);
     let connected = connect::connect(cluster, host).await;
     drop(pending);
     match connected {
         Ok((transport, facts)) => {
+            // All of a connection is one request.
+            (open.busy, open.requests) = (true, 1);
             let active = Active::begin(cluster, priority).ok_or(PoolError::Overflow)?;
             Ok(TcpLease { transport, facts, _open: open, _active: active })
         }

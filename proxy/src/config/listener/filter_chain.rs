@@ -17,6 +17,7 @@ use super::digest;
 use crate::config::values::duration;
 use crate::config::{Compiler, http_connection_manager, tcp_proxy};
 use crate::http::stats::ListenerHttpStats;
+use crate::listener::drain::Drain;
 use crate::listener::filter_chain::{ChainMatcher, SourceType};
 use crate::listener::{ChainMatch, FilterChain, FilterChains, Listener, Terminal};
 
@@ -31,20 +32,14 @@ pub(super) fn compile_all(
     if listener.filter_chains.is_empty() && listener.default_filter_chain.is_none() {
         return Err(context.error_at("filter_chains", "no filter chains specified"));
     }
+    let around = Around { compiler, listener, previous, scope };
     let default = match &listener.default_filter_chain {
-        Some(chain) => Some(
-            context
-                .within("default_filter_chain", |context| compile_chain(compiler, chain, previous, scope, context))?,
-        ),
+        Some(chain) => Some(context.within("default_filter_chain", |context| compile_chain(&around, chain, context))?),
         None => None,
     };
     let mut chains = Vec::with_capacity(listener.filter_chains.len());
     for (index, chain) in listener.filter_chains.iter().enumerate() {
-        chains.push(
-            context.within_item("filter_chains", index, |context| {
-                compile_chain(compiler, chain, previous, scope, context)
-            })?,
-        );
+        chains.push(context.within_item("filter_chains", index, |context| compile_chain(&around, chain, context))?);
     }
     if let Some(matcher) = &listener.filter_chain_matcher {
         let matcher = compile_matcher(matcher, &listener.filter_chains, context)?;
@@ -135,31 +130,44 @@ fn ranges(field: &str, ranges: &[core::CidrRange], context: &mut CompileContext<
     ranges.iter().enumerate().map(compile).collect()
 }
 
+/// What a chain takes from the listener that it stands in.
+struct Around<'a> {
+    compiler: &'a Compiler,
+    listener: &'a proto::Listener,
+    /// The listener that this one replaces.
+    previous: Option<&'a Listener>,
+    scope: &'a tidegate_stats::Scope,
+}
+
+impl Around<'_> {
+    /// A chain that looks the same is another one where this differs.
+    fn digest(&self) -> u64 {
+        let seeds = ahash::RandomState::with_seeds(5, 6, 7, 8);
+        seeds.hash_one((self.scope.prefix(), self.compiler.buffer_limit_bytes, self.listener.drain_type))
+    }
+}
+
 fn compile_chain(
-    compiler: &Compiler,
+    around: &Around<'_>,
     chain: &proto::FilterChain,
-    previous: Option<&Listener>,
-    scope: &tidegate_stats::Scope,
     context: &mut CompileContext<'_>,
 ) -> Result<Arc<FilterChain>, FieldError> {
-    // A chain that looks the same is another one under another name of stats or limit of buffers.
-    let surroundings =
-        ahash::RandomState::with_seeds(5, 6, 7, 8).hash_one((scope.prefix(), compiler.buffer_limit_bytes));
-    let digest = digest(chain) ^ surroundings;
-    let before = previous.into_iter().flat_map(|listener| listener.chains.all.iter().chain(&listener.chains.default));
+    let digest = digest(chain) ^ around.digest();
+    let before =
+        around.previous.into_iter().flat_map(|listener| listener.chains.all.iter().chain(&listener.chains.default));
     if let Some(same) = before.into_iter().find(|before| before.digest == digest) {
         return Ok(Arc::clone(same));
     }
     if let Some(socket) = &chain.transport_socket {
         context.within("transport_socket", |context| plain_transport(socket, context))?;
     }
-    let (filters, terminal) = compile_filters(compiler, &chain.filters, scope, context)?;
+    let (filters, terminal) = compile_filters(around, &chain.filters, context)?;
     Ok(Arc::new(FilterChain {
         name: chain.name.as_str().into(),
         filters,
         terminal,
         transport_connect_timeout: chain.transport_socket_connect_timeout.as_ref().map(duration),
-        drain: Arc::default(),
+        drain: Arc::new(Drain::new(super::drain_type(around.listener))),
         digest,
     }))
 }
@@ -177,9 +185,8 @@ fn plain_transport(socket: &core::TransportSocket, context: &CompileContext<'_>)
 type Compiled = (Vec<Arc<dyn tidegate_filters::network::NetworkFilterConfig>>, Terminal);
 
 fn compile_filters(
-    compiler: &Compiler,
+    around: &Around<'_>,
     filters: &[proto::Filter],
-    scope: &tidegate_stats::Scope,
     context: &mut CompileContext<'_>,
 ) -> Result<Compiled, FieldError> {
     let Some((last, before)) = filters.split_last() else { return Ok((Vec::new(), Terminal::Close)) };
@@ -187,12 +194,12 @@ fn compile_filters(
     for (index, filter) in before.iter().enumerate() {
         compiled.push(context.within_item("filters", index, |context| {
             let config = typed_config(filter, context)?;
-            compiler.network_filter(config, context)
+            around.compiler.network_filter(config, context)
         })?);
     }
     let terminal = context.within_item("filters", before.len(), |context| {
         let config = typed_config(last, context)?;
-        context.within("typed_config", |context| terminal(compiler, config, scope, context))
+        context.within("typed_config", |context| terminal(around, config, context))
     })?;
     Ok((compiled, terminal))
 }
@@ -210,12 +217,8 @@ fn typed_config<'a>(filter: &'a proto::Filter, context: &CompileContext<'_>) -> 
     }
 }
 
-fn terminal(
-    compiler: &Compiler,
-    config: &Any,
-    scope: &tidegate_stats::Scope,
-    context: &mut CompileContext<'_>,
-) -> Result<Terminal, FieldError> {
+fn terminal(around: &Around<'_>, config: &Any, context: &mut CompileContext<'_>) -> Result<Terminal, FieldError> {
+    let Around { compiler, scope, .. } = around;
     use tidegate_xds::pb::envoy::extensions::filters::network as filters;
     match any::type_name(&config.type_url) {
         Some("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager") => {

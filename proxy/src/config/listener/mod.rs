@@ -54,11 +54,6 @@ pub(crate) fn compile(
         continue_on_filters_timeout: listener.continue_on_listener_filters_timeout,
         use_original_dst: wrapped_bool(listener.use_original_dst.as_ref(), false),
         chains,
-        drain_type: if listener.drain_type == i32::from(proto::listener::DrainType::ModifyOnly) {
-            DrainType::ModifyOnly
-        } else {
-            DrainType::Default
-        },
         inbound: listener.traffic_direction == i32::from(core::TrafficDirection::Inbound),
         access_logs,
         max_accepts_per_event: most_accepts,
@@ -73,6 +68,13 @@ pub(crate) fn compile(
 #[expect(deprecated, reason = "Envoy 1.40 reads it")]
 fn old_bind_to_port(listener: &proto::Listener) -> Option<BoolValue> {
     listener.deprecated_v1.as_ref()?.bind_to_port
+}
+
+fn drain_type(listener: &proto::Listener) -> DrainType {
+    match listener.drain_type() {
+        proto::listener::DrainType::ModifyOnly => DrainType::ModifyOnly,
+        proto::listener::DrainType::Default => DrainType::Default,
+    }
 }
 
 fn buffer_limit(listener: &proto::Listener) -> usize {

@@ -87,7 +87,9 @@ impl Exchange<'_> {
     /// Whether the connection is to close after this response.
     pub(super) fn decide_keep_alive<D: Downstream>(&self, produced: &Produced, down: &mut D) {
         let connection = self.connection;
-        if connection.drain.should_close(self.stream.random) || connection.shared.is_health_check_failing() {
+        if connection.drain.should_close(self.stream.random)
+            || connection.drain.heeds_health_check() && connection.shared.is_health_check_failing()
+        {
             connection.hcm.stats.downstream_cx_drain_close().inc();
             down.close_after();
         }
