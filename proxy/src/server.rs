@@ -27,6 +27,7 @@ use crate::cluster::dns::Discoveries;
 use crate::config::Compiler;
 use crate::config::bootstrap::{Bootstrap, file_of};
 use crate::config::files::{self, Watched};
+use crate::config::registry::Registry;
 use crate::config::store::{Placed, Store};
 use crate::listener::ListenAddress;
 use crate::listener::manager::{DrainPlan, ListenerManager};
@@ -91,6 +92,7 @@ fn make_store(
 ) -> (Store, Arc<Shared>) {
     let shared = Shared::new(layers, node_address, &bootstrap.node.cluster, bootstrap.connection_limit);
     let compiler = Compiler {
+        registry: bootstrap.registry,
         defaults,
         stats: stats.root(),
         node: bootstrap.node.clone(),
@@ -404,7 +406,7 @@ impl Sources {
         for watched in self.assignments.values_mut().filter_map(|watched| watched.changed().then_some(watched)) {
             any = true;
             let type_name = "envoy.config.endpoint.v3.ClusterLoadAssignment";
-            if let Some(resources) = load::<ClusterLoadAssignment>(watched, type_name) {
+            if let Some(resources) = load::<ClusterLoadAssignment>(watched, type_name, store.registry()) {
                 report(watched, store.update_assignments(resources));
             }
         }
@@ -418,7 +420,7 @@ impl Sources {
         for watched in self.routes.values_mut().filter_map(|watched| watched.changed().then_some(watched)) {
             any = true;
             let type_name = "envoy.config.route.v3.RouteConfiguration";
-            if let Some(resources) = load::<RouteConfiguration>(watched, type_name) {
+            if let Some(resources) = load::<RouteConfiguration>(watched, type_name, store.registry()) {
                 report(watched, store.update_routes(resources));
             }
         }
@@ -437,7 +439,9 @@ fn watch_wanted(
 }
 
 fn read_clusters(watched: &Watched, names: &mut Vec<Arc<str>>, store: &mut Store) {
-    let Some(resources) = load::<ClusterProto>(watched, "envoy.config.cluster.v3.Cluster") else { return };
+    let Some(resources) = load::<ClusterProto>(watched, "envoy.config.cluster.v3.Cluster", store.registry()) else {
+        return;
+    };
     let now: Vec<Arc<str>> = resources.iter().map(|placed| placed.resource.name.as_str().into()).collect();
     report(watched, store.update_clusters(resources));
     let gone: Vec<_> = names.iter().filter(|name| !now.contains(name)).cloned().collect();
@@ -448,7 +452,9 @@ fn read_clusters(watched: &Watched, names: &mut Vec<Arc<str>>, store: &mut Store
 }
 
 fn read_listeners(watched: &Watched, names: &mut Vec<Arc<str>>, store: &mut Store) {
-    let Some(resources) = load::<ListenerProto>(watched, "envoy.config.listener.v3.Listener") else { return };
+    let Some(resources) = load::<ListenerProto>(watched, "envoy.config.listener.v3.Listener", store.registry()) else {
+        return;
+    };
     let now: Vec<Arc<str>> = resources.iter().map(|placed| placed.resource.name.as_str().into()).collect();
     // Those that go come first: a new listener may take the address of one of them.
     let gone: Vec<_> = names.iter().filter(|name| !now.contains(name)).cloned().collect();
@@ -460,7 +466,11 @@ fn read_listeners(watched: &Watched, names: &mut Vec<Arc<str>>, store: &mut Stor
 }
 
 /// Reads a file's resources, checked and audited; a file that is not whole changes nothing.
-fn load<M: prost::Message + prost::Name + Default>(watched: &Watched, type_name: &str) -> Option<Vec<Placed<M>>> {
+fn load<M: prost::Message + prost::Name + Default>(
+    watched: &Watched,
+    type_name: &str,
+    registry: &Registry,
+) -> Option<Vec<Placed<M>>> {
     let read = match files::read(&watched.path, type_name) {
         Ok(read) => read,
         Err(errors) => {
@@ -472,7 +482,7 @@ fn load<M: prost::Message + prost::Name + Default>(watched: &Watched, type_name:
     let mut errors = Vec::new();
     for (index, resource) in read.resources.iter().enumerate() {
         let path = FieldPath::root().field("resources").index(index);
-        match check::<M>(resource) {
+        match check::<M>(resource, registry) {
             Ok(message) => placed.push(Placed { resource: message, path }),
             Err(found) => errors.extend(found.into_iter().map(|error| error.under(&path))),
         }
@@ -486,9 +496,9 @@ fn load<M: prost::Message + prost::Name + Default>(watched: &Watched, type_name:
     }
 }
 
-fn check<M: prost::Message + prost::Name + Default>(resource: &Any) -> Result<M, Vec<FieldError>> {
+fn check<M: prost::Message + prost::Name + Default>(resource: &Any, registry: &Registry) -> Result<M, Vec<FieldError>> {
     let message = tidegate_xds::load_any::<M>(resource)?;
-    let audit = tidegate_xds::audit(&M::full_name(), &resource.value, crate::config::coverage::all());
+    let audit = tidegate_xds::audit(&M::full_name(), &resource.value, registry.coverage());
     if audit.unsupported.is_empty() { Ok(message) } else { Err(audit.unsupported) }
 }
 

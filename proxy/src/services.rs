@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 
 use bytes::BytesMut;
+use http::header::CONTENT_LENGTH;
 use tidegate_filters::http::body::whole;
 use tidegate_filters::http::filter::{CallError, ServiceCall, Services};
 use tidegate_filters::http::{Body, Request, Response};
@@ -74,7 +75,10 @@ async fn send(cluster: &Arc<Cluster>, request: Request, max_body_bytes: usize) -
         cluster.stats().traffic.upstream_cx_none_healthy().inc();
         return Err(CallError::NoHost);
     };
-    let Request { head, body } = request;
+    let Request { mut head, body } = request;
+    if let Some(length) = body.exact_len() {
+        head.headers.entry(CONTENT_LENGTH).or_insert_with(|| length.into());
+    }
     let informational = Informational::default();
     let request = StreamRequest {
         cluster,

@@ -4,7 +4,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 
 use super::LocalReply;
@@ -105,6 +105,22 @@ impl std::fmt::Debug for Body {
             Self::Stream(_) => f.write_str("Stream"),
         }
     }
+}
+
+/// What is left of a body: its data and its trailers; `None` when there is more than the limit.
+///
+/// # Errors
+/// The body ends before its end.
+pub async fn read_whole(body: &mut Body, most_bytes: usize) -> Result<Option<(Bytes, Option<HeaderMap>)>, BodyError> {
+    let mut data = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        match frame?.into_data() {
+            Ok(piece) if data.len() + piece.len() > most_bytes => return Ok(None),
+            Ok(piece) => data.extend_from_slice(&piece),
+            Err(frame) => return Ok(Some((data.freeze(), frame.into_trailers().ok()))),
+        }
+    }
+    Ok(Some((data.freeze(), None)))
 }
 
 /// A whole body with its trailers.

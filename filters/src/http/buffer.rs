@@ -5,16 +5,15 @@
 
 use std::sync::Arc;
 
-use bytes::BytesMut;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use tidegate_xds::pb::envoy::extensions::filters::http::buffer::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
-use super::body::whole;
+use super::body::{read_whole, whole};
 use super::filter::{OverrideConfig, Verdict};
 use super::{
-    Body, BodyError, FilterFactory, HttpFilter, HttpFilterConfig, LocalReply, Overrides, Request, Step, StreamContext,
+    BodyError, FilterFactory, HttpFilter, HttpFilterConfig, LocalReply, Overrides, Request, Step, StreamContext,
 };
 use crate::context::CompileContext;
 
@@ -53,7 +52,7 @@ impl HttpFilter for Filter {
         }
         let most_bytes = self.most_bytes;
         Step::wait(async move {
-            let reply = match read(&mut request.body, most_bytes).await {
+            let reply = match read_whole(&mut request.body, most_bytes).await {
                 Ok(Some((data, trailers))) => {
                     // The length is known now; Envoy says it to the upstream.
                     if trailers.is_none() && !request.head.headers.contains_key(CONTENT_LENGTH) {
@@ -72,22 +71,6 @@ impl HttpFilter for Filter {
     }
 }
 
-/// A body's data and trailers; `None` when there is more than the limit.
-async fn read(
-    body: &mut Body,
-    most_bytes: usize,
-) -> Result<Option<(bytes::Bytes, Option<http::HeaderMap>)>, BodyError> {
-    let mut data = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        match frame?.into_data() {
-            Ok(piece) if data.len() + piece.len() > most_bytes => return Ok(None),
-            Ok(piece) => data.extend_from_slice(&piece),
-            Err(frame) => return Ok(Some((data.freeze(), frame.into_trailers().ok()))),
-        }
-    }
-    Ok(Some((data.freeze(), None)))
-}
-
 pub(super) struct Factory;
 
 impl FilterFactory for Factory {
@@ -97,6 +80,10 @@ impl FilterFactory for Factory {
 
     fn override_message(&self) -> Option<&'static str> {
         Some(PER_ROUTE)
+    }
+
+    fn works_upstream(&self) -> bool {
+        true
     }
 
     fn coverage(&self) -> &'static [Coverage] {

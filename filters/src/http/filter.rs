@@ -126,6 +126,11 @@ pub trait FilterFactory: Send + Sync {
         None
     }
 
+    /// Whether it may stand in a chain that runs once an attempt, as in Envoy.
+    fn works_upstream(&self) -> bool {
+        false
+    }
+
     /// Which fields act, for every message that the configuration may hold (its own, and those below it).
     fn coverage(&self) -> &'static [Coverage];
 

@@ -1,20 +1,29 @@
 //! `envoy.extensions.filters.http.header_mutation.v3.HeaderMutation`: changes the headers of requests and responses.
 //!
-//! Acts: `request_mutations` and `response_mutations` of the filter, then those of all levels of the route, the most
-//! specific first, or last with `most_specific_header_mutations_wins`. Query parameters and trailers are refused.
+//! Acts: all fields. The filter's mutations go first, then those of all levels of the route, the most specific first, or last
+//! with `most_specific_header_mutations_wins`. Trailers are changed where there are any.
 
 use std::any::Any;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+use http::HeaderMap;
 use tidegate_xds::pb::envoy::extensions::filters::http::header_mutation::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
 use super::filter::OverrideConfig;
-use super::header_mutations::HeaderEdits;
+use super::header_mutations::{Direction, HeaderEdits};
+use super::query_edits::{self, QueryEdits};
 use super::{
-    FilterFactory, HttpFilter, HttpFilterConfig, Overrides, Request, RequestHead, Response, Step, StreamContext,
+    Body, BodyError, FilterFactory, Frame, HttpFilter, HttpFilterConfig, Overrides, Request, RequestHead, Response,
+    ResponseHead, Step, StreamContext,
 };
 use crate::context::CompileContext;
+use crate::format::FormatContext;
+use crate::matching::{count, gather};
+use crate::stream_info::StreamInfo;
 
 const MESSAGE: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation";
 const PER_ROUTE: &str = "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute";
@@ -27,7 +36,10 @@ struct Config {
 #[derive(Default)]
 struct Mutations {
     request: HeaderEdits,
+    query: QueryEdits,
+    request_trailers: HeaderEdits,
     response: HeaderEdits,
+    response_trailers: HeaderEdits,
 }
 
 /// Those of a route's levels, least specific first.
@@ -55,9 +67,15 @@ impl HttpFilter for Filter {
     fn on_request<'a>(&'a mut self, request: &'a mut Request, stream: &'a mut StreamContext) -> Step<'a> {
         for mutations in &self.mutations {
             mutations.request.apply_request(&mut request.head, &stream.info);
+            mutations.query.apply(&mut request.head, &stream.info);
         }
-        let dynamic = self.mutations.iter().any(|mutations| mutations.response.is_dynamic());
-        self.request = dynamic.then(|| Box::new(request.head.clone()));
+        let dynamic =
+            |mutations: &Arc<Mutations>| mutations.response.is_dynamic() || mutations.response_trailers.is_dynamic();
+        self.request = self.mutations.iter().any(dynamic).then(|| Box::new(request.head.clone()));
+        if self.mutations.iter().any(|mutations| !mutations.request_trailers.is_empty()) {
+            let facts = Facts { info: stream.info.clone(), request: Some(request.head.clone()), response: None };
+            self.edit_trailers(&mut request.body, Direction::Request, facts);
+        }
         Step::Continue
     }
 
@@ -65,7 +83,78 @@ impl HttpFilter for Filter {
         for mutations in &self.mutations {
             mutations.response.apply_response(&mut response.head, self.request.as_deref(), &stream.info);
         }
+        if self.mutations.iter().any(|mutations| !mutations.response_trailers.is_empty()) {
+            let request = self.request.as_deref().cloned();
+            let mut info = stream.info.clone();
+            info.response_code = Some(response.head.status);
+            let facts = Facts { info, request, response: Some(response.head.clone()) };
+            self.edit_trailers(&mut response.body, Direction::Response, facts);
+        }
         Step::Continue
+    }
+}
+
+impl Filter {
+    fn edit_trailers(&self, body: &mut Body, direction: Direction, facts: Facts) {
+        if let Body::Stream(_) = body {
+            let mutations = self.mutations.clone();
+            *body = Body::stream(Edited { body: body.take(), direction, mutations, facts: Box::new(facts) });
+        }
+    }
+}
+
+/// What the values of trailers may refer to, as of the headers.
+struct Facts {
+    info: StreamInfo,
+    request: Option<RequestHead>,
+    response: Option<ResponseHead>,
+}
+
+/// A body whose trailers are changed.
+struct Edited {
+    body: Body,
+    direction: Direction,
+    mutations: Vec<Arc<Mutations>>,
+    facts: Box<Facts>,
+}
+
+impl Edited {
+    fn edit(&self, trailers: &mut HeaderMap) {
+        let context = FormatContext {
+            request: self.facts.request.as_ref(),
+            response: self.facts.response.as_ref(),
+            ..FormatContext::of(&self.facts.info)
+        };
+        for mutations in &self.mutations {
+            let edits = match self.direction {
+                Direction::Request => &mutations.request_trailers,
+                Direction::Response => &mutations.response_trailers,
+            };
+            edits.apply_trailers(trailers, self.direction, &context);
+        }
+    }
+}
+
+impl http_body::Body for Edited {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        let mut frame = ready!(self.body.poll_frame(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            self.edit(trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::Body::size_hint(&self.body)
     }
 }
 
@@ -80,8 +169,12 @@ impl FilterFactory for Factory {
         Some(PER_ROUTE)
     }
 
+    fn works_upstream(&self) -> bool {
+        true
+    }
+
     fn coverage(&self) -> &'static [Coverage] {
-        COVERAGE
+        ALL_COVERAGE
     }
 
     fn compile(
@@ -112,10 +205,18 @@ const COVERAGE: &[Coverage] = &[
     Coverage { message: PER_ROUTE, enforced: &["mutations"], listed: &[] },
     Coverage {
         message: "envoy.extensions.filters.http.header_mutation.v3.Mutations",
-        enforced: &["request_mutations", "response_mutations"],
+        enforced: &[
+            "request_mutations",
+            "query_parameter_mutations",
+            "response_mutations",
+            "response_trailers_mutations",
+            "request_trailers_mutations",
+        ],
         listed: &[],
     },
 ];
+const GROUPS: [&[Coverage]; 2] = [COVERAGE, query_edits::COVERAGE];
+const ALL_COVERAGE: &[Coverage] = &gather::<{ count(&GROUPS) }>(&GROUPS);
 
 impl Mutations {
     fn compile(mutations: Option<pb::Mutations>, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
@@ -123,7 +224,18 @@ impl Mutations {
         context.within("mutations", |context| {
             Ok(Self {
                 request: HeaderEdits::compile("request_mutations", &mutations.request_mutations, context)?,
+                query: QueryEdits::compile("query_parameter_mutations", &mutations.query_parameter_mutations, context)?,
+                request_trailers: HeaderEdits::compile(
+                    "request_trailers_mutations",
+                    &mutations.request_trailers_mutations,
+                    context,
+                )?,
                 response: HeaderEdits::compile("response_mutations", &mutations.response_mutations, context)?,
+                response_trailers: HeaderEdits::compile(
+                    "response_trailers_mutations",
+                    &mutations.response_trailers_mutations,
+                    context,
+                )?,
             })
         })
     }
@@ -132,7 +244,7 @@ impl Mutations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::Body;
+    use crate::http::body::whole;
     use crate::http::testing::*;
 
     fn level(value: &str) -> String {
@@ -185,6 +297,29 @@ mod tests {
         let error = bench.compile("mutations: {request_mutations: [{append: {header: {key: ':path', value: x}}}]}");
         let place = "mutations.request_mutations[0].append.header.key: ";
         assert_eq!(error.err().unwrap(), format!("{place}:-prefixed or host headers may not be modified"));
-        assert!(bench.compile("mutations: {query_parameter_mutations: [{remove: x}]}").is_err());
+        let error = bench.compile("mutations: {query_parameter_mutations: [{}]}").err().unwrap();
+        assert_eq!(error, "mutations.query_parameter_mutations[0]: either append or remove must be set");
+    }
+
+    /// Measured on Envoy 1.40.
+    #[test]
+    fn trailers_and_queries_are_changed_too() {
+        let mut filter = Bench::new(&Factory)
+            .filter(
+                "mutations:
+  request_trailers_mutations: [{append: {header: {key: x-added, value: 'r-%REQ(:method)%'}}}, {remove: x-gone}]
+  response_trailers_mutations: [{remove_on_match: {key_matcher: {prefix: x-tmp-}}}]
+  query_parameter_mutations: [{append: {record: {key: a, value: '1'}, action: ADD_IF_ABSENT}}, {remove: gone}]",
+            )
+            .unwrap();
+        let mut stream = stream();
+        let trailers = |name: &'static str| whole(Bytes::from_static(b"x"), Some(header_map(&[(name, "1")])));
+        let mut asked = request(http::Method::POST, "/?z=%41&gone=1", &[], trailers("x-gone"));
+        now(on_request(&mut *filter, &mut asked, &mut stream));
+        assert_eq!(asked.head.path, "/?a=1&z=A");
+        assert_eq!(lines(&now(drain(&mut asked.body)).unwrap().1), ["x-added: r-POST"]);
+        let mut out = response(200, &[], trailers("x-tmp-a"));
+        now(on_response(&mut *filter, &mut out, &mut stream));
+        assert_eq!(lines(&now(drain(&mut out.body)).unwrap().1), Vec::<String>::new());
     }
 }

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use super::{RequestHead, ResponseHead};
 use crate::format::{Format, FormatContext};
+use crate::matching::StringMatcher;
 use crate::stream_info::StreamInfo;
 
 /// A list of headers to remove and one to add. All values are rendered before any header changes; then headers that
@@ -139,38 +140,61 @@ pub struct HeaderEdits(pub Vec<HeaderEdit>);
 /// One `HeaderMutation`.
 pub enum HeaderEdit {
     Remove(HeaderName),
+    RemoveMatching(StringMatcher),
     Add(HeaderAddition),
 }
 
-impl HeaderEdits {
-    pub fn apply_request(&self, head: &mut RequestHead, info: &StreamInfo) {
-        for edit in &self.0 {
-            match edit {
-                HeaderEdit::Remove(name) => {
-                    head.headers.remove(name);
-                }
-                HeaderEdit::Add(addition) => {
-                    let value = addition.render(&FormatContext { request: Some(head), ..FormatContext::of(info) });
-                    addition.apply(value, &mut head.headers, Direction::Request);
-                }
+impl HeaderEdit {
+    /// Removes what is to be removed; an addition is handed back.
+    fn remove(&self, headers: &mut HeaderMap) -> Option<&HeaderAddition> {
+        match self {
+            Self::Remove(name) => {
+                headers.remove(name);
+                None
             }
+            Self::RemoveMatching(matcher) => {
+                let matches = |name: &&HeaderName| matcher.matches(name.as_str().as_bytes());
+                let matching: SmallVec<[HeaderName; 4]> = headers.keys().filter(matches).cloned().collect();
+                for name in matching {
+                    headers.remove(name);
+                }
+                None
+            }
+            Self::Add(addition) => Some(addition),
         }
     }
 }
 
 impl HeaderEdits {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn apply_request(&self, head: &mut RequestHead, info: &StreamInfo) {
+        for edit in &self.0 {
+            if let Some(addition) = edit.remove(&mut head.headers) {
+                let value = addition.render(&FormatContext { request: Some(head), ..FormatContext::of(info) });
+                addition.apply(value, &mut head.headers, Direction::Request);
+            }
+        }
+    }
+
     /// Changes a response's headers. `request` is what the values may refer to besides.
     pub fn apply_response(&self, head: &mut ResponseHead, request: Option<&RequestHead>, info: &StreamInfo) {
         for edit in &self.0 {
-            match edit {
-                HeaderEdit::Remove(name) => {
-                    head.headers.remove(name);
-                }
-                HeaderEdit::Add(addition) => {
-                    let context = FormatContext { request, response: Some(head), ..FormatContext::of(info) };
-                    let value = addition.render(&context);
-                    addition.apply(value, &mut head.headers, Direction::Response);
-                }
+            if let Some(addition) = edit.remove(&mut head.headers) {
+                let context = FormatContext { request, response: Some(head), ..FormatContext::of(info) };
+                let value = addition.render(&context);
+                addition.apply(value, &mut head.headers, Direction::Response);
+            }
+        }
+    }
+
+    /// Changes trailers; `context` is what the values may refer to.
+    pub fn apply_trailers(&self, trailers: &mut HeaderMap, direction: Direction, context: &FormatContext<'_>) {
+        for edit in &self.0 {
+            if let Some(addition) = edit.remove(trailers) {
+                addition.apply(addition.render(context), trailers, direction);
             }
         }
     }

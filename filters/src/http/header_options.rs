@@ -9,6 +9,7 @@ use tidegate_xds::{Coverage, FieldError};
 use super::header_mutations::{AppendAction, HeaderAddition, HeaderEdit, HeaderEdits, HeaderMutations, HeaderText};
 use crate::context::CompileContext;
 use crate::format::Format;
+use crate::matching::StringMatcher;
 
 /// The fields that act in the messages compiled here.
 pub const COVERAGE: &[Coverage] = &[
@@ -24,7 +25,12 @@ pub const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.common.mutation_rules.v3.HeaderMutation",
-        enforced: &["remove", "append"],
+        enforced: &["remove", "append", "remove_on_match"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.common.mutation_rules.v3.HeaderMutation.RemoveOnMatch",
+        enforced: &["key_matcher"],
         listed: &[],
     },
 ];
@@ -73,8 +79,12 @@ impl HeaderEdits {
                 Some(Action::Remove(name)) => {
                     context.within("remove", |context| modifiable(name, context)).map(HeaderEdit::Remove)
                 }
-                Some(Action::RemoveOnMatch(_)) => {
-                    Err(context.error_at("remove_on_match", "not supported yet: remove_on_match"))
+                Some(Action::RemoveOnMatch(remove)) => {
+                    let matcher = remove.key_matcher.clone().unwrap_or_default();
+                    let field = "remove_on_match.key_matcher";
+                    context
+                        .within(field, |context| StringMatcher::compile(&matcher, context))
+                        .map(HeaderEdit::RemoveMatching)
                 }
                 None => Err(context.error("an action is required")),
             })

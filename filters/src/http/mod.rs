@@ -21,6 +21,7 @@ mod health_check;
 mod local_limiter;
 mod local_ratelimit;
 pub mod local_reply;
+mod query_edits;
 pub mod rate_limit;
 mod rbac;
 mod set_filter_state;

@@ -1,16 +1,18 @@
 //! From `envoy.config.rbac.v3.RBAC` to an engine. It must not know which filter holds it.
 //!
-//! Refused: conditions (CEL), `matcher`, `uri_template`, `custom`, audit loggers and metadata of the route.
+//! Refused: conditions (CEL), `principal.matcher`, `uri_template`, `custom`, audit loggers and metadata of the route.
 
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::config::rbac::v3 as pb;
 use tidegate_xds::pb::envoy::r#type::matcher::v3 as matcher;
-use tidegate_xds::{Coverage, FieldError};
+use tidegate_xds::pb::xds::core::v3::TypedExtensionConfig;
+use tidegate_xds::pb::xds::r#type::matcher::v3::Matcher;
+use tidegate_xds::{Coverage, FieldError, any};
 
 use super::rule::{Rule, State, Whose};
-use super::{Action, Engine, Policy};
+use super::{Action, Engine, Leaf, Policy};
 use crate::context::CompileContext;
-use crate::matching::{AddressMatcher, Cidr, HeaderMatcher, MetadataMatcher, StringMatcher};
+use crate::matching::{AddressMatcher, Cidr, HeaderMatcher, Inputs, MetadataMatcher, StringMatcher};
 
 /// Rules nested deeper than this are refused.
 const MAX_DEPTH: usize = 32;
@@ -18,6 +20,7 @@ const MAX_DEPTH: usize = 32;
 /// The fields that act in the messages compiled here.
 pub(crate) const COVERAGE: &[Coverage] = &[
     Coverage { message: "envoy.config.rbac.v3.RBAC", enforced: &["action", "policies"], listed: &[] },
+    Coverage { message: "envoy.config.rbac.v3.Action", enforced: &["name", "action"], listed: &[] },
     Coverage { message: "envoy.config.rbac.v3.Policy", enforced: &["permissions", "principals"], listed: &[] },
     Coverage {
         message: "envoy.config.rbac.v3.Permission",
@@ -77,19 +80,42 @@ type Compiled = Result<Rule, FieldError>;
 
 impl Engine {
     pub(crate) fn compile(rules: &pb::Rbac, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
-        let action = match pb::rbac::Action::try_from(rules.action) {
-            Ok(pb::rbac::Action::Allow) => Action::Allow,
-            Ok(pb::rbac::Action::Deny) => Action::Deny,
-            Ok(pb::rbac::Action::Log) => Action::Log,
-            Err(_) => return Err(context.error_at("action", "no such action")),
-        };
+        let action = action(rules.action, context)?;
         let mut sorted: Vec<_> = rules.policies.iter().collect();
         sorted.sort_by_key(|(name, _)| *name);
         let compile = |(name, policy): (&String, &pb::Policy)| {
             context.within(&format!("policies[{name:?}]"), |context| Policy::compile(name, policy, context))
         };
-        Ok(Self { action, policies: sorted.into_iter().map(compile).collect::<Result<_, _>>()? })
+        Ok(Self::Policies(action, sorted.into_iter().map(compile).collect::<Result<_, _>>()?))
     }
+
+    /// A matcher tree; `inputs` says what it may look at.
+    pub(crate) fn compile_matcher(
+        matcher: &Matcher,
+        inputs: Inputs,
+        context: &mut CompileContext<'_>,
+    ) -> Result<Self, FieldError> {
+        let tree = crate::matching::Matcher::compile(matcher, inputs, context, &mut leaf)?;
+        let logs = tree.actions().iter().any(|leaf| leaf.action == Action::Log);
+        Ok(Self::Matcher { tree, logs })
+    }
+}
+
+fn action(action: i32, context: &CompileContext<'_>) -> Result<Action, FieldError> {
+    match pb::rbac::Action::try_from(action) {
+        Ok(pb::rbac::Action::Allow) => Ok(Action::Allow),
+        Ok(pb::rbac::Action::Deny) => Ok(Action::Deny),
+        Ok(pb::rbac::Action::Log) => Ok(Action::Log),
+        Err(_) => Err(context.error_at("action", "no such action")),
+    }
+}
+
+fn leaf(extension: &TypedExtensionConfig, context: &mut CompileContext<'_>) -> Result<Leaf, FieldError> {
+    context.within("typed_config", |context| {
+        let config = extension.typed_config.clone().unwrap_or_default();
+        let config: pb::Action = any::unpack(&config, &context.path)?;
+        Ok(Leaf { action: action(config.action, context)?, name: config.name })
+    })
 }
 
 impl Policy {

@@ -9,9 +9,11 @@ pub(crate) use rule::Facts;
 use rule::Rule;
 use serde_json::{Map, Value};
 
+use crate::matching::{MatchData, Matcher, Outcome};
+
 /// What matching policies mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
+pub(crate) enum Action {
     Allow,
     Deny,
     Log,
@@ -19,18 +21,28 @@ enum Action {
 
 /// Both of its rules hold: what is done, and who does it.
 #[derive(Debug)]
-struct Policy {
+pub(crate) struct Policy {
     name: String,
     permissions: Rule,
     principals: Rule,
 }
 
-/// Compiled `envoy.config.rbac.v3.RBAC`.
-#[derive(Debug)]
-pub(crate) struct Engine {
-    action: Action,
+/// Compiled `envoy.config.rbac.v3.RBAC`, or a matcher tree whose leaves are `envoy.config.rbac.v3.Action`.
+pub(crate) enum Engine {
     /// In the order of their names, as Envoy looks at them.
-    policies: Vec<Policy>,
+    Policies(Action, Vec<Policy>),
+    Matcher {
+        tree: Matcher<Leaf>,
+        /// Whether any leaf logs: then every decision tells the access log.
+        logs: bool,
+    },
+}
+
+/// What a matcher tree ends in.
+#[derive(Debug, Clone)]
+pub(crate) struct Leaf {
+    name: String,
+    action: Action,
 }
 
 /// What an engine says.
@@ -45,14 +57,40 @@ pub(crate) struct Decision<'a> {
 
 impl Engine {
     pub(crate) fn decide(&self, facts: &Facts<'_>) -> Decision<'_> {
-        let matches = |policy: &&Policy| policy.permissions.holds(facts) && policy.principals.holds(facts);
-        let policy = self.policies.iter().find(matches).map(|policy| policy.name.as_str());
-        let allowed = match self.action {
-            Action::Allow => policy.is_some(),
-            Action::Deny => policy.is_none(),
-            Action::Log => true,
-        };
-        Decision { allowed, policy, log: (self.action == Action::Log).then_some(policy.is_some()) }
+        match self {
+            Self::Policies(action, policies) => by_policies(*action, policies, facts),
+            Self::Matcher { tree, logs } => by_matcher(tree, *logs, facts),
+        }
+    }
+}
+
+fn by_policies<'e>(action: Action, policies: &'e [Policy], facts: &Facts<'_>) -> Decision<'e> {
+    let matches = |policy: &&Policy| policy.permissions.holds(facts) && policy.principals.holds(facts);
+    let policy = policies.iter().find(matches).map(|policy| policy.name.as_str());
+    let allowed = match action {
+        Action::Allow => policy.is_some(),
+        Action::Deny => policy.is_none(),
+        Action::Log => true,
+    };
+    Decision { allowed, policy, log: (action == Action::Log).then_some(policy.is_some()) }
+}
+
+/// What matches nothing is denied.
+fn by_matcher<'e>(tree: &'e Matcher<Leaf>, logs: bool, facts: &Facts<'_>) -> Decision<'e> {
+    let data = MatchData {
+        remote: facts.remote,
+        metadata: facts.metadata,
+        filter_state: facts.filter_state,
+        request: facts.request,
+        ..MatchData::of_connection(facts.connection)
+    };
+    match tree.matches(&data) {
+        Outcome::Action(leaf) => Decision {
+            allowed: leaf.action != Action::Deny,
+            policy: Some(&leaf.name),
+            log: logs.then_some(leaf.action == Action::Log),
+        },
+        Outcome::NoMatch | Outcome::NotYet => Decision { allowed: false, policy: None, log: None },
     }
 }
 

@@ -14,6 +14,7 @@ use super::circuit_breaker::{RoutingPriority, Thresholds};
 use super::dns::DnsOptions;
 use super::endpoint::{Assignment, Name};
 use super::lb::Balancing;
+use crate::http::options::FilterChain;
 use crate::http::protocol::{Http1Options, Http2Options};
 
 /// One cluster as configured. Immutable.
@@ -33,6 +34,8 @@ pub struct ClusterConfig {
     pub connection: ConnectionOptions,
     pub transport_socket: TransportSocket,
     pub metadata: Arc<Metadata>,
+    /// `http_filters` of its `HttpProtocolOptions`, without the codec.
+    pub upstream_filters: FilterChain,
     pub track_timeout_budgets: bool,
     pub track_request_response_sizes: bool,
     /// Whether it came through CDS; compiling leaves it false.

@@ -11,6 +11,7 @@ use tidegate_xds::pb::envoy::config::listener::v3::filter::ConfigType;
 use tidegate_xds::{Audit, Coverage, FieldError, FieldPath, Format, SourceMap, UnknownFields};
 
 use super::cluster::ClusterDefaults;
+use super::registry::Registry;
 use super::values::{self, duration};
 use super::{Node, config_source};
 use crate::listener::ListenAddress;
@@ -119,6 +120,7 @@ pub struct Bootstrap {
     /// Its wire form: what `config_dump` shows.
     pub(crate) bytes: Vec<u8>,
     pub(crate) source: Option<SourceMap>,
+    pub(crate) registry: &'static Registry,
     pub node: Node,
     pub admin: Option<ListenAddress>,
     pub stats_flush_interval: Duration,
@@ -145,6 +147,20 @@ impl Bootstrap {
         overrides: &Overrides,
         defaults: Defaults,
     ) -> Result<Self, Vec<FieldError>> {
+        Self::read_with(Registry::built_in(), text, format, overrides, defaults)
+    }
+
+    /// The same, where more filters than the built-in ones are known.
+    ///
+    /// # Errors
+    /// As [`Bootstrap::read`].
+    pub fn read_with(
+        registry: &'static Registry,
+        text: &[u8],
+        format: Format,
+        overrides: &Overrides,
+        defaults: Defaults,
+    ) -> Result<Self, Vec<FieldError>> {
         let unknown = if overrides.allow_unknown_fields { UnknownFields::Collect } else { UnknownFields::Reject };
         let decoded = tidegate_xds::decode(BOOTSTRAP, text, format, unknown)?;
         let mut bytes = decoded.bytes;
@@ -153,7 +169,7 @@ impl Bootstrap {
                 .map_err(|errors| in_resource("--config-yaml", errors))?;
             tidegate_xds::merge(&mut bytes, &over.bytes);
         }
-        Self::from_bytes(bytes, Some(decoded.source), overrides, defaults)
+        Self::from_bytes(registry, bytes, Some(decoded.source), overrides, defaults)
     }
 
     /// Lets go of what was needed to load the static resources and to place errors in the file: several times the size of
@@ -164,6 +180,7 @@ impl Bootstrap {
     }
 
     fn from_bytes(
+        registry: &'static Registry,
         bytes: Vec<u8>,
         source: Option<SourceMap>,
         overrides: &Overrides,
@@ -176,7 +193,7 @@ impl Bootstrap {
             errors
         };
         tidegate_xds::validate(BOOTSTRAP, &bytes).map_err(place)?;
-        let Audit { unsupported, without_effect, .. } = tidegate_xds::audit(BOOTSTRAP, &bytes, super::coverage::all());
+        let Audit { unsupported, without_effect, .. } = tidegate_xds::audit(BOOTSTRAP, &bytes, registry.coverage());
         if !unsupported.is_empty() {
             return Err(place(unsupported));
         }
@@ -210,6 +227,7 @@ impl Bootstrap {
             message,
             bytes,
             source,
+            registry,
             node,
             admin,
             stats_flush_interval,

@@ -2,18 +2,17 @@
 //! It must not know any field itself.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
 
+use tidegate_filters::http::FilterFactory;
 use tidegate_xds::{Coverage, CoverageSource};
 
 /// The coverage of all messages that this build understands.
 pub struct All(HashMap<&'static str, Coverage, ahash::RandomState>);
 
-/// All that acts in this build.
-pub fn all() -> &'static All {
-    static ALL: OnceLock<All> = OnceLock::new();
-    ALL.get_or_init(|| {
-        let own: [&'static [Coverage]; 12] = [
+impl All {
+    /// All that acts with these HTTP filters.
+    pub(super) fn of(http: &[&'static dyn FilterFactory]) -> Self {
+        let own: [&'static [Coverage]; 13] = [
             super::bootstrap::COVERAGE,
             super::cluster::COVERAGE,
             super::http_coverage::COVERAGE,
@@ -24,10 +23,11 @@ pub fn all() -> &'static All {
             super::scoped_routes::COVERAGE,
             super::stats::COVERAGE,
             super::tcp_proxy::COVERAGE,
+            super::upstream_filters::COVERAGE,
             super::values::COVERAGE,
             super::cluster::SHARED_COVERAGE,
         ];
-        let http = tidegate_filters::http::FACTORIES.iter().map(|factory| factory.coverage());
+        let http = http.iter().map(|factory| factory.coverage());
         let network = tidegate_filters::network::FACTORIES.iter().map(|factory| factory.coverage());
         let listener = tidegate_filters::listener::FACTORIES.iter().map(|factory| factory.coverage());
         // Those that own a message come before those that only hold it.
@@ -46,7 +46,7 @@ pub fn all() -> &'static All {
             all.entry(coverage.message).or_insert(*coverage);
         }
         All(all)
-    })
+    }
 }
 
 impl CoverageSource for All {
@@ -63,7 +63,12 @@ impl CoverageSource for All {
 mod tests {
     #[test]
     fn every_name_exists_in_the_schema() {
-        let mistakes: Vec<_> = super::all().0.values().flat_map(tidegate_xds::Coverage::mistakes).collect();
+        let mistakes: Vec<_> = crate::config::registry::Registry::built_in()
+            .coverage()
+            .0
+            .values()
+            .flat_map(tidegate_xds::Coverage::mistakes)
+            .collect();
         assert!(mistakes.is_empty(), "{mistakes:#?}");
     }
 }

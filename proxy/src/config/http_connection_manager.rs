@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use tidegate_filters::context::{CompileContext, Defaults};
+use tidegate_filters::http::header_mutations::HeaderEdits;
 use tidegate_filters::matching::cidr::{Cidr, CidrList};
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::extensions::filters::http::router::v3::Router;
@@ -23,10 +24,10 @@ use crate::http::AccessLogOptions;
 use crate::http::codec::stats::CodecStats;
 use crate::http::local_reply::{LocalReplyRules, Mapper};
 use crate::http::options::{
-    ClientAddress, ClientCert, CodecType, EscapedSlashes, FilterSlot, HttpConnectionManager, HttpTimeouts, OriginalIp,
-    PathRules, ProxyStatus, RouteSource, RouterOptions, ServerHeader, StripPort, Upgrade,
+    ClientAddress, ClientCert, CodecType, EscapedSlashes, FilterChain, FilterSlot, HttpConnectionManager, HttpTimeouts,
+    OriginalIp, PathRules, ProxyStatus, RouteSource, RouterOptions, ServerHeader, StripPort, Upgrade,
 };
-use crate::http::protocol::{HeaderCase, Http1Options, Http2Options, Keepalive, Underscores};
+use crate::http::protocol::{Http2Options, Keepalive, Underscores};
 use crate::http::stats::{HttpStats, TracingStats};
 
 /// Compiles a connection manager.
@@ -52,7 +53,7 @@ fn compile_in_scope(
     context: &mut CompileContext<'_>,
 ) -> Result<HttpConnectionManager, FieldError> {
     let common = config.common_http_protocol_options.unwrap_or_default();
-    let (filters, router) = filters(compiler, "http_filters", &config.http_filters, context)?;
+    let (filters, (router, upstream_filters)) = filters(compiler, "http_filters", &config.http_filters, context)?;
     let routes = routes(compiler, config, context)?;
     let h1 = config.http_protocol_options.clone().unwrap_or_default();
     Ok(HttpConnectionManager {
@@ -71,8 +72,9 @@ fn compile_in_scope(
         routes,
         filters,
         router,
+        upstream_filters,
         upgrades: upgrades(compiler, config, context)?,
-        http1: http1_options(&h1),
+        http1: super::cluster::protocol::http1(Some(&h1), "http_protocol_options", context)?,
         default_host_for_http_10: header_value(
             "http_protocol_options.default_host_for_http_10",
             &h1.default_host_for_http_10,
@@ -155,13 +157,16 @@ fn routes(
     }
 }
 
+/// What ends a chain: the router, and the filters below it.
+type Terminal = (RouterOptions, FilterChain);
+
 /// Compiles a filter chain; its last filter is the router.
 fn filters(
     compiler: &Compiler,
     field: &str,
     filters: &[proto::HttpFilter],
     context: &mut CompileContext<'_>,
-) -> Result<(Arc<[FilterSlot]>, RouterOptions), FieldError> {
+) -> Result<(Arc<[FilterSlot]>, Terminal), FieldError> {
     let mut slots = Vec::with_capacity(filters.len());
     let mut router = None;
     for (index, filter) in filters.iter().enumerate() {
@@ -184,7 +189,7 @@ fn filters(
                 if !last {
                     return Err(context.error("the router must be the last HTTP filter"));
                 }
-                router = Some(context.within("typed_config", |context| router_options(config, context))?);
+                router = Some(context.within("typed_config", |context| router_options(compiler, config, context))?);
                 return Ok(());
             }
             if last {
@@ -200,13 +205,15 @@ fn filters(
     Ok((slots.into(), router))
 }
 
-fn router_options(config: &Any, context: &CompileContext<'_>) -> Result<RouterOptions, FieldError> {
+fn router_options(compiler: &Compiler, config: &Any, context: &mut CompileContext<'_>) -> Result<Terminal, FieldError> {
     let router: Router = any::unpack(config, &context.path)?;
-    Ok(RouterOptions {
+    let upstream = compiler.upstream_filters("upstream_http_filters", &router.upstream_http_filters, context)?;
+    let options = RouterOptions {
         dynamic_stats: wrapped_bool(router.dynamic_stats.as_ref(), true),
         suppress_envoy_headers: router.suppress_envoy_headers,
         respect_expected_timeout: router.respect_expected_rq_timeout,
-    })
+    };
+    Ok((options, upstream))
 }
 
 /// `access_log_options`, or the two fields that it took over from.
@@ -259,24 +266,6 @@ fn upgrades(
         compiled.push(one);
     }
     Ok(compiled)
-}
-
-/// HTTP/1 options of either side.
-pub(crate) fn http1_options(options: &core::Http1ProtocolOptions) -> Http1Options {
-    use core::http1_protocol_options::header_key_format::HeaderFormat;
-    let proper = options
-        .header_key_format
-        .as_ref()
-        .is_some_and(|format| matches!(format.header_format, Some(HeaderFormat::ProperCaseWords(_))));
-    Http1Options {
-        allow_absolute_url: wrapped_bool(options.allow_absolute_url.as_ref(), true),
-        accept_http_10: options.accept_http_10,
-        enable_trailers: options.enable_trailers,
-        allow_chunked_length: options.allow_chunked_length,
-        header_case: if proper { HeaderCase::ProperWords } else { HeaderCase::Lower },
-        send_fully_qualified_url: false,
-        allow_custom_methods: options.allow_custom_methods,
-    }
 }
 
 fn http2_options(options: Option<&core::Http2ProtocolOptions>, values: Values) -> Http2Options {
@@ -466,7 +455,7 @@ fn early_mutations(
     compiler: &Compiler,
     config: &proto::HttpConnectionManager,
     context: &mut CompileContext<'_>,
-) -> Result<Vec<crate::route::HeaderMutations>, FieldError> {
+) -> Result<Vec<HeaderEdits>, FieldError> {
     let mut compiled = Vec::new();
     for (index, extension) in config.early_header_mutation_extensions.iter().enumerate() {
         compiled.push(context.within_item("early_header_mutation_extensions", index, |context| {

@@ -148,7 +148,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",
-        enforced: &["proper_case_words"],
+        enforced: &["proper_case_words", "stateful_formatter"],
         listed: &[],
     },
     Coverage {
@@ -188,7 +188,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: ROUTER,
-        enforced: &["dynamic_stats", "suppress_envoy_headers", "respect_expected_rq_timeout"],
+        enforced: &["dynamic_stats", "suppress_envoy_headers", "respect_expected_rq_timeout", "upstream_http_filters"],
         listed: &[("start_child_span", "acts with tracing only, which is refused until it is built")],
     },
     Coverage {

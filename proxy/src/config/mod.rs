@@ -10,12 +10,14 @@ pub(crate) mod http_connection_manager;
 mod http_coverage;
 pub(crate) mod listener;
 mod overload;
+pub mod registry;
 pub mod route;
 pub(crate) mod runtime;
 mod scoped_routes;
 pub(crate) mod stats;
 pub(crate) mod store;
 pub(crate) mod tcp_proxy;
+mod upstream_filters;
 pub(crate) mod values;
 
 use std::path::PathBuf;
@@ -25,17 +27,22 @@ use bytes::Bytes;
 use http::HeaderValue;
 use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::context::{CompileContext, ConfigSource, Defaults, Needs};
-use tidegate_filters::http::{FilterFactory, HttpFilterConfig};
+use tidegate_filters::http::HttpFilterConfig;
+use tidegate_filters::http::header_mutations::HeaderEdits;
 use tidegate_filters::network::NetworkFilterConfig;
 use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::config::accesslog::v3 as accesslog;
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::config::route::v3 as route_proto;
+use tidegate_xds::pb::envoy::extensions::http::early_header_mutation::header_mutation::v3::HeaderMutation as EarlyHeaderMutation;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath, any};
 
+use self::registry::Registry;
 use crate::http::local_reply::BodyFormat;
 use crate::route::{HeaderMutations, RouteTable};
+
+const EARLY_HEADER_MUTATION: &str = "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation";
 
 /// This node, as control planes and headers name it.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +57,7 @@ pub struct Node {
 /// What every compile step of a process shares.
 #[derive(Clone)]
 pub struct Compiler {
+    pub(crate) registry: &'static Registry,
     pub(crate) defaults: Defaults,
     /// The root of all stats.
     pub(crate) stats: Scope,
@@ -77,7 +85,7 @@ impl Compiler {
         is_optional: bool,
         context: &mut CompileContext<'_>,
     ) -> Result<Option<Arc<dyn HttpFilterConfig>>, FieldError> {
-        match http_factory(&config.type_url) {
+        match self.registry.http_filter(&config.type_url) {
             Some(factory) => {
                 context.within("typed_config", |context| factory.compile(&config.value, context)).map(Some)
             }
@@ -144,8 +152,12 @@ impl Compiler {
         &self,
         config: &Any,
         context: &mut CompileContext<'_>,
-    ) -> Result<HeaderMutations, FieldError> {
-        Err(context.error(format!("not supported yet: {}", config.type_url)))
+    ) -> Result<HeaderEdits, FieldError> {
+        if any::type_name(&config.type_url) != Some(EARLY_HEADER_MUTATION) {
+            return Err(context.error(format!("not supported yet: {}", config.type_url)));
+        }
+        let config: EarlyHeaderMutation = any::unpack(config, &context.path)?;
+        HeaderEdits::compile("mutations", &config.mutations, context)
     }
 
     pub(crate) fn route_table(
@@ -154,7 +166,7 @@ impl Compiler {
         origin: RouteOrigin,
         context: &mut CompileContext<'_>,
     ) -> Result<RouteTable, FieldError> {
-        route::compile(routes, origin == RouteOrigin::Inline, &route_overrides, context)
+        route::compile(routes, origin == RouteOrigin::Inline, &|url| self.registry.route_override(url), context)
     }
 
     /// Notes where a route configuration comes from.
@@ -188,20 +200,6 @@ impl Compiler {
             None => Err(context.error("a data source is required")),
         }
     }
-}
-
-/// The factory of an HTTP filter, by type URL.
-pub(crate) fn http_factory(type_url: &str) -> Option<&'static dyn FilterFactory> {
-    let name = any::type_name(type_url)?;
-    tidegate_filters::http::FACTORIES.iter().find(|factory| factory.message() == name).copied()
-}
-
-/// The factory whose `typed_per_filter_config` has this type URL.
-pub(crate) fn route_overrides(type_url: &str) -> Option<&'static dyn FilterFactory> {
-    let name = any::type_name(type_url)?;
-    let takes =
-        |factory: &&&'static dyn FilterFactory| factory.override_message() == Some(name) || factory.message() == name;
-    tidegate_filters::http::FACTORIES.iter().find(takes).copied()
 }
 
 /// A configuration source that we can read.

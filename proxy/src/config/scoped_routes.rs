@@ -152,6 +152,7 @@ mod tests {
         let bytes = decode(MESSAGE, text.as_bytes(), Format::Yaml, UnknownFields::Reject).unwrap().bytes;
         validate(MESSAGE, &bytes).unwrap();
         let compiler = Compiler {
+            registry: crate::config::registry::Registry::built_in(),
             defaults: Defaults::Envoy,
             stats: tidegate_stats::Store::new().root(),
             node: super::super::Node::default(),

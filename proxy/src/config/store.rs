@@ -13,6 +13,7 @@ use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use tidegate_xds::{FieldError, FieldPath};
 
+use super::registry::Registry;
 use super::{Compiler, RouteOrigin, listener};
 use crate::app::Shared;
 use crate::cluster::Cluster;
@@ -104,15 +105,23 @@ impl Store {
         errors
     }
 
+    /// The filters that configurations may name.
+    pub(crate) fn registry(&self) -> &'static Registry {
+        self.compiler.registry
+    }
+
     fn compile_cluster(&mut self, resource: &ClusterProto, path: FieldPath) -> Result<Arc<Cluster>, FieldError> {
         let mut needs = Needs::default();
         let config = {
             let mut context = self.compiler.context(&resource.name, path, &mut needs);
-            let compiled = super::cluster::compile(resource, &self.compiler.cluster_defaults, &mut context)?;
-            if let Some(filter) = compiled.http_filters.first() {
-                let reason = format!("not supported yet: upstream HTTP filter '{}'", filter.name);
-                return Err(context.error_at("typed_extension_protocol_options", reason));
-            }
+            let mut compiled = super::cluster::compile(resource, &self.compiler.cluster_defaults, &mut context)?;
+            let name = compiled.config.observability_name().replace(':', "_");
+            context.stats = context.stats.scope(&format!("cluster.{name}."));
+            compiled.config.upstream_filters = self.compiler.upstream_filters(
+                "typed_extension_protocol_options.http_filters",
+                &compiled.http_filters,
+                &mut context,
+            )?;
             if let (Discovery::Eds(eds), Some(source)) = (&compiled.config.discovery, &compiled.eds) {
                 let source = context.within("eds_cluster_config", |context| {
                     context.within("eds_config", |context| super::config_source(source, context))

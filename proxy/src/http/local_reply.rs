@@ -35,11 +35,11 @@ pub struct BodyFormat {
     pub content_type: HeaderValue,
 }
 
-/// The response that a local reply becomes. Sets code, details and flags on `info`.
+/// The response that a local reply becomes; gRPC for a request that came as such. Sets code, details and flags on `info`.
 pub(crate) fn respond(
     rules: &LocalReplyRules,
     reply: LocalReply,
-    request: Option<&RequestHead>,
+    (request, is_grpc): (Option<&RequestHead>, bool),
     info: &mut StreamInfo,
 ) -> Response {
     info.flags |= reply.flags;
@@ -55,7 +55,7 @@ pub(crate) fn respond(
     info.response_code = Some(head.status);
 
     let is_head = request.is_some_and(|request| request.method == Method::HEAD);
-    if !reply.as_is && request.is_some_and(RequestHead::is_grpc) {
+    if !reply.as_is && is_grpc {
         return grpc(head, &body, reply.grpc_status);
     }
     if body.is_empty() {

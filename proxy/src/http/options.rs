@@ -7,6 +7,7 @@ use std::time::Duration;
 use http::HeaderValue;
 use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::http::HttpFilterConfig;
+use tidegate_filters::http::header_mutations::HeaderEdits;
 use tidegate_filters::matching::cidr::CidrList;
 
 use super::access_logs::AccessLogOptions;
@@ -14,7 +15,7 @@ use super::codec::stats::CodecStats;
 use super::local_reply::LocalReplyRules;
 use super::protocol::{Http1Options, Http2Options, Underscores};
 use super::stats::{HttpStats, TracingStats};
-use crate::route::{HeaderMutations, RouteTable, ScopedRoutes};
+use crate::route::{RouteTable, ScopedRoutes};
 
 /// Which protocol a listener's HTTP connections speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,6 +45,16 @@ pub struct FilterSlot {
     pub config: Arc<dyn HttpFilterConfig>,
     /// Left out unless a route enables it.
     pub disabled: bool,
+}
+
+/// Filters in their order; the one that ends the chain is not among them.
+#[derive(Clone, Default)]
+pub struct FilterChain(pub Arc<[FilterSlot]>);
+
+impl std::fmt::Debug for FilterChain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|slot| &slot.name)).finish()
+    }
 }
 
 /// `upgrade_configs` of one type.
@@ -150,6 +161,8 @@ pub struct HttpConnectionManager {
     pub routes: RouteSource,
     pub filters: Arc<[FilterSlot]>,
     pub router: RouterOptions,
+    /// The router's `upstream_http_filters`, for clusters that have none of their own.
+    pub upstream_filters: FilterChain,
     pub upgrades: Vec<Upgrade>,
     pub http1: Http1Options,
     pub default_host_for_http_10: Option<HeaderValue>,
@@ -170,7 +183,7 @@ pub struct HttpConnectionManager {
     pub access_logs: Vec<Arc<AccessLog>>,
     pub access_log_options: AccessLogOptions,
     pub client_address: ClientAddress,
-    pub early_mutations: Vec<HeaderMutations>,
+    pub early_mutations: Vec<HeaderEdits>,
     pub via: Option<HeaderValue>,
     pub generate_request_id: bool,
     pub preserve_external_request_id: bool,

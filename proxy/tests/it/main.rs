@@ -13,6 +13,7 @@ mod configs;
 mod drain;
 mod errors;
 mod files;
+mod filters;
 mod framing;
 mod http2;
 mod http2_connection;

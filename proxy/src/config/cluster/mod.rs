@@ -35,6 +35,7 @@ use crate::cluster::dns::ResolverConfig;
 use crate::cluster::endpoint::Assignment;
 use crate::cluster::lb::{HashKey, Policy};
 use crate::cluster::options::{BindConfig, ClusterConfig, Discovery, Eds};
+use crate::http::options::FilterChain;
 
 /// What a bootstrap says to all clusters.
 #[derive(Debug, Clone, Default)]
@@ -106,6 +107,7 @@ pub fn compile(
         connection: connection::compile(proto, defaults.bind.as_ref(), context)?,
         transport_socket,
         metadata: Arc::new(values::metadata(proto.metadata.as_ref())),
+        upstream_filters: FilterChain::default(),
         track_timeout_budgets,
         track_request_response_sizes: request_response_sizes,
         added_via_api: false,

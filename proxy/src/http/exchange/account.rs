@@ -49,9 +49,7 @@ impl Exchange<'_> {
             hcm.stats.count_response(status);
             self.connection.listener_stats.count_response(status);
         }
-        for (_, filter) in &mut self.filters {
-            filter.on_complete(&mut self.stream);
-        }
+        self.complete_filters();
         self.log(AccessLogType::DownstreamEnd, response.as_ref());
     }
 

@@ -34,6 +34,7 @@ impl Exchange<'_> {
                 Step::Reply(reply) => Verdict::Reply(reply),
             };
             if let Verdict::Reply(reply) = verdict {
+                self.count_too_large(&reply);
                 return Err(Stop::Reply(reply));
             }
             if self.wants_anew() {
@@ -55,12 +56,17 @@ impl Exchange<'_> {
     /// Begins anew: the filters of the stream so far are over.
     pub(super) fn recreate(&mut self) {
         self.recreated += 1;
-        for (_, filter) in &mut self.filters {
-            filter.on_complete(&mut self.stream);
-        }
-        self.filters.clear();
+        self.complete_filters();
         self.responding = false;
         self.chain = Arc::clone(&self.connection.hcm.filters);
+    }
+
+    /// Tells the filters that their stream is over, those of the attempt first.
+    pub(super) fn complete_filters(&mut self) {
+        self.upstream_filters.complete(&mut self.stream);
+        for (_, mut filter) in self.filters.drain(..) {
+            filter.on_complete(&mut self.stream);
+        }
     }
 
     /// A filter that finds fault with the body while it goes up is heard.
@@ -82,6 +88,7 @@ impl Exchange<'_> {
     /// Response filters, in reverse order, while the request still goes up. `None` when one wants the stream anew.
     pub(super) async fn filter_response(&mut self, mut produced: Produced) -> Option<Produced> {
         self.responding = true;
+        self.stream.info.response_code = Some(produced.response.head.status);
         let mut reply = None;
         for (_, filter) in self.filters.iter_mut().rev() {
             let step = filter.on_response(&mut produced.response, &mut self.stream);
@@ -96,6 +103,7 @@ impl Exchange<'_> {
             }
         }
         if let Some(reply) = reply {
+            self.count_too_large(&reply);
             return Some(self.reply_directly(*reply));
         }
         if self.progress.is_none() && self.wants_anew() { None } else { Some(produced) }
@@ -124,16 +132,20 @@ impl Exchange<'_> {
         }
     }
 
-    fn reply_directly(&mut self, reply: LocalReply) -> Produced {
+    /// Counts what one of this chain's filters could not hold.
+    fn count_too_large(&self, reply: &LocalReply) {
         let stats = &self.connection.hcm.stats;
         match &*reply.details {
             REQUEST_TOO_LARGE => stats.downstream_rq_too_large().inc(),
             RESPONSE_TOO_LARGE => stats.rs_too_large().inc(),
             _ => {}
         }
+    }
+
+    fn reply_directly(&mut self, reply: LocalReply) -> Produced {
         self.closes |= reply.close;
         let rules = &self.connection.hcm.local_replies;
-        let response = local_reply::respond(rules, reply, Some(&self.request.head), &mut self.stream.info);
+        let response = local_reply::respond(rules, reply, (Some(&self.request.head), self.grpc), &mut self.stream.info);
         Produced { response, pump: None, deadline: None, upgraded: false, redirect: None }
     }
 }

@@ -29,7 +29,7 @@ use super::limits::Limits;
 use super::local_reply;
 use super::options::{FilterSlot, HttpConnectionManager};
 use super::progress::{Counted, Progress};
-use super::router::{self, Pump, Redirected};
+use super::router::{self, Pump, Redirected, UpstreamFilters};
 use super::stats::ListenerHttpStats;
 use super::timers::Timers;
 use crate::app::Shared;
@@ -81,12 +81,16 @@ struct Exchange<'a> {
     redirects: RedirectHistory,
     filters: Vec<(usize, Box<dyn HttpFilter>)>,
     chain: Arc<[FilterSlot]>,
+    /// Those of the attempt.
+    upstream_filters: UpstreamFilters,
     progress: Option<Arc<Progress>>,
     periodic: Option<Arc<Periodic>>,
     informational: Informational,
     limits: &'a Limits,
     /// The bytes never became a request: there is nothing of it to log.
     undecoded: bool,
+    /// It came as gRPC, whatever filters made of it: then local replies are gRPC too.
+    grpc: bool,
     /// It asks to leave HTTP, and may.
     upgrade: bool,
     /// An HTTP/1 connection closes after it.
@@ -120,11 +124,12 @@ pub(crate) async fn run<D: Downstream>(connection: &Arc<Connection>, request: Re
                 }
                 down.send_informational(&head);
             }
-            if let Poll::Ready(produced) = polled {
-                return Poll::Ready(Ok(produced));
-            }
+            // What is wrong with the request goes before what became of it.
             if let Some(error) = progress.as_ref().and_then(|progress| progress.take_failure()) {
                 return Poll::Ready(Err(Interrupt::Body(error)));
+            }
+            if let Poll::Ready(produced) = polled {
+                return Poll::Ready(Ok(produced));
             }
             if let Poll::Ready(gone) = down.poll_gone(cx) {
                 return Poll::Ready(Err(Interrupt::Gone(gone)));
@@ -165,7 +170,7 @@ pub(crate) async fn reply_to_bad_request<D: Downstream>(
     // Envoy learns that it was the protocol only after the reply was formatted.
     let flags = reply.flags;
     let reply = LocalReply { flags: ResponseFlags::empty(), ..reply };
-    let response = local_reply::respond(&connection.hcm.local_replies, reply, None, &mut exchange.stream.info);
+    let response = local_reply::respond(&connection.hcm.local_replies, reply, (None, false), &mut exchange.stream.info);
     exchange.stream.info.flags |= flags;
     let produced = Produced { response, pump: None, deadline: None, upgraded: false, redirect: None };
     let timers = exchange.timers();
@@ -205,6 +210,7 @@ impl<'a> Exchange<'a> {
         if progress.is_none() {
             info.timings.last_downstream_rx = Some(info.start);
         }
+        let grpc = request.head.is_grpc();
         let random = rand::random();
         let services = connection.shared.services();
         let stream = StreamContext::new(info, random, services);
@@ -220,11 +226,13 @@ impl<'a> Exchange<'a> {
             redirects: RedirectHistory::default(),
             filters: Vec::new(),
             chain,
+            upstream_filters: UpstreamFilters::default(),
             progress,
             periodic,
             informational: Informational::default(),
             limits,
             undecoded: false,
+            grpc,
             upgrade: false,
             closes: false,
             responding: false,
@@ -309,6 +317,7 @@ impl<'a> Exchange<'a> {
             progress: self.progress.clone(),
             informational: self.informational.clone(),
             redirects: self.redirects.clone(),
+            upstream_filters: &self.upstream_filters,
             periodic: self.periodic.clone(),
         };
         let forwarded = {

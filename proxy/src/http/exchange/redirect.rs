@@ -54,7 +54,7 @@ impl Exchange<'_> {
         self.log_hop(hop, &before, &response.head);
         let _ = target.drop_body;
         self.request.body = body;
-        self.filters.clear();
+        self.complete_filters();
         self.chain = Arc::clone(&self.connection.hcm.filters);
         Ok(())
     }

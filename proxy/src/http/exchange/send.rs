@@ -129,6 +129,10 @@ impl Exchange<'_> {
         let stats = &self.connection.hcm.stats;
         stats.downstream_rq_rx_reset().inc();
         let info = &mut self.stream.info;
+        if response.is_none() {
+            // Filters may have seen one; the client did not.
+            info.response_code = None;
+        }
         match gone {
             Gone::Closed => {
                 info.flags |= ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;

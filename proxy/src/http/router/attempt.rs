@@ -4,12 +4,13 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tidegate_filters::http::{Body, RequestHead, StreamContext};
+use tidegate_filters::http::{Body, LocalReply, Request, RequestHead, StreamContext};
 
 use super::{Deadline, Shared, Tried, expires};
 use crate::cluster::host::{Host, HostCounter};
 use crate::cluster::lb::{MetadataMatch, PickContext};
 use crate::cluster::pool::{PoolError, Stream, StreamRequest, StreamReset, Terminate};
+use crate::http::progress::Watched;
 use crate::route::HostPredicate;
 
 /// Why a try gave no response.
@@ -19,6 +20,8 @@ pub(super) enum Failure {
     Pool(PoolError),
     Reset(StreamReset),
     PerTryTimeout,
+    /// An upstream filter answers instead.
+    Replied(Box<LocalReply>),
 }
 
 /// Sends the request to one host and waits for the response's head, within the limits of this try and of all.
@@ -41,7 +44,7 @@ pub(super) async fn attempt(
     let per_try = pin!(expires(shared.timeouts.per_try, shared.progress.as_deref()));
     let outcome = tokio::select! {
         biased;
-        outcome = send(shared, &host, head, body, stream) => outcome,
+        outcome = send_filtered(shared, &host, head, body, stream) => outcome,
         () = global => return Tried::TimedOut(Some(host)),
         () = per_try => {
             cluster.stats().traffic.upstream_rq_per_try_timeout().inc();
@@ -53,6 +56,35 @@ pub(super) async fn attempt(
         Ok(begun) => Tried::Response(Box::new(begun), host),
         Err(failure) => Tried::Failed(failure, Some(host)),
     }
+}
+
+/// Sends the request through the filters that run once an attempt, if there are any.
+async fn send_filtered(
+    shared: &Shared<'_>,
+    host: &Arc<Host>,
+    head: &mut RequestHead,
+    body: Body,
+    stream: &mut StreamContext,
+) -> Result<crate::cluster::pool::Begun, Failure> {
+    let own = &shared.cluster.config().upstream_filters;
+    let chain = if own.0.is_empty() { &shared.connection.hcm.upstream_filters } else { own };
+    if chain.0.is_empty() {
+        return send(shared, host, head, body, stream).await;
+    }
+    let mut request = Request { head: head.clone(), body };
+    let filters = shared.upstream_filters;
+    let filtered = filters.on_request(chain, shared.route, &mut request, stream).await;
+    // What they did to the head stays for the next attempt, as in Envoy.
+    head.clone_from(&request.head);
+    filtered.map_err(Failure::Replied)?;
+    if let Some(progress) = &shared.progress
+        && !request.body.is_end()
+    {
+        request.body = Body::stream(Watched::new(request.body, Arc::clone(progress)));
+    }
+    let mut begun = send(shared, host, head, request.body, stream).await?;
+    filters.on_response(&mut begun, stream).await.map_err(Failure::Replied)?;
+    Ok(begun)
 }
 
 async fn send(

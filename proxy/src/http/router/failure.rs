@@ -25,6 +25,7 @@ fn reason(failure: &Failure) -> (&'static str, ResponseFlags) {
         }
         Failure::Reset(StreamReset::Remote(_)) => ("remote reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
         Failure::Reset(StreamReset::Refused) => ("remote refused stream reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
+        Failure::Replied(_) => ("local reply", ResponseFlags::empty()),
         Failure::PerTryTimeout => ("local reset", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
         Failure::Reset(StreamReset::Protocol) => ("protocol error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR),
     }

@@ -7,6 +7,7 @@ mod mirror;
 mod redirect;
 mod replay;
 mod retry;
+mod upstream_filters;
 
 use std::future::Future;
 use std::pin::pin;
@@ -20,6 +21,7 @@ use tidegate_filters::stream_info::ResponseFlags;
 use self::attempt::Failure;
 use self::replay::Replay;
 use self::retry::{Decision, Retries};
+pub(crate) use self::upstream_filters::UpstreamFilters;
 use super::access_logs::Periodic;
 use super::exchange::Connection;
 use super::headers::{
@@ -46,6 +48,7 @@ pub(crate) struct Job<'a> {
     pub progress: Option<Arc<Progress>>,
     pub informational: Informational,
     pub redirects: RedirectHistory,
+    pub upstream_filters: &'a UpstreamFilters,
     pub periodic: Option<Arc<Periodic>>,
 }
 
@@ -76,6 +79,7 @@ struct Shared<'a> {
     action: &'a ForwardAction,
     cluster: Arc<Cluster>,
     informational: Informational,
+    upstream_filters: &'a UpstreamFilters,
     tunnel: bool,
     hash: Option<u64>,
     timeouts: RequestTimeouts,
@@ -206,6 +210,7 @@ fn prepare<'a>(
         action,
         cluster,
         informational: job.informational.clone(),
+        upstream_filters: job.upstream_filters,
         tunnel,
         hash,
         timeouts,
@@ -265,7 +270,7 @@ async fn run(
         let outcome = attempt::attempt(shared, &mut request.head, this_body, &tried, global.as_mut(), stream).await;
         let again = replay.as_ref().is_none_or(Replay::is_whole) && (replay.is_some() || shared.progress.is_none());
         let decision = match (&outcome, &mut retries) {
-            (Tried::TimedOut(_), _) | (_, None) => Decision::Final,
+            (Tried::TimedOut(_) | Tried::Failed(Failure::Replied(_), _), _) | (_, None) => Decision::Final,
             _ if !again => {
                 shared.cluster.stats().traffic.retry_or_shadow_abandoned().inc();
                 Decision::Final
@@ -303,6 +308,7 @@ async fn run(
                         || request.head.method == Method::CONNECT && status.is_success());
                 Ok((*begun, upgraded))
             }
+            Tried::Failed(Failure::Replied(reply), _) => Err(reply),
             Tried::Failed(failure, _) => Err(give_up(shared, &failure, alternative, stream)),
             Tried::TimedOut(host) => {
                 if let Some(host) = host {

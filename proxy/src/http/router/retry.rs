@@ -151,7 +151,7 @@ impl<'a> Retries<'a> {
     fn wants_failure(&self, failure: &Failure, sent: bool) -> bool {
         let on = self.request.on;
         match failure {
-            Failure::NoHealthyHost | Failure::Pool(PoolError::Overflow) => return false,
+            Failure::Replied(_) | Failure::NoHealthyHost | Failure::Pool(PoolError::Overflow) => return false,
             Failure::Pool(PoolError::Connect(_) | PoolError::Timeout) if on.has(RetryOn::CONNECT_FAILURE) => {
                 return true;
             }
