@@ -21,9 +21,17 @@ pub enum Defaults {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Needs {
     pub clusters: BTreeSet<String>,
-    pub route_configurations: BTreeMap<String, ConfigSource>,
+    pub route_configurations: BTreeMap<String, RouteSubscription>,
     pub endpoints: BTreeMap<String, ConfigSource>,
     pub secrets: BTreeSet<String>,
+}
+
+/// A route configuration that is to be discovered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteSubscription {
+    pub source: ConfigSource,
+    /// What its stats are named below, a dot at the end.
+    pub stats_prefix: String,
 }
 
 /// Where a resource comes from.

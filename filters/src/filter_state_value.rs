@@ -7,7 +7,7 @@ use tidegate_xds::{Coverage, FieldError};
 
 use crate::context::CompileContext;
 use crate::format::{FormatContext, SubstitutionFormat};
-use crate::metadata::{FilterState, Sharing, Text};
+use crate::metadata::{FilterState, HashableText, Sharing, StateObject, Text};
 
 /// The fields that act in the message compiled here.
 pub const COVERAGE: &[Coverage] = &[Coverage {
@@ -19,6 +19,7 @@ pub const COVERAGE: &[Coverage] = &[Coverage {
 /// A compiled `FilterStateValue`.
 pub struct FilterStateValue {
     key: String,
+    make: fn(String) -> Arc<dyn StateObject>,
     format: SubstitutionFormat,
     read_only: bool,
     sharing: Sharing,
@@ -33,14 +34,17 @@ impl FilterStateValue {
             return Err(context.error_at("object_key", "an object key is required"));
         };
         let factory = if value.factory_key.is_empty() { key } else { &value.factory_key };
-        if factory != "envoy.string" {
-            return Err(context.error_at("factory_key", format!("not supported yet: objects of '{factory}'")));
-        }
+        let make: fn(String) -> Arc<dyn StateObject> = match factory.as_str() {
+            "envoy.string" => |text| Arc::new(Text(text)),
+            "envoy.hashable_string" => |text| Arc::new(HashableText(text)),
+            _ => return Err(context.error_at("factory_key", format!("not supported yet: objects of '{factory}'"))),
+        };
         let Some(Value::FormatString(format)) = &value.value else {
             return Err(context.error_at("format_string", "a value is required"));
         };
         Ok(Self {
             key: key.clone(),
+            make,
             format: context.within("format_string", |context| SubstitutionFormat::compile(format, context))?,
             read_only: value.read_only,
             sharing: match SharedWithUpstream::try_from(value.shared_with_upstream) {
@@ -72,6 +76,6 @@ impl FilterStateValue {
 
     /// Puts the object of a rendered text into a filter state.
     pub fn set(&self, text: String, state: &mut FilterState) {
-        state.set(&self.key, Arc::new(Text(text)), self.read_only, self.sharing);
+        state.set(&self.key, (self.make)(text), self.read_only, self.sharing);
     }
 }

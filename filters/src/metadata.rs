@@ -5,6 +5,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use xxhash_rust::xxh64::xxh64;
 
 /// `google.protobuf.Struct` per namespace (`envoy.filters.http.rbac`, `envoy.lb`, …).
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -87,6 +88,22 @@ pub struct Text(pub String);
 impl StateObject for Text {
     fn text(&self) -> Option<String> {
         Some(self.0.clone())
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// A string that hash policies may take (`envoy.hashable_string`).
+#[derive(Debug, Clone)]
+pub struct HashableText(pub String);
+
+impl StateObject for HashableText {
+    fn text(&self) -> Option<String> {
+        Some(self.0.clone())
+    }
+    fn hash(&self) -> Option<u64> {
+        Some(xxh64(self.0.as_bytes(), 0))
     }
     fn as_any(&self) -> &dyn Any {
         self

@@ -18,6 +18,7 @@ pub mod runtime;
 pub mod server;
 mod services;
 pub mod snapshot;
+mod sources;
 pub mod stats;
 pub mod tcp;
 mod worker;

@@ -1,7 +1,6 @@
 //! Wires a process together: bootstrap, store, workers, listeners, admin, signals, drain.
 //! It must not know how any of them works.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,11 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tidegate_filters::context::Defaults;
 use tidegate_stats::Store as StatsStore;
-use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
-use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
-use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
-use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
-use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -25,14 +19,14 @@ use crate::allocator;
 use crate::app::Shared;
 use crate::cluster::dns::Discoveries;
 use crate::config::Compiler;
-use crate::config::bootstrap::{Bootstrap, file_of};
-use crate::config::files::{self, Watched};
-use crate::config::registry::Registry;
+use crate::config::bootstrap::Bootstrap;
+use crate::config::files;
 use crate::config::store::{Placed, Store};
 use crate::listener::ListenAddress;
 use crate::listener::manager::{DrainPlan, ListenerManager};
 use crate::process::{Asked, Process};
 use crate::runtime::Layers;
+use crate::sources::Sources;
 use crate::stats::listener::ListenerManagerStats;
 use crate::stats::server::ServerGauges;
 use crate::worker::Worker;
@@ -149,7 +143,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         manager: ListenerManager::new(workers, plan, manager_stats),
         discoveries: Discoveries::new(shared.runtime_shared(), sender),
         resolved,
-        sources: Sources::new(&bootstrap),
+        sources: Sources::new(&bootstrap, &stats),
         process: Arc::new(Process {
             shared: Arc::clone(&shared),
             stats,
@@ -363,147 +357,4 @@ async fn wait_for_signals(quit: watch::Sender<bool>) {
     tracing::info!("draining");
     // Nobody listens only when the process is ending already.
     let _ = quit.send(true);
-}
-
-/// The files that resources come from.
-struct Sources {
-    clusters: Option<(Watched, Vec<Arc<str>>)>,
-    listeners: Option<(Watched, Vec<Arc<str>>)>,
-    routes: BTreeMap<PathBuf, Watched>,
-    assignments: BTreeMap<PathBuf, Watched>,
-}
-
-impl Sources {
-    fn new(bootstrap: &Bootstrap) -> Self {
-        let watched = |source: &Option<_>| source.as_ref().map(|source| (Watched::new(file_of(source)), Vec::new()));
-        Self {
-            clusters: watched(&bootstrap.cds),
-            listeners: watched(&bootstrap.lds),
-            routes: BTreeMap::new(),
-            assignments: BTreeMap::new(),
-        }
-    }
-
-    /// Whether every file was read at least once.
-    fn is_settled(&self, store: &Store) -> bool {
-        let known = |watched: &BTreeMap<PathBuf, Watched>, wanted: &BTreeMap<String, _>| {
-            wanted.values().all(|source| watched.contains_key(&file_of(source)))
-        };
-        known(&self.routes, &store.wanted_routes) && known(&self.assignments, &store.wanted_assignments)
-    }
-
-    /// Reads the files that changed, in the order that keeps references whole: clusters, endpoints, listeners, routes.
-    /// True when there was one.
-    fn read(&mut self, store: &mut Store) -> bool {
-        let mut any = false;
-        if let Some((watched, names)) = &mut self.clusters
-            && watched.changed()
-        {
-            any = true;
-            read_clusters(watched, names, store);
-        }
-        watch_wanted(&mut self.assignments, &store.wanted_assignments);
-        for watched in self.assignments.values_mut().filter_map(|watched| watched.changed().then_some(watched)) {
-            any = true;
-            let type_name = "envoy.config.endpoint.v3.ClusterLoadAssignment";
-            if let Some(resources) = load::<ClusterLoadAssignment>(watched, type_name, store.registry()) {
-                report(watched, store.update_assignments(resources));
-            }
-        }
-        if let Some((watched, names)) = &mut self.listeners
-            && watched.changed()
-        {
-            any = true;
-            read_listeners(watched, names, store);
-        }
-        watch_wanted(&mut self.routes, &store.wanted_routes);
-        for watched in self.routes.values_mut().filter_map(|watched| watched.changed().then_some(watched)) {
-            any = true;
-            let type_name = "envoy.config.route.v3.RouteConfiguration";
-            if let Some(resources) = load::<RouteConfiguration>(watched, type_name, store.registry()) {
-                report(watched, store.update_routes(resources));
-            }
-        }
-        any
-    }
-}
-
-fn watch_wanted(
-    watched: &mut BTreeMap<PathBuf, Watched>,
-    wanted: &BTreeMap<String, tidegate_filters::context::ConfigSource>,
-) {
-    for source in wanted.values() {
-        let path = file_of(source);
-        watched.entry(path.clone()).or_insert_with(|| Watched::new(path));
-    }
-}
-
-fn read_clusters(watched: &Watched, names: &mut Vec<Arc<str>>, store: &mut Store) {
-    let Some(resources) = load::<ClusterProto>(watched, "envoy.config.cluster.v3.Cluster", store.registry()) else {
-        return;
-    };
-    let now: Vec<Arc<str>> = resources.iter().map(|placed| placed.resource.name.as_str().into()).collect();
-    report(watched, store.update_clusters(resources));
-    let gone: Vec<_> = names.iter().filter(|name| !now.contains(name)).cloned().collect();
-    if !gone.is_empty() {
-        store.remove_clusters(&gone);
-    }
-    *names = now;
-}
-
-fn read_listeners(watched: &Watched, names: &mut Vec<Arc<str>>, store: &mut Store) {
-    let Some(resources) = load::<ListenerProto>(watched, "envoy.config.listener.v3.Listener", store.registry()) else {
-        return;
-    };
-    let now: Vec<Arc<str>> = resources.iter().map(|placed| placed.resource.name.as_str().into()).collect();
-    // Those that go come first: a new listener may take the address of one of them.
-    let gone: Vec<_> = names.iter().filter(|name| !now.contains(name)).cloned().collect();
-    if !gone.is_empty() {
-        store.remove_listeners(&gone);
-    }
-    report(watched, store.update_listeners(resources));
-    *names = now;
-}
-
-/// Reads a file's resources, checked and audited; a file that is not whole changes nothing.
-fn load<M: prost::Message + prost::Name + Default>(
-    watched: &Watched,
-    type_name: &str,
-    registry: &Registry,
-) -> Option<Vec<Placed<M>>> {
-    let read = match files::read(&watched.path, type_name) {
-        Ok(read) => read,
-        Err(errors) => {
-            report(watched, errors);
-            return None;
-        }
-    };
-    let mut placed = Vec::with_capacity(read.resources.len());
-    let mut errors = Vec::new();
-    for (index, resource) in read.resources.iter().enumerate() {
-        let path = FieldPath::root().field("resources").index(index);
-        match check::<M>(resource, registry) {
-            Ok(message) => placed.push(Placed { resource: message, path }),
-            Err(found) => errors.extend(found.into_iter().map(|error| error.under(&path))),
-        }
-    }
-    if errors.is_empty() {
-        tracing::info!(file = %watched.path.display(), version = read.version, "read resources");
-        Some(placed)
-    } else {
-        report(watched, errors);
-        None
-    }
-}
-
-fn check<M: prost::Message + prost::Name + Default>(resource: &Any, registry: &Registry) -> Result<M, Vec<FieldError>> {
-    let message = tidegate_xds::load_any::<M>(resource)?;
-    let audit = tidegate_xds::audit(&M::full_name(), &resource.value, registry.coverage());
-    if audit.unsupported.is_empty() { Ok(message) } else { Err(audit.unsupported) }
-}
-
-fn report(watched: &Watched, errors: Vec<FieldError>) {
-    for error in errors {
-        tracing::warn!(file = %watched.path.display(), %error, "rejected");
-    }
 }

@@ -39,8 +39,6 @@ pub struct Cluster {
     config: ClusterConfig,
     stats: ClusterStats,
     hosts: ArcSwap<HostSet>,
-    /// The host set whose tables the stats show.
-    shown: AtomicU64,
     /// One update at a time.
     standing: Mutex<Standing>,
     breakers: [Arc<Breakers>; 2],
@@ -54,6 +52,8 @@ struct Standing {
     inherited: Option<Arc<HostSet>>,
     /// Whether its own place was taken.
     retired: bool,
+    /// It had its first hosts.
+    served: bool,
 }
 
 /// What belongs to a cluster's name and outlives its configuration.
@@ -92,8 +92,7 @@ impl Cluster {
         let inherited = previous.map(|previous| previous.hosts.load_full());
         let cluster = Self {
             hosts: ArcSwap::from_pointee(HostSet::empty(&config.balancing)),
-            shown: AtomicU64::new(0),
-            standing: Mutex::new(Standing { inherited, retired: false }),
+            standing: Mutex::new(Standing { inherited, retired: false, served: false }),
             breakers,
             state,
             stats,
@@ -152,6 +151,9 @@ impl Cluster {
             return change;
         }
         self.publish(set, &previous, &change);
+        if std::mem::replace(&mut standing.served, true) {
+            self.stats.count_change(&change);
+        }
         change
     }
 
@@ -177,6 +179,7 @@ impl Cluster {
         self.stats.show_subsets(set.subsets.as_deref(), previous.subsets.as_deref());
         let weighed = matches!(self.config.discovery, Discovery::Eds(_) | Discovery::StrictDns(_));
         self.stats.show_hosts(&set, change, weighed);
+        self.stats.show_tables(&set, &self.config.balancing);
         self.hosts.store(Arc::new(set));
         for host in &change.removed {
             host.state.set_removed();
@@ -213,10 +216,6 @@ impl Cluster {
         let hosts = self.hosts.load();
         let picked =
             self.with_scheduler(|scheduler| lb::pick(&hosts, &self.config.balancing, self, context, scheduler, trace));
-        if self.config.balancing.has_tables() && self.shown.load(Relaxed) != hosts.generation {
-            self.shown.store(hosts.generation, Relaxed);
-            self.stats.show_tables(&hosts);
-        }
         match &picked {
             Some(picked) => self.stats.balancing.count(picked),
             // Panic counts even where it has nobody to fall back on.

@@ -38,6 +38,8 @@ pub struct ClusterConfig {
     pub upstream_filters: FilterChain,
     pub track_timeout_budgets: bool,
     pub track_request_response_sizes: bool,
+    /// Whether those who start wait for its first hosts.
+    pub wait_for_warm_on_init: bool,
     /// Whether it came through CDS; compiling leaves it false.
     pub added_via_api: bool,
 }

@@ -1,14 +1,18 @@
 //! A cluster's stats, `cluster.<name>.*`, under Envoy's names. Groups that are seldom touched are apart from those of every
 //! request: a group costs memory once something in it was counted. It must not know when things are counted.
 
-use tidegate_stats::{BlockHandle, Gauge, Layout, Scope, stats_block};
+use std::time::SystemTime;
+
+use tidegate_stats::{BlockHandle, Gauge, Layout, Scope, TextReadout, stats_block};
 
 use super::circuit_breaker::{Resource, RoutingPriority};
 use super::codes::{CodeStats, RetryCodes};
 use super::host_set::{HostSet, Membership, MembershipChange};
-use super::lb::{Outcome, Picked, Policy, Subsets, TableSize};
+use super::lb::{Balancing, Outcome, Picked, Policy, Subsets, TableSize};
 use super::options::{ClusterConfig, Discovery};
 use crate::http::codec::stats::CodecStats;
+use crate::stats::cluster_manager::ClusterManagerStats;
+use crate::stats::subscription::{Update, millis, version_hash};
 
 stats_block! {
     /// Connections and requests.
@@ -267,12 +271,15 @@ pub struct ClusterStats {
     pub subsets: Option<SubsetStats>,
     /// Of EDS clusters.
     pub subscription: Option<SubscriptionStats>,
+    version_text: Option<TextReadout>,
     /// With `track_cluster_stats.request_response_sizes`.
     pub sizes: Option<SizeStats>,
     /// With `track_cluster_stats.timeout_budgets`.
     pub timeout_budgets: Option<TimeoutBudgetStats>,
     pub codec: CodecStats,
     pub codes: CodeStats,
+    /// Those of all clusters.
+    manager: ClusterManagerStats,
     pub retry_codes: RetryCodes,
 }
 
@@ -291,12 +298,39 @@ impl ClusterStats {
                 .then(|| MaglevStats::new(&scope.scope("maglev_lb."))),
             subsets: config.balancing.subsets.is_some().then(|| SubsetStats::new(&scope)),
             subscription: matches!(config.discovery, Discovery::Eds(_)).then(|| SubscriptionStats::new(&scope)),
+            version_text: matches!(config.discovery, Discovery::Eds(_))
+                .then(|| shown_empty(scope.text_readout("version_text"))),
             sizes: config.track_request_response_sizes.then(|| SizeStats::new(&scope)),
             timeout_budgets: config.track_timeout_budgets.then(|| TimeoutBudgetStats::new(&scope)),
             codec: CodecStats::new(&scope),
             codes: CodeStats::new(&scope),
+            manager: ClusterManagerStats::new(&root.scope("cluster_manager.")),
             retry_codes: RetryCodes::new(&scope),
             scope,
+        }
+    }
+
+    /// Hosts came or went once the cluster served.
+    pub(crate) fn count_change(&self, change: &MembershipChange) {
+        self.manager.cluster_updated().add(change.priorities() as u64);
+    }
+
+    /// An update of the cluster's endpoints was asked for, and this came. Successes are counted where they act.
+    pub(crate) fn count_update(&self, update: &Update, now: SystemTime) {
+        self.updates.update_attempt().inc();
+        match (update, &self.subscription) {
+            (Update::Success(version), subscription) => {
+                self.updates.version().set(version_hash(version));
+                if let Some(text) = &self.version_text {
+                    text.set(version);
+                }
+                if let Some(subscription) = subscription {
+                    subscription.update_time().set(millis(now));
+                }
+            }
+            (Update::Failure, _) => self.updates.update_failure().inc(),
+            (Update::Rejected, Some(subscription)) => subscription.update_rejected().inc(),
+            (Update::Rejected, None) => {}
         }
     }
 
@@ -321,8 +355,8 @@ impl ClusterStats {
     }
 
     /// Shows the sizes of tables in the gauges of their policy; of several priorities the last, as in Envoy.
-    pub(crate) fn show_tables(&self, hosts: &HostSet) {
-        for size in hosts.priorities.iter().filter_map(|priority| priority.tables.size()) {
+    pub(crate) fn show_tables(&self, hosts: &HostSet, balancing: &Balancing) {
+        for size in hosts.priorities.iter().filter_map(|priority| priority.table_size(balancing)) {
             match (size, &self.ring_hash, &self.maglev) {
                 (TableSize::Ring { size, min_hashes_per_host, max_hashes_per_host }, Some(stats), _) => {
                     stats.size().set(size);
@@ -337,4 +371,12 @@ impl ClusterStats {
             }
         }
     }
+}
+
+/// A text that is there before anything is known.
+fn shown_empty(text: TextReadout) -> TextReadout {
+    if text.value().is_empty() {
+        text.set("");
+    }
+    text
 }

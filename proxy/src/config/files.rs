@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use tidegate_xds::pb::google::protobuf::Any;
@@ -21,12 +21,17 @@ pub(crate) struct FileResources {
 
 /// Which file it was when it was last read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Identity(u64, u64);
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+    /// A new file may be given the inode of the one before the last.
+    born: Option<SystemTime>,
+}
 
 /// The file behind a path, links followed; `None` while there is none.
 pub(crate) fn identity(path: &Path) -> Option<Identity> {
     let meta = std::fs::metadata(path).ok()?;
-    Some(Identity(meta.dev(), meta.ino()))
+    Some(Identity { device: meta.dev(), inode: meta.ino(), born: meta.created().ok() })
 }
 
 /// Reads a `DiscoveryResponse` whose resources are all of `type_name`.

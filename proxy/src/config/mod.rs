@@ -26,7 +26,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::HeaderValue;
 use tidegate_filters::access_log::AccessLog;
-use tidegate_filters::context::{CompileContext, ConfigSource, Defaults, Needs};
+use tidegate_filters::context::{CompileContext, ConfigSource, Defaults, Needs, RouteSubscription};
 use tidegate_filters::http::HttpFilterConfig;
 use tidegate_filters::http::header_mutations::HeaderEdits;
 use tidegate_filters::network::NetworkFilterConfig;
@@ -177,7 +177,8 @@ impl Compiler {
         context: &mut CompileContext<'_>,
     ) -> Result<(), FieldError> {
         let source = config_source(source, context)?;
-        context.needs.route_configurations.insert(name.to_owned(), source);
+        let stats_prefix = context.stats.prefix().to_owned();
+        context.needs.route_configurations.insert(name.to_owned(), RouteSubscription { source, stats_prefix });
         Ok(())
     }
 

@@ -2,11 +2,12 @@
 //! One path for all: the bootstrap's static resources, files, and whatever brings resources later. It must not know where
 //! they come from.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use prost::Message;
-use tidegate_filters::context::{ConfigSource, Needs};
+use tidegate_filters::context::{ConfigSource, Needs, RouteSubscription};
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
@@ -21,6 +22,8 @@ use crate::cluster::options::Discovery;
 use crate::listener::{ListenAddress, Listener};
 use crate::process::{Accepteds, Kind};
 use crate::snapshot::Snapshot;
+use crate::stats::cluster_manager::ClusterManagerStats;
+use crate::stats::subscription::Update;
 
 /// Where a resource stands, for errors.
 pub(crate) struct Placed<T> {
@@ -45,8 +48,11 @@ pub(crate) struct Store {
     assignments: HashMap<String, ClusterLoadAssignment>,
     warming_clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
     warming_listeners: BTreeMap<Arc<str>, Warming<Listener>>,
+    /// Clusters that serve already and have not been resolved yet (`wait_for_warm_on_init` is off).
+    unwaited: Vec<Arc<Cluster>>,
+    stats: ClusterManagerStats,
     /// What listeners and clusters asked for.
-    pub(crate) wanted_routes: BTreeMap<String, ConfigSource>,
+    pub(crate) wanted_routes: BTreeMap<String, RouteSubscription>,
     pub(crate) wanted_assignments: BTreeMap<String, ConfigSource>,
     /// What acts, as it came.
     accepted: Arc<Accepteds>,
@@ -57,6 +63,7 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn new(compiler: Compiler, shared: Arc<Shared>) -> Self {
         Self {
+            stats: ClusterManagerStats::new(&compiler.stats.scope("cluster_manager.")),
             compiler,
             shared,
             clusters: HashMap::new(),
@@ -64,6 +71,7 @@ impl Store {
             assignments: HashMap::new(),
             warming_clusters: BTreeMap::new(),
             warming_listeners: BTreeMap::new(),
+            unwaited: Vec::new(),
             wanted_routes: BTreeMap::new(),
             wanted_assignments: BTreeMap::new(),
             accepted: Arc::default(),
@@ -80,17 +88,29 @@ impl Store {
     pub(crate) fn update_clusters(&mut self, clusters: Vec<Placed<ClusterProto>>) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let mut ready = Vec::new();
+        let mut seen: HashSet<Arc<str>> = HashSet::new();
         for Placed { resource, path } in clusters {
             let name: Arc<str> = resource.name.as_str().into();
+            if !seen.insert(Arc::clone(&name)) {
+                let reason = format!("duplicate cluster '{name}': only the first of one name is taken");
+                errors.push(FieldError::new(path.field("name"), reason).in_resource(&resource.name));
+                continue;
+            }
             let digest = listener::digest(&resource);
             if self.clusters.get(&name) == Some(&digest) {
                 continue;
             }
             match self.compile_cluster(&resource, path) {
                 Ok(cluster) => {
-                    self.clusters.insert(Arc::clone(&name), digest);
+                    match self.clusters.insert(Arc::clone(&name), digest) {
+                        None => self.stats.cluster_added().inc(),
+                        Some(_) => self.stats.cluster_modified().inc(),
+                    }
                     self.accepted.put(Kind::Cluster, &name, resource.encode_to_vec(), !self.started);
                     if self.is_warm(&cluster) {
+                        ready.push(cluster);
+                    } else if !cluster.config().wait_for_warm_on_init {
+                        self.unwaited.push(Arc::clone(&cluster));
                         ready.push(cluster);
                     } else {
                         if let Some(replaced) = self.warming_clusters.insert(name, cluster) {
@@ -102,12 +122,19 @@ impl Store {
             }
         }
         self.publish_clusters(ready);
+        self.show_clusters();
         errors
     }
 
     /// The filters that configurations may name.
     pub(crate) fn registry(&self) -> &'static Registry {
         self.compiler.registry
+    }
+
+    /// The gauges of the cluster manager.
+    fn show_clusters(&self) {
+        self.stats.active_clusters().set(self.shared.snapshot().clusters.len() as u64);
+        self.stats.warming_clusters().set(self.warming_clusters.len() as u64);
     }
 
     fn compile_cluster(&mut self, resource: &ClusterProto, path: FieldPath) -> Result<Arc<Cluster>, FieldError> {
@@ -152,7 +179,9 @@ impl Store {
     /// Removes clusters that a source no longer names.
     pub(crate) fn remove_clusters(&mut self, names: &[Arc<str>]) {
         for name in names {
-            self.clusters.remove(name);
+            if self.clusters.remove(name).is_some() {
+                self.stats.cluster_removed().inc();
+            }
             self.accepted.remove(Kind::Cluster, name);
             if let Some(warming) = self.warming_clusters.remove(name) {
                 warming.retire();
@@ -165,20 +194,22 @@ impl Store {
                 }
             }
         });
+        self.show_clusters();
     }
 
-    /// Clusters that wait for their first hosts from DNS.
-    pub(crate) fn resolving(&self) -> Vec<Arc<Cluster>> {
+    /// Clusters whose first hosts are to come from DNS. Those that nothing waits for are named once.
+    pub(crate) fn resolving(&mut self) -> Vec<Arc<Cluster>> {
         let dns = |cluster: &&Arc<Cluster>| {
             matches!(cluster.config().discovery, Discovery::StrictDns(_) | Discovery::LogicalDns(_))
         };
-        self.warming_clusters.values().filter(dns).cloned().collect()
+        self.warming_clusters.values().chain(&std::mem::take(&mut self.unwaited)).filter(dns).cloned().collect()
     }
 
     /// A cluster has its first hosts, or waited long enough.
     pub(crate) fn cluster_is_warm(&mut self, name: &str) {
         if let Some(cluster) = self.warming_clusters.remove(name) {
             self.publish_clusters(vec![cluster]);
+            self.show_clusters();
         }
     }
 
@@ -186,6 +217,7 @@ impl Store {
     pub(crate) fn stop_waiting(&mut self) {
         let clusters = std::mem::take(&mut self.warming_clusters).into_values().collect();
         self.publish_clusters(clusters);
+        self.show_clusters();
         let listeners = std::mem::take(&mut self.warming_listeners);
         self.publish_listeners(listeners.into_values().map(|warming| warming.compiled).collect());
     }
@@ -228,7 +260,36 @@ impl Store {
         }
         let warm = ready.iter().filter_map(|name| self.warming_clusters.remove(name)).collect();
         self.publish_clusters(warm);
+        self.show_clusters();
         errors
+    }
+
+    /// The endpoints of this service are not there: clusters that wait for them go on without.
+    pub(crate) fn missing_assignment(&mut self, service: &str) {
+        let subscribed = |cluster: &Arc<Cluster>| matches!(&cluster.config().discovery, Discovery::Eds(eds) if *eds.service_name == *service);
+        let waiting: Vec<_> = self
+            .warming_clusters
+            .values()
+            .filter(|cluster| subscribed(cluster))
+            .map(|cluster| Arc::clone(cluster.name()))
+            .collect();
+        let warm = waiting.iter().filter_map(|name| self.warming_clusters.remove(name)).collect();
+        self.publish_clusters(warm);
+        self.show_clusters();
+        for cluster in self.shared.snapshot().clusters.values().filter(|cluster| subscribed(cluster)) {
+            cluster.stats().updates.update_empty().inc();
+            cluster.stats().updates.update_success().inc();
+        }
+    }
+
+    /// Counts what became of an update of this service's endpoints.
+    pub(crate) fn count_assignment(&self, service: &str, update: &Update, now: SystemTime) {
+        let snapshot = self.shared.snapshot();
+        let clusters = self.warming_clusters.values().chain(snapshot.clusters.values());
+        let subscribed = |cluster: &&Arc<Cluster>| matches!(&cluster.config().discovery, Discovery::Eds(eds) if *eds.service_name == *service);
+        for cluster in clusters.filter(subscribed) {
+            cluster.stats().count_update(update, now);
+        }
     }
 
     fn assign(&self, cluster: &Cluster, assignment: &ClusterLoadAssignment) -> Result<(), FieldError> {

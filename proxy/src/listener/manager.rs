@@ -122,7 +122,6 @@ impl ListenerManager {
         for worker in &self.workers {
             worker.tell(Command::Stop { listener: Arc::clone(name) });
         }
-        self.stats.listener_stopped().inc();
     }
 
     /// Asks the connections of all (or only the inbound) listeners to leave, without closing any socket.
@@ -140,6 +139,7 @@ impl ListenerManager {
         for (name, active) in &self.active {
             if active.current.load().inbound || !inbound_only {
                 self.stop_accepting(name);
+                self.stats.listener_stopped().inc();
             }
         }
     }

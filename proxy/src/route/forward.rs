@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{HeaderValue, Method, StatusCode};
 use serde_json::{Map, Value};
 use tidegate_filters::http::{HeaderKey, HeaderMutations, Headers};
+use tidegate_filters::matching::Matcher;
 use tidegate_filters::runtime::Keyed;
 
 use super::RouteInput;
@@ -80,6 +81,10 @@ pub enum ClusterSelector {
     /// The request names it.
     Header(HeaderKey),
     Weighted(WeightedClusters),
+    /// A matcher tree over the request names it (a cluster specifier plugin); none where it leads nowhere.
+    Tree(Arc<Matcher<Arc<str>>>),
+    /// An optional plugin that nobody has: the route is passed over, as by Envoy.
+    Nothing,
 }
 
 /// `weighted_clusters`.

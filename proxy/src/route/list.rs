@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use tidegate_filters::http::{HeaderKey, Headers};
+use tidegate_filters::matching::{Matcher, Outcome as Matched};
 
 use super::entry::{Action, Route, RouteEntry};
 use super::forward::{ClusterName, ClusterSelector, WeightedCluster};
@@ -29,6 +30,8 @@ enum Choices {
     One(Arc<Route>),
     /// The request names the cluster.
     ByHeader(HeaderKey),
+    ByTree(Arc<Matcher<Arc<str>>>),
+    Nothing,
     /// One for each weighted cluster; `None` where the request names it.
     Weighted(Box<[Option<Arc<Route>>]>),
 }
@@ -67,8 +70,7 @@ impl RouteList {
         tried.find_map(|(index, slot)| {
             let mismatch = slot.entry.matching.mismatch(view, input);
             let route = if mismatch.is_none() { slot.choose(input) } else { None };
-            let nothing_drawn = || Mismatch::new("weighted_clusters", "a sum of runtime weights over 0");
-            let mismatch = mismatch.or_else(|| route.is_none().then(nothing_drawn));
+            let mismatch = mismatch.or_else(|| route.is_none().then(|| slot.choices.mismatch()));
             trace.tried.push(TriedRoute { index, name: Arc::clone(&slot.entry.name), mismatch });
             route
         })
@@ -84,6 +86,8 @@ impl Choices {
         match &action.cluster {
             ClusterSelector::Named(name) => Self::One(with(Some(Arc::clone(name)), None)),
             ClusterSelector::Header(header) => Self::ByHeader(header.clone()),
+            ClusterSelector::Tree(tree) => Self::ByTree(Arc::clone(tree)),
+            ClusterSelector::Nothing => Self::Nothing,
             ClusterSelector::Weighted(weighted) => Self::Weighted(
                 weighted
                     .clusters
@@ -98,12 +102,30 @@ impl Choices {
     }
 }
 
+impl Choices {
+    /// Why there is no cluster to take.
+    fn mismatch(&self) -> Mismatch {
+        match self {
+            Self::Nothing => Mismatch::new("cluster_specifier_plugin", "a plugin that is known"),
+            _ => Mismatch::new("weighted_clusters", "a sum of runtime weights over 0"),
+        }
+    }
+}
+
 impl Slot {
-    /// Draws the cluster. `None` when the runtime left nothing to draw from: then the next route is tried, as in Envoy.
+    /// Draws the cluster. `None` when there is nothing to draw from: then the next route is tried, as in Envoy.
     fn choose(&self, input: &RouteInput<'_>) -> Option<Arc<Route>> {
         match &self.choices {
             Choices::One(route) => Some(Arc::clone(route)),
             Choices::ByHeader(header) => Some(self.named_by(header, None, input)),
+            Choices::Nothing => None,
+            Choices::ByTree(tree) => {
+                let cluster = match tree.matches(&input.match_data()) {
+                    Matched::Action(cluster) => Arc::clone(cluster),
+                    Matched::NoMatch | Matched::NotYet => Arc::default(),
+                };
+                Some(Arc::new(Route { entry: Arc::clone(&self.entry), cluster: Some(cluster), weighted: None }))
+            }
             Choices::Weighted(routes) => {
                 let Action::Forward(action) = &self.entry.action else { return None };
                 let ClusterSelector::Weighted(weighted) = &action.cluster else { return None };

@@ -1,4 +1,7 @@
-//! Stats that belong to no other room: listeners' and the process' own. It must not know when they are counted.
+//! Stats that belong to no other room: listeners', managers', subscriptions' and the process' own. It must not know when they
+//! are counted.
 
+pub mod cluster_manager;
 pub mod listener;
 pub mod server;
+pub mod subscription;

@@ -49,3 +49,36 @@ fn every_example_of_the_project_loads() {
     }
     assert!(checked > 0);
 }
+
+/// As Envoy 1.40 takes and refuses them.
+#[test]
+fn a_name_and_an_address_are_one_resources() {
+    let clusters = |second: &str| check(&format!("static_resources: {{ clusters: [{{ name: a }}, {{ {second} }}] }}"));
+    let (ok, text) = clusters("name: a, connect_timeout: 1s");
+    assert!(
+        !ok && text.contains("static_resources.clusters[1].name") && text.contains("duplicate cluster 'a'"),
+        "{text}"
+    );
+    assert!(clusters("name: b").0);
+
+    let listeners = |first: &str, second: &str| {
+        let listener = |name: &str, rest: &str| {
+            format!(
+                "{{ name: {name}, {rest}, filter_chains: [{{ filters: [{{ name: e, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo }} }}] }}] }}"
+            )
+        };
+        check(&format!("static_resources: {{ listeners: [{}, {}] }}", listener("a", first), listener("b", second)))
+    };
+    let at = |port: u16| format!("address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}");
+    for (first, second, taken) in [
+        (at(2), at(3), false),
+        (at(2), at(2), true),
+        (at(0), at(0), false),
+        (at(2), format!("{}, bind_to_port: false", at(2)), true),
+        (at(2), format!("{}, additional_addresses: [{{ {} }}]", at(3), at(2)), true),
+    ] {
+        let (ok, text) = listeners(&first, &second);
+        assert_eq!(ok, !taken, "{second}: {text}");
+        assert!(ok || text.contains("static_resources.listeners[1].address"), "{text}");
+    }
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use xxhash_rust::xxh64::xxh64;
 
 use super::hash::Members;
-use super::{HashOptions, Loads};
+use super::{HashOptions, Loads, TableSize};
 use crate::cluster::host::Host;
 use crate::cluster::host_set::PriorityHosts;
 
@@ -29,9 +29,6 @@ pub(super) struct Table {
     members: Members,
     /// A member for each place; empty without members.
     places: Box<[u32]>,
-    /// `maglev_lb.*`
-    pub(super) min_entries_per_host: u64,
-    pub(super) max_entries_per_host: u64,
 }
 
 impl Maglev {
@@ -61,11 +58,20 @@ impl Maglev {
         let mut turns: Vec<Turn> = keyed.iter().map(|(key, (_, weight))| Turn::new(key, *weight, size)).collect();
         let members = Members(keyed.into_iter().map(|(_, member)| member).collect());
         let places = fill(&mut turns, size);
-        Table {
-            members,
-            places,
-            min_entries_per_host: turns.iter().map(|turn| turn.entries).min().unwrap_or(0),
-            max_entries_per_host: turns.iter().map(|turn| turn.entries).max().unwrap_or(0),
+        Table { members, places }
+    }
+
+    /// The sizes of a table, built or not: who has a turn does not depend on where places are free.
+    pub(super) fn size(&self, priority: &PriorityHosts) -> TableSize {
+        let mut members = Members::of(priority).0;
+        members.sort_by(|a, b| self.hash.key(&a.0).cmp(&self.hash.key(&b.0)));
+        let mut turns: Vec<_> =
+            members.iter().map(|(_, weight)| Share { weight: *weight, target: 0.0, entries: 0 }).collect();
+        share(&mut turns, self.table_size.into(), |turn| turn, |_, _| {});
+        let entries = || turns.iter().map(|turn| turn.entries);
+        TableSize::Maglev {
+            min_entries_per_host: entries().min().unwrap_or(0),
+            max_entries_per_host: entries().max().unwrap_or(0),
         }
     }
 }
@@ -74,9 +80,14 @@ impl Maglev {
 struct Turn {
     offset: u64,
     skip: u64,
+    next: u64,
+    share: Share,
+}
+
+/// How often a host has a turn.
+struct Share {
     weight: f64,
     target: f64,
-    next: u64,
     entries: u64,
 }
 
@@ -84,7 +95,7 @@ impl Turn {
     fn new(key: &str, weight: f64, size: u64) -> Self {
         let key = key.as_bytes();
         let skip = xxh64(key, 1) % (size - 1) + 1;
-        Self { offset: xxh64(key, 0) % size, skip, weight, target: 0.0, next: 0, entries: 0 }
+        Self { offset: xxh64(key, 0) % size, skip, next: 0, share: Share { weight, target: 0.0, entries: 0 } }
     }
 }
 
@@ -92,9 +103,32 @@ fn fill(turns: &mut [Turn], size: u64) -> Box<[u32]> {
     if turns.is_empty() {
         return Box::default();
     }
-    let heaviest = turns.iter().map(|turn| turn.weight).fold(0.0, f64::max);
     let mut places = vec![u32::MAX; size as usize];
-    let mut left = size;
+    share(
+        turns,
+        size,
+        |turn| &mut turn.share,
+        |index, turn| loop {
+            let place = ((turn.offset + turn.skip * turn.next) % size) as usize;
+            turn.next += 1;
+            if places[place] == u32::MAX {
+                places[place] = index as u32;
+                break;
+            }
+        },
+    );
+    places.into()
+}
+
+/// Deals `size` turns out: the heaviest host has one in every round, one of a third of its weight in every third.
+fn share<T>(
+    turns: &mut [T],
+    size: u64,
+    mut share: impl FnMut(&mut T) -> &mut Share,
+    mut take: impl FnMut(usize, &mut T),
+) {
+    let heaviest = turns.iter_mut().map(|turn| share(turn).weight).fold(0.0, f64::max);
+    let mut left = if turns.is_empty() { 0 } else { size };
     let mut round = 0.0;
     while left > 0 {
         round += 1.0;
@@ -102,24 +136,16 @@ fn fill(turns: &mut [Turn], size: u64) -> Box<[u32]> {
             if left == 0 {
                 break;
             }
-            // The heaviest host has a turn in every round, one of a third of its weight in every third.
-            if round * turn.weight < turn.target {
+            let own = share(turn);
+            if round * own.weight < own.target {
                 continue;
             }
-            turn.target += heaviest;
-            loop {
-                let place = ((turn.offset + turn.skip * turn.next) % size) as usize;
-                turn.next += 1;
-                if places[place] == u32::MAX {
-                    places[place] = index as u32;
-                    break;
-                }
-            }
-            turn.entries += 1;
+            own.target += heaviest;
+            own.entries += 1;
+            take(index, turn);
             left -= 1;
         }
     }
-    places.into()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use super::hash::Members;
-use super::{HashFunction, HashOptions, Loads};
+use super::{HashFunction, HashOptions, Loads, TableSize};
 use crate::cluster::host::Host;
 use crate::cluster::host_set::PriorityHosts;
 
@@ -35,10 +35,6 @@ pub(super) struct Ring {
     members: Members,
     /// Hash and member, by hash.
     points: Box<[(u64, u32)]>,
-    /// `ring_hash_lb.*`
-    pub(super) size: u64,
-    pub(super) min_hashes_per_host: u64,
-    pub(super) max_hashes_per_host: u64,
 }
 
 impl RingHash {
@@ -60,40 +56,49 @@ impl RingHash {
 
     pub(super) fn build(&self, priority: &PriorityHosts) -> Ring {
         let members = Members::of(priority);
-        if members.0.is_empty() {
-            let points = Box::default();
-            return Ring { members, points, size: 0, min_hashes_per_host: 0, max_hashes_per_host: 0 };
-        }
-        let least = members.0.iter().map(|(_, weight)| *weight).fold(1.0, f64::min);
-        // The least host gets a whole number of points, if the ring may be that large.
-        let scale = ((least * self.minimum_ring_size as f64).ceil() / least).min(self.maximum_ring_size as f64);
-        let mut points = Vec::with_capacity(scale.ceil() as usize);
-        let (mut placed, mut target) = (0.0, 0.0);
-        let (mut fewest, mut most) = (scale.ceil() as u64, 0);
+        let mut points = Vec::with_capacity(self.scale(&members).ceil() as usize);
         let mut text = String::new();
-        for (index, (host, weight)) in members.0.iter().enumerate() {
+        for (index, ((host, _), count)) in members.0.iter().zip(self.counts(&members)).enumerate() {
             let key = self.hash.key(host);
-            target += scale * weight;
-            let mut count = 0u64;
-            while placed < target {
+            for at in 0..count {
                 text.clear();
                 // Writing to a string cannot fail.
-                let _ = write!(text, "{key}_{count}");
+                let _ = write!(text, "{key}_{at}");
                 points.push((self.function.hash(text.as_bytes()), index as u32));
-                count += 1;
-                placed += 1.0;
             }
-            fewest = fewest.min(count);
-            most = most.max(count);
         }
         points.sort_unstable();
-        Ring {
-            members,
-            points: points.into(),
-            size: scale.ceil() as u64,
-            min_hashes_per_host: fewest,
-            max_hashes_per_host: most,
+        Ring { members, points: points.into() }
+    }
+
+    /// The sizes of a ring, built or not.
+    pub(super) fn size(&self, priority: &PriorityHosts) -> TableSize {
+        let members = Members::of(priority);
+        let size = self.scale(&members).ceil() as u64;
+        let (fewest, most) =
+            self.counts(&members).fold((size, 0), |(fewest, most), count| (fewest.min(count), most.max(count)));
+        TableSize::Ring { size, min_hashes_per_host: fewest, max_hashes_per_host: most }
+    }
+
+    /// How many points the whole ring has: the least host gets a whole number of them, if the ring may be that large.
+    fn scale(&self, members: &Members) -> f64 {
+        if members.0.is_empty() {
+            return 0.0;
         }
+        let least = members.0.iter().map(|(_, weight)| *weight).fold(1.0, f64::min);
+        ((least * self.minimum_ring_size as f64).ceil() / least).min(self.maximum_ring_size as f64)
+    }
+
+    /// How many points each member has: those up to the sum of the shares so far.
+    fn counts<'m>(&self, members: &'m Members) -> impl Iterator<Item = u64> + 'm {
+        let scale = self.scale(members);
+        let (mut placed, mut target) = (0.0, 0.0);
+        members.0.iter().map(move |(_, weight)| {
+            target += scale * weight;
+            let count = (target - placed).ceil().max(0.0);
+            placed += count;
+            count as u64
+        })
     }
 }
 
@@ -121,8 +126,12 @@ mod tests {
     #[test]
     fn a_ring_is_as_large_as_asked_for() {
         let build = |ring: RingHash, weights: &[u32]| {
-            let built = ring.build(&hosts(weights, &balancing(ring)).priorities[0]);
-            (built.size, built.min_hashes_per_host, built.max_hashes_per_host, built.points.len())
+            let hosts = hosts(weights, &balancing(ring));
+            let TableSize::Ring { size, min_hashes_per_host, max_hashes_per_host } = ring.size(&hosts.priorities[0])
+            else {
+                unreachable!()
+            };
+            (size, min_hashes_per_host, max_hashes_per_host, ring.build(&hosts.priorities[0]).points.len())
         };
         assert_eq!(build(RingHash::default(), &[1, 1, 1]), (1026, 342, 342, 1026));
         let small = RingHash { minimum_ring_size: 1, maximum_ring_size: 6, ..RingHash::default() };

@@ -43,20 +43,6 @@ impl Tables {
     pub(crate) fn built(&self) -> bool {
         self.0.get().is_some()
     }
-
-    pub(crate) fn size(&self) -> Option<TableSize> {
-        Some(match &**self.0.get()? {
-            Kind::Ring(ring) => TableSize::Ring {
-                size: ring.size,
-                min_hashes_per_host: ring.min_hashes_per_host,
-                max_hashes_per_host: ring.max_hashes_per_host,
-            },
-            Kind::Maglev(table) => TableSize::Maglev {
-                min_entries_per_host: table.min_entries_per_host,
-                max_entries_per_host: table.max_entries_per_host,
-            },
-        })
-    }
 }
 
 impl PriorityHosts {
@@ -66,6 +52,15 @@ impl PriorityHosts {
             Policy::RingHash(ring) => drop(self.tables.ring(|| ring.build(self))),
             Policy::Maglev(maglev) => drop(self.tables.maglev(|| maglev.build(self))),
             Policy::RoundRobin | Policy::LeastRequest(_) | Policy::Random => {}
+        }
+    }
+
+    /// The sizes of the policy's table, whether it is built yet or not.
+    pub(crate) fn table_size(&self, balancing: &Balancing) -> Option<TableSize> {
+        match &balancing.policy {
+            Policy::RingHash(ring) => Some(ring.size(self)),
+            Policy::Maglev(maglev) => Some(maglev.size(self)),
+            Policy::RoundRobin | Policy::LeastRequest(_) | Policy::Random => None,
         }
     }
 }

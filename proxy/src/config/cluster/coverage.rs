@@ -70,6 +70,7 @@ pub const COVERAGE: &[Coverage] = &[
             "upstream_connection_options",
             "load_balancing_policy",
             "track_cluster_stats",
+            "wait_for_warm_on_init",
         ],
         listed: &[
             ("ignore_health_on_host_removal", NO_HEALTH_CHECKS),

@@ -31,6 +31,7 @@ use tidegate_xds::{FieldError, any};
 pub use assignment::compile_assignment;
 pub use coverage::{COVERAGE, OPAQUE, SHARED_COVERAGE};
 
+use super::values::wrapped_bool;
 use crate::cluster::dns::ResolverConfig;
 use crate::cluster::endpoint::Assignment;
 use crate::cluster::lb::{HashKey, Policy};
@@ -110,6 +111,7 @@ pub fn compile(
         upstream_filters: FilterChain::default(),
         track_timeout_budgets,
         track_request_response_sizes: request_response_sizes,
+        wait_for_warm_on_init: wrapped_bool(proto.wait_for_warm_on_init.as_ref(), true),
         added_via_api: false,
     };
     let eds = proto.eds_cluster_config.as_ref().and_then(|eds| eds.eds_config.clone());

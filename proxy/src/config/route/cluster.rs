@@ -15,7 +15,7 @@ use tidegate_xds::pb::envoy::config::route::v3::{RouteAction, WeightedCluster as
 
 use super::overrides::{self, Level};
 use super::virtual_host::Host;
-use super::{headers, values};
+use super::{headers, specifier, values};
 use crate::route::{ClusterName, ClusterSelector, MetadataMatch, WeightedCluster, WeightedClusters};
 
 /// The namespace that load balancers read.
@@ -40,12 +40,16 @@ pub(super) fn selector(
             let compiled = self::weighted(weighted, metadata_match, host, levels, validate, context)?;
             Ok(ClusterSelector::Weighted(compiled))
         }),
-        Some(ClusterSpecifier::ClusterSpecifierPlugin(_)) => {
-            Err(context.error_at("cluster_specifier_plugin", "not supported yet: cluster_specifier_plugin"))
-        }
-        Some(ClusterSpecifier::InlineClusterSpecifierPlugin(_)) => {
-            let reason = "not supported yet: inline_cluster_specifier_plugin";
-            Err(context.error_at("inline_cluster_specifier_plugin", reason))
+        Some(ClusterSpecifier::ClusterSpecifierPlugin(name)) => match host.table.plugins.get(name) {
+            Some(plugin) => Ok(plugin.selector()),
+            None => {
+                let reason = format!("there is no cluster specifier plugin '{name}'");
+                Err(context.error_at("cluster_specifier_plugin", reason))
+            }
+        },
+        Some(ClusterSpecifier::InlineClusterSpecifierPlugin(proto)) => {
+            let compile = |context: &mut CompileContext<'_>| specifier::compile(proto, context);
+            Ok(context.within("inline_cluster_specifier_plugin", compile)?.selector())
         }
         None => Err(context.error("a cluster specifier is required")),
     }

@@ -21,6 +21,7 @@ pub const COVERAGE: &[Coverage] = &[
             "validate_clusters",
             "max_direct_response_body_size_bytes",
             "request_mirror_policies",
+            "cluster_specifier_plugins",
             "ignore_port_in_host_matching",
             "vhost_header",
             "ignore_path_parameters_in_path_matching",
@@ -126,6 +127,8 @@ pub const COVERAGE: &[Coverage] = &[
             "cluster",
             "cluster_header",
             "weighted_clusters",
+            "cluster_specifier_plugin",
+            "inline_cluster_specifier_plugin",
             "cluster_not_found_response_code",
             "metadata_match",
             "prefix_rewrite",
@@ -251,7 +254,7 @@ pub const COVERAGE: &[Coverage] = &[
             "retriable_headers",
             "retriable_request_headers",
         ],
-        listed: &[("refresh_cluster_on_retry", "acts only with cluster specifier plugins, which are refused")],
+        listed: &[],
     },
     Coverage {
         message: "envoy.config.route.v3.RetryPolicy.RetryPriority",
@@ -292,6 +295,21 @@ pub const COVERAGE: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig",
         enforced: &["update_frequency"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.route.v3.ClusterSpecifierPlugin",
+        enforced: &["extension", "is_optional"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.router.cluster_specifiers.matcher.v3.MatcherClusterSpecifier",
+        enforced: &["cluster_matcher"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction",
+        enforced: &["cluster"],
         listed: &[],
     },
     Coverage {

@@ -13,6 +13,7 @@ mod overrides;
 mod redirect_policy;
 mod retry;
 mod rewrite;
+mod specifier;
 #[cfg(test)]
 mod testing;
 mod tree;
@@ -44,6 +45,7 @@ struct Table<'a> {
     factories: Factories<'a>,
     overrides: overrides::Level,
     mirrors: Arc<[MirrorPolicy]>,
+    plugins: specifier::Plugins,
     validate_clusters: bool,
     direct_response_bytes: u32,
 }
@@ -65,6 +67,7 @@ pub(crate) fn compile(
         factories,
         overrides: overrides::level(&proto.typed_per_filter_config, factories, context)?,
         mirrors: mirror::policies(&proto.request_mirror_policies, validate_clusters, context)?.into(),
+        plugins: specifier::compile_all(&proto.cluster_specifier_plugins, context)?,
         validate_clusters,
         direct_response_bytes: wrapped_u32(proto.max_direct_response_body_size_bytes.as_ref(), DIRECT_RESPONSE_BYTES),
     };
@@ -133,7 +136,8 @@ mod tests {
                 "virtual_hosts: [{{name: v, domains: ['*'], routes: [{{match: {{prefix: /}}, {action}}}]}}]"
             ))
         };
-        let refused = "virtual_hosts[0].routes[0].route.cluster_specifier_plugin: not supported yet";
+        let refused =
+            "virtual_hosts[0].routes[0].route.cluster_specifier_plugin: there is no cluster specifier plugin 'x'";
         assert!(route("route: {cluster_specifier_plugin: x}").starts_with(refused));
     }
 

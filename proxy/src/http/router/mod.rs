@@ -33,7 +33,7 @@ use crate::cluster::Cluster;
 use crate::cluster::host::{Host, HostCounter};
 pub(crate) use crate::cluster::pool::Pump;
 use crate::cluster::pool::{Begun, Informational};
-use crate::route::{Action, ForwardAction, RequestTimeouts, Route, RouteInput, TimeoutOptions};
+use crate::route::{Action, ClusterSelector, ForwardAction, RequestTimeouts, Route, RouteInput, TimeoutOptions};
 use crate::route::{RedirectHistory, RedirectTarget};
 use crate::snapshot::Snapshot;
 
@@ -130,7 +130,8 @@ fn find_cluster(
     let Some(cluster) = job.cluster.clone() else {
         hcm.stats.no_cluster().inc();
         // A header that names no cluster is always a 503.
-        let status = if job.route.cluster.as_deref().unwrap_or_default().is_empty() {
+        let unnamed = job.route.cluster.as_deref().unwrap_or_default().is_empty();
+        let status = if unnamed && !matches!(action.cluster, ClusterSelector::Tree(_)) {
             StatusCode::SERVICE_UNAVAILABLE
         } else {
             action.cluster_not_found
