@@ -27,6 +27,7 @@ from harness import accepted as accepted_of, case as cases_of, compare, known as
 from harness.process import free_port  # noqa: E402
 from harness.upstream import Upstreams  # noqa: E402
 
+AGAIN = 1
 RUN = environment.CACHE / "run" / str(os.getpid())
 
 
@@ -47,15 +48,24 @@ def arguments():
 
 
 async def judged(group, binaries):
-    """[(case, (verdict, lines, accepted), (oracle, subject))]. What time alone may have changed on a busy machine is run once more.
+    """[(case, (verdict, lines, accepted), (oracle, subject))]. What time alone may have changed is run once more.
 
-    So is a case that the oracle itself did not keep, for which the subject cannot be blamed; any other difference stands.
+    So is a case that the oracle itself did not keep, for which the subject cannot be blamed, and any difference that was seen
+    while the machine had more to do than it can: timeouts of tenths of a second mean nothing then. Any other stands.
     """
     outcomes = await run_group(group, binaries)
-    verdicts = [judge(*outcome) for outcome in outcomes]
-    if any(late and verdict in ("different", "mistake") for verdict, _, _, late in verdicts):
-        outcomes = [again if late else first for first, again, (*_, late) in zip(outcomes, await run_group(group, binaries), verdicts)]
+    for _ in range(AGAIN):
+        verdicts = [judge(*outcome) for outcome in outcomes]
+        unsure = [verdict in ("different", "mistake") and (late or is_busy()) for verdict, _, _, late in verdicts]
+        if not any(unsure):
+            break
+        outcomes = [new if again else old for old, new, again in zip(outcomes, await run_group(group, binaries), unsure)]
     return [(case, judge(case, *sides)[:3], tuple(sides)) for case, *sides in outcomes]
+
+
+def is_busy():
+    """Whether more is waiting to run than there are processors."""
+    return os.getloadavg()[0] > 1.5 * (os.cpu_count() or 1)
 
 
 async def run_group(group, binaries):

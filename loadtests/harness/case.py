@@ -18,7 +18,7 @@ SETUP = {
     "virtual_host", "virtual_hosts", "route_config", "clusters", "upstreams", "log_format", "files", "flags", "ports", "secrets", "needs", "corpus",
 }  # fmt: skip
 SCRIPT = {"why", "requests", "short", "compare", "stats", "may_differ", "oracle_must", "statistical", "validate", "names", "alone", "extends", "row", "hide"}
-COMPARE = {"hosts": {"pattern", "exact", "none"}, "log": {True, False, "sorted"}, "order": {True, False}, "upstream": {True, False}}
+COMPARE = {"hosts": {"pattern", "exact", "none"}, "log": {True, False, "sorted"}, "order": {True, False}, "upstream": {True, False}, "resets": {True, False}}
 
 
 class CaseError(Exception):

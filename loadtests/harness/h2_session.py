@@ -34,6 +34,7 @@ class H2Session:
         # After a GOAWAY `h2` takes no more frames at all; but the streams that run are still to be finished (RFC 9113 6.8).
         self.connection._frame_dispatch_table[hyperframe.frame.GoAwayFrame] = self._take_goaway
         self.queues = {}
+        self.records = {}  # of streams that the other side opened, for who wants to know how they ended
         self.goaway = None
         self.closed = None
         self._window = asyncio.Event()
@@ -111,6 +112,8 @@ class H2Session:
         if isinstance(event, h2.events.DataReceived):
             self.connection.increment_flow_control_window(max(1, event.flow_controlled_length))
             self._grow_stream(event)
+        if isinstance(event, h2.events.StreamReset) and event.stream_id in self.records:
+            self.records[event.stream_id].reset = int(event.error_code)
         if isinstance(event, (h2.events.WindowUpdated, h2.events.RemoteSettingsChanged)):
             self._window.set()
         elif isinstance(event, h2.events.RequestReceived):

@@ -110,6 +110,8 @@ class Observer:
                 seen["body"] = record.body.decode("latin-1")
             if record.trailers:
                 seen["trailers"] = self.headers(record.trailers)
+            if self.case.get("compare", {}).get("resets"):
+                seen["reset"] = record.reset
             by_cluster.setdefault(record.cluster, []).append(seen)
         return by_cluster
 

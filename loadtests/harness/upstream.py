@@ -31,6 +31,7 @@ class Record:
     body: bytes = b""
     trailers: list = dataclasses.field(default_factory=list)
     end: str = "incomplete"
+    reset: int | None = None  # over HTTP/2: the code with which the proxy took the stream back
     at: float = dataclasses.field(default_factory=time.monotonic)
 
 

@@ -32,6 +32,7 @@ async def _stream(upstreams, name, host, session, stream):
     pseudo = dict(pair for pair in fields if pair[0].startswith(":"))
     line = f"{pseudo.get(':method')} {pseudo.get(':path', '-')} h2"
     record = base.Record(upstreams.step, name, host, line, fields, "h2")
+    session.records[stream] = record
     upstreams.records.append(record)
     behaviour = upstreams.behaviour(record)
     try:

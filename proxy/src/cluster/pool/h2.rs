@@ -345,7 +345,7 @@ pub(super) async fn send(lease: Lease, request: &StreamRequest<'_>, body: Body) 
             return Err(reset_of(&error));
         }
     };
-    let mut upload = (!end).then(|| Upload { body, sending, chunk: Bytes::new(), last: false });
+    let mut upload = (!end).then(|| Upload { body, sending, chunk: Bytes::new(), last: false, broken: false });
     let (mut head, receiving) = wait(response, &mut upload, request).await?;
     accept_upgrade(request, &mut head);
     let pump =
@@ -454,11 +454,16 @@ struct Upload {
     /// Read from the body, not yet within the host's window.
     chunk: Bytes,
     last: bool,
+    /// The body ended with an error.
+    broken: bool,
 }
 
 impl Upload {
     /// Ready when all is with the host, or it takes no more.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.broken {
+            return Poll::Pending;
+        }
         loop {
             if !self.chunk.is_empty() {
                 self.sending.reserve_capacity(self.chunk.len());
@@ -494,9 +499,10 @@ impl Upload {
                         return Poll::Ready(());
                     }
                 },
+                // Whoever reads the body learns of that too, and gives the stream up: it is no failure of the host's.
                 Some(Err(_)) => {
-                    self.sending.send_reset(Reason::CANCEL);
-                    return Poll::Ready(());
+                    self.broken = true;
+                    return Poll::Pending;
                 }
                 None => {
                     let _ = self.sending.send_data(Bytes::new(), true);
