@@ -280,7 +280,7 @@ impl Server {
     }
 
     /// `/drain_listeners`: at once their sockets close; gracefully their connections are asked to leave first.
-    fn drain_listeners(&self, drain: DrainListeners) {
+    fn drain_listeners(&mut self, drain: DrainListeners) {
         if drain.graceful {
             self.manager.begin_drain(drain.inbound_only, self.plan);
         } else {

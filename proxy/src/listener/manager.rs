@@ -35,8 +35,24 @@ pub struct BindError {
 
 struct Active {
     current: Current,
-    /// What the sockets are bound to; with port 0 replaced by the one that was given.
-    bound: Vec<ListenAddress>,
+    /// Its sockets, kept beside the workers' own: an update that wants the same takes them over.
+    bound: Vec<Bound>,
+}
+
+/// One address that is listened on.
+struct Bound {
+    wanted: ListenSocket,
+    /// With port 0 replaced by the one that was given.
+    address: ListenAddress,
+    /// One for each worker; none once it was stopped.
+    sockets: Vec<Socket>,
+}
+
+impl Bound {
+    fn try_clone(&self) -> io::Result<Self> {
+        let sockets = self.sockets.iter().map(Socket::try_clone).collect::<Result<_, _>>()?;
+        Ok(Self { wanted: self.wanted.clone(), address: self.address.clone(), sockets })
+    }
 }
 
 /// The listeners that have sockets, and the workers that accept on them.
@@ -84,38 +100,56 @@ impl ListenerManager {
                 self.stats.listener_modified().inc();
                 return Ok(());
             }
+            // What cannot be bound leaves the old one as it is.
+            let bound = self.bind(name, listener, &active.bound)?;
             self.remove(name);
             self.stats.listener_modified().inc();
-        } else {
-            self.stats.listener_added().inc();
+            return self.listen(name, listener, bound);
         }
-        let active = self.bind(name, listener)?;
-        self.active.insert(Arc::clone(name), active);
-        Ok(())
+        self.stats.listener_added().inc();
+        let bound = self.bind(name, listener, &[])?;
+        self.listen(name, listener, bound)
     }
 
-    fn bind(&self, name: &Arc<str>, listener: &Arc<Listener>) -> Result<Active, BindError> {
+    /// Sockets for every address; those of `before` where they are what is wanted.
+    fn bind(&self, name: &Arc<str>, listener: &Listener, before: &[Bound]) -> Result<Vec<Bound>, BindError> {
+        let wanted = listener.sockets.iter().filter(|_| listener.bind_to_port);
+        let bind = |wanted: &ListenSocket| {
+            let bound = match before.iter().find(|bound| bound.wanted == *wanted && !bound.sockets.is_empty()) {
+                Some(same) => same.try_clone(),
+                None => bind_address(wanted, self.workers.len()),
+            };
+            let address = wanted.address.to_string();
+            bound.map_err(|cause| BindError { listener: Arc::clone(name), address, cause })
+        };
+        wanted.map(bind).collect()
+    }
+
+    /// Hands the sockets to the workers.
+    fn listen(&mut self, name: &Arc<str>, listener: &Arc<Listener>, bound: Vec<Bound>) -> Result<(), BindError> {
         let current = Arc::new(ArcSwap::from(Arc::clone(listener)));
-        let mut per_worker: Vec<Vec<ListeningSocket>> = self.workers.iter().map(|_| Vec::new()).collect();
-        let mut bound = Vec::new();
-        for socket in listener.sockets.iter().filter(|_| listener.bind_to_port) {
-            let address = socket.address.to_string();
-            let failed = |cause| BindError { listener: Arc::clone(name), address, cause };
-            bound.push(bind_address(socket, &mut per_worker).map_err(failed)?);
-        }
         let load = Arc::new(Load::new(&listener.scope, self.workers.iter().map(Worker::commands)));
-        for (worker, sockets) in self.workers.iter().zip(per_worker) {
+        for (index, worker) in self.workers.iter().enumerate() {
+            let own = |bound: &Bound| match bound.sockets.get(index) {
+                Some(socket) => Ok(into_listening(socket.try_clone()?, &bound.address)),
+                None => Err(io::ErrorKind::NotFound.into()),
+            };
+            let failed = |cause| BindError { listener: Arc::clone(name), address: listener.main_address(), cause };
+            let sockets = bound.iter().map(own).collect::<io::Result<_>>().map_err(failed)?;
             self.stats.listener_create_success().inc();
             let (current, load) = (Arc::clone(&current), Arc::clone(&load));
             worker.tell(Command::Listen { listener: Arc::clone(name), current, load, sockets });
         }
-        Ok(Active { current, bound })
+        self.active.insert(Arc::clone(name), Active { current, bound });
+        Ok(())
     }
 
     fn remove(&mut self, name: &Arc<str>) {
-        let Some(active) = self.active.remove(name) else { return };
+        let Some(Active { current, bound }) = self.active.remove(name) else { return };
+        // A socket closes with the last that holds it: the worker, once it has emptied the queue.
+        drop(bound);
         self.stop_accepting(name);
-        drain_replaced(&active.current.load(), None, self.plan);
+        drain_replaced(&current.load(), None, self.plan);
     }
 
     fn stop_accepting(&self, name: &Arc<str>) {
@@ -135,12 +169,17 @@ impl ListenerManager {
     }
 
     /// Closes the sockets of all (or only the inbound) listeners; connections go on.
-    pub(crate) fn stop_listeners(&self, inbound_only: bool) {
-        for (name, active) in &self.active {
+    pub(crate) fn stop_listeners(&mut self, inbound_only: bool) {
+        let mut stopped = Vec::new();
+        for (name, active) in &mut self.active {
             if active.current.load().inbound || !inbound_only {
-                self.stop_accepting(name);
-                self.stats.listener_stopped().inc();
+                active.bound.iter_mut().for_each(|bound| bound.sockets.clear());
+                stopped.push(Arc::clone(name));
             }
+        }
+        for name in stopped {
+            self.stop_accepting(&name);
+            self.stats.listener_stopped().inc();
         }
     }
 
@@ -180,8 +219,7 @@ impl ListenerManager {
 
     /// Where each listener really listens.
     pub(crate) fn bound(&self) -> Vec<(Arc<str>, Vec<ListenAddress>)> {
-        let mut all: Vec<_> =
-            self.active.iter().map(|(name, active)| (Arc::clone(name), active.bound.clone())).collect();
+        let mut all: Vec<_> = self.active.iter().map(|(name, active)| (Arc::clone(name), addresses(active))).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
     }
@@ -209,8 +247,12 @@ fn drain_replaced(before: &Listener, after: Option<&Arc<Listener>>, plan: DrainP
     }
 }
 
-/// Binds one address for every worker; returns it with the port that was given.
-fn bind_address(wanted: &ListenSocket, per_worker: &mut [Vec<ListeningSocket>]) -> io::Result<ListenAddress> {
+fn addresses(active: &Active) -> Vec<ListenAddress> {
+    active.bound.iter().map(|bound| bound.address.clone()).collect()
+}
+
+/// Binds one address for every worker.
+fn bind_address(wanted: &ListenSocket, workers: usize) -> io::Result<Bound> {
     let ListenSocket { address, settings } = wanted;
     let first = socket::listen(address, settings)?;
     let bound = match address {
@@ -221,15 +263,12 @@ fn bind_address(wanted: &ListenSocket, per_worker: &mut [Vec<ListeningSocket>]) 
         pipe @ ListenAddress::Pipe { .. } => pipe.clone(),
     };
     let shares_port = settings.reuse_port && matches!(address, ListenAddress::Ip { .. });
-    let mut sockets = Vec::with_capacity(per_worker.len());
-    for _ in 1..per_worker.len() {
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 1..workers {
         sockets.push(if shares_port { socket::listen(&bound, settings)? } else { first.try_clone()? });
     }
     sockets.push(first);
-    for (worker, socket) in per_worker.iter_mut().zip(sockets) {
-        worker.push(into_listening(socket, address));
-    }
-    Ok(bound)
+    Ok(Bound { wanted: wanted.clone(), address: bound, sockets })
 }
 
 fn into_listening(socket: Socket, address: &ListenAddress) -> ListeningSocket {

@@ -83,6 +83,33 @@ fn listeners_come_change_and_go() {
 }
 
 #[test]
+fn a_socket_is_kept_when_others_come_beside_it_or_cannot_be_had() {
+    let directory = Directory::new();
+    let (first, second) = (free_port(), free_port());
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Without shared ports the same address cannot be bound a second time.
+    let beside = |port: u16| {
+        let address = format!("{{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }}");
+        let more = format!("  enable_reuse_port: false\n  additional_addresses: [{address}]\n");
+        resources(&[listener("main", first, &more, &[chain("{}", "main", OK)])])
+    };
+    let alone = listener("main", first, "  enable_reuse_port: false\n", &[chain("{}", "main", OK)]);
+    directory.put("lds.yaml", &resources(&[alone]));
+    let mut gateway = Gateway::start_with(&bootstrap(&directory), &["--drain-time-s", "30"]);
+    assert_eq!(server(&mut Client::new(first)), "main");
+
+    directory.put("lds.yaml", &beside(second));
+    eventually("the second address", || !refused(second));
+    assert_eq!(server(&mut Client::new(first)), "main");
+
+    directory.put("lds.yaml", &beside(taken.local_addr().unwrap().port()));
+    gateway.wait_for("could not be bound");
+    for port in [first, second] {
+        assert_eq!(server(&mut Client::new(port)), "main", "an update that cannot be bound took what served");
+    }
+}
+
+#[test]
 fn a_changed_chain_drains_its_own_connections_only() {
     let directory = Directory::new();
     let (first, second) = (free_port(), free_port());
