@@ -161,10 +161,12 @@ class Upstreams:
         record.end = "complete"
 
     async def _serve_tcp(self, name, host, reader, writer):
-        """`then: {banner, echo, answer_after, reset, close}`: a peer that speaks no HTTP."""
+        """`then: {delay, banner, echo, answer_after, reset, close}`: a peer that speaks no HTTP."""
         record = Record(self.step, name, host, "tcp", [], "tcp")
         self.records.append(record)
         behaviour = self.behaviour(record)
+        if "delay" in behaviour:
+            await asyncio.sleep(behaviour["delay"])
         if behaviour.get("reset") == "before":
             abort(writer)
             return
