@@ -151,6 +151,10 @@ impl FilterState {
         }
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Arc<dyn StateObject>)> {
+        self.0.iter().map(|entry| (&*entry.key, &entry.object))
+    }
+
     /// Objects that go upstream.
     pub fn shared(&self) -> impl Iterator<Item = (&str, &Arc<dyn StateObject>, Sharing)> {
         let shared = self.0.iter().filter(|entry| entry.sharing != Sharing::None);

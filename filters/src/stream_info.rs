@@ -67,6 +67,11 @@ impl ResponseFlags {
         self.0 == 0
     }
 
+    /// Envoy's number of them.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }

@@ -7,14 +7,18 @@ use std::time::Instant;
 
 use http::HeaderMap;
 use tidegate_xds::pb::envoy::config::accesslog::v3 as pb;
+use tidegate_xds::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
 use tidegate_xds::pb::envoy::r#type::v3 as types;
-use tidegate_xds::{Coverage, FieldError};
+use tidegate_xds::{Coverage, FieldError, any};
 
 use crate::context::CompileContext;
 use crate::format::{self, AccessLogType, FormatContext};
+use crate::matching::cel::Expression;
 use crate::matching::{HeaderMatcher, MetadataMatcher, MetadataPath, ValueMatcher};
 use crate::runtime::Keyed;
 use crate::stream_info::ResponseFlags;
+
+const EXPRESSION: &str = "envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter";
 
 /// The fields that act in the messages compiled here.
 pub(super) const COVERAGE: &[Coverage] = &[
@@ -31,6 +35,7 @@ pub(super) const COVERAGE: &[Coverage] = &[
             "header_filter",
             "response_flag_filter",
             "grpc_status_filter",
+            "extension_filter",
             "metadata_filter",
             "log_type_filter",
         ],
@@ -56,6 +61,12 @@ pub(super) const COVERAGE: &[Coverage] = &[
         enforced: &["matcher", "match_if_key_not_found"],
         listed: &[],
     },
+    Coverage {
+        message: "envoy.config.accesslog.v3.ExtensionFilter",
+        enforced: &["typed_config"],
+        listed: &[("name", "filters are found by the type of their configuration")],
+    },
+    Coverage { message: EXPRESSION, enforced: &["expression"], listed: &[] },
     Coverage { message: "envoy.config.accesslog.v3.LogTypeFilter", enforced: &["types", "exclude"], listed: &[] },
     Coverage {
         message: "envoy.config.core.v3.RuntimeUInt32",
@@ -89,6 +100,7 @@ pub enum Filter {
         matcher: Option<(MetadataPath, ValueMatcher)>,
         otherwise: bool,
     },
+    Expression(Expression),
     LogType {
         types: Vec<AccessLogType>,
         exclude: bool,
@@ -165,7 +177,9 @@ impl Filter {
                 statuses: filter.statuses.iter().map(|status| i64::from(*status)).collect(),
                 exclude: filter.exclude,
             }),
-            Some(Specifier::ExtensionFilter(_)) => Err(unsupported("extension_filter", context)),
+            Some(Specifier::ExtensionFilter(filter)) => {
+                context.within("extension_filter", |context| extension(filter, context))
+            }
             Some(Specifier::MetadataFilter(filter)) => metadata(filter, context),
             Some(Specifier::LogTypeFilter(filter)) => Ok(Self::LogType {
                 types: filter.types.iter().filter_map(|kind| log_type(*kind)).collect(),
@@ -208,13 +222,25 @@ impl Filter {
                     _ => *otherwise,
                 }
             }
+            Self::Expression(expression) => expression.holds(&context.facts()),
             Self::LogType { types, exclude } => types.contains(&context.access_log_type) != *exclude,
         }
     }
 }
 
-fn unsupported(field: &str, context: &CompileContext<'_>) -> FieldError {
-    context.error_at(field, format!("not supported yet: {field}"))
+/// `extension_filter`: found by the type of its configuration.
+fn extension(filter: &pb::ExtensionFilter, context: &mut CompileContext<'_>) -> Result<Filter, FieldError> {
+    let Some(pb::extension_filter::ConfigType::TypedConfig(config)) = &filter.config_type else {
+        return Err(context.error("a typed_config is required"));
+    };
+    context.within("typed_config", |context| {
+        if any::type_name(&config.type_url) != Some(EXPRESSION) {
+            return Err(context.error(format!("not supported yet: {}", config.type_url)));
+        }
+        let filter: ExpressionFilter = any::unpack(config, &context.path)?;
+        let compiled = Expression::compile(&filter.expression);
+        compiled.map(Filter::Expression).map_err(|error| context.error_at("expression", error.to_string()))
+    })
 }
 
 fn many(

@@ -6,7 +6,7 @@ mod filter;
 mod sink;
 
 pub use filter::Filter;
-pub use sink::{flush_all, reopen_all, set_flush_interval, set_flush_min_size};
+pub use sink::{flush_all, register_stats, reopen_all, set_flush_interval, set_flush_min_size};
 use tidegate_xds::pb::envoy::config::accesslog::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 

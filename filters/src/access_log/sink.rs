@@ -15,12 +15,26 @@ use parking_lot::Mutex;
 use tidegate_stats::{Scope, stats_block};
 
 stats_block! {
-    /// Envoy's `filesystem.` stats, and how many lines were dropped.
+    /// Envoy's `filesystem.` stats.
     struct FileStats {
-        counters { write_buffered, write_completed, write_failed, write_dropped, flushed_by_timer, reopen_failed }
+        counters { write_buffered, write_completed, write_failed, flushed_by_timer, reopen_failed }
         gauges { write_total_buffered }
         histograms { }
     }
+}
+
+stats_block! {
+    /// `access_logs.`: ours, since Envoy's lines wait without a bound.
+    struct DropStats {
+        counters { lines_dropped }
+        gauges { }
+        histograms { }
+    }
+}
+
+/// Makes the names of the stats appear before there is a file.
+pub fn register_stats(root: &Scope) -> impl Send + Sync + use<> {
+    FileStats::new(&root.scope("filesystem."))
 }
 
 /// Bytes of lines that one file may have waiting.
@@ -122,6 +136,7 @@ struct Shared {
     closed: AtomicBool,
     thread: OnceLock<Thread>,
     stats: FileStats,
+    drops: DropStats,
 }
 
 struct Writer {
@@ -174,7 +189,8 @@ impl Sink {
             reopen: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             thread: OnceLock::new(),
-            stats: FileStats::new(&scope.root().scope("filesystem")),
+            stats: FileStats::new(&scope.root().scope("filesystem.")),
+            drops: DropStats::new(&scope.root().scope("access_logs.")),
         });
         let handle = thread::Builder::new().name("access-log".to_owned()).spawn({
             let shared = Arc::clone(&shared);
@@ -205,7 +221,7 @@ impl Shared {
         let mut buffer = self.shards[shard_of_thread() % self.shards.len()].lock();
         let before = buffer.len();
         if before > MAX_BUFFERED_BYTES / self.shards.len() {
-            return self.stats.write_dropped().inc();
+            return self.drops.lines_dropped().inc();
         }
         render(&mut buffer);
         let after = buffer.len();
@@ -343,7 +359,7 @@ mod tests {
             append(&sink, &line);
         }
         let kept = sink.shared.stats.write_buffered().value();
-        assert_eq!(sink.shared.stats.write_dropped().value() + kept, 20);
+        assert_eq!(sink.shared.drops.lines_dropped().value() + kept, 20);
         assert!(kept <= 9, "{kept}");
         drop(writer);
         sink.shared.flush(Flush::Everything);

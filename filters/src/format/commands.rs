@@ -9,6 +9,7 @@ use super::operator::{
 use super::time::TimeFormat;
 use super::{Extensions, FormatError};
 use crate::http::HeaderKey;
+use crate::matching::cel::Expression;
 
 /// Compiles the command `name` with its parameter, which is empty where none is given.
 pub(super) fn compile(
@@ -59,6 +60,7 @@ const fn command(
 
 /// Name, whether a parameter is required, whether a length is allowed: as Envoy has it.
 static COMMANDS: &[Command] = &[
+    command("CEL", true, true, |p, length| cel(p, false, length)),
     command("CLUSTER_METADATA", true, false, |p, n| Ok(metadata(MetadataOf::Cluster, p, n))),
     command("COALESCE", true, true, coalesce),
     command("COMMON_DURATION", true, false, |p, _| common_duration(p)),
@@ -92,6 +94,7 @@ static COMMANDS: &[Command] = &[
     command("RESPONSE_TRAILER", true, true, |p, n| header(HeadersOf::ResponseTrailers, p, n, false)),
     command("START_TIME", false, false, |p, _| time(TimeOf::Start, p)),
     command("TRAILER", true, true, |p, n| header(HeadersOf::ResponseTrailers, p, n, false)),
+    command("TYPED_CEL", true, true, |p, length| cel(p, true, length)),
     command("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::upstream_local, p)),
     command("UPSTREAM_METADATA", true, false, |p, n| Ok(metadata(MetadataOf::UpstreamHost, p, n))),
     command("UPSTREAM_PEER_CERT_V_END", false, false, |p, _| {
@@ -102,6 +105,11 @@ static COMMANDS: &[Command] = &[
     }),
     command("UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::upstream_remote, p)),
 ];
+
+fn cel(expression: &str, typed: bool, length: Option<usize>) -> Result<Operator, FormatError> {
+    let expression = Expression::compile(expression).map_err(|error| FormatError::Parameter(error.to_string()))?;
+    Ok(Operator::Cel { expression, typed, length })
+}
 
 fn header(
     from: HeadersOf,

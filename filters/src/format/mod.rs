@@ -24,6 +24,7 @@ pub use string::{COVERAGE, SubstitutionFormat};
 
 use crate::http::filter::RouteView;
 use crate::http::{RequestHead, ResponseHead};
+use crate::matching::cel::Facts;
 use crate::runtime::{NoRuntime, Runtime};
 use crate::stream_info::StreamInfo;
 use operator::Operator;
@@ -55,6 +56,17 @@ impl<'a> FormatContext<'a> {
             access_log_type: AccessLogType::NotSet,
             route: None,
             runtime: &NoRuntime,
+        }
+    }
+
+    /// What CEL expressions may ask about.
+    pub(crate) fn facts(&self) -> Facts<'a> {
+        Facts {
+            info: self.info,
+            request: self.request,
+            response: self.response,
+            response_trailers: self.response_trailers,
+            route: self.route,
         }
     }
 }

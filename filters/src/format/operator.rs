@@ -13,6 +13,7 @@ use super::query::{decode_visible, decoded_parameter};
 use super::time::TimeFormat;
 use super::value::Value;
 use crate::http::{HeaderKey, Headers, RequestHead};
+use crate::matching::cel::Expression;
 use crate::stream_info::{Address, StreamInfo};
 
 /// One compiled command.
@@ -72,6 +73,12 @@ pub(super) enum Operator {
     ServerName {
         first: ServerNameFirst,
         host: Source,
+    },
+    Cel {
+        expression: Expression,
+        /// As JSON: numbers stay numbers.
+        typed: bool,
+        length: Option<usize>,
     },
     Coalesce {
         operators: Vec<Operator>,
@@ -186,6 +193,15 @@ impl Operator {
                 }
             }
             Self::ServerName { first, host } => first.value(*host, context),
+            Self::Cel { expression, typed, length } => {
+                let value = expression.json(&context.facts()).filter(|value| *typed || !value.is_null());
+                let value = match value {
+                    Some(value) if *typed || value.is_string() => Value::Json(Cow::Owned(value)),
+                    Some(value) => Value::Owned(value.to_string().into_bytes()),
+                    None => Value::Absent,
+                };
+                value.cut(*length)
+            }
             Self::Coalesce { operators, length } => {
                 let values = operators.iter().map(|operator| operator.value(context));
                 values.into_iter().find(|value| !value.is_empty()).unwrap_or(Value::Absent).cut(*length)

@@ -35,6 +35,7 @@ pub const COVERAGE: &[Coverage] = &[
         enforced: &["filename", "inline_bytes", "inline_string", "environment_variable"],
         listed: &[],
     },
+    Coverage { message: "envoy.extensions.formatter.cel.v3.Cel", enforced: &[], listed: &[] },
     Coverage { message: "envoy.extensions.formatter.metadata.v3.Metadata", enforced: &[], listed: &[] },
     Coverage { message: "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery", enforced: &[], listed: &[] },
 ];
@@ -132,7 +133,8 @@ fn extensions(
             Some("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery") => {
                 extensions.req_without_query = true;
             }
-            Some("envoy.extensions.formatter.metadata.v3.Metadata") => {}
+            // Both are built in by now.
+            Some("envoy.extensions.formatter.metadata.v3.Metadata" | "envoy.extensions.formatter.cel.v3.Cel") => {}
             _ => {
                 return context.within_item("formatters", index, |context| {
                     Err(context.error(format!("not supported yet: {url}")))

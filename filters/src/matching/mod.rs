@@ -1,6 +1,7 @@
 //! The one home of matchers: what a configuration's matcher messages compile to, and how they match.
 //! They know values, heads and addresses; they must not know routes, policies or the proxy.
 
+pub mod cel;
 pub mod cidr;
 mod header;
 mod input;

@@ -193,6 +193,21 @@ fn what_is_not_supported_is_refused_at_its_field() {
         filters: vec![pb::AccessLogFilter { filter_specifier: Some(extension) }; 2],
     });
     let proto = pb::AccessLogFilter { filter_specifier: Some(and) };
-    let expected = "and_filter.filters[0].extension_filter: not supported yet: extension_filter";
+    let expected = "and_filter.filters[0].extension_filter: a typed_config is required";
     assert_eq!(error(|c| Filter::compile(&proto, c)), expected);
+}
+
+#[test]
+fn an_expression_is_compiled_or_refused_at_its_field() {
+    use tidegate_xds::pb::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+    let filter = |expression: &str| {
+        let config = ExpressionFilter { expression: expression.to_owned(), ..Default::default() };
+        let config_type = pb::extension_filter::ConfigType::TypedConfig(tidegate_xds::any::pack(&config));
+        let extension = pb::ExtensionFilter { name: String::new(), config_type: Some(config_type) };
+        pb::AccessLogFilter { filter_specifier: Some(Specifier::ExtensionFilter(extension)) }
+    };
+    let compiled = ok(|c| Filter::compile(&filter("response.code >= 400"), c));
+    assert!(matches!(compiled, Filter::Expression(_)));
+    let refused = error(|c| Filter::compile(&filter("response.code >="), c));
+    assert!(refused.starts_with("extension_filter.typed_config.expression: failed to parse"), "{refused}");
 }

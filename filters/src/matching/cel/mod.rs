@@ -1,0 +1,288 @@
+//! CEL expressions over Envoy's attributes (`request.path`, `response.code`, ...), parsed once, asked for each stream.
+//! They must not know who asks; what an attribute is comes from `attributes`.
+//!
+//! As in Envoy, string conversion, concatenation and manipulation are not there unless `cel_config` allows them, which is
+//! not supported yet; an expression that fails has no value.
+
+mod attributes;
+
+use std::sync::{Arc, OnceLock};
+
+pub use attributes::Facts;
+use cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use cel::{Context, Env, Program, Value};
+use serde_json::Value as Json;
+
+/// What is wrong with an expression.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ExpressionError {
+    #[error("failed to parse the CEL expression: {0}")]
+    Syntax(String),
+    #[error("No overloads provided for FunctionExpr: {0}")]
+    Function(String),
+    #[error("not supported yet: the attribute {0}")]
+    Attribute(String),
+}
+
+/// A compiled expression.
+#[derive(Debug, Clone)]
+pub struct Expression {
+    program: Arc<Program>,
+    /// The first words of the attributes that it asks for.
+    roots: Vec<&'static str>,
+}
+
+/// Functions that are there without `cel_config`, operators and macros' helpers aside.
+const FUNCTIONS: &[&str] = &[
+    "size",
+    "contains",
+    "startsWith",
+    "endsWith",
+    "matches",
+    "int",
+    "uint",
+    "double",
+    "bytes",
+    "bool",
+    "dyn",
+    "type",
+    "duration",
+    "timestamp",
+    "getDate",
+    "getDayOfMonth",
+    "getDayOfWeek",
+    "getDayOfYear",
+    "getFullYear",
+    "getHours",
+    "getMilliseconds",
+    "getMinutes",
+    "getMonth",
+    "getSeconds",
+];
+
+/// What an expression may hold at most.
+const MAX_BYTES: usize = 8 << 10;
+const MAX_NESTING: usize = 64;
+
+/// Enough for what may nest, also in a build without optimisation.
+const PARSER_STACK_BYTES: usize = 16 << 20;
+
+fn environment() -> Arc<Env> {
+    static ENVIRONMENT: OnceLock<Arc<Env>> = OnceLock::new();
+    Arc::clone(ENVIRONMENT.get_or_init(|| Arc::new(Env::stdlib())))
+}
+
+impl Expression {
+    /// # Errors
+    /// What is no expression, or asks for a function or attribute that is not there.
+    pub fn compile(text: &str) -> Result<Self, ExpressionError> {
+        let program = parse(text).map_err(ExpressionError::Syntax)?;
+        let mut roots = Vec::new();
+        check(program.expression(), &mut roots)?;
+        Ok(Self { program: Arc::new(program), roots })
+    }
+
+    fn evaluate(&self, facts: &Facts<'_>) -> Option<Value> {
+        let mut context = Context::with_env(environment());
+        for root in &self.roots {
+            context.add_variable_from_value(*root, facts.value(root));
+        }
+        self.program.execute(&context).ok()
+    }
+
+    /// Whether it says `true`; what cannot be evaluated does not.
+    pub fn holds(&self, facts: &Facts<'_>) -> bool {
+        matches!(self.evaluate(facts), Some(Value::Bool(true)))
+    }
+
+    /// The value as JSON; `None` when it cannot be evaluated or JSON has no such type.
+    pub fn json(&self, facts: &Facts<'_>) -> Option<Json> {
+        to_json(self.evaluate(facts)?)
+    }
+}
+
+/// The crate's parser recurses as deep as an expression nests, and may panic: what it is given is bounded, and it runs on a
+/// thread of its own.
+fn parse(text: &str) -> Result<Program, String> {
+    if text.len() > MAX_BYTES || nesting(text) > MAX_NESTING {
+        return Err("too long, or nested too deeply".to_owned());
+    }
+    let owned = text.to_owned();
+    let parse = move || environment().compile(&owned).map_err(|errors| first_line(&errors.to_string()));
+    let parser = std::thread::Builder::new().name("cel".to_owned()).stack_size(PARSER_STACK_BYTES).spawn(parse);
+    let parser = parser.map_err(|error| error.to_string())?;
+    parser.join().unwrap_or_else(|_| Err("the parser failed".to_owned()))
+}
+
+/// How deep brackets nest, and how many choices may nest in one another; those in strings count too.
+fn nesting(text: &str) -> usize {
+    let (mut open, mut deepest) = (0_usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => {
+                open += 1;
+                deepest = deepest.max(open);
+            }
+            b')' | b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest + text.bytes().filter(|byte| *byte == b'?').count()
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+/// Looks at every part: attributes must be known, functions be there.
+fn check(expression: &IdedExpr, roots: &mut Vec<&'static str>) -> Result<(), ExpressionError> {
+    match &expression.expr {
+        Expr::Unspecified | Expr::Literal(_) => Ok(()),
+        Expr::Ident(name) => {
+            if name == "upstream_filter_state" {
+                return Err(ExpressionError::Attribute(name.clone()));
+            }
+            if let Some(root) = attributes::root(name)
+                && !roots.contains(&root)
+            {
+                roots.push(root);
+            }
+            Ok(())
+        }
+        Expr::Select(select) => {
+            if let Expr::Ident(name) = &select.operand.expr
+                && attributes::root(name).is_some()
+                && !attributes::is_known(name, &select.field)
+            {
+                return Err(ExpressionError::Attribute(format!("{name}.{}", select.field)));
+            }
+            check(&select.operand, roots)
+        }
+        Expr::Call(call) => {
+            let name = call.func_name.as_str();
+            let operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
+            if !operator && !FUNCTIONS.contains(&name) {
+                return Err(ExpressionError::Function(name.to_owned()));
+            }
+            call.target.iter().map(|target| &**target).chain(&call.args).try_for_each(|part| check(part, roots))
+        }
+        Expr::List(list) => list.elements.iter().try_for_each(|part| check(part, roots)),
+        Expr::Map(map) => map.entries.iter().try_for_each(|entry| check_entry(&entry.expr, roots)),
+        Expr::Struct(message) => message.entries.iter().try_for_each(|entry| check_entry(&entry.expr, roots)),
+        Expr::Comprehension(loop_) => {
+            [&loop_.iter_range, &loop_.accu_init, &loop_.loop_cond, &loop_.loop_step, &loop_.result]
+                .into_iter()
+                .try_for_each(|part| check(part, roots))
+        }
+    }
+}
+
+fn check_entry(entry: &EntryExpr, roots: &mut Vec<&'static str>) -> Result<(), ExpressionError> {
+    match entry {
+        EntryExpr::StructField(field) => check(&field.value, roots),
+        EntryExpr::MapEntry(entry) => {
+            check(&entry.key, roots)?;
+            check(&entry.value, roots)
+        }
+    }
+}
+
+fn to_json(value: Value) -> Option<Json> {
+    Some(match value {
+        Value::Null => Json::Null,
+        Value::Bool(value) => value.into(),
+        Value::Int(number) => number.into(),
+        Value::UInt(number) => number.into(),
+        Value::Float(number) => number.into(),
+        Value::String(text) => text.as_str().into(),
+        Value::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned().into(),
+        Value::Timestamp(time) => time.to_utc().format("%Y-%m-%dT%H:%M:%S%.f+00:00").to_string().into(),
+        Value::Duration(span) => format!("{}s", span.as_seconds_f64()).into(),
+        Value::List(items) => Json::Array(items.iter().cloned().map(to_json).collect::<Option<_>>()?),
+        Value::Map(map) => {
+            let pairs = map.map.iter().map(|(key, value)| match key {
+                cel::objects::Key::String(key) => Some((key.to_string(), to_json(value.clone())?)),
+                _ => None,
+            });
+            Json::Object(pairs.collect::<Option<_>>()?)
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Instant, SystemTime};
+
+    use http::{HeaderValue, Method, StatusCode};
+
+    use super::*;
+    use crate::connection::ConnectionInfo;
+    use crate::http::RequestHead;
+    use crate::stream_info::{Address, StreamInfo};
+
+    fn info() -> StreamInfo {
+        let address = Address::Ip("127.0.0.1:80".parse().unwrap());
+        let now = Instant::now();
+        let mut info =
+            StreamInfo::new(Arc::new(ConnectionInfo::new(7, address.clone(), address, now)), now, SystemTime::now());
+        info.response_code = Some(StatusCode::NOT_FOUND);
+        info.dynamic_metadata.set("space", serde_json::from_str(r#"{"key": [1, "two"]}"#).unwrap());
+        info
+    }
+
+    fn holds(text: &str) -> bool {
+        let info = info();
+        let mut head = RequestHead::new(Method::GET, HeaderValue::from_static("h"), HeaderValue::from_static("/p?q=1"));
+        head.headers.append("x-a", HeaderValue::from_static("1"));
+        head.headers.append("x-a", HeaderValue::from_static("2"));
+        Expression::compile(text).unwrap().holds(&Facts { request: Some(&head), ..Facts::of(&info) })
+    }
+
+    #[test]
+    fn attributes_are_envoys() {
+        for text in [
+            "response.code >= 400",
+            "request.path == '/p?q=1' && request.url_path == '/p' && request.query == 'q=1'",
+            "request.headers['x-a'] == '1,2'",
+            "'x-a' in request.headers && !('x-b' in request.headers)",
+            "request.headers[':method'] == request.method && request.host == 'h'",
+            "source.port == 80 && source.address == '127.0.0.1:80' && connection.id == 7u",
+            "!connection.mtls",
+            "metadata.filter_metadata['space']['key'][1] == 'two'",
+            "request.time < timestamp('2999-01-01T00:00:00Z')",
+            "has(request.headers) && request.path.startsWith('/p') && request.path.matches('q=.')",
+            "response.grpc_status == 12",
+            "[1, 2].exists(n, n == 2) && size('abc') == 3",
+            "request.headers['x-none'] == 'a' || true",
+        ] {
+            assert!(holds(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_evaluated_does_not_hold() {
+        for text in ["request.headers['x-none'] != 'a'", "nonsense == 1", "1", "1/0 == 1"] {
+            assert!(!holds(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_refused() {
+        assert!(matches!(Expression::compile("response.code >="), Err(ExpressionError::Syntax(_))));
+        assert_eq!(Expression::compile("f(1)").unwrap_err(), ExpressionError::Function("f".into()));
+        assert_eq!(Expression::compile("string(1) == '1'").unwrap_err(), ExpressionError::Function("string".into()));
+        assert_eq!(
+            Expression::compile("xds.node.id == ''").unwrap_err(),
+            ExpressionError::Attribute("xds.node".into())
+        );
+        for odd in ["", "(", "'", "\"\\u{110000}\"", "a.b.", "1 +", "[", "{'a':}", "x.map(", "\u{0}", "?"] {
+            assert!(Expression::compile(odd).is_err(), "{odd}");
+        }
+        for unit in ["(", "[", "{'a':", "a?", "!", "-", "a.", "a(", "1+", "a&&", "\\"] {
+            assert!(Expression::compile(&unit.repeat(10_000)).is_err(), "{unit}");
+            assert!(Expression::compile(&unit.repeat(1_000)).is_err(), "{unit}");
+            assert!(Expression::compile(&unit.repeat(60)).is_err(), "{unit}");
+        }
+    }
+}
