@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
+use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::context::{CompileContext, Defaults};
 use tidegate_filters::http::header_mutations::HeaderEdits;
 use tidegate_filters::matching::cidr::{Cidr, CidrList};
@@ -28,7 +29,7 @@ use crate::http::options::{
     OriginalIp, PathRules, ProxyStatus, RouteSource, RouterOptions, ServerHeader, StripPort, Upgrade,
 };
 use crate::http::protocol::{Http2Options, Keepalive, Underscores};
-use crate::http::stats::{HttpStats, TracingStats};
+use crate::http::stats::{HttpStats, RouterStats, TracingStats};
 
 /// Compiles a connection manager.
 pub(crate) fn compile(
@@ -59,6 +60,7 @@ fn compile_in_scope(
     Ok(HttpConnectionManager {
         stat_prefix: config.stat_prefix.as_str().into(),
         stats,
+        router_stats: RouterStats::new(&context.stats),
         tracing_stats,
         codec_stats: CodecStats::new(&compiler.stats.root()),
         codec: match proto::http_connection_manager::CodecType::try_from(config.codec_type) {
@@ -100,6 +102,7 @@ fn compile_in_scope(
         service_node: HeaderValue::from_str(&compiler.node.id).unwrap_or(HeaderValue::from_static("")),
         access_logs: compiler.access_logs("access_log", &config.access_log, context)?,
         access_log_options: access_log_options(config, context)?,
+        upstream_logs: upstream_logs(compiler, &config.http_filters, context)?,
         client_address: client_address(config, values, context)?,
         early_mutations: early_mutations(compiler, config, context)?,
         via: header_value("via", &config.via, context)?,
@@ -214,6 +217,22 @@ fn router_options(compiler: &Compiler, config: &Any, context: &mut CompileContex
         respect_expected_timeout: router.respect_expected_rq_timeout,
     };
     Ok((options, upstream))
+}
+
+/// The router's `upstream_log`.
+fn upstream_logs(
+    compiler: &Compiler,
+    filters: &[proto::HttpFilter],
+    context: &mut CompileContext<'_>,
+) -> Result<Vec<Arc<AccessLog>>, FieldError> {
+    let Some((index, router)) = filters.iter().enumerate().next_back() else { return Ok(Vec::new()) };
+    let Some(proto::http_filter::ConfigType::TypedConfig(config)) = &router.config_type else { return Ok(Vec::new()) };
+    context.within_item("http_filters", index, |context| {
+        context.within("typed_config", |context| {
+            let router: Router = any::unpack(config, &context.path)?;
+            compiler.access_logs("upstream_log", &router.upstream_log, context)
+        })
+    })
 }
 
 /// `access_log_options`, or the two fields that it took over from.

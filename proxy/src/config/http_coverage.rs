@@ -188,7 +188,13 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: ROUTER,
-        enforced: &["dynamic_stats", "suppress_envoy_headers", "respect_expected_rq_timeout", "upstream_http_filters"],
+        enforced: &[
+            "dynamic_stats",
+            "suppress_envoy_headers",
+            "respect_expected_rq_timeout",
+            "upstream_http_filters",
+            "upstream_log",
+        ],
         listed: &[("start_child_span", "acts with tracing only, which is refused until it is built")],
     },
     Coverage {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use parking_lot::Mutex;
+use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::format::{AccessLogType, FormatContext};
 use tidegate_filters::http::filter::RouteView;
 use tidegate_filters::http::{RequestHead, ResponseHead, StreamContext};
@@ -37,7 +38,18 @@ pub(super) struct Heads<'a> {
 
 /// Writes a line to every log of the connection manager.
 pub(super) fn write(connection: &Connection, kind: AccessLogType, info: &StreamInfo, heads: Heads<'_>) {
-    if connection.hcm.access_logs.is_empty() {
+    write_to(&connection.hcm.access_logs, connection, kind, info, heads);
+}
+
+/// Writes a line to each of these logs.
+pub(super) fn write_to(
+    logs: &[Arc<AccessLog>],
+    connection: &Connection,
+    kind: AccessLogType,
+    info: &StreamInfo,
+    heads: Heads<'_>,
+) {
+    if logs.is_empty() {
         return;
     }
     let context = FormatContext {
@@ -49,7 +61,7 @@ pub(super) fn write(connection: &Connection, kind: AccessLogType, info: &StreamI
         runtime: connection.shared.runtime(),
         ..FormatContext::of(info)
     };
-    for log in &connection.hcm.access_logs {
+    for log in logs {
         log.log(&context);
     }
 }

@@ -14,7 +14,7 @@ use super::access_logs::AccessLogOptions;
 use super::codec::stats::CodecStats;
 use super::local_reply::LocalReplyRules;
 use super::protocol::{Http1Options, Http2Options, Underscores};
-use super::stats::{HttpStats, TracingStats};
+use super::stats::{HttpStats, RouterStats, TracingStats};
 use crate::route::{RouteTable, ScopedRoutes};
 
 /// Which protocol a listener's HTTP connections speak.
@@ -155,6 +155,7 @@ pub struct HttpTimeouts {
 pub struct HttpConnectionManager {
     pub stat_prefix: Arc<str>,
     pub stats: HttpStats,
+    pub router_stats: RouterStats,
     pub tracing_stats: TracingStats,
     pub codec_stats: CodecStats,
     pub codec: CodecType,
@@ -182,6 +183,8 @@ pub struct HttpConnectionManager {
     pub service_node: HeaderValue,
     pub access_logs: Vec<Arc<AccessLog>>,
     pub access_log_options: AccessLogOptions,
+    /// The router's `upstream_log`: a line for each attempt.
+    pub upstream_logs: Vec<Arc<AccessLog>>,
     pub client_address: ClientAddress,
     pub early_mutations: Vec<HeaderEdits>,
     pub via: Option<HeaderValue>,

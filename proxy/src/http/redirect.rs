@@ -1,10 +1,10 @@
 //! Counts why a redirect went to the client although its route would follow redirects.
 //! It must not know when one is followed.
 
-use super::stats::HttpStats;
+use super::stats::RouterStats;
 use crate::route::RedirectRefusal;
 
-pub(crate) fn count_refusal(stats: &HttpStats, refusal: RedirectRefusal) {
+pub(crate) fn count_refusal(stats: &RouterStats, refusal: RedirectRefusal) {
     match refusal {
         RedirectRefusal::BadLocation => stats.passthrough_internal_redirect_bad_location().inc(),
         RedirectRefusal::UnsafeScheme => stats.passthrough_internal_redirect_unsafe_scheme().inc(),

@@ -21,10 +21,7 @@ stats_block! {
             downstream_rq_overload_close, downstream_rq_redirected_with_normalized_path,
             downstream_rq_rejected_via_ip_detection, downstream_rq_response_before_rq_complete, downstream_rq_rx_reset,
             downstream_rq_timeout, downstream_rq_too_large, downstream_rq_too_many_premature_resets, downstream_rq_total,
-            downstream_rq_tx_reset, downstream_rq_ws_on_non_ws_route, rs_too_large, no_route, no_cluster, rq_redirect,
-            rq_direct_response, rq_total, rq_reset_after_downstream_response_started, passthrough_internal_redirect_bad_location,
-            passthrough_internal_redirect_no_route, passthrough_internal_redirect_predicate,
-            passthrough_internal_redirect_too_many_redirects, passthrough_internal_redirect_unsafe_scheme,
+            downstream_rq_tx_reset, downstream_rq_ws_on_non_ws_route, rs_too_large,
         }
         gauges {
             downstream_cx_active, downstream_cx_http1_active, downstream_cx_http2_active, downstream_cx_http3_active,
@@ -32,6 +29,20 @@ stats_block! {
             downstream_cx_upgrades_active, downstream_rq_active, downstream_cx_http1_soft_drain,
         }
         histograms { downstream_cx_length_ms: Milliseconds, downstream_rq_time: Milliseconds }
+    }
+}
+
+stats_block! {
+    /// `http.<stat_prefix>.*` of the router.
+    pub struct RouterStats {
+        counters {
+            no_cluster, no_route, passthrough_internal_redirect_bad_location, passthrough_internal_redirect_no_route,
+            passthrough_internal_redirect_predicate, passthrough_internal_redirect_too_many_redirects,
+            passthrough_internal_redirect_unsafe_scheme, rq_direct_response, rq_overload_local_reply, rq_redirect,
+            rq_reset_after_downstream_response_started, rq_total,
+        }
+        gauges {}
+        histograms {}
     }
 }
 

@@ -10,6 +10,7 @@ use tidegate_filters::http::ResponseHead;
 use super::{Connection, Exchange};
 use crate::http::access_logs::{self, Heads};
 use crate::http::downstream::Downstream;
+use crate::http::router::upstream_log;
 
 /// A 100 counts as a response too.
 pub(crate) fn count_informational(connection: &Connection) {
@@ -50,6 +51,9 @@ impl Exchange<'_> {
             self.connection.listener_stats.count_response(status);
         }
         self.complete_filters();
+        if let Some(head) = &self.answered {
+            upstream_log::write_last(self.connection, &self.request.head, head, &self.stream);
+        }
         self.log(AccessLogType::DownstreamEnd, response.as_ref());
     }
 

@@ -17,7 +17,9 @@ use std::time::{Instant, SystemTime};
 
 use http::{Method, StatusCode, Version};
 use tidegate_filters::connection::ConnectionInfo;
-use tidegate_filters::http::{Body, HttpFilter, LocalReply, Request, RequestHead, Response, StreamContext};
+use tidegate_filters::http::{
+    Body, HttpFilter, LocalReply, Request, RequestHead, Response, ResponseHead, StreamContext,
+};
 use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 
 pub(crate) use self::account::count_informational;
@@ -85,6 +87,8 @@ struct Exchange<'a> {
     upstream_filters: UpstreamFilters,
     progress: Option<Arc<Progress>>,
     periodic: Option<Arc<Periodic>>,
+    /// The head that the upstream sent, kept for its log.
+    answered: Option<Box<ResponseHead>>,
     informational: Informational,
     limits: &'a Limits,
     /// The bytes never became a request: there is nothing of it to log.
@@ -229,6 +233,7 @@ impl<'a> Exchange<'a> {
             upstream_filters: UpstreamFilters::default(),
             progress,
             periodic,
+            answered: None,
             informational: Informational::default(),
             limits,
             undecoded: false,
@@ -293,8 +298,8 @@ impl<'a> Exchange<'a> {
         let route = match &self.outcome {
             Outcome::Route(route) => Arc::clone(route),
             Outcome::RequireTls(_) => {
-                self.connection.hcm.stats.rq_total().inc();
-                self.connection.hcm.stats.rq_direct_response().inc();
+                self.connection.hcm.router_stats.rq_total().inc();
+                self.connection.hcm.router_stats.rq_direct_response().inc();
                 let reply = LocalReply::new(StatusCode::MOVED_PERMANENTLY, "direct_response");
                 let location = tls_location(&self.request.head);
                 return Err(Box::new(match location {
@@ -303,8 +308,8 @@ impl<'a> Exchange<'a> {
                 }));
             }
             Outcome::NoRoute(_) | Outcome::NoVirtualHost => {
-                self.connection.hcm.stats.rq_total().inc();
-                self.connection.hcm.stats.no_route().inc();
+                self.connection.hcm.router_stats.rq_total().inc();
+                self.connection.hcm.router_stats.no_route().inc();
                 let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found");
                 return Err(Box::new(reply.flag(ResponseFlags::NO_ROUTE_FOUND)));
             }
@@ -332,6 +337,9 @@ impl<'a> Exchange<'a> {
             })
             .await?
         };
+        if !self.connection.hcm.upstream_logs.is_empty() {
+            self.answered = Some(Box::new(forwarded.response.head.clone()));
+        }
         Ok(Produced {
             response: forwarded.response,
             pump: forwarded.pump,

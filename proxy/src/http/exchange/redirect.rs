@@ -12,7 +12,7 @@ use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 use super::{Exchange, Produced};
 use crate::http::access_logs::{self, Heads};
 use crate::http::redirect;
-use crate::http::router::Redirected;
+use crate::http::router::{Redirected, upstream_log};
 use crate::route::{Outcome, RedirectRefusal};
 
 impl Exchange<'_> {
@@ -41,7 +41,7 @@ impl Exchange<'_> {
         let traffic = &cluster.stats().traffic;
         if let Err(refusal) = accepted {
             traffic.upstream_internal_redirect_failed_total().inc();
-            redirect::count_refusal(&self.connection.hcm.stats, refusal);
+            redirect::count_refusal(&self.connection.hcm.router_stats, refusal);
             self.request.head = before;
             if let Some(route) = from {
                 self.outcome = Outcome::Route(route);
@@ -51,6 +51,9 @@ impl Exchange<'_> {
             return Err(Box::new(produced));
         }
         traffic.upstream_internal_redirect_succeeded_total().inc();
+        if let Some(head) = self.answered.take() {
+            upstream_log::write_last(self.connection, &before, &head, &self.stream);
+        }
         self.log_hop(hop, &before, &response.head);
         let _ = target.drop_body;
         self.request.body = body;

@@ -8,6 +8,7 @@ mod redirect;
 mod replay;
 mod retry;
 mod upstream_filters;
+pub(crate) mod upstream_log;
 
 use std::future::Future;
 use std::pin::pin;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, StatusCode};
-use tidegate_filters::http::{Body, LocalReply, Request, Response, StreamContext};
+use tidegate_filters::http::{Body, LocalReply, Request, RequestHead, Response, StreamContext};
 use tidegate_filters::stream_info::ResponseFlags;
 
 use self::attempt::Failure;
@@ -96,12 +97,12 @@ pub(crate) async fn forward(
     stream: &mut StreamContext,
 ) -> Result<Forwarded, Box<LocalReply>> {
     let hcm = &job.connection.hcm;
-    hcm.stats.rq_total().inc();
+    hcm.router_stats.rq_total().inc();
     let keep_original = !hcm.router.suppress_envoy_headers;
     if let Some(reply) = job.route.local_reply(&mut request.head, &stream.info, keep_original) {
         match job.route.entry.action {
-            Action::Redirect(_) => hcm.stats.rq_redirect().inc(),
-            _ => hcm.stats.rq_direct_response().inc(),
+            Action::Redirect(_) => hcm.router_stats.rq_redirect().inc(),
+            _ => hcm.router_stats.rq_direct_response().inc(),
         }
         return Err(Box::new(reply));
     }
@@ -128,7 +129,7 @@ fn find_cluster(
 ) -> Result<Arc<Cluster>, Box<LocalReply>> {
     let hcm = &job.connection.hcm;
     let Some(cluster) = job.cluster.clone() else {
-        hcm.stats.no_cluster().inc();
+        hcm.router_stats.no_cluster().inc();
         // A header that names no cluster is always a 503.
         let unnamed = job.route.cluster.as_deref().unwrap_or_default().is_empty();
         let status = if unnamed && !matches!(action.cluster, ClusterSelector::Tree(_)) {
@@ -283,6 +284,7 @@ async fn run(
         };
         match decision {
             Decision::Again(wait) => {
+                log_attempt(shared, &request.head, &outcome, stream);
                 count_retried(shared, &outcome);
                 tried.extend(host_of(outcome));
                 let waited = tokio::select! {
@@ -300,6 +302,9 @@ async fn run(
             Decision::Exhausted => stream.info.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED,
             Decision::Overflow => stream.info.flags |= ResponseFlags::UPSTREAM_OVERFLOW,
             Decision::Final => {}
+        }
+        if !matches!(outcome, Tried::Response(..)) {
+            log_attempt(shared, &request.head, &outcome, stream);
         }
         return match outcome {
             Tried::Response(begun, _) => {
@@ -340,6 +345,17 @@ fn host_of(outcome: Tried) -> Option<Arc<Host>> {
         Tried::Response(_, host) => Some(host),
         Tried::Failed(_, host) | Tried::TimedOut(host) => host,
     }
+}
+
+/// The upstream log's line of an attempt; that of the response which goes to the client is written at its end.
+fn log_attempt(shared: &Shared<'_>, request: &RequestHead, outcome: &Tried, stream: &StreamContext) {
+    let outcome = match outcome {
+        Tried::Response(begun, _) => upstream_log::Outcome::Response(&begun.response.head),
+        Tried::Failed(_, None) => return,
+        Tried::Failed(failure, Some(_)) => upstream_log::Outcome::Failure(failure),
+        Tried::TimedOut(_) => upstream_log::Outcome::TimedOut,
+    };
+    upstream_log::write(shared.connection, request, &outcome, stream);
 }
 
 fn count_retried(shared: &Shared<'_>, outcome: &Tried) {

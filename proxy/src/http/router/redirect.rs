@@ -42,7 +42,7 @@ pub(super) fn target(
         }
         Err(refusal) => {
             traffic.upstream_internal_redirect_failed_total().inc();
-            count_refusal(&shared.connection.hcm.stats, refusal);
+            count_refusal(&shared.connection.hcm.router_stats, refusal);
             None
         }
     }
