@@ -11,15 +11,19 @@ use http::StatusCode;
 use crate::connection::{ConnectionInfo, TlsInfo};
 use crate::metadata::{FilterState, Metadata};
 
-/// Envoy's response flags, in Envoy's order (which is the order they are printed in).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub struct ResponseFlags(u64);
+/// Envoy's response flags. They are printed in the order in which they were raised, as in Envoy.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ResponseFlags {
+    bits: u32,
+    /// The places of the first flags in [`Self::ALL`], counted from 1, in the order they were raised.
+    raised: [u8; Self::REMEMBERED],
+}
 
 macro_rules! response_flags {
     ($($index:literal $name:ident $short:literal $long:literal;)*) => {
         impl ResponseFlags {
-            $(#[doc = concat!("`", $short, "`: ", $long)] pub const $name: Self = Self(1 << $index);)*
-            /// Every flag with its short and long name, in printing order.
+            $(#[doc = concat!("`", $short, "`: ", $long)] pub const $name: Self = Self::one($index);)*
+            /// Every flag with its short and long name.
             pub const ALL: &'static [(Self, &'static str, &'static str)] = &[$((Self::$name, $short, $long)),*];
         }
     };
@@ -59,24 +63,39 @@ response_flags! {
 }
 
 impl ResponseFlags {
+    /// How many flags keep their order; a stream hardly has more than two.
+    const REMEMBERED: usize = 8;
+
+    const fn one(index: u8) -> Self {
+        let mut raised = [0; Self::REMEMBERED];
+        raised[0] = index + 1;
+        Self { bits: 1 << index, raised }
+    }
+
     pub const fn empty() -> Self {
-        Self(0)
+        Self { bits: 0, raised: [0; Self::REMEMBERED] }
     }
 
     pub const fn is_empty(self) -> bool {
-        self.0 == 0
+        self.bits == 0
     }
 
     /// Envoy's number of them.
     pub const fn bits(self) -> u64 {
-        self.0
+        self.bits as u64
     }
 
     pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+        self.bits & other.bits == other.bits
     }
 
-    /// `UF,URX`, or `-` when none is set.
+    /// Each flag with its short and long name, in the order they were raised.
+    pub fn raised(self) -> impl Iterator<Item = &'static (Self, &'static str, &'static str)> {
+        let places = self.raised.into_iter().take_while(|place| *place > 0);
+        places.filter_map(|place| Self::ALL.get(usize::from(place) - 1))
+    }
+
+    /// `URX,UF`, or `-` when none is set.
     pub fn short(self) -> Cow<'static, str> {
         self.names(|flag| flag.1)
     }
@@ -90,7 +109,7 @@ impl ResponseFlags {
         if self.is_empty() {
             return Cow::Borrowed("-");
         }
-        let names: Vec<_> = Self::ALL.iter().filter(|flag| self.contains(flag.0)).map(name).collect();
+        let names: Vec<_> = self.raised().map(name).collect();
         match names.as_slice() {
             [one] => Cow::Borrowed(one),
             many => Cow::Owned(many.join(",")),
@@ -98,16 +117,35 @@ impl ResponseFlags {
     }
 }
 
+/// The order in which they were raised makes no difference.
+impl PartialEq for ResponseFlags {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits == other.bits
+    }
+}
+
+impl Eq for ResponseFlags {}
+
 impl std::ops::BitOr for ResponseFlags {
     type Output = Self;
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+    fn bitor(mut self, other: Self) -> Self {
+        self |= other;
+        self
     }
 }
 
 impl std::ops::BitOrAssign for ResponseFlags {
     fn bitor_assign(&mut self, other: Self) {
-        self.0 |= other.0;
+        for place in other.raised.into_iter().filter(|place| *place > 0) {
+            let bit = 1 << (place - 1);
+            if self.bits & bit == 0
+                && let Some(free) = self.raised.iter_mut().find(|raised| **raised == 0)
+            {
+                *free = place;
+            }
+            self.bits |= bit;
+        }
+        self.bits |= other.bits;
     }
 }
 
@@ -268,9 +306,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_print_in_envoys_order() {
+    fn flags_print_in_the_order_they_were_raised() {
         let flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED | ResponseFlags::UPSTREAM_REQUEST_TIMEOUT;
-        assert_eq!(flags.short(), "UT,URX");
+        assert_eq!(flags.short(), "URX,UT");
+        assert_eq!((flags | ResponseFlags::UPSTREAM_OVERFLOW | flags).short(), "URX,UT,UO");
         assert_eq!(ResponseFlags::empty().short(), "-");
     }
 }

@@ -14,6 +14,7 @@ use tidegate_filters::runtime::Runtime;
 use crate::app::Shared;
 use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::RoutingPriority;
+use crate::cluster::codes::Sides;
 use crate::cluster::host::Host;
 use crate::cluster::lb::PickContext;
 use crate::cluster::pool::{Informational, PoolError, Pump, Stream, StreamRequest};
@@ -94,11 +95,10 @@ async fn send(cluster: &Arc<Cluster>, request: Request, max_body_bytes: usize) -
         PoolError::Overflow => CallError::NoHost,
         PoolError::Connect(_) | PoolError::Timeout => CallError::Reset(error.to_string()),
     })?;
-    let _in_flight = host.begin_request();
     let begun = stream.send(&request, body).await.map_err(|reset| CallError::Reset(format!("{reset:?}")))?;
     let traffic = &cluster.stats().traffic;
     traffic.upstream_rq_completed().inc();
-    cluster.stats().codes.count(begun.response.head.status, true);
+    cluster.stats().codes.count(begun.response.head.status, Sides { internal: true, ..Sides::default() });
     let body = read(begun.response.body, begun.pump, max_body_bytes).await?;
     Ok(Response { head: begun.response.head, body })
 }

@@ -205,15 +205,13 @@ fn write_flags(flags: ResponseFlags, names: FlagNames, out: &mut Vec<u8>) {
         return out.push(b'-');
     }
     let mut first = true;
-    for (flag, short, long) in ResponseFlags::ALL {
-        if flags.contains(*flag) {
-            if !first {
-                out.push(b',');
-            }
-            first = false;
-            let name = if names == FlagNames::Short { short } else { long };
-            out.extend_from_slice(name.as_bytes());
+    for (_, short, long) in flags.raised() {
+        if !first {
+            out.push(b',');
         }
+        first = false;
+        let name = if names == FlagNames::Short { short } else { long };
+        out.extend_from_slice(name.as_bytes());
     }
 }
 

@@ -12,8 +12,26 @@ use tidegate_stats::{OwnedCounter, OwnedHistogram, Scope, Unit};
 /// The counters of one cluster (or virtual cluster). Before the first response there is next to nothing.
 pub struct CodeStats {
     scope: Scope,
+    /// Whether `upstream_rq_completed` is one of the cluster's own names, counted elsewhere.
+    completed_is_static: bool,
     used: OnceLock<Box<Prefixes>>,
 }
+
+/// Who asked, who answered, and how much of it is counted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sides<'a> {
+    /// The client was one of us.
+    pub internal: bool,
+    /// A canary host answered.
+    pub canary: bool,
+    /// Our zone and the host's, where both are known.
+    pub zones: Option<(&'a str, &'a str)>,
+    /// Counts as completed only, neither by code nor by class.
+    pub without_codes: bool,
+}
+
+/// Names that requests may give their stats are kept up to this many for a cluster: they come over the wire.
+const MAX_ALTERNATIVES: usize = 1000;
 
 struct Prefixes {
     all: Codes,
@@ -21,56 +39,61 @@ struct Prefixes {
     external: Codes,
     canary: Codes,
     zones: RwLock<HashMap<Box<str>, Arc<Codes>>>,
+    alternatives: RwLock<HashMap<Box<str>, Arc<CodeStats>>>,
 }
 
 impl CodeStats {
-    /// Counts below `scope`, which ends in a dot.
+    /// Counts below a cluster's `scope`, which ends in a dot.
     pub fn new(scope: &Scope) -> Self {
-        Self { scope: scope.clone(), used: OnceLock::new() }
+        Self { scope: scope.clone(), completed_is_static: true, used: OnceLock::new() }
     }
 
-    /// A response that was handed on. `internal` says whether the client was one of us.
-    pub fn count(&self, status: StatusCode, internal: bool) {
+    /// A response that was handed on.
+    pub fn count(&self, status: StatusCode, sides: Sides<'_>) {
+        self.each(sides, |codes| codes.count(status, sides.without_codes));
+    }
+
+    /// How long the whole response took.
+    pub fn record_time(&self, millis: u64, sides: Sides<'_>) {
+        self.each(sides, |codes| codes.record_time(millis));
+    }
+
+    fn each(&self, sides: Sides<'_>, act: impl Fn(&Codes)) {
         let prefixes = self.prefixes();
-        prefixes.all.count(status);
-        prefixes.side(internal).count(status);
+        act(&prefixes.all);
+        if sides.canary {
+            act(&prefixes.canary);
+        }
+        act(if sides.internal { &prefixes.internal } else { &prefixes.external });
+        if let Some((from, to)) = sides.zones {
+            act(&self.zone(from, to));
+        }
     }
 
-    /// The same response, when a canary host gave it.
-    pub fn count_canary(&self, status: StatusCode) {
-        self.prefixes().canary.count(status);
-    }
-
-    /// The same response, when both our zone and the host's are known.
-    pub fn count_zone(&self, from: &str, to: &str, status: StatusCode) {
-        self.zone(from, to).count(status);
-    }
-
-    /// How long it took from the request's first byte upwards.
-    pub fn record_time(&self, millis: u64, internal: bool) {
-        let prefixes = self.prefixes();
-        prefixes.all.record_time(millis);
-        prefixes.side(internal).record_time(millis);
-    }
-
-    /// The same time, when a canary host took it.
-    pub fn record_canary_time(&self, millis: u64) {
-        self.prefixes().canary.record_time(millis);
-    }
-
-    /// The same time, when both our zone and the host's are known.
-    pub fn record_zone_time(&self, from: &str, to: &str, millis: u64) {
-        self.zone(from, to).record_time(millis);
+    /// The counters below `<name>.`, for requests that bring a name of their own; `None` once there are too many.
+    pub fn alternative(&self, name: &str) -> Option<Arc<Self>> {
+        let all = &self.prefixes().alternatives;
+        if let Some(found) = all.read().get(name) {
+            return Some(Arc::clone(found));
+        }
+        let mut all = all.write();
+        if all.len() >= MAX_ALTERNATIVES {
+            return None;
+        }
+        let scope = self.scope.scope(&format!("{name}."));
+        let new = || Arc::new(Self { scope, completed_is_static: false, used: OnceLock::new() });
+        Some(Arc::clone(all.entry(name.into()).or_insert_with(new)))
     }
 
     fn prefixes(&self) -> &Prefixes {
         self.used.get_or_init(|| {
             Box::new(Prefixes {
-                all: Codes { completed_is_static: true, ..Codes::new(&self.scope, "") },
+                all: Codes { completed_is_static: self.completed_is_static, ..Codes::new(&self.scope, "") },
                 internal: Codes::new(&self.scope, "internal."),
                 external: Codes::new(&self.scope, "external."),
                 canary: Codes::new(&self.scope, "canary."),
                 zones: RwLock::default(),
+                alternatives: RwLock::default(),
             })
         })
     }
@@ -86,12 +109,6 @@ impl CodeStats {
     }
 }
 
-impl Prefixes {
-    fn side(&self, internal: bool) -> &Codes {
-        if internal { &self.internal } else { &self.external }
-    }
-}
-
 /// Responses that were thrown away for a retry: `retry.upstream_rq_503` and its like.
 pub struct RetryCodes {
     scope: Scope,
@@ -103,8 +120,8 @@ impl RetryCodes {
         Self { scope: scope.clone(), used: OnceLock::new() }
     }
 
-    pub fn count(&self, status: StatusCode) {
-        self.used.get_or_init(|| Box::new(Codes::new(&self.scope, "retry."))).count(status);
+    pub fn count(&self, status: StatusCode, without_codes: bool) {
+        self.used.get_or_init(|| Box::new(Codes::new(&self.scope, "retry."))).count(status, without_codes);
     }
 }
 
@@ -143,10 +160,13 @@ impl Codes {
     }
 
     /// Codes outside of 100 to 599 count as completed only.
-    fn count(&self, status: StatusCode) {
+    fn count(&self, status: StatusCode, without_codes: bool) {
         let used = self.used.get_or_init(|| Box::new(self.first_use()));
         if let Some(completed) = &used.completed {
             completed.inc();
+        }
+        if without_codes {
+            return;
         }
         let code = usize::from(status.as_u16());
         let Some(class) = used.classes.get((code / 100).wrapping_sub(1)) else { return };
@@ -185,17 +205,17 @@ mod tests {
     fn a_response_counts_by_code_by_class_and_by_who_asked() {
         let scope = tidegate_stats::Store::new().root().scope("cluster.a.");
         let codes = CodeStats::new(&scope);
-        codes.count(StatusCode::OK, false);
-        codes.count(StatusCode::OK, true);
-        codes.count(StatusCode::NOT_FOUND, false);
-        codes.count_canary(StatusCode::OK);
-        codes.count_zone("a", "b", StatusCode::OK);
+        let internal = Sides { internal: true, zones: Some(("a", "b")), ..Sides::default() };
+        codes.count(StatusCode::OK, Sides { canary: true, ..Sides::default() });
+        codes.count(StatusCode::OK, internal);
+        codes.count(StatusCode::NOT_FOUND, Sides::default());
+        codes.count(StatusCode::NOT_FOUND, Sides { without_codes: true, ..Sides::default() });
         let value = |prefix: &str, name: &str| {
             if prefix.is_empty() { scope.counter(name).value() } else { scope.scope(prefix).counter(name).value() }
         };
         assert_eq!(value("", "upstream_rq_200"), 2);
         assert_eq!(value("", "upstream_rq_4xx"), 1);
-        assert_eq!(value("external.", "upstream_rq_completed"), 2);
+        assert_eq!(value("external.", "upstream_rq_completed"), 3);
         assert_eq!(value("external.", "upstream_rq_404"), 1);
         assert_eq!(value("internal.", "upstream_rq_2xx"), 1);
         assert_eq!(value("canary.", "upstream_rq_completed"), 1);
@@ -206,7 +226,21 @@ mod tests {
     fn odd_codes_only_complete() {
         let scope = tidegate_stats::Store::new().root().scope("cluster.a.");
         let codes = CodeStats::new(&scope);
-        codes.count(StatusCode::from_u16(799).unwrap(), false);
+        codes.count(StatusCode::from_u16(799).unwrap(), Sides::default());
         assert_eq!(scope.scope("external.").counter("upstream_rq_completed").value(), 1);
+    }
+
+    #[test]
+    fn a_request_may_name_its_stats() {
+        let scope = tidegate_stats::Store::new().root().scope("cluster.a.");
+        let codes = CodeStats::new(&scope);
+        codes.alternative("mine").unwrap().count(StatusCode::OK, Sides::default());
+        let mine = scope.scope("mine.");
+        assert_eq!(mine.counter("upstream_rq_completed").value(), 1);
+        assert_eq!(mine.scope("external.").counter("upstream_rq_200").value(), 1);
+        for index in 1..MAX_ALTERNATIVES {
+            assert!(codes.alternative(&index.to_string()).is_some());
+        }
+        assert!(codes.alternative("one more").is_none());
     }
 }

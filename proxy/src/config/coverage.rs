@@ -12,13 +12,14 @@ pub struct All(HashMap<&'static str, Coverage, ahash::RandomState>);
 impl All {
     /// All that acts with these HTTP filters.
     pub(super) fn of(http: &[&'static dyn FilterFactory]) -> Self {
-        let own: [&'static [Coverage]; 13] = [
+        let own: [&'static [Coverage]; 14] = [
             super::bootstrap::COVERAGE,
             super::cluster::COVERAGE,
             super::http_coverage::COVERAGE,
             super::listener::COVERAGE,
             super::overload::COVERAGE,
             super::route::COVERAGE,
+            super::router::COVERAGE,
             super::runtime::COVERAGE,
             super::scoped_routes::COVERAGE,
             super::stats::COVERAGE,

@@ -5,12 +5,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
-use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::context::{CompileContext, Defaults};
 use tidegate_filters::http::header_mutations::HeaderEdits;
 use tidegate_filters::matching::cidr::{Cidr, CidrList};
 use tidegate_xds::pb::envoy::config::core::v3 as core;
-use tidegate_xds::pb::envoy::extensions::filters::http::router::v3::Router;
 use tidegate_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use tidegate_xds::pb::envoy::extensions::http::original_ip_detection as detection;
 use tidegate_xds::pb::google::protobuf::Any;
@@ -18,7 +16,7 @@ use tidegate_xds::{FieldError, any};
 
 use super::cluster::protocol::{floods, jitter_percent};
 use super::defaults::Values;
-use super::http_coverage::ROUTER;
+use super::router::{self, ROUTER};
 use super::values::{duration, timeout, wrapped_bool, wrapped_u32};
 use super::{Compiler, scoped_routes};
 use crate::http::AccessLogOptions;
@@ -102,7 +100,6 @@ fn compile_in_scope(
         service_node: HeaderValue::from_str(&compiler.node.id).unwrap_or(HeaderValue::from_static("")),
         access_logs: compiler.access_logs("access_log", &config.access_log, context)?,
         access_log_options: access_log_options(config, context)?,
-        upstream_logs: upstream_logs(compiler, &config.http_filters, context)?,
         client_address: client_address(config, values, context)?,
         early_mutations: early_mutations(compiler, config, context)?,
         via: header_value("via", &config.via, context)?,
@@ -161,7 +158,7 @@ fn routes(
 }
 
 /// What ends a chain: the router, and the filters below it.
-type Terminal = (RouterOptions, FilterChain);
+pub(super) type Terminal = (RouterOptions, FilterChain);
 
 /// Compiles a filter chain; its last filter is the router.
 fn filters(
@@ -192,7 +189,7 @@ fn filters(
                 if !last {
                     return Err(context.error("the router must be the last HTTP filter"));
                 }
-                router = Some(context.within("typed_config", |context| router_options(compiler, config, context))?);
+                router = Some(context.within("typed_config", |context| router::options(compiler, config, context))?);
                 return Ok(());
             }
             if last {
@@ -206,33 +203,6 @@ fn filters(
     let router =
         router.ok_or_else(|| context.error_at(field, "a router filter is required, and it must be the last"))?;
     Ok((slots.into(), router))
-}
-
-fn router_options(compiler: &Compiler, config: &Any, context: &mut CompileContext<'_>) -> Result<Terminal, FieldError> {
-    let router: Router = any::unpack(config, &context.path)?;
-    let upstream = compiler.upstream_filters("upstream_http_filters", &router.upstream_http_filters, context)?;
-    let options = RouterOptions {
-        dynamic_stats: wrapped_bool(router.dynamic_stats.as_ref(), true),
-        suppress_envoy_headers: router.suppress_envoy_headers,
-        respect_expected_timeout: router.respect_expected_rq_timeout,
-    };
-    Ok((options, upstream))
-}
-
-/// The router's `upstream_log`.
-fn upstream_logs(
-    compiler: &Compiler,
-    filters: &[proto::HttpFilter],
-    context: &mut CompileContext<'_>,
-) -> Result<Vec<Arc<AccessLog>>, FieldError> {
-    let Some((index, router)) = filters.iter().enumerate().next_back() else { return Ok(Vec::new()) };
-    let Some(proto::http_filter::ConfigType::TypedConfig(config)) = &router.config_type else { return Ok(Vec::new()) };
-    context.within_item("http_filters", index, |context| {
-        context.within("typed_config", |context| {
-            let router: Router = any::unpack(config, &context.path)?;
-            compiler.access_logs("upstream_log", &router.upstream_log, context)
-        })
-    })
 }
 
 /// `access_log_options`, or the two fields that it took over from.

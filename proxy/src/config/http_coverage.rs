@@ -3,7 +3,6 @@
 use tidegate_xds::Coverage;
 
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-pub(super) const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
 
 /// What is compiled here.
 pub(crate) const COVERAGE: &[Coverage] = &[
@@ -185,17 +184,6 @@ pub(crate) const COVERAGE: &[Coverage] = &[
         message: "envoy.config.core.v3.SchemeHeaderTransformation",
         enforced: &["scheme_to_overwrite"],
         listed: &[],
-    },
-    Coverage {
-        message: ROUTER,
-        enforced: &[
-            "dynamic_stats",
-            "suppress_envoy_headers",
-            "respect_expected_rq_timeout",
-            "upstream_http_filters",
-            "upstream_log",
-        ],
-        listed: &[("start_child_span", "acts with tracing only, which is refused until it is built")],
     },
     Coverage {
         message: "envoy.extensions.http.original_ip_detection.xff.v3.XffConfig",

@@ -12,6 +12,7 @@ pub(crate) mod listener;
 mod overload;
 pub mod registry;
 pub mod route;
+mod router;
 pub(crate) mod runtime;
 mod scoped_routes;
 pub(crate) mod stats;

@@ -68,11 +68,32 @@ pub struct Upgrade {
 }
 
 /// The `Router` filter's options.
-#[derive(Debug, Clone, Copy)]
+#[derive(Default)]
 pub struct RouterOptions {
     pub dynamic_stats: bool,
     pub suppress_envoy_headers: bool,
     pub respect_expected_timeout: bool,
+    pub strict_headers: Vec<StrictHeader>,
+    /// Codes of gRPC requests are not counted.
+    pub suppress_grpc_codes: bool,
+    /// A CONNECT may send nothing before it is answered.
+    pub reject_early_connect_data: bool,
+    /// `upstream_log`: a line for each try.
+    pub upstream_logs: Vec<Arc<AccessLog>>,
+    /// `flush_upstream_log_on_upstream_stream`: a line also when a try has its connection.
+    pub log_new_streams: bool,
+    /// `upstream_log_flush_interval`
+    pub log_interval: Option<Duration>,
+}
+
+/// A header that the router reads, and refuses where it cannot (`strict_check_headers`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StrictHeader {
+    Timeout,
+    PerTryTimeout,
+    MaxRetries,
+    RetryOn,
+    RetryGrpcOn,
 }
 
 /// `server_header_transformation`.
@@ -183,8 +204,6 @@ pub struct HttpConnectionManager {
     pub service_node: HeaderValue,
     pub access_logs: Vec<Arc<AccessLog>>,
     pub access_log_options: AccessLogOptions,
-    /// The router's `upstream_log`: a line for each attempt.
-    pub upstream_logs: Vec<Arc<AccessLog>>,
     pub client_address: ClientAddress,
     pub early_mutations: Vec<HeaderEdits>,
     pub via: Option<HeaderValue>,

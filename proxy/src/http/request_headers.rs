@@ -348,7 +348,7 @@ fn sanitize_client_cert(mode: ClientCert, mutual_tls: bool, headers: &mut Header
     headers.remove(&X_FORWARDED_CLIENT_CERT);
 }
 
-fn ip_value(ip: IpAddr) -> HeaderValue {
+pub(crate) fn ip_value(ip: IpAddr) -> HeaderValue {
     match HeaderValue::from_str(&ip.to_string()) {
         Ok(value) => value,
         // An address prints as digits, dots and colons.

@@ -30,10 +30,12 @@ pub(super) struct Timers<'a> {
     limits: &'a Limits,
     last_activity: Instant,
     request: Option<Duration>,
-    response: Option<Instant>,
+    /// How long the response may take from the end of the request on, which is not before this moment.
+    response: Option<(Instant, Duration)>,
     pub(super) progress: Option<Arc<Progress>>,
     /// The version of the limits that `sleep` was armed for.
     armed_for: u32,
+    armed_received: bool,
     sleep: Option<Pin<Box<Sleep>>>,
     /// No limit, but what else happens to a stream as time passes.
     ticker: Option<Ticker>,
@@ -54,6 +56,7 @@ impl<'a> Timers<'a> {
             last_activity: start,
             request: hcm.timeouts.request.filter(|_| progress.is_some()),
             armed_for: 0,
+            armed_received: false,
             response: None,
             progress,
             sleep: None,
@@ -74,21 +77,29 @@ impl<'a> Timers<'a> {
         }
     }
 
-    pub(super) fn set_response_deadline(&mut self, deadline: Option<Instant>) {
-        self.response = deadline;
+    pub(super) fn set_response_limit(&mut self, limit: Option<(Instant, Duration)>) {
+        self.response = limit;
         self.sleep = None;
+    }
+
+    fn is_received(&self) -> bool {
+        self.progress.as_ref().is_none_or(|progress| progress.is_done())
+    }
+
+    fn response_deadline(&self) -> Option<Instant> {
+        let (since, limit) = self.response.filter(|_| self.is_received())?;
+        Some(self.progress.as_ref().map_or(since, |progress| progress.last().max(since)) + limit)
     }
 
     /// The next limit and when it runs out.
     fn next(&self) -> Option<(Instant, Limit)> {
         let active =
             self.progress.as_ref().map_or(self.last_activity, |progress| self.last_activity.max(progress.last()));
-        let receiving = self.progress.as_ref().is_some_and(|progress| !progress.is_done());
         [
             self.limits.idle().map(|idle| (active + idle, Limit::StreamIdle)),
-            self.request.filter(|_| receiving).map(|limit| (self.start + limit, Limit::Request)),
+            self.request.filter(|_| !self.is_received()).map(|limit| (self.start + limit, Limit::Request)),
             self.limits.duration().map(|limit| (self.start + limit, Limit::Duration)),
-            self.response.map(|deadline| (deadline, Limit::Response)),
+            self.response_deadline().map(|deadline| (deadline, Limit::Response)),
         ]
         .into_iter()
         .flatten()
@@ -100,8 +111,9 @@ impl<'a> Timers<'a> {
             ticker.poll(cx);
         }
         let version = self.limits.version();
-        if version != self.armed_for {
-            (self.armed_for, self.sleep) = (version, None);
+        let received = self.is_received();
+        if version != self.armed_for || received != self.armed_received {
+            (self.armed_for, self.armed_received, self.sleep) = (version, received, None);
         }
         loop {
             if self.sleep.is_none() {

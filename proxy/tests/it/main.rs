@@ -19,4 +19,5 @@ mod http2;
 mod http2_connection;
 mod listeners;
 mod tcp;
+mod tries;
 mod upgrades;

@@ -265,7 +265,7 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
     let pool = pool_of(request);
     if let Some(connection) = pool.take_idle() {
         let mut lease = Lease { connection: Some(connection), pool, active: None };
-        return match Active::begin(request.cluster, request.priority) {
+        return match Active::begin(request.cluster, request.host, request.priority) {
             Some(active) => {
                 lease.active = Some(active);
                 Ok(lease)
@@ -279,12 +279,9 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
     let pending = Pending::begin(request.cluster, request.host, request.priority).ok_or(PoolError::Overflow)?;
     let waiting = pool.state.lock().waiters.join();
     grow(&pool);
-    let mut lease = match waiting.await {
-        Ok(result) => result?,
-        Err(_) => return Err(PoolError::Connect("connection pool is gone".into())),
-    };
-    drop(pending);
-    match Active::begin(request.cluster, request.priority) {
+    let lease = waiting.await.unwrap_or_else(|_| Err(PoolError::Connect("connection pool is gone".into())));
+    let mut lease = pending.settle(lease)?;
+    match Active::begin(request.cluster, request.host, request.priority) {
         Some(active) => {
             lease.active = Some(active);
             Ok(lease)
@@ -344,7 +341,7 @@ async fn read_head(
         if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(decoded);
         }
-        request.informational.push(decoded.head).inspect_err(|_| {
+        request.informational.informational(decoded.head).inspect_err(|_| {
             let _ = protocol_error(request.cluster, &CodecError::MALFORMED);
         })?;
     }

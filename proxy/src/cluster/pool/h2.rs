@@ -246,15 +246,46 @@ pub(crate) struct Lease {
     stream: StreamGuard,
 }
 
-/// Counts a stream until it is over.
+/// Counts a stream until it is over, and how it ended.
 struct StreamGuard {
     connection: Arc<Connection>,
     pool: Arc<Pool>,
     _active: Active,
+    /// Whether all of the request is with the host; absent before anything is.
+    uploaded: Option<Arc<AtomicBool>>,
+    /// All of the response came, or the host has reset the stream.
+    over: bool,
+}
+
+impl StreamGuard {
+    /// The stream failed; what is left of it needs no reset any more (Envoy's `onStreamReset`).
+    fn failed(&mut self, error: &h2::Error) {
+        let traffic = &self.pool.cluster.stats().traffic;
+        let remote_reset = error.is_reset() && error.is_remote();
+        match error.reason() {
+            _ if error.is_go_away() && error.is_remote() => {}
+            Some(Reason::REFUSED_STREAM) if remote_reset => {}
+            Some(_) if remote_reset => traffic.upstream_rq_rx_reset().inc(),
+            // Ours, counted when it is dropped.
+            Some(_) if !error.is_remote() => return,
+            _ => traffic.upstream_rq_pending_failure_eject().inc(),
+        }
+        self.settled();
+    }
+
+    /// How it ended is counted.
+    fn settled(&mut self) {
+        self.uploaded = None;
+        self.over = true;
+    }
 }
 
 impl Drop for StreamGuard {
     fn drop(&mut self) {
+        let unfinished = self.uploaded.as_ref().is_some_and(|uploaded| !self.over || !uploaded.load(Relaxed));
+        if unfinished {
+            self.pool.cluster.stats().traffic.upstream_rq_tx_reset().inc();
+        }
         let shared = &self.connection.shared;
         *shared.idle_since.lock() = Instant::now();
         let last = shared.active.fetch_sub(1, Relaxed) == 1;
@@ -285,7 +316,7 @@ impl Lease {
         }
         connection.shared.opened.fetch_add(1, Relaxed);
         let (sender, facts) = (connection.sender.clone(), connection.facts.clone());
-        Self { sender, facts, stream: StreamGuard { connection, pool, _active: active } }
+        Self { sender, facts, stream: StreamGuard { connection, pool, _active: active, uploaded: None, over: false } }
     }
 }
 
@@ -314,21 +345,18 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
             let pending = Pending::begin(request.cluster, request.host, request.priority).ok_or(PoolError::Overflow)?;
             let waiting = pool.state.lock().waiters.join();
             grow(&pool);
-            let connection = match waiting.await {
-                Ok(result) => result?,
-                Err(_) => return Err(PoolError::Connect("connection pool is gone".into())),
-            };
-            drop(pending);
-            connection
+            let connection =
+                waiting.await.unwrap_or_else(|_| Err(PoolError::Connect("connection pool is gone".into())));
+            pending.settle(connection)?
         }
     };
-    let active = Active::begin(request.cluster, request.priority).ok_or(PoolError::Overflow)?;
+    let active = Active::begin(request.cluster, request.host, request.priority).ok_or(PoolError::Overflow)?;
     Ok(Lease::new(connection, pool, active))
 }
 
 /// Sends the request and waits for the response's head.
 pub(super) async fn send(lease: Lease, request: &StreamRequest<'_>, body: Body) -> Result<Begun, StreamReset> {
-    let Lease { sender, stream, .. } = lease;
+    let Lease { sender, mut stream, .. } = lease;
     let mut sender = match sender.ready().await {
         Ok(sender) => sender,
         Err(error) => {
@@ -345,15 +373,19 @@ pub(super) async fn send(lease: Lease, request: &StreamRequest<'_>, body: Body) 
             return Err(reset_of(&error));
         }
     };
-    let mut upload = (!end).then(|| Upload { body, sending, chunk: Bytes::new(), last: false, broken: false });
-    let (mut head, receiving) = wait(response, &mut upload, request).await?;
+    let uploaded = Arc::new(AtomicBool::new(end));
+    stream.uploaded = Some(Arc::clone(&uploaded));
+    let mut upload =
+        (!end).then(|| Upload { body, sending, chunk: Bytes::new(), last: false, broken: false, uploaded });
+    let (mut head, receiving) = wait(response, &mut upload, request, &mut stream).await?;
     accept_upgrade(request, &mut head);
     let pump =
         upload.map(|mut upload| -> Pump { Box::pin(async move { std::future::poll_fn(|cx| upload.poll(cx)).await }) });
     let body = if receiving.is_end_stream() {
+        stream.over = true;
         Body::Empty
     } else {
-        Body::stream(ResponseBody { receiving, _stream: stream, data_done: false })
+        Body::stream(ResponseBody { receiving, stream, data_done: false })
     };
     Ok(Begun { response: Response { head, body }, pump })
 }
@@ -362,6 +394,7 @@ async fn wait(
     mut response: ResponseFuture,
     upload: &mut Option<Upload>,
     request: &StreamRequest<'_>,
+    stream: &mut StreamGuard,
 ) -> Result<(ResponseHead, RecvStream), StreamReset> {
     let response = std::future::poll_fn(|cx| {
         if let Some(running) = upload
@@ -372,17 +405,22 @@ async fn wait(
         while let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
             let mut head = ResponseHead::new(informational.status());
             head.headers = informational.into_parts().0.headers;
-            if let Err(reset) = request.informational.push(head) {
+            if let Err(reset) = request.informational.informational(head) {
                 return Poll::Ready(Err(reset));
             }
         }
-        Pin::new(&mut response).poll(cx).map_err(|error| reset_of(&error))
+        Pin::new(&mut response).poll(cx).map_err(|error| {
+            stream.failed(&error);
+            reset_of(&error)
+        })
     })
     .await?;
     let (parts, receiving) = response.into_parts();
     let most = request.cluster.config().http.max_headers_count as usize;
     // Envoy takes either for a reset by the host.
     if fields_bytes(&parts.headers) > max_headers_bytes(request.cluster) || parts.headers.len() >= most {
+        stream.pool.cluster.stats().traffic.upstream_rq_rx_reset().inc();
+        stream.settled();
         return Err(StreamReset::Remote(Reason::INTERNAL_ERROR.into()));
     }
     let mut head = ResponseHead::new(parts.status);
@@ -456,6 +494,8 @@ struct Upload {
     last: bool,
     /// The body ended with an error.
     broken: bool,
+    /// Set once all is with the connection.
+    uploaded: Arc<AtomicBool>,
 }
 
 impl Upload {
@@ -472,6 +512,7 @@ impl Upload {
                         let piece = self.chunk.split_to(room.min(self.chunk.len()));
                         let end = self.last && self.chunk.is_empty();
                         if self.sending.send_data(piece, end).is_err() || end {
+                            self.uploaded.store(end, Relaxed);
                             return Poll::Ready(());
                         }
                     }
@@ -488,6 +529,7 @@ impl Upload {
                         self.last = self.body.is_end();
                         if data.is_empty() && self.last {
                             let _ = self.sending.send_data(data, true);
+                            self.uploaded.store(true, Relaxed);
                             return Poll::Ready(());
                         }
                         self.chunk = data;
@@ -496,6 +538,7 @@ impl Upload {
                         if let Ok(trailers) = frame.into_trailers() {
                             let _ = self.sending.send_trailers(trailers);
                         }
+                        self.uploaded.store(true, Relaxed);
                         return Poll::Ready(());
                     }
                 },
@@ -506,6 +549,7 @@ impl Upload {
                 }
                 None => {
                     let _ = self.sending.send_data(Bytes::new(), true);
+                    self.uploaded.store(true, Relaxed);
                     return Poll::Ready(());
                 }
             }
@@ -516,8 +560,15 @@ impl Upload {
 /// A response's body: dropped before its end, the stream is reset.
 struct ResponseBody {
     receiving: RecvStream,
-    _stream: StreamGuard,
+    stream: StreamGuard,
     data_done: bool,
+}
+
+impl ResponseBody {
+    fn failed(&mut self, error: &h2::Error) -> BodyError {
+        self.stream.failed(error);
+        body_error(error)
+    }
 }
 
 impl http_body::Body for ResponseBody {
@@ -533,16 +584,19 @@ impl http_body::Body for ResponseBody {
                 Some(Ok(data)) => {
                     // What was handed on is no more the connection's: let the host send as much again.
                     let _ = self.receiving.flow_control().release_capacity(data.len());
+                    self.stream.over = self.receiving.is_end_stream();
                     return Poll::Ready(Some(Ok(http_body::Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(body_error(&error)))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.failed(&error)))),
                 None => self.data_done = true,
             }
         }
         match ready!(self.receiving.poll_trailers(cx)) {
-            Ok(Some(trailers)) => Poll::Ready(Some(Ok(http_body::Frame::trailers(trailers)))),
-            Ok(None) => Poll::Ready(None),
-            Err(error) => Poll::Ready(Some(Err(body_error(&error)))),
+            Ok(trailers) => {
+                self.stream.over = true;
+                Poll::Ready(trailers.map(|trailers| Ok(http_body::Frame::trailers(trailers))))
+            }
+            Err(error) => Poll::Ready(Some(Err(self.failed(&error)))),
         }
     }
 

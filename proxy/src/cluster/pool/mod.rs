@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::StatusCode;
 use parking_lot::Mutex;
 use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
 use tidegate_filters::stream_info::Address;
@@ -23,7 +22,7 @@ use tokio::sync::oneshot;
 
 use super::Cluster;
 use super::circuit_breaker::{Permit, Resource, RoutingPriority};
-use super::host::{Host, HostCounter, HostId, OpenConnection, Waiting};
+use super::host::{Host, HostCounter, HostId, InFlight, OpenConnection, Waiting};
 use super::options::HttpProtocol;
 
 pub(crate) use connect::ConnectError;
@@ -68,7 +67,14 @@ pub(crate) struct StreamRequest<'a> {
     pub tunnel: bool,
     /// The request's payload leaves HTTP here: it goes to the host as plain bytes.
     pub terminate: Option<Terminate>,
-    pub informational: &'a Informational,
+    pub informational: &'a dyn OnInformational,
+}
+
+/// Who is told of informational responses.
+pub(crate) trait OnInformational: Sync {
+    /// # Errors
+    /// The host sends too many.
+    fn informational(&self, head: ResponseHead) -> Result<(), StreamReset>;
 }
 
 /// How a CONNECT ends.
@@ -89,24 +95,22 @@ pub(crate) struct Informational(Arc<Mutex<InformationalQueue>>);
 struct InformationalQueue {
     arrived: Vec<ResponseHead>,
     passed: Vec<ResponseHead>,
-    /// Of the first one: Envoy counts no more of a try.
-    uncounted: Option<StatusCode>,
     total: usize,
 }
 
-impl Informational {
-    /// Hands one on; an error when there were too many.
-    fn push(&self, head: ResponseHead) -> Result<(), StreamReset> {
+impl OnInformational for Informational {
+    fn informational(&self, head: ResponseHead) -> Result<(), StreamReset> {
         let mut queue = self.0.lock();
         queue.total += 1;
         if queue.total > MAX_INFORMATIONAL {
             return Err(StreamReset::Protocol);
         }
-        queue.uncounted.get_or_insert(head.status);
         queue.arrived.push(head);
         Ok(())
     }
+}
 
+impl Informational {
     /// Hands on what has arrived, each head changed by whoever stands in the way.
     pub(crate) fn pass(&self, mut change: impl FnMut(&mut ResponseHead)) {
         let mut queue = self.0.lock();
@@ -118,11 +122,6 @@ impl Informational {
     /// What may go to the client.
     pub(crate) fn take(&self) -> Vec<ResponseHead> {
         std::mem::take(&mut self.0.lock().passed)
-    }
-
-    /// The status that counts of those that came since this was last asked.
-    pub(crate) fn take_status(&self) -> Option<StatusCode> {
-        self.0.lock().uncounted.take()
     }
 }
 
@@ -275,15 +274,16 @@ impl Drop for Open {
     }
 }
 
-/// A request that is under way on a connection.
+/// A request that is under way on a connection: until its response is whole, or it was reset.
 struct Active {
     cluster: Arc<Cluster>,
     _permit: Permit,
+    _host: InFlight,
 }
 
 impl Active {
     /// Takes a place among the cluster's requests; `None` when there is none left.
-    fn begin(cluster: &Arc<Cluster>, priority: RoutingPriority) -> Option<Self> {
+    fn begin(cluster: &Arc<Cluster>, host: &Host, priority: RoutingPriority) -> Option<Self> {
         let traffic = &cluster.stats().traffic;
         let Some(permit) = cluster.breakers(priority).acquire(Resource::Requests) else {
             traffic.upstream_rq_pending_overflow().inc();
@@ -291,7 +291,7 @@ impl Active {
         };
         traffic.upstream_rq_total().inc();
         traffic.upstream_rq_active().inc();
-        Some(Self { cluster: Arc::clone(cluster), _permit: permit })
+        Some(Self { cluster: Arc::clone(cluster), _permit: permit, _host: host.begin_request() })
     }
 }
 
@@ -306,6 +306,8 @@ struct Pending {
     cluster: Arc<Cluster>,
     _permit: Permit,
     _host: Waiting,
+    /// Its connection came, or cannot be made.
+    settled: bool,
 }
 
 impl Pending {
@@ -317,13 +319,26 @@ impl Pending {
         };
         traffic.upstream_rq_pending_total().inc();
         traffic.upstream_rq_pending_active().inc();
-        Some(Self { cluster: Arc::clone(cluster), _permit: permit, _host: host.state.wait() })
+        Some(Self { cluster: Arc::clone(cluster), _permit: permit, _host: host.state.wait(), settled: false })
+    }
+
+    /// Takes what the pool had to say; whoever stops waiting before that has cancelled.
+    fn settle<T>(mut self, result: Result<T, PoolError>) -> Result<T, PoolError> {
+        self.settled = true;
+        if result.is_err() {
+            self.cluster.stats().traffic.upstream_rq_pending_failure_eject().inc();
+        }
+        result
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.cluster.stats().traffic.upstream_rq_pending_active().dec();
+        let traffic = &self.cluster.stats().traffic;
+        traffic.upstream_rq_pending_active().dec();
+        if !self.settled {
+            traffic.upstream_rq_cancelled().inc();
+        }
     }
 }
 

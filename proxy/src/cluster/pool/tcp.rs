@@ -48,17 +48,9 @@ pub(crate) async fn connect_tcp(
     let pending = Pending::begin(cluster, host, priority).ok_or(PoolError::Overflow)?;
     let mut open = Open::new(cluster, host, permit);
     let connected = connect::connect(cluster, host).await;
-    drop(pending);
-    match connected {
-        Ok((transport, facts)) => {
-            // All of a connection is one request.
-            (open.busy, open.requests) = (true, 1);
-            let active = Active::begin(cluster, priority).ok_or(PoolError::Overflow)?;
-            Ok(TcpLease { transport, facts, _open: open, _active: active })
-        }
-        Err(error) => {
-            cluster.stats().traffic.upstream_rq_pending_failure_eject().inc();
-            Err(count_connect_failure(cluster, host, &error))
-        }
-    }
+    let (transport, facts) = pending.settle(connected.map_err(|error| count_connect_failure(cluster, host, &error)))?;
+    // All of a connection is one request.
+    (open.busy, open.requests) = (true, 1);
+    let active = Active::begin(cluster, host, priority).ok_or(PoolError::Overflow)?;
+    Ok(TcpLease { transport, facts, _open: open, _active: active })
 }

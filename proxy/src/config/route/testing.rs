@@ -40,8 +40,7 @@ impl CoverageSource for All {
 }
 
 /// Fields that are compiled here and refused by the audit until the router acts on them.
-const COMPILED_ONLY: &[&str] =
-    &["virtual_clusters", "hedge_policy", "stat_prefix", "flush_timeout", "per_try_idle_timeout"];
+const COMPILED_ONLY: &[&str] = &["virtual_clusters", "stat_prefix", "flush_timeout"];
 
 /// Runs all stages on a route configuration in YAML; tells the clusters that it needs.
 pub(super) fn try_table(

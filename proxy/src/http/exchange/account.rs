@@ -10,7 +10,6 @@ use tidegate_filters::http::ResponseHead;
 use super::{Connection, Exchange};
 use crate::http::access_logs::{self, Heads};
 use crate::http::downstream::Downstream;
-use crate::http::router::upstream_log;
 
 /// A 100 counts as a response too.
 pub(crate) fn count_informational(connection: &Connection) {
@@ -34,7 +33,7 @@ impl Exchange<'_> {
         let info = &mut self.stream.info;
         info.end = Some(now);
         if let Some(progress) = &self.progress {
-            info.bytes.body_received = progress.bytes();
+            info.bytes.body_received = progress.bytes() + self.resent_bytes;
             info.bytes.wire_received += progress.bytes();
             info.timings.last_downstream_rx = Some(progress.last());
         }
@@ -51,9 +50,6 @@ impl Exchange<'_> {
             self.connection.listener_stats.count_response(status);
         }
         self.complete_filters();
-        if let Some(head) = &self.answered {
-            upstream_log::write_last(self.connection, &self.request.head, head, &self.stream);
-        }
         self.log(AccessLogType::DownstreamEnd, response.as_ref());
     }
 

@@ -146,6 +146,6 @@ impl Exchange<'_> {
         self.closes |= reply.close;
         let rules = &self.connection.hcm.local_replies;
         let response = local_reply::respond(rules, reply, (Some(&self.request.head), self.grpc), &mut self.stream.info);
-        Produced { response, pump: None, deadline: None, upgraded: false, redirect: None }
+        Produced::local(response)
     }
 }

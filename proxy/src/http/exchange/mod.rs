@@ -13,13 +13,11 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::{Method, StatusCode, Version};
 use tidegate_filters::connection::ConnectionInfo;
-use tidegate_filters::http::{
-    Body, HttpFilter, LocalReply, Request, RequestHead, Response, ResponseHead, StreamContext,
-};
+use tidegate_filters::http::{Body, HttpFilter, LocalReply, Request, RequestHead, Response, StreamContext};
 use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 
 pub(crate) use self::account::count_informational;
@@ -31,7 +29,7 @@ use super::limits::Limits;
 use super::local_reply;
 use super::options::{FilterSlot, HttpConnectionManager};
 use super::progress::{Counted, Progress};
-use super::router::{self, Pump, Redirected, UpstreamFilters};
+use super::router::{self, Answer, Forwarded, Pump, Served, UpstreamFilters};
 use super::stats::ListenerHttpStats;
 use super::timers::Timers;
 use crate::app::Shared;
@@ -65,11 +63,33 @@ pub(crate) enum Finished {
 struct Produced {
     response: Response,
     pump: Option<Pump>,
-    /// When the route's timeout ends the response.
-    deadline: Option<Instant>,
+    /// How long the whole may take from the end of the request on, which is not before this moment.
+    limit: Option<(Instant, Duration)>,
     upgraded: bool,
-    /// The upstream redirects, and the route says that we may follow.
-    redirect: Option<Box<Redirected>>,
+    /// What is owed for an upstream's response.
+    served: Option<Served>,
+}
+
+impl Produced {
+    /// One that the proxy made.
+    fn local(response: Response) -> Self {
+        Self { response, pump: None, limit: None, upgraded: false, served: None }
+    }
+}
+
+impl From<Forwarded> for Produced {
+    fn from(forwarded: Forwarded) -> Self {
+        let Forwarded { response, pump, limit, upgraded, served } = forwarded;
+        Self { response, pump, limit, upgraded, served: Some(served) }
+    }
+}
+
+/// Why an exchange goes its way once more.
+enum Anew {
+    /// An upstream's redirect is followed.
+    Redirected,
+    /// A filter asked for it.
+    Recreated,
 }
 
 struct Exchange<'a> {
@@ -87,8 +107,6 @@ struct Exchange<'a> {
     upstream_filters: UpstreamFilters,
     progress: Option<Arc<Progress>>,
     periodic: Option<Arc<Periodic>>,
-    /// The head that the upstream sent, kept for its log.
-    answered: Option<Box<ResponseHead>>,
     informational: Informational,
     limits: &'a Limits,
     /// The bytes never became a request: there is nothing of it to log.
@@ -105,6 +123,8 @@ struct Exchange<'a> {
     recreated: u32,
     /// The response's, kept for the logs.
     trailers: Option<http::HeaderMap>,
+    /// Bytes of the request's body that internal redirects sent again: Envoy takes them for received anew.
+    resent_bytes: u64,
 }
 
 /// Serves one request to its end. `request.head` is what the codec decoded; nothing of it has been trusted yet.
@@ -176,7 +196,7 @@ pub(crate) async fn reply_to_bad_request<D: Downstream>(
     let reply = LocalReply { flags: ResponseFlags::empty(), ..reply };
     let response = local_reply::respond(&connection.hcm.local_replies, reply, (None, false), &mut exchange.stream.info);
     exchange.stream.info.flags |= flags;
-    let produced = Produced { response, pump: None, deadline: None, upgraded: false, redirect: None };
+    let produced = Produced::local(response);
     let timers = exchange.timers();
     down.close_after();
     exchange.send(produced, timers, down).await
@@ -233,7 +253,6 @@ impl<'a> Exchange<'a> {
             upstream_filters: UpstreamFilters::default(),
             progress,
             periodic,
-            answered: None,
             informational: Informational::default(),
             limits,
             undecoded: false,
@@ -243,6 +262,7 @@ impl<'a> Exchange<'a> {
             responding: false,
             recreated: 0,
             trailers: None,
+            resent_bytes: 0,
         }
     }
 
@@ -260,38 +280,37 @@ impl<'a> Exchange<'a> {
             return self.produce_reply(*reply).await;
         }
         loop {
-            let Some(produced) = self.produce_once().await else {
-                self.recreate();
-                continue;
-            };
-            match self.follow_redirect(produced) {
-                Ok(()) => {}
-                Err(produced) => return *produced,
+            match self.produce_once().await {
+                Ok(produced) => return produced,
+                Err(Anew::Redirected) => {}
+                Err(Anew::Recreated) => self.recreate(),
             }
         }
     }
 
-    /// From the configuration to a response; again for each internal redirect. `None` when a filter wants it anew.
-    async fn produce_once(&mut self) -> Option<Produced> {
+    /// From the configuration to a response; again for each internal redirect that is followed, and when a filter wants
+    /// it anew.
+    async fn produce_once(&mut self) -> Result<Produced, Anew> {
         self.snapshot = Some(self.connection.shared.snapshot());
         self.choose_route();
         self.log_beginning();
         if let Err(reply) = self.choose_chain() {
-            return Some(self.produce_reply(*reply).await);
+            return Ok(self.produce_reply(*reply).await);
         }
         match self.filter_request().await {
             Ok(()) => {}
-            Err(Stop::Recreate) => return None,
-            Err(Stop::Reply(reply)) => return Some(self.produce_reply(*reply).await),
+            Err(Stop::Recreate) => return Err(Anew::Recreated),
+            Err(Stop::Reply(reply)) => return Ok(self.produce_reply(*reply).await),
         }
-        match self.forward().await {
-            Ok(produced) if produced.redirect.is_some() => Some(produced),
-            Ok(produced) => self.filter_response(produced).await,
-            Err(reply) => Some(self.produce_reply(*reply).await),
-        }
+        let forwarded = match self.forward().await {
+            Ok(Answer::Response(forwarded)) => forwarded,
+            Ok(Answer::Redirect(redirected)) => self.follow_redirect(*redirected).ok_or(Anew::Redirected)?,
+            Err(reply) => return Ok(self.produce_reply(*reply).await),
+        };
+        self.filter_response(forwarded.into()).await.ok_or(Anew::Recreated)
     }
 
-    async fn forward(&mut self) -> Result<Produced, Box<LocalReply>> {
+    async fn forward(&mut self) -> Result<Answer, Box<LocalReply>> {
         let Some(snapshot) = self.snapshot.take() else {
             return Err(Box::new(LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "no_configuration")));
         };
@@ -325,28 +344,16 @@ impl<'a> Exchange<'a> {
             upstream_filters: &self.upstream_filters,
             periodic: self.periodic.clone(),
         };
-        let forwarded = {
-            let (filters, informational) = (&mut self.filters, &self.informational);
-            let mut forward = pin!(router::forward(job, &mut self.request, &mut self.stream));
-            std::future::poll_fn(|cx| {
-                let polled = forward.as_mut().poll(cx);
-                informational.pass(|head| {
-                    filters.iter_mut().rev().for_each(|(_, filter)| filter.on_informational(head));
-                });
-                polled
-            })
-            .await?
-        };
-        if !self.connection.hcm.upstream_logs.is_empty() {
-            self.answered = Some(Box::new(forwarded.response.head.clone()));
-        }
-        Ok(Produced {
-            response: forwarded.response,
-            pump: forwarded.pump,
-            deadline: forwarded.deadline,
-            upgraded: forwarded.upgraded,
-            redirect: forwarded.redirect,
+        let (filters, informational) = (&mut self.filters, &self.informational);
+        let mut forward = pin!(router::forward(job, &mut self.request, &mut self.stream));
+        std::future::poll_fn(|cx| {
+            let polled = forward.as_mut().poll(cx);
+            informational.pass(|head| {
+                filters.iter_mut().rev().for_each(|(_, filter)| filter.on_informational(head));
+            });
+            polled
         })
+        .await
     }
 
     /// Whether the request has arrived whole.

@@ -2,32 +2,25 @@
 //! It must not know which responses are redirects (the router's) nor what a policy allows (the route's).
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use http::StatusCode;
+use http::Version;
 use tidegate_filters::format::AccessLogType;
-use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
-use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
+use tidegate_filters::http::ResponseHead;
+use tidegate_filters::stream_info::{ResponseFlags, UpstreamInfo};
 
-use super::{Exchange, Produced};
+use super::Exchange;
 use crate::http::access_logs::{self, Heads};
 use crate::http::redirect;
-use crate::http::router::{Redirected, upstream_log};
-use crate::route::{Outcome, RedirectRefusal};
+use crate::http::router::{Forwarded, Redirected};
+use crate::route::RedirectRefusal;
 
 impl Exchange<'_> {
     /// Begins anew where an upstream's redirect leads, if the route wants that and nothing speaks against it; else the
     /// response goes to the client as it is.
-    pub(super) fn follow_redirect(&mut self, mut produced: Produced) -> Result<(), Box<Produced>> {
-        let Some(Redirected { target, body, cluster }) = produced.redirect.take().map(|redirect| *redirect) else {
-            return Err(Box::new(produced));
-        };
+    pub(super) fn follow_redirect(&mut self, redirected: Redirected) -> Option<Forwarded> {
+        let Redirected { target, body, unfinished } = redirected;
         let from = self.outcome.route().map(Arc::clone);
-        let response = std::mem::replace(
-            &mut produced.response,
-            Response { head: ResponseHead::new(StatusCode::OK), body: Body::Empty },
-        );
-        let hop = self.stream.info.clone();
         let before = std::mem::replace(&mut self.request.head, target.head.clone());
         self.snapshot = Some(self.connection.shared.snapshot());
         self.choose_route();
@@ -38,40 +31,54 @@ impl Exchange<'_> {
             Some((route, policy)) => policy.accepts(&route.entry.name, to.as_ref(), &target, &mut self.redirects),
             None => Err(RedirectRefusal::NoRoute),
         };
-        let traffic = &cluster.stats().traffic;
         if let Err(refusal) = accepted {
-            traffic.upstream_internal_redirect_failed_total().inc();
+            unfinished.count_redirect(false);
             redirect::count_refusal(&self.connection.hcm.router_stats, refusal);
             self.request.head = before;
-            if let Some(route) = from {
-                self.outcome = Outcome::Route(route);
-            }
-            self.stream.info = hop;
-            produced.response = response;
-            return Err(Box::new(produced));
+            return Some(unfinished.finish(&self.request.head, &mut self.stream));
         }
-        traffic.upstream_internal_redirect_succeeded_total().inc();
-        if let Some(head) = self.answered.take() {
-            upstream_log::write_last(self.connection, &before, &head, &self.stream);
-        }
-        self.log_hop(hop, &before, &response.head);
-        let _ = target.drop_body;
+        unfinished.count_redirect(true);
+        self.log_hop(unfinished.head());
         self.request.body = body;
         self.complete_filters();
         self.chain = Arc::clone(&self.connection.hcm.filters);
-        Ok(())
+        self.begin_anew(target.drop_body);
+        None
     }
 
-    /// Each redirect that is followed has a log line of its own.
-    pub(super) fn log_hop(&mut self, mut hop: StreamInfo, request: &RequestHead, response: &ResponseHead) {
-        hop.details = Some("internal_redirect".into());
-        hop.response_code = Some(response.status);
-        hop.end = Some(Instant::now());
-        let heads = Heads { request: Some(request), response: Some(response), ..Heads::default() };
-        access_logs::write(self.connection, AccessLogType::DownstreamEnd, &hop, heads);
+    /// Each redirect that is followed has a log line of its own; as in Envoy it already says where it leads.
+    fn log_hop(&mut self, response: &ResponseHead) {
         let info = &mut self.stream.info;
-        info.upstream = Default::default();
+        info.details = Some("internal_redirect".into());
+        info.response_code = Some(response.status);
+        info.end = Some(Instant::now());
+        if let Some(progress) = &self.progress {
+            info.bytes.body_received = progress.bytes() + self.resent_bytes;
+        }
+        let heads = Heads {
+            request: Some(&self.request.head),
+            response: Some(response),
+            route: self.stream.route.as_deref(),
+            ..Heads::default()
+        };
+        access_logs::write(self.connection, AccessLogType::DownstreamEnd, &self.stream.info, heads);
+    }
+
+    /// To the connection manager it is a new stream with the bytes of the old one.
+    fn begin_anew(&mut self, body_dropped: bool) {
+        let stats = &self.connection.hcm.stats;
+        stats.downstream_rq_total().inc();
+        match self.stream.info.protocol {
+            Some(Version::HTTP_2) => stats.downstream_rq_http2_total().inc(),
+            _ => stats.downstream_rq_http1_total().inc(),
+        }
+        if let Some(progress) = self.progress.as_ref().filter(|_| !body_dropped) {
+            self.resent_bytes += progress.bytes();
+        }
+        let info = &mut self.stream.info;
+        (info.start, info.start_time) = (Instant::now(), SystemTime::now());
+        info.upstream = UpstreamInfo::default();
         info.flags = ResponseFlags::empty();
-        info.details = None;
+        (info.details, info.response_code, info.end) = (None, None, None);
     }
 }

@@ -60,7 +60,8 @@ impl Exchange<'_> {
     /// The cluster of the route, as logs and filters see it from now on.
     fn note_cluster(&mut self) {
         let name = self.outcome.route().and_then(|route| route.cluster.as_deref());
-        let cluster = name.and_then(|name| self.snapshot.as_ref()?.clusters.get(name));
+        self.cluster = name.and_then(|name| self.snapshot.as_ref()?.clusters.get(name)).map(Arc::clone);
+        let cluster = self.cluster.as_ref();
         let upstream = &mut self.stream.info.upstream;
         upstream.cluster = cluster.map(|cluster| Arc::clone(cluster.name()));
         upstream.observability_name = cluster.map(|cluster| Arc::clone(cluster.config().observability_name()));

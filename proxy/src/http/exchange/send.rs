@@ -12,7 +12,8 @@ use super::{Exchange, Finished, Produced};
 use crate::http::downstream::{BodyLength, Downstream, Gone, ResetReason};
 use crate::http::relay::{Cut, relay};
 use crate::http::response_headers;
-use crate::http::timers::Timers;
+use crate::http::router::Served;
+use crate::http::timers::{Limit, Timers};
 
 /// How long a client may take for what is left of a response that was cut.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -35,14 +36,16 @@ impl Exchange<'_> {
         let length = body_length(&self.request.head, head, &produced);
         down.send_head(head, length);
         self.log_response(head, produced.upgraded);
-        timers.set_response_deadline(produced.deadline);
+        timers.set_response_limit(produced.limit);
         let mut pump = produced.pump.take();
         let mut body = std::mem::take(&mut produced.response.body);
+        let mut served = produced.served.take();
         let result = if length == BodyLength::None {
             body = Body::Empty;
             Ok(())
         } else {
-            let kept = (!hcm.access_logs.is_empty()).then_some(&mut self.trailers);
+            let wanted = !hcm.access_logs.is_empty() || served.as_ref().is_some_and(Served::wants_trailers);
+            let kept = wanted.then_some(&mut self.trailers);
             relay(&mut body, &mut pump, down, &mut timers, kept).await
         };
         let result = match result {
@@ -50,6 +53,9 @@ impl Exchange<'_> {
             Err(cut) => Err(cut),
         };
         drop(body);
+        if let Some(served) = &mut served {
+            self.settle(served, &result);
+        }
         self.count_sent(down);
         match result {
             Ok(()) => {
@@ -81,6 +87,18 @@ impl Exchange<'_> {
                 self.complete(Some(produced.response.head));
                 Finished::Cut
             }
+        }
+    }
+
+    /// What is owed for an upstream's response, by how it ended.
+    fn settle(&self, served: &mut Served, result: &Result<(), Cut>) {
+        match result {
+            Ok(()) => served.complete(self.trailers.as_ref()),
+            Err(Cut::TimedOut(Limit::Response)) => served.time_out(),
+            Err(Cut::Body(_)) if served.cut() => {
+                self.connection.hcm.router_stats.rq_reset_after_downstream_response_started().inc();
+            }
+            Err(_) => {}
         }
     }
 

@@ -1,78 +1,72 @@
-//! One try of a request: a host, a connection, the response's head. It must not know whether there will be another.
+//! One try of a request: a connection, the request upwards, the response's head. It must not know whether there will be
+//! another.
 
-use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use tidegate_filters::http::{Body, LocalReply, Request, RequestHead, StreamContext};
 
-use super::{Deadline, Shared, Tried, expires};
+use super::deadline::{expires, falls_silent};
+use super::read_ahead::ReadAhead;
+use super::upstream_log::TryLog;
+use super::{Shared, UpstreamFilters, failure, host};
 use crate::cluster::host::{Host, HostCounter};
-use crate::cluster::lb::{MetadataMatch, PickContext};
-use crate::cluster::pool::{PoolError, Stream, StreamRequest, StreamReset, Terminate};
+use crate::cluster::pool::{Begun, PoolError, Stream, StreamRequest, StreamReset, Terminate};
 use crate::http::progress::Watched;
-use crate::route::HostPredicate;
 
 /// Why a try gave no response.
 #[derive(Debug, Clone)]
 pub(super) enum Failure {
-    NoHealthyHost,
     Pool(PoolError),
+    /// A filter of the attempt has answered.
+    Replied(Box<LocalReply>),
     Reset(StreamReset),
     PerTryTimeout,
-    /// An upstream filter answers instead.
-    Replied(Box<LocalReply>),
+    PerTryIdleTimeout,
 }
 
-/// Sends the request to one host and waits for the response's head, within the limits of this try and of all.
-pub(super) async fn attempt(
-    shared: &Shared<'_>,
-    head: &mut RequestHead,
-    body: Body,
-    tried: &[Arc<Host>],
-    global: Pin<&mut (impl Deadline + ?Sized)>,
-    stream: &mut StreamContext,
-) -> Tried {
-    let cluster = &shared.cluster;
-    let Some(host) = choose_host(shared, tried) else {
-        cluster.stats().traffic.upstream_cx_none_healthy().inc();
-        return Tried::Failed(Failure::NoHealthyHost, None);
-    };
-    note_host(&host, stream);
-    let keep_original = !shared.connection.hcm.router.suppress_envoy_headers;
-    shared.route.finalize_host(head, &host.hostname, keep_original);
-    let per_try = pin!(expires(shared.timeouts.per_try, shared.progress.as_deref()));
-    let outcome = tokio::select! {
-        biased;
-        outcome = send_filtered(shared, &host, head, body, stream) => outcome,
-        () = global => return Tried::TimedOut(Some(host)),
-        () = per_try => {
-            cluster.stats().traffic.upstream_rq_per_try_timeout().inc();
-            host.state.count(HostCounter::RequestTimeout);
-            Err(Failure::PerTryTimeout)
-        }
-    };
-    match outcome {
-        Ok(begun) => Tried::Response(Box::new(begun), host),
-        Err(failure) => Tried::Failed(failure, Some(host)),
+impl Failure {
+    /// Whether a byte of the request may have reached the host.
+    pub(super) fn was_sent(&self) -> bool {
+        !matches!(self, Self::Pool(_) | Self::Replied(_))
     }
+
+    /// Whether it was the route's limit on one try.
+    pub(super) fn is_timeout(&self) -> bool {
+        matches!(self, Self::PerTryTimeout | Self::PerTryIdleTimeout)
+    }
+
+    /// Whether it is the host's: a breaker speaks for the cluster.
+    pub(super) fn names_host(&self) -> bool {
+        !matches!(self, Self::Pool(PoolError::Overflow))
+    }
+}
+
+/// One try.
+pub(super) struct Attempt<'t> {
+    pub host: &'t Arc<Host>,
+    pub head: &'t mut RequestHead,
+    pub body: Body,
+    /// Told when the try has its connection. With it, its own time is somebody else's to watch.
+    pub connected: Option<&'t OnceLock<Instant>>,
+    pub filters: &'t UpstreamFilters,
 }
 
 /// Sends the request through the filters that run once an attempt, if there are any.
-async fn send_filtered(
+pub(super) async fn attempt(
     shared: &Shared<'_>,
-    host: &Arc<Host>,
-    head: &mut RequestHead,
-    body: Body,
+    attempt: Attempt<'_>,
     stream: &mut StreamContext,
-) -> Result<crate::cluster::pool::Begun, Failure> {
+) -> Result<Begun, Failure> {
+    host::note(attempt.host, &mut stream.info.upstream);
     let own = &shared.cluster.config().upstream_filters;
     let chain = if own.0.is_empty() { &shared.connection.hcm.upstream_filters } else { own };
     if chain.0.is_empty() {
-        return send(shared, host, head, body, stream).await;
+        return send(shared, attempt, stream).await;
     }
+    let Attempt { host, head, body, connected, filters } = attempt;
     let mut request = Request { head: head.clone(), body };
-    let filters = shared.upstream_filters;
     let filtered = filters.on_request(chain, shared.route, &mut request, stream).await;
     // What they did to the head stays for the next attempt, as in Envoy.
     head.clone_from(&request.head);
@@ -82,19 +76,91 @@ async fn send_filtered(
     {
         request.body = Body::stream(Watched::new(request.body, Arc::clone(progress)));
     }
-    let mut begun = send(shared, host, head, request.body, stream).await?;
+    let attempt = Attempt { host, head, body: request.body, connected, filters };
+    let mut begun = send(shared, attempt, stream).await?;
     filters.on_response(&mut begun, stream).await.map_err(Failure::Replied)?;
     Ok(begun)
 }
 
-async fn send(
-    shared: &Shared<'_>,
-    host: &Arc<Host>,
-    head: &RequestHead,
-    body: Body,
-    stream: &mut StreamContext,
-) -> Result<crate::cluster::pool::Begun, Failure> {
-    let request = StreamRequest {
+/// Sends the request to one host and waits for the response's head, within the limits of this try.
+async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamContext) -> Result<Begun, Failure> {
+    let Attempt { host, head, body, connected, .. } = attempt;
+    let mut log = TryLog::begin(shared, head, stream);
+    let mut body = ReadAhead::new(body, shared.buffer_limit());
+    let opened = body.while_waiting(Stream::open(&request(shared, host, head, stream))).await;
+    let opened = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            match &error {
+                // A breaker speaks for the cluster, not for the host.
+                PoolError::Overflow => host::forget(&mut stream.info.upstream),
+                PoolError::Connect(reason) => {
+                    stream.info.upstream.transport_failure_reason = Some(Arc::clone(reason));
+                }
+                PoolError::Timeout => {}
+            }
+            let failure = Failure::Pool(error);
+            if let Some(log) = &mut log {
+                log.failed(failure::try_flag(&failure), stream);
+            }
+            return Err(failure);
+        }
+    };
+    host::note_connection(&opened, stream);
+    if let Some(periodic) = &shared.periodic {
+        periodic.note_info(stream);
+    }
+    let keep_original = !shared.connection.hcm.router.suppress_envoy_headers;
+    shared.route.finalize_host(head, &host.hostname, keep_original);
+    stream.info.timings.first_upstream_tx = Some(Instant::now());
+    let request = request(shared, host, head, stream);
+    let mut body = body.into_body();
+    if let Some(log) = &mut log {
+        body = log.count_sent(body);
+        log.connected(request.head, stream);
+    }
+    let sent = opened.send(&request, body);
+    let sent = async {
+        match connected {
+            Some(connected) => {
+                // Nobody else sets it.
+                let _ = connected.set(Instant::now());
+                sent.await.map_err(Failure::Reset)
+            }
+            None => within_limits(shared, host, sent).await,
+        }
+    };
+    let sent = match log {
+        Some(log) => logged(log, sent, stream).await,
+        None => sent.await,
+    };
+    if sent.is_ok() {
+        stream.info.timings.first_upstream_rx = Some(Instant::now());
+    }
+    sent
+}
+
+/// What the try comes to goes into its log.
+async fn logged(
+    mut log: Box<TryLog>,
+    sent: impl Future<Output = Result<Begun, Failure>>,
+    stream: &StreamContext,
+) -> Result<Begun, Failure> {
+    let mut sent = log.while_waiting(sent).await;
+    match &mut sent {
+        Ok(begun) => log.begun(begun),
+        Err(failure) => log.failed(failure::try_flag(failure), stream),
+    }
+    sent
+}
+
+fn request<'r>(
+    shared: &'r Shared<'_>,
+    host: &'r Arc<Host>,
+    head: &'r RequestHead,
+    stream: &StreamContext,
+) -> StreamRequest<'r> {
+    StreamRequest {
         cluster: &shared.cluster,
         host,
         priority: shared.action.priority,
@@ -102,47 +168,37 @@ async fn send(
         downstream: stream.info.protocol.unwrap_or(http::Version::HTTP_11),
         tunnel: shared.tunnel,
         terminate: terminate(shared, head, stream),
-        informational: &shared.informational,
-    };
-    let opened = match Stream::open(&request).await {
-        Ok(opened) => opened,
-        Err(error) => {
-            if let PoolError::Connect(reason) = &error {
-                stream.info.upstream.transport_failure_reason = Some(Arc::clone(reason));
-            }
-            return Err(Failure::Pool(error));
-        }
-    };
-    note_connection(&opened, stream);
-    if let Some(periodic) = &shared.periodic {
-        periodic.note_info(stream);
-    }
-    let _in_flight = host.begin_request();
-    stream.info.timings.first_upstream_tx = Some(Instant::now());
-    let outcome = opened.send(&request, body).await;
-    count_informational(shared, stream);
-    match outcome {
-        Ok(begun) => {
-            stream.info.timings.first_upstream_rx = Some(Instant::now());
-            let error = begun.response.head.status.is_server_error();
-            host.state.count(if error { HostCounter::RequestError } else { HostCounter::RequestSuccess });
-            Ok(begun)
-        }
-        Err(reset) => {
-            host.state.count(HostCounter::RequestError);
-            shared.cluster.stats().traffic.upstream_rq_rx_reset().inc();
-            Err(Failure::Reset(reset))
-        }
+        informational: shared,
     }
 }
 
-/// An informational response is a response too.
-fn count_informational(shared: &Shared<'_>, stream: &StreamContext) {
-    let stats = shared.cluster.stats();
-    if let Some(status) = shared.informational.take_status() {
-        stats.traffic.upstream_rq_completed().inc();
-        stats.codes.count(status, stream.info.internal_request);
+/// Both limits begin once there is a connection and the request is whole.
+async fn within_limits(
+    shared: &Shared<'_>,
+    host: &Host,
+    sent: impl Future<Output = Result<Begun, StreamReset>>,
+) -> Result<Begun, Failure> {
+    let limits = &shared.timeouts;
+    if limits.per_try.is_none() && limits.per_try_idle.is_none() {
+        return sent.await.map_err(Failure::Reset);
     }
+    let per_try = pin!(expires(limits.per_try, shared.progress.as_deref()));
+    let idle = pin!(falls_silent(limits.per_try_idle, shared));
+    let traffic = &shared.cluster.stats().traffic;
+    let failure = tokio::select! {
+        biased;
+        sent = sent => return sent.map_err(Failure::Reset),
+        () = per_try => {
+            traffic.upstream_rq_per_try_timeout().inc();
+            Failure::PerTryTimeout
+        }
+        () = idle => {
+            traffic.upstream_rq_per_try_idle_timeout().inc();
+            Failure::PerTryIdleTimeout
+        }
+    };
+    host.state.count(HostCounter::RequestTimeout);
+    Err(failure)
 }
 
 /// Whether the request's payload leaves HTTP here (`connect_config`), and what goes before it.
@@ -151,51 +207,4 @@ fn terminate(shared: &Shared<'_>, head: &RequestHead, stream: &StreamContext) ->
     let connection = &stream.info.connection;
     let header = |version| crate::tcp::proxy_header(version, &connection.remote, &connection.local);
     Some(Terminate { first: config.proxy_protocol.map(header) })
-}
-
-fn choose_host(shared: &Shared<'_>, tried: &[Arc<Host>]) -> Option<Arc<Host>> {
-    let policy = &shared.action.retry;
-    let unwanted = |host: &Host| {
-        policy.host_predicates.iter().any(|predicate| match predicate {
-            HostPredicate::Previous => tried.iter().any(|before| before.state.id == host.state.id),
-            HostPredicate::Canary => host.canary,
-            HostPredicate::Metadata(wanted) => host
-                .metadata
-                .namespace("envoy.lb")
-                .is_some_and(|metadata| wanted.iter().all(|(key, value)| metadata.get(key) == Some(value))),
-        })
-    };
-    let mut context = PickContext::new(shared.cluster.next_sequence(), rand::random());
-    context.hash = shared.hash;
-    if !tried.is_empty() && !policy.host_predicates.is_empty() {
-        context.excluded = Some(&unwanted);
-        context.retries = policy.host_attempts;
-    }
-    let cluster = &shared.cluster;
-    let divided = cluster.config().balancing.subsets.is_some();
-    let wanted = shared.route.metadata_match().filter(|_| divided).map(|wanted| MetadataMatch::new(&wanted.0));
-    context.metadata_match = wanted.as_ref();
-    let priorities = tried.iter().map(|host| host.priority);
-    let loads = policy.priority.and_then(|previous| cluster.hosts().loads_after(priorities, previous.update_frequency));
-    context.priority_loads = loads.as_ref();
-    cluster.pick(&context, None).map(|picked| picked.host)
-}
-
-fn note_host(host: &Arc<Host>, stream: &mut StreamContext) {
-    let upstream = &mut stream.info.upstream;
-    upstream.host = Some(host.address.clone());
-    upstream.host_name = Some(Arc::clone(&host.hostname));
-    upstream.locality = Some(Arc::clone(&host.locality));
-    upstream.host_metadata = Some(Arc::clone(&host.metadata));
-    upstream.attempts += 1;
-}
-
-fn note_connection(opened: &Stream, stream: &mut StreamContext) {
-    let facts = opened.facts();
-    let upstream = &mut stream.info.upstream;
-    upstream.local_address.clone_from(&facts.local);
-    upstream.connection_id = Some(facts.id);
-    upstream.protocol = (!matches!(opened, Stream::Tcp(_))).then_some(facts.protocol);
-    stream.info.timings.upstream_connect_start = Some(facts.connect_start);
-    stream.info.timings.upstream_connect_complete = Some(facts.connected);
 }

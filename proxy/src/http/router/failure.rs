@@ -1,20 +1,21 @@
-//! What a client is told when no try gave a response, in Envoy's words: status, body, flags, details.
-//! It must not know how tries are made.
+//! What a client is told when no try gave a response, in Envoy's words: status, body, flags, details; and what the
+//! cluster is charged for it. It must not know how tries are made.
 
 use std::borrow::Cow;
 
 use http::{HeaderValue, StatusCode};
-use tidegate_filters::http::LocalReply;
-use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
+use tidegate_filters::http::{LocalReply, StreamContext};
+use tidegate_filters::stream_info::ResponseFlags;
 
+use super::Shared;
 use super::attempt::Failure;
+use crate::cluster::host::{Host, HostCounter};
 use crate::cluster::pool::{PoolError, StreamReset};
-use crate::http::headers::X_ENVOY_OVERLOADED;
+use crate::http::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED};
 
 /// Envoy's names of a reset: reason, flag.
 fn reason(failure: &Failure) -> (&'static str, ResponseFlags) {
     match failure {
-        Failure::NoHealthyHost => ("no healthy upstream", ResponseFlags::NO_HEALTHY_UPSTREAM),
         Failure::Pool(PoolError::Overflow) => ("overflow", ResponseFlags::UPSTREAM_OVERFLOW),
         Failure::Pool(PoolError::Connect(_)) => {
             ("remote connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
@@ -26,36 +27,101 @@ fn reason(failure: &Failure) -> (&'static str, ResponseFlags) {
         Failure::Reset(StreamReset::Remote(_)) => ("remote reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
         Failure::Reset(StreamReset::Refused) => ("remote refused stream reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
         Failure::Replied(_) => ("local reply", ResponseFlags::empty()),
-        Failure::PerTryTimeout => ("local reset", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
+        Failure::PerTryTimeout | Failure::PerTryIdleTimeout => ("local reset", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
         Failure::Reset(StreamReset::Protocol) => ("protocol error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR),
     }
 }
 
-/// The reply to a request whose last try failed.
-pub(super) fn reply(failure: &Failure, info: &mut StreamInfo) -> LocalReply {
-    let (reason, flag) = reason(failure);
-    if matches!(failure, Failure::NoHealthyHost) {
-        return LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
-            .body("no healthy upstream")
-            .flag(flag);
+/// The flag of the try alone, for its log.
+pub(super) fn try_flag(failure: &Failure) -> ResponseFlags {
+    match failure {
+        Failure::PerTryIdleTimeout => ResponseFlags::STREAM_IDLE_TIMEOUT,
+        other => reason(other).1,
     }
-    let transport = info.upstream.transport_failure_reason.as_deref().filter(|text| !text.is_empty());
-    let body = format!("upstream connect error or disconnect/reset before headers. reset reason: {reason}");
-    let mut details = format!("upstream_reset_before_response_started{{{}", underscored(reason));
+}
+
+fn status(shared: &Shared<'_>, failure: &Failure) -> StatusCode {
+    match failure {
+        Failure::PerTryTimeout | Failure::PerTryIdleTimeout => shared.timeout_status,
+        Failure::Reset(StreamReset::Protocol) => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
+/// The try counts as failed.
+pub(super) fn charge(shared: &Shared<'_>, failure: &Failure, host: &Host) {
+    if matches!(failure, Failure::Replied(_)) {
+        return;
+    }
+    if shared.last_informational().is_none() {
+        shared.account.abort(status(shared, failure), Some(host).filter(|_| failure.names_host()));
+    }
+}
+
+/// The route's timeout struck while this try ran.
+pub(super) fn charge_timeout(shared: &Shared<'_>, host: &Host) {
+    shared.cluster.stats().traffic.upstream_rq_timeout().inc();
+    host.state.count(HostCounter::RequestTimeout);
+    if shared.last_informational().is_none() {
+        shared.account.abort(shared.timeout_status, Some(host));
+    }
+}
+
+/// The reply to a request whose last try failed.
+pub(super) fn reply(shared: &Shared<'_>, failure: &Failure, stream: &StreamContext) -> Box<LocalReply> {
+    match failure {
+        Failure::PerTryTimeout => return timeout(shared, "upstream_per_try_timeout", stream),
+        Failure::PerTryIdleTimeout => return timeout(shared, "upstream_per_try_idle_timeout", stream),
+        Failure::Replied(reply) => return reply.clone(),
+        Failure::Pool(_) | Failure::Reset(_) => {}
+    }
+    let (reason, flag) = reason(failure);
+    let upstream = &stream.info.upstream;
+    let retried = if upstream.attempts > 1 { "retried and the latest " } else { "" };
+    let body = format!("upstream connect error or disconnect/reset before headers. {retried}reset reason: {reason}");
+    let begun = if shared.last_informational().is_some() { "after" } else { "before" };
+    let mut details = format!("upstream_reset_{begun}_response_started{{{}", underscored(reason));
+    let transport = upstream.transport_failure_reason.as_deref().filter(|text| !text.is_empty());
     if let Some(transport) = transport.filter(|_| matches!(failure, Failure::Pool(PoolError::Connect(_)))) {
         details.push('|');
         details.push_str(&underscored(transport));
     }
     details.push('}');
-    let status = match failure {
-        Failure::Reset(StreamReset::Protocol) => StatusCode::BAD_GATEWAY,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let reply = LocalReply::new(status, details).body(body).flag(flag);
-    match failure {
-        Failure::Pool(PoolError::Overflow) => reply.header(X_ENVOY_OVERLOADED, HeaderValue::from_static("true")),
+    let reply = LocalReply::new(status(shared, failure), details).body(body).flag(flag);
+    let shows = !shared.connection.hcm.router.suppress_envoy_headers;
+    let reply = match failure {
+        Failure::Pool(PoolError::Overflow) if shows => {
+            reply.header(X_ENVOY_OVERLOADED, HeaderValue::from_static("true"))
+        }
         _ => reply,
-    }
+    };
+    with_attempts(shared, reply, stream)
+}
+
+/// The reply when the route's timeout has passed.
+pub(super) fn timed_out(shared: &Shared<'_>, stream: &StreamContext) -> Box<LocalReply> {
+    timeout(shared, "response_timeout", stream)
+}
+
+fn timeout(shared: &Shared<'_>, details: &'static str, stream: &StreamContext) -> Box<LocalReply> {
+    let reply = LocalReply::new(shared.timeout_status, details).flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
+    let plain = shared.timeout_status == StatusCode::GATEWAY_TIMEOUT;
+    with_attempts(shared, if plain { reply.body("upstream request timeout") } else { reply }, stream)
+}
+
+/// The reply when no host may be tried.
+pub(super) fn no_healthy_host(shared: &Shared<'_>, stream: &StreamContext) -> Box<LocalReply> {
+    shared.account.code(StatusCode::SERVICE_UNAVAILABLE, false, None);
+    let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
+        .body("no healthy upstream")
+        .flag(ResponseFlags::NO_HEALTHY_UPSTREAM);
+    with_attempts(shared, reply, stream)
+}
+
+fn with_attempts(shared: &Shared<'_>, reply: LocalReply, stream: &StreamContext) -> Box<LocalReply> {
+    let shown = shared.route.entry.virtual_host.attempts.count_downstream;
+    let attempts = HeaderValue::from(stream.info.upstream.attempts);
+    Box::new(if shown { reply.header(X_ENVOY_ATTEMPT_COUNT, attempts) } else { reply })
 }
 
 /// Details carry no white space.

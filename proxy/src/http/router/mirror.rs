@@ -1,17 +1,23 @@
 //! Copies of a request that go elsewhere too; nobody waits for their answers (`request_mirror_policies`).
 //! It must not know the request's own way.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_filters::http::{Body, RequestHead, StreamContext};
+use http::{HeaderValue, StatusCode};
+use tidegate_filters::http::{Body, RequestHead, ResponseHead, StreamContext};
 
 use super::Shared;
+use super::charge::{Account, is_canary};
 use super::replay::Replay;
 use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::RoutingPriority;
+use crate::cluster::host::{Host, HostCounter};
 use crate::cluster::lb::PickContext;
-use crate::cluster::pool::{Informational, Stream, StreamRequest};
+use crate::cluster::pool::{OnInformational, Stream, StreamRequest, StreamReset};
+use crate::http::headers::{X_ENVOY_INTERNAL, X_FORWARDED_FOR};
+use crate::http::request_headers::{append_to_list, ip_value};
 use crate::snapshot::Snapshot;
 
 /// A copy whose answer has not ended by then is given up, where the route bounds nothing.
@@ -31,6 +37,7 @@ pub(super) fn send_all(
         let Some(cluster) = snapshot.clusters.get(&*name).map(Arc::clone) else { continue };
         let mut copy = head.clone();
         policy.finalize(&mut copy, &stream.info);
+        come_from_us(&mut copy, shared.connection.shared.node_address());
         let body = match body {
             Some(body) => match body.reader() {
                 Some(body) => body,
@@ -39,30 +46,61 @@ pub(super) fn send_all(
             None => Body::Empty,
         };
         let limit = shared.timeouts.global.unwrap_or(UNBOUNDED);
+        // Who mirrors is one of us, whoever the client is.
+        let account = Account { cluster, internal: true, alternative: None, ..shared.account.clone() };
         // It ends by itself: with its answer, or with its time.
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(limit, send(cluster, copy, body)).await;
+            if tokio::time::timeout(limit, send(&account, copy, body)).await.is_err() {
+                account.cluster.stats().traffic.upstream_rq_timeout().inc();
+                account.abort(StatusCode::GATEWAY_TIMEOUT, None);
+            }
         });
     }
 }
 
-async fn send(cluster: Arc<Cluster>, head: RequestHead, body: Body) {
-    let Some(host) = choose(&cluster) else { return };
-    let informational = Informational::default();
+/// The proxy itself sends the copy, and says so.
+fn come_from_us(head: &mut RequestHead, node: Option<IpAddr>) {
+    head.headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    if let Some(node) = node {
+        append_to_list(&mut head.headers, X_FORWARDED_FOR, &ip_value(node));
+    }
+}
+
+/// Nobody is told of a copy's informational responses.
+struct Nobody;
+
+impl OnInformational for Nobody {
+    fn informational(&self, _: ResponseHead) -> Result<(), StreamReset> {
+        Ok(())
+    }
+}
+
+async fn send(account: &Account, head: RequestHead, body: Body) {
+    let cluster = &account.cluster;
+    let Some(host) = choose(cluster) else {
+        cluster.stats().traffic.upstream_cx_none_healthy().inc();
+        return account.code(StatusCode::SERVICE_UNAVAILABLE, false, None);
+    };
     let request = StreamRequest {
-        cluster: &cluster,
+        cluster,
         host: &host,
         priority: RoutingPriority::Default,
         head: &head,
         downstream: head.version,
         tunnel: false,
         terminate: None,
-        informational: &informational,
+        informational: &Nobody,
     };
-    let Ok(stream) = Stream::open(&request).await else { return };
-    let _in_flight = host.begin_request();
-    let Ok(begun) = stream.send(&request, body).await else { return };
-    cluster.stats().codes.count(begun.response.head.status, false);
+    let begun = match Stream::open(&request).await {
+        Ok(stream) => stream.send(&request, body).await.ok(),
+        Err(_) => None,
+    };
+    let Some(begun) = begun else { return account.abort(StatusCode::SERVICE_UNAVAILABLE, Some(&host)) };
+    let status = begun.response.head.status;
+    account.code(status, is_canary(&begun.response.head.headers, &host), Some(&host));
+    if !status.is_server_error() {
+        host.state.count(HostCounter::RequestSuccess);
+    }
     let mut response = begun.response.body;
     let read = async { while let Some(Ok(_)) = response.frame().await {} };
     match begun.pump {
@@ -73,7 +111,7 @@ async fn send(cluster: Arc<Cluster>, head: RequestHead, body: Body) {
     }
 }
 
-fn choose(cluster: &Cluster) -> Option<Arc<crate::cluster::host::Host>> {
+fn choose(cluster: &Cluster) -> Option<Arc<Host>> {
     let context = PickContext::new(cluster.next_sequence(), rand::random());
     cluster.pick(&context, None).map(|picked| picked.host)
 }

@@ -86,8 +86,7 @@ impl State {
 
     /// Reads one piece more; `Pending` also while a slower reader holds too much.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.kept_bytes > self.limit_bytes {
-            self.overflowed = true;
+        if self.overflowed {
             self.drop_read();
             if self.kept_bytes > self.limit_bytes {
                 self.waiting.push(cx.waker().clone());
@@ -104,6 +103,7 @@ impl State {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(data) => {
                     self.kept_bytes += data.len();
+                    self.overflowed |= self.kept_bytes > self.limit_bytes;
                     self.pieces.push_back(data);
                     if self.source.is_end() {
                         self.end = Some(Ok(()));

@@ -29,6 +29,7 @@ pub(super) struct Retries<'a> {
     permit: Option<Permit>,
     next_back_off: Duration,
     max_back_off: Duration,
+    runtime: &'a dyn Runtime,
 }
 
 /// What becomes of a try that could be repeated.
@@ -50,7 +51,7 @@ impl<'a> Retries<'a> {
         request: RequestRetries,
         cluster: &'a Arc<Cluster>,
         priority: RoutingPriority,
-        runtime: &dyn Runtime,
+        runtime: &'a dyn Runtime,
     ) -> Self {
         let by_runtime = || runtime.integer("upstream.base_retry_backoff_ms").map(Duration::from_millis);
         let base = policy.back_off.base.or_else(by_runtime).unwrap_or(BASE);
@@ -63,6 +64,7 @@ impl<'a> Retries<'a> {
             cluster,
             priority,
             permit: None,
+            runtime,
         }
     }
 
@@ -80,12 +82,17 @@ impl<'a> Retries<'a> {
         self.decide(wanted, None, random)
     }
 
+    /// A try takes too long and goes on; another beside it is always wanted.
+    pub(super) fn after_slowness(&mut self, random: u64) -> Decision {
+        self.decide(true, None, random)
+    }
+
     fn decide(&mut self, wanted: bool, wait: Option<Duration>, random: u64) -> Decision {
         let stats = &self.cluster.stats().traffic;
-        if self.permit.take().is_some() && !wanted {
-            stats.upstream_rq_retry_success().inc();
-        }
         if !wanted {
+            if self.permit.take().is_some() {
+                stats.upstream_rq_retry_success().inc();
+            }
             return Decision::Final;
         }
         if self.left == 0 {
@@ -93,18 +100,27 @@ impl<'a> Retries<'a> {
             return Decision::Exhausted;
         }
         self.left -= 1;
+        self.permit = None;
         let Some(permit) = self.cluster.breakers(self.priority).acquire(Resource::Retries) else {
             stats.upstream_rq_retry_overflow().inc();
             return Decision::Overflow;
         };
+        if !self.enabled(random) {
+            return Decision::Final;
+        }
         self.permit = Some(permit);
         stats.upstream_rq_retry().inc();
         if let Some(wait) = wait {
             stats.upstream_rq_retry_backoff_ratelimited().inc();
-            return Decision::Again(wait);
+            return Decision::Again(jittered(wait, random));
         }
         stats.upstream_rq_retry_backoff_exponential().inc();
         Decision::Again(self.back_off(random))
+    }
+
+    /// The runtime's `upstream.use_retry`, a percentage.
+    fn enabled(&self, random: u64) -> bool {
+        self.runtime.integer("upstream.use_retry").is_none_or(|percent| random % 100 < percent)
     }
 
     /// Full jitter below an interval that doubles up to its limit.
@@ -115,7 +131,7 @@ impl<'a> Retries<'a> {
         Duration::from_millis(random % millis)
     }
 
-    fn wants_response(&self, head: &ResponseHead) -> bool {
+    pub(super) fn wants_response(&self, head: &ResponseHead) -> bool {
         let on = self.request.on;
         if head.headers.contains_key(&X_ENVOY_RATELIMITED) {
             return on.has(RetryOn::ENVOY_RATELIMITED);
@@ -151,7 +167,7 @@ impl<'a> Retries<'a> {
     fn wants_failure(&self, failure: &Failure, sent: bool) -> bool {
         let on = self.request.on;
         match failure {
-            Failure::Replied(_) | Failure::NoHealthyHost | Failure::Pool(PoolError::Overflow) => return false,
+            Failure::Replied(_) | Failure::Pool(PoolError::Overflow) => return false,
             Failure::Pool(PoolError::Connect(_) | PoolError::Timeout) if on.has(RetryOn::CONNECT_FAILURE) => {
                 return true;
             }
@@ -163,6 +179,12 @@ impl<'a> Retries<'a> {
             || on.has(RetryOn::GATEWAY_ERROR)
             || on.has(RetryOn::RESET_BEFORE_REQUEST) && !sent
     }
+}
+
+/// Up to half as long again, so that clients who were told the same do not come at the same moment.
+fn jittered(wait: Duration, random: u64) -> Duration {
+    let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    wait + Duration::from_millis(random % (millis / 2).max(1))
 }
 
 /// How long the response asks to wait, by the first reset header that says so within bounds.

@@ -1,0 +1,49 @@
+//! What keeps requests from a cluster before any host is looked at. It must not know hosts.
+
+use http::{HeaderValue, StatusCode};
+use tidegate_filters::http::{LocalReply, StreamContext};
+use tidegate_filters::stream_info::ResponseFlags;
+
+use super::Job;
+use super::charge::Account;
+use crate::http::headers::X_ENVOY_OVERLOADED;
+use crate::route::{ClusterSelector, ForwardAction};
+
+/// The reply where the route's cluster is not there.
+pub(super) fn not_found(job: &Job<'_>, action: &ForwardAction) -> Box<LocalReply> {
+    job.connection.hcm.router_stats.no_cluster().inc();
+    // A header that names no cluster is always a 503.
+    let named = job.route.cluster.as_deref().is_some_and(|name| !name.is_empty());
+    let status = if named || matches!(action.cluster, ClusterSelector::Tree(_)) {
+        action.cluster_not_found
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Box::new(LocalReply::new(status, "cluster_not_found").flag(ResponseFlags::NO_CLUSTER_FOUND))
+}
+
+/// Turns a request away while the cluster is in maintenance or its control plane sheds load.
+pub(super) fn admit(job: &Job<'_>, account: &Account, stream: &StreamContext) -> Result<(), Box<LocalReply>> {
+    let cluster = &account.cluster;
+    let runtime = job.connection.shared.runtime();
+    let maintenance = runtime.integer(&format!("upstream.maintenance_mode.{}", cluster.name()));
+    if maintenance.is_some_and(|percent| stream.random % 100 < percent) {
+        account.code(StatusCode::SERVICE_UNAVAILABLE, false, None);
+        cluster.stats().traffic.upstream_rq_maintenance_mode().inc();
+        let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "maintenance_mode")
+            .body("maintenance mode")
+            .flag(ResponseFlags::UPSTREAM_OVERFLOW);
+        let silent = job.connection.hcm.router.suppress_envoy_headers;
+        return Err(Box::new(if silent { reply } else { reply.header(X_ENVOY_OVERLOADED, TRUE) }));
+    }
+    if cluster.drops(runtime, stream.random) {
+        account.code(StatusCode::SERVICE_UNAVAILABLE, false, None);
+        let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "drop_overload")
+            .body("drop overload")
+            .flag(ResponseFlags::DROP_OVERLOAD);
+        return Err(Box::new(reply));
+    }
+    Ok(())
+}
+
+const TRUE: HeaderValue = HeaderValue::from_static("true");
