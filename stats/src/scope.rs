@@ -78,7 +78,12 @@ impl Scope {
     pub fn scope(&self, name: &str) -> Self {
         let name = sanitize(name);
         let dot = if name.is_empty() { "" } else { "." };
-        let prefix = format!("{}{name}{dot}", self.members.prefix);
+        self.verbatim(&format!("{name}{dot}"))
+    }
+
+    /// A scope below this one under a name that stays as it is written, up to its dot: some of Envoy's are not cleaned.
+    pub fn verbatim(&self, name: &str) -> Self {
+        let prefix = format!("{}{name}", self.members.prefix);
         Self { store: Arc::clone(&self.store), members: self.store.members(&prefix) }
     }
 

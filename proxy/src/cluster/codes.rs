@@ -126,7 +126,7 @@ impl RetryCodes {
 }
 
 /// The counters under one prefix. Reading them takes no lock, and before the first response there are none.
-struct Codes {
+pub(crate) struct Codes {
     /// The cluster's.
     scope: Scope,
     prefix: Box<str>,
@@ -149,7 +149,8 @@ struct Class {
 }
 
 impl Codes {
-    fn new(scope: &Scope, prefix: &str) -> Self {
+    /// Counts below a `prefix` in a `scope` that ends in a dot.
+    pub(crate) fn new(scope: &Scope, prefix: &str) -> Self {
         Self {
             scope: scope.clone(),
             prefix: prefix.into(),
@@ -160,7 +161,7 @@ impl Codes {
     }
 
     /// Codes outside of 100 to 599 count as completed only.
-    fn count(&self, status: StatusCode, without_codes: bool) {
+    pub(crate) fn count(&self, status: StatusCode, without_codes: bool) {
         let used = self.used.get_or_init(|| Box::new(self.first_use()));
         if let Some(completed) = &used.completed {
             completed.inc();
@@ -181,7 +182,8 @@ impl Codes {
         Used { scope, completed, classes: Default::default() }
     }
 
-    fn record_time(&self, millis: u64) {
+    /// How long a whole response took.
+    pub(crate) fn record_time(&self, millis: u64) {
         self.time.get_or_init(|| self.scope().histogram("upstream_rq_time", Unit::Milliseconds)).record(millis);
     }
 

@@ -14,6 +14,7 @@ use tidegate_filters::stream_info::StreamInfo;
 use super::forward::{ForwardAction, MetadataMatch, WeightedCluster};
 use super::redirect::{DirectResponse, Redirect};
 use super::rewrite::{self, HostRewrite};
+use super::tally::Tally;
 use super::{RouteMatch, VirtualHost};
 
 /// One route of a virtual host, everything in it compiled.
@@ -28,7 +29,7 @@ pub struct RouteEntry {
     pub response_headers: HeaderMutations,
     pub buffer_limit: BufferLimit,
     /// `stat_prefix`: counts under `vhost.<virtual host>.route.<stat_prefix>`.
-    pub stat_prefix: Option<Arc<str>>,
+    pub tally: Option<Arc<Tally>>,
     pub rate_limits: Vec<RateLimit>,
     pub include_virtual_host_rate_limits: bool,
     /// Of this route, its virtual host and its route configuration, merged.

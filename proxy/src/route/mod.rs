@@ -19,6 +19,7 @@ mod retry;
 mod rewrite;
 mod scope;
 mod table;
+mod tally;
 #[cfg(test)]
 mod testing;
 mod timeout;
@@ -44,6 +45,7 @@ pub use rewrite::{HostRewrite, PathRewrite, set_host};
 pub use scope::{Extract, HeaderFragment, ScopedRoutes};
 pub use table::{AttemptHeaders, RouteConfig, RouteTable, TlsRequirement, VirtualCluster, VirtualHost, route};
 pub(crate) use table::{Branch, Routes, TableBuilder};
+pub use tally::{Tallies, Tally};
 pub use tidegate_filters::http::HeaderMutations;
 pub use tidegate_filters::matching::Substitution;
 pub use timeout::{

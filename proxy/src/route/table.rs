@@ -14,6 +14,7 @@ use super::host_index::{DomainError, HostIndex, port_start};
 use super::input::{Outcome, RouteInput, Trace};
 use super::list::RouteList;
 use super::matcher::{Criterion, first};
+use super::tally::Tally;
 
 /// What all virtual hosts of a route configuration share.
 #[derive(Default)]
@@ -41,6 +42,7 @@ pub struct VirtualHost {
     pub response_headers: HeaderMutations,
     pub metadata: Metadata,
     pub attempts: AttemptHeaders,
+    /// Where there are any, the last one is `other`, which takes the rest.
     pub virtual_clusters: Vec<VirtualCluster>,
     pub rate_limits: Vec<RateLimit>,
 }
@@ -58,19 +60,16 @@ pub struct AttemptHeaders {
 
 /// `VirtualCluster`: requests that are counted together, under `vhost.<virtual host>.vcluster.<name>`.
 pub struct VirtualCluster {
-    pub name: Arc<str>,
+    /// As logs name it; `other` has no name there.
+    pub name: Option<Arc<str>>,
     pub headers: Vec<Criterion>,
+    pub tally: Arc<Tally>,
 }
 
 impl VirtualHost {
-    /// The virtual cluster of a request: the first that matches, else `other`; none where none is configured.
-    pub fn virtual_cluster(&self, input: &RouteInput<'_>) -> Option<&str> {
-        let matches = |cluster: &&VirtualCluster| cluster.headers.iter().all(|criterion| criterion.holds(input));
-        match self.virtual_clusters.iter().find(matches) {
-            Some(cluster) => Some(&cluster.name),
-            None if self.virtual_clusters.is_empty() => None,
-            None => Some("other"),
-        }
+    /// The virtual cluster of a request: the first that matches; none where none is configured.
+    pub fn virtual_cluster(&self, input: &RouteInput<'_>) -> Option<&VirtualCluster> {
+        self.virtual_clusters.iter().find(|cluster| cluster.headers.iter().all(|criterion| criterion.holds(input)))
     }
 }
 

@@ -69,7 +69,7 @@ pub(crate) fn entry(host: &Arc<VirtualHost>, spec: Spec) -> RouteEntry {
         request_headers: HeaderMutations::default(),
         response_headers: HeaderMutations::default(),
         buffer_limit: BufferLimit::default(),
-        stat_prefix: None,
+        tally: None,
         rate_limits: Vec::new(),
         include_virtual_host_rate_limits: false,
         overrides: Arc::new(Overrides::default()),

@@ -40,7 +40,7 @@ impl CoverageSource for All {
 }
 
 /// Fields that are compiled here and refused by the audit until the router acts on them.
-const COMPILED_ONLY: &[&str] = &["virtual_clusters", "stat_prefix", "flush_timeout"];
+const COMPILED_ONLY: &[&str] = &["flush_timeout"];
 
 /// Runs all stages on a route configuration in YAML; tells the clusters that it needs.
 pub(super) fn try_table(

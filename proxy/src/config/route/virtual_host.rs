@@ -14,7 +14,7 @@ use super::{Table, action, headers, matching, mirror, overrides, retry, tree, va
 use crate::config::values::wrapped_bool;
 use crate::route::{
     AttemptHeaders, BufferLimit, HedgePolicy, MirrorPolicy, RetryPolicy, RouteEntry, RouteList, RouteTable, Routes,
-    TableBuilder, TlsRequirement, VirtualCluster, VirtualHost,
+    TableBuilder, Tally, TlsRequirement, VirtualCluster, VirtualHost,
 };
 
 /// What every route of one virtual host is compiled with.
@@ -102,12 +102,14 @@ fn shared(proto: &HostProto, table: &Table<'_>, context: &mut CompileContext<'_>
             count_downstream: proto.include_attempt_count_in_response,
             timeout_retry: proto.include_is_timeout_retry_header,
         },
-        virtual_clusters: virtual_clusters(&proto.virtual_clusters, context)?,
+        virtual_clusters: virtual_clusters(&proto.name, &proto.virtual_clusters, context)?,
         rate_limits: RateLimit::compile_all("rate_limits", &proto.rate_limits, context)?,
     })
 }
 
+/// The virtual clusters of a host, and `other` after them.
 fn virtual_clusters(
+    host: &str,
     clusters: &[ClusterProto],
     context: &mut CompileContext<'_>,
 ) -> Result<Vec<VirtualCluster>, FieldError> {
@@ -117,10 +119,16 @@ fn virtual_clusters(
                 return Err(context.error_at("headers", "a virtual cluster must define headers"));
             }
             let headers = matching::headers("headers", &cluster.headers, context)?;
-            Ok(VirtualCluster { name: cluster.name.as_str().into(), headers })
+            let tally = Tally::of_virtual_cluster(&context.stats, host, &cluster.name);
+            Ok(VirtualCluster { name: Some(cluster.name.as_str().into()), headers, tally: tally.into() })
         })
     };
-    clusters.iter().enumerate().map(compile).collect()
+    let mut compiled: Vec<_> = clusters.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
+    if !compiled.is_empty() {
+        let tally = Tally::of_virtual_cluster(&context.stats, host, "other");
+        compiled.push(VirtualCluster { name: None, headers: Vec::new(), tally: tally.into() });
+    }
+    Ok(compiled)
 }
 
 /// Compiles the routes of one list.
@@ -176,7 +184,8 @@ pub(super) fn route(
             Some(route::Action::Route(action)) => wrapped_bool(action.include_vh_rate_limits.as_ref(), false),
             _ => false,
         },
-        stat_prefix: (!proto.stat_prefix.is_empty()).then(|| proto.stat_prefix.as_str().into()),
+        tally: (!proto.stat_prefix.is_empty())
+            .then(|| Arc::new(Tally::of_route(&context.stats, &host.host.name, &proto.stat_prefix))),
         overrides: overrides::merge(&levels),
     })
 }

@@ -50,6 +50,7 @@ impl Exchange<'_> {
         upstream.observability_name = cluster.map(|cluster| Arc::clone(cluster.config().observability_name()));
         upstream.cluster_metadata = cluster.map(|cluster| Arc::clone(&cluster.config().metadata));
         info.route_name = outcome.route().and_then(|route| route.name_shared());
+        info.virtual_cluster = None;
         info.virtual_host = outcome.virtual_host().map(|host| Arc::clone(&host.name));
         self.stream.route = outcome.route().map(|route| Arc::clone(route) as _);
         self.outcome = outcome;

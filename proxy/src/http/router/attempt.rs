@@ -106,6 +106,7 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
             return Err(failure);
         }
     };
+    shared.account.tallies.each(|tally| tally.requests.upstream_rq_total().inc());
     host::note_connection(&opened, stream);
     if let Some(periodic) = &shared.periodic {
         periodic.note_info(stream);

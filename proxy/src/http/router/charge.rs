@@ -9,6 +9,7 @@ use crate::cluster::Cluster;
 use crate::cluster::codes::{CodeStats, Sides};
 use crate::cluster::host::{Host, HostCounter};
 use crate::http::headers::X_ENVOY_UPSTREAM_CANARY;
+use crate::route::Tallies;
 
 /// To whose account the responses of one request go.
 #[derive(Clone)]
@@ -21,6 +22,8 @@ pub(super) struct Account {
     pub(super) without_codes: bool,
     /// `x-envoy-upstream-alt-stat-name`: counters beside the cluster's own.
     pub(super) alternative: Option<Box<str>>,
+    /// Virtual cluster and route.
+    pub(super) tallies: Tallies,
 }
 
 impl Account {
@@ -31,6 +34,7 @@ impl Account {
         }
         self.cluster.stats().traffic.upstream_rq_completed().inc();
         self.each(canary, |codes, sides| codes.count(status, sides));
+        self.tallies.each(|tally| tally.code(status));
         if let Some(host) = host.filter(|_| status.is_server_error()) {
             host.state.count(HostCounter::RequestError);
         }
@@ -44,10 +48,18 @@ impl Account {
         }
     }
 
+    /// The route's timeout struck while a try ran.
+    pub(super) fn time_out(&self, host: &Host) {
+        self.cluster.stats().traffic.upstream_rq_timeout().inc();
+        self.tallies.each(|tally| tally.requests.upstream_rq_timeout().inc());
+        host.state.count(HostCounter::RequestTimeout);
+    }
+
     /// How long it took from the end of the request to the end of the response.
     pub(super) fn time(&self, millis: u64, canary: bool) {
         if self.counts {
             self.each(canary, |codes, sides| codes.record_time(millis, sides));
+            self.tallies.each(|tally| tally.time(millis));
         }
     }
 

@@ -9,7 +9,7 @@ use tidegate_filters::stream_info::ResponseFlags;
 
 use super::Shared;
 use super::attempt::Failure;
-use crate::cluster::host::{Host, HostCounter};
+use crate::cluster::host::Host;
 use crate::cluster::pool::{PoolError, StreamReset};
 use crate::http::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED};
 
@@ -60,8 +60,7 @@ pub(super) fn charge(shared: &Shared<'_>, failure: &Failure, host: &Host) {
 
 /// The route's timeout struck while this try ran.
 pub(super) fn charge_timeout(shared: &Shared<'_>, host: &Host) {
-    shared.cluster.stats().traffic.upstream_rq_timeout().inc();
-    host.state.count(HostCounter::RequestTimeout);
+    shared.account.time_out(host);
     if shared.last_informational().is_none() {
         shared.account.abort(shared.timeout_status, Some(host));
     }

@@ -18,6 +18,7 @@ use crate::cluster::lb::PickContext;
 use crate::cluster::pool::{OnInformational, Stream, StreamRequest, StreamReset};
 use crate::http::headers::{X_ENVOY_INTERNAL, X_FORWARDED_FOR};
 use crate::http::request_headers::{append_to_list, ip_value};
+use crate::route::Tallies;
 use crate::snapshot::Snapshot;
 
 /// A copy whose answer has not ended by then is given up, where the route bounds nothing.
@@ -47,7 +48,13 @@ pub(super) fn send_all(
         };
         let limit = shared.timeouts.global.unwrap_or(UNBOUNDED);
         // Who mirrors is one of us, whoever the client is.
-        let account = Account { cluster, internal: true, alternative: None, ..shared.account.clone() };
+        let account = Account {
+            cluster,
+            internal: true,
+            alternative: None,
+            tallies: Tallies::default(),
+            ..shared.account.clone()
+        };
         // It ends by itself: with its answer, or with its time.
         tokio::spawn(async move {
             if tokio::time::timeout(limit, send(&account, copy, body)).await.is_err() {

@@ -42,7 +42,7 @@ use super::progress::Progress;
 use crate::cluster::Cluster;
 pub(crate) use crate::cluster::pool::Pump;
 use crate::cluster::pool::{Informational, OnInformational, StreamReset};
-use crate::route::{ForwardAction, RedirectHistory, RequestTimeouts, Route, RouteInput, TimeoutOptions};
+use crate::route::{ForwardAction, RedirectHistory, RequestTimeouts, Route, RouteInput, Tallies, TimeoutOptions};
 use crate::snapshot::Snapshot;
 
 /// One request to forward.
@@ -103,8 +103,9 @@ pub(crate) async fn forward(
     let snapshot = std::mem::take(&mut job.snapshot);
     let router = &hcm.router;
     let cluster = job.cluster.take().ok_or_else(|| cluster::not_found(&job, action))?;
+    let tallies = find_tallies(&job, request, stream);
     strict::check(&router.strict_headers, &request.head)?;
-    let account = open_account(&job, cluster, request, stream);
+    let account = open_account(&job, cluster, tallies, request, stream);
     cluster::admit(&job, &account, stream)?;
     let cookies = choose_hash(&job, action, request, stream);
     stream.info.upstream.attempts = 1;
@@ -125,8 +126,22 @@ pub(crate) async fn forward(
     })
 }
 
+/// Who counts a request beside its cluster. Logs name its virtual cluster.
+fn find_tallies(job: &Job<'_>, request: &Request, stream: &mut StreamContext) -> Tallies {
+    let entry = &job.route.entry;
+    let virtual_cluster = entry.virtual_host.virtual_cluster(&input(job, request, stream));
+    stream.info.virtual_cluster = virtual_cluster.and_then(|found| found.name.clone());
+    Tallies { virtual_cluster: virtual_cluster.map(|found| Arc::clone(&found.tally)), route: entry.tally.clone() }
+}
+
 /// Takes what a request says about its stats.
-fn open_account(job: &Job<'_>, cluster: Arc<Cluster>, request: &mut Request, stream: &StreamContext) -> Account {
+fn open_account(
+    job: &Job<'_>,
+    cluster: Arc<Cluster>,
+    tallies: Tallies,
+    request: &mut Request,
+    stream: &StreamContext,
+) -> Account {
     let router = &job.connection.hcm.router;
     let alternative = request.head.headers.remove(&X_ENVOY_UPSTREAM_ALT_STAT_NAME);
     let alternative = alternative.as_ref().and_then(|name| name.to_str().ok()).filter(|name| !name.is_empty());
@@ -136,6 +151,7 @@ fn open_account(job: &Job<'_>, cluster: Arc<Cluster>, request: &mut Request, str
         internal: stream.info.internal_request,
         without_codes: router.suppress_grpc_codes && request.head.is_grpc(),
         alternative: alternative.map(Box::from),
+        tallies,
     }
 }
 
@@ -149,7 +165,12 @@ fn choose_hash(
     if action.hash.is_empty() {
         return (None, Vec::new());
     }
-    let input = RouteInput {
+    let hashed = crate::route::hash(&action.hash, &input(job, request, stream));
+    (hashed.hash, hashed.cookies)
+}
+
+fn input<'i>(job: &'i Job<'_>, request: &'i Request, stream: &'i StreamContext) -> RouteInput<'i> {
+    RouteInput {
         head: &request.head,
         connection: &job.connection.info,
         remote: &stream.info.downstream_remote,
@@ -157,9 +178,7 @@ fn choose_hash(
         filter_state: &stream.info.filter_state,
         runtime: job.connection.shared.runtime(),
         random: stream.random,
-    };
-    let hashed = crate::route::hash(&action.hash, &input);
-    (hashed.hash, hashed.cookies)
+    }
 }
 
 /// Fixes the timeouts and makes the upstream's head of the client's.

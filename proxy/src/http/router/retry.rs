@@ -1,6 +1,5 @@
 //! Whether a try is repeated, and when (Envoy's `RetryStateImpl`). It must not know how tries are made, nor routes.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderValue};
@@ -8,7 +7,7 @@ use tidegate_filters::http::ResponseHead;
 use tidegate_filters::runtime::Runtime;
 
 use super::attempt::Failure;
-use crate::cluster::Cluster;
+use super::charge::Account;
 use crate::cluster::circuit_breaker::{Permit, Resource, RoutingPriority};
 use crate::cluster::pool::{PoolError, StreamReset};
 use crate::http::headers::{GRPC_STATUS, X_ENVOY_RATELIMITED};
@@ -23,7 +22,7 @@ pub(super) struct Retries<'a> {
     policy: &'a RetryPolicy,
     request: RequestRetries,
     left: u32,
-    cluster: &'a Arc<Cluster>,
+    account: &'a Account,
     priority: RoutingPriority,
     /// Held while a retry is under way.
     permit: Option<Permit>,
@@ -49,7 +48,7 @@ impl<'a> Retries<'a> {
     pub(super) fn new(
         policy: &'a RetryPolicy,
         request: RequestRetries,
-        cluster: &'a Arc<Cluster>,
+        account: &'a Account,
         priority: RoutingPriority,
         runtime: &'a dyn Runtime,
     ) -> Self {
@@ -61,7 +60,7 @@ impl<'a> Retries<'a> {
             max_back_off: policy.back_off.max.unwrap_or(base * 10),
             policy,
             request,
-            cluster,
+            account,
             priority,
             permit: None,
             runtime,
@@ -88,21 +87,25 @@ impl<'a> Retries<'a> {
     }
 
     fn decide(&mut self, wanted: bool, wait: Option<Duration>, random: u64) -> Decision {
-        let stats = &self.cluster.stats().traffic;
+        let Account { cluster, tallies, .. } = self.account;
+        let stats = &cluster.stats().traffic;
         if !wanted {
             if self.permit.take().is_some() {
                 stats.upstream_rq_retry_success().inc();
+                tallies.each(|tally| tally.requests.upstream_rq_retry_success().inc());
             }
             return Decision::Final;
         }
         if self.left == 0 {
             stats.upstream_rq_retry_limit_exceeded().inc();
+            tallies.each(|tally| tally.requests.upstream_rq_retry_limit_exceeded().inc());
             return Decision::Exhausted;
         }
         self.left -= 1;
         self.permit = None;
-        let Some(permit) = self.cluster.breakers(self.priority).acquire(Resource::Retries) else {
+        let Some(permit) = cluster.breakers(self.priority).acquire(Resource::Retries) else {
             stats.upstream_rq_retry_overflow().inc();
+            tallies.each(|tally| tally.requests.upstream_rq_retry_overflow().inc());
             return Decision::Overflow;
         };
         if !self.enabled(random) {
@@ -110,6 +113,7 @@ impl<'a> Retries<'a> {
         }
         self.permit = Some(permit);
         stats.upstream_rq_retry().inc();
+        tallies.each(|tally| tally.requests.upstream_rq_retry().inc());
         if let Some(wait) = wait {
             stats.upstream_rq_retry_backoff_ratelimited().inc();
             return Decision::Again(jittered(wait, random));

@@ -93,8 +93,7 @@ impl Served {
 
     /// The route's timeout ended it.
     pub(crate) fn time_out(&mut self) {
-        self.account.cluster.stats().traffic.upstream_rq_timeout().inc();
-        self.host.state.count(HostCounter::RequestTimeout);
+        self.account.time_out(&self.host);
     }
 
     /// The host broke it off. True when that makes a failure of a call that had begun well.

@@ -128,7 +128,7 @@ impl<'s> Course<'s> {
         let policy = &shared.action.retry;
         let retries = policy.of_request(head);
         let retries =
-            retries.map(|request| Retries::new(policy, request, &shared.cluster, shared.action.priority, runtime));
+            retries.map(|request| Retries::new(policy, request, &shared.account, shared.action.priority, runtime));
         Self { shared, retries, replay, abandoned: false, tried: Vec::new(), sent: false }
     }
 
