@@ -23,8 +23,8 @@ use crate::http::AccessLogOptions;
 use crate::http::codec::stats::CodecStats;
 use crate::http::local_reply::{LocalReplyRules, Mapper};
 use crate::http::options::{
-    ClientAddress, ClientCert, CodecType, EscapedSlashes, FilterChain, FilterSlot, HttpConnectionManager, HttpTimeouts,
-    OriginalIp, PathRules, ProxyStatus, RouteSource, RouterOptions, ServerHeader, StripPort, Upgrade,
+    CORS_NAME, ClientAddress, ClientCert, CodecType, EscapedSlashes, FilterChain, FilterSlot, HttpConnectionManager,
+    HttpTimeouts, OriginalIp, PathRules, ProxyStatus, RouteSource, RouterOptions, ServerHeader, StripPort, Upgrade,
 };
 use crate::http::protocol::{Http2Options, Keepalive, Underscores};
 use crate::http::stats::{HttpStats, RouterStats, TracingStats};
@@ -196,7 +196,10 @@ fn filters(
                 return Err(context.error("the last HTTP filter must be the router"));
             }
             let Some(compiled) = compiler.http_filter(config, filter.is_optional, context)? else { return Ok(()) };
-            slots.push(FilterSlot { name: filter.name.as_str().into(), config: compiled, disabled: filter.disabled });
+            let cors = any::type_name(&config.type_url) == Some("envoy.extensions.filters.http.cors.v3.Cors");
+            let legacy_name = cors.then_some(CORS_NAME);
+            let name = filter.name.as_str().into();
+            slots.push(FilterSlot { name, config: compiled, disabled: filter.disabled, legacy_name });
             Ok(())
         })?;
     }

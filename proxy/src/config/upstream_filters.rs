@@ -66,7 +66,7 @@ impl Compiler {
             Some(factory) => {
                 let compiled = context.within("typed_config", |context| factory.compile(&config.value, context))?;
                 let name = filter.name.as_str().into();
-                Ok(Some(FilterSlot { name, config: compiled, disabled: filter.disabled }))
+                Ok(Some(FilterSlot { name, config: compiled, disabled: filter.disabled, legacy_name: None }))
             }
             None if filter.is_optional => Ok(None),
             None => Err(unregistered(filter, type_of(&config.type_url), context)),

@@ -37,6 +37,9 @@ pub enum RouteSource {
     Scoped(Arc<ScopedRoutes>),
 }
 
+/// The cors filter's own name: legacy policies of routes stand under it, whatever a chain calls the filter.
+pub const CORS_NAME: &str = "envoy.filters.http.cors";
+
 /// One configured filter of a chain.
 #[derive(Clone)]
 pub struct FilterSlot {
@@ -45,6 +48,8 @@ pub struct FilterSlot {
     pub config: Arc<dyn HttpFilterConfig>,
     /// Left out unless a route enables it.
     pub disabled: bool,
+    /// Where routes say something to it that do not name it.
+    pub legacy_name: Option<&'static str>,
 }
 
 /// Filters in their order; the one that ends the chain is not among them.

@@ -33,6 +33,7 @@ pub const COVERAGE: &[Coverage] = &[
     Coverage {
         message: "envoy.config.route.v3.VirtualHost",
         enforced: &[
+            "cors",
             "name",
             "domains",
             "routes",
@@ -125,8 +126,25 @@ pub const COVERAGE: &[Coverage] = &[
         listed: &[],
     },
     Coverage {
+        message: "envoy.config.route.v3.CorsPolicy",
+        enforced: &[
+            "allow_origin_string_match",
+            "allow_methods",
+            "allow_headers",
+            "expose_headers",
+            "max_age",
+            "allow_credentials",
+            "filter_enabled",
+            "shadow_enabled",
+            "allow_private_network_access",
+            "forward_not_matching_preflights",
+        ],
+        listed: &[],
+    },
+    Coverage {
         message: "envoy.config.route.v3.RouteAction",
         enforced: &[
+            "cors",
             "cluster",
             "cluster_header",
             "weighted_clusters",

@@ -6,6 +6,7 @@ mod cluster;
 mod coverage;
 mod hash;
 mod headers;
+mod legacy_cors;
 mod local;
 mod matching;
 mod mirror;

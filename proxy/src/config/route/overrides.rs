@@ -104,6 +104,21 @@ fn merge_configs(entries: &[&Entry]) -> Option<OverrideConfig> {
 }
 
 impl Level {
+    /// One more entry, unless there is one of this name.
+    pub(super) fn add(
+        &mut self,
+        name: &str,
+        config: &Any,
+        factories: Factories<'_>,
+        context: &mut CompileContext<'_>,
+    ) -> Result<(), FieldError> {
+        if self.get(name).is_none() {
+            let entry = entry(config, factories, context)?;
+            self.0.push((name.into(), entry));
+        }
+        Ok(())
+    }
+
     fn get(&self, name: &str) -> Option<&Entry> {
         self.0.iter().find(|(other, _)| **other == *name).map(|(_, entry)| entry)
     }

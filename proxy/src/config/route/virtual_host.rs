@@ -10,7 +10,7 @@ use tidegate_xds::pb::envoy::config::route::v3::{
     Route as RouteProto, VirtualCluster as ClusterProto, VirtualHost as HostProto, route,
 };
 
-use super::{Table, action, headers, matching, mirror, overrides, retry, tree, values};
+use super::{Table, action, headers, legacy_cors, matching, mirror, overrides, retry, tree, values};
 use crate::config::values::wrapped_bool;
 use crate::route::{
     AttemptHeaders, BufferLimit, HedgePolicy, MirrorPolicy, RetryPolicy, RouteEntry, RouteList, RouteTable, Routes,
@@ -67,10 +67,12 @@ fn host<'a>(proto: &HostProto, table: &'a Table<'a>, context: &mut CompileContex
         Some(policy) => Some(context.within("retry_policy", |context| retry::policy(policy, context))?.into()),
         None => None,
     };
+    let mut level = overrides::level(&proto.typed_per_filter_config, table.factories, context)?;
+    legacy_cors::add(proto.cors.as_ref(), &mut level, table.factories, context)?;
     Ok(Host {
         table,
         host: Arc::new(shared(proto, table, context)?),
-        overrides: overrides::level(&proto.typed_per_filter_config, table.factories, context)?,
+        overrides: level,
         retry,
         hedge: proto.hedge_policy.as_ref().map(retry::hedge),
         mirrors: if mirrors.is_empty() { Arc::clone(&table.mirrors) } else { mirrors.into() },
@@ -153,7 +155,11 @@ pub(super) fn route(
 ) -> Result<RouteEntry, FieldError> {
     let Some(matching) = &proto.r#match else { return Err(context.error_at("match", "a match is required")) };
     let matching = context.within("match", |context| matching::compile(matching, context))?;
-    let level = overrides::level(&proto.typed_per_filter_config, host.table.factories, context)?;
+    let mut level = overrides::level(&proto.typed_per_filter_config, host.table.factories, context)?;
+    if let Some(route::Action::Route(action)) = &proto.action {
+        let factories = host.table.factories;
+        context.within("route", |context| legacy_cors::add(action.cors.as_ref(), &mut level, factories, context))?;
+    }
     let levels = [&host.table.overrides, &host.overrides, &level];
     Ok(RouteEntry {
         name: proto.name.as_str().into(),

@@ -80,7 +80,8 @@ impl Exchange<'_> {
     /// The filter at `index` for this stream, unless it is disabled or has nothing to do.
     pub(super) fn make_filter(&self, index: usize) -> Option<Box<dyn HttpFilter>> {
         let slot = &self.chain[index];
-        let over: Option<&Override> = self.outcome.route().and_then(|route| route.override_of(&slot.name));
+        let named = |name: &str| self.outcome.route().and_then(|route| route.override_of(name));
+        let over: Option<&Override> = named(&slot.name).or_else(|| named(slot.legacy_name?));
         let disabled = over.and_then(|over| over.disabled).unwrap_or(slot.disabled && over.is_none());
         if disabled { None } else { Arc::clone(&slot.config).new_stream(Overrides(over)) }
     }
