@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use tidegate_filters::context::Defaults;
-use tidegate_xds::FieldError;
+use tidegate_xds::{FieldError, FieldPath};
 
 use crate::config::bootstrap::Bootstrap;
 use crate::server;
@@ -25,16 +25,19 @@ pub fn report(file: &Path, bootstrap: Result<Bootstrap, Vec<FieldError>>, defaul
     let refused = checked.is_err();
     match checked {
         Err(errors) => {
+            let mut errors = errors;
+            errors.sort_by_key(|error| error.location.map(|place| (place.line, place.column)));
             for error in &errors {
                 // Writing to a string cannot fail.
-                let _ = writeln!(text, "{name}{}: {}", line_of(error), without_place(error));
+                let _ = writeln!(text, "{name}{}: {}", line_of(error), plain(error));
             }
             let _ =
                 writeln!(text, "{name}: refused, {} error{}", errors.len(), if errors.len() == 1 { "" } else { "s" });
         }
         Ok(bootstrap) => {
-            for (path, reason) in &bootstrap.without_effect {
-                let _ = writeln!(text, "{name}: without effect: {path}: {reason}");
+            for (path, reason, more) in grouped(&bootstrap.without_effect) {
+                let others = if more == 0 { String::new() } else { format!(" (and {more} more like it)") };
+                let _ = writeln!(text, "{name}: without effect: {path}{others}: {reason}");
             }
             for changed in bootstrap.changed_defaults(defaults) {
                 let _ = writeln!(text, "{name}: safe default: {changed}");
@@ -49,6 +52,67 @@ fn line_of(error: &FieldError) -> String {
     error.location.map(|place| format!(":{}:{}", place.line, place.column)).unwrap_or_default()
 }
 
-fn without_place(error: &FieldError) -> FieldError {
-    FieldError { location: None, ..error.clone() }
+/// Without its place, which stands in front, and without saying its path twice.
+fn plain(error: &FieldError) -> FieldError {
+    let mut error = FieldError { location: None, ..error.clone() };
+    if let Some(path) = error.reason.strip_prefix("not supported yet: ")
+        && path == error.path.to_string()
+    {
+        error.reason = "not supported yet".to_owned();
+    }
+    error
+}
+
+/// One of each kind: fields that differ in nothing but the places in lists are told once, with how many more there are.
+fn grouped(fields: &[(FieldPath, &'static str)]) -> Vec<(String, &'static str, usize)> {
+    let mut groups: Vec<(String, String, &'static str, usize)> = Vec::new();
+    for (path, reason) in fields {
+        let path = path.to_string();
+        let kind = without_indices(&path);
+        match groups.iter_mut().find(|(known, _, why, _)| *known == kind && why == reason) {
+            Some((.., more)) => *more += 1,
+            None => groups.push((kind, path, reason, 0)),
+        }
+    }
+    groups.into_iter().map(|(_, path, reason, more)| (path, reason, more)).collect()
+}
+
+fn without_indices(path: &str) -> String {
+    path.split('[').map(|part| part.trim_start_matches(|c: char| c.is_ascii_digit())).collect::<Vec<_>>().join("[")
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_xds::Format;
+
+    use super::*;
+    use crate::config::bootstrap::Overrides;
+
+    fn said(yaml: &str) -> Report {
+        let bootstrap = Bootstrap::read(yaml.as_bytes(), Format::Yaml, &Overrides::default(), Defaults::Safe);
+        report(Path::new("a.yaml"), bootstrap, Defaults::Safe)
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_in_the_order_of_the_file() {
+        let report = said("node: {id: a}\nheader_prefix: x\nhds_config: {api_type: GRPC}\n");
+        assert!(report.refused);
+        let lines: Vec<_> = report.text.lines().collect();
+        assert!(lines[0].starts_with("a.yaml:2:1: header_prefix: not supported yet"), "{}", report.text);
+        assert!(!lines[0].contains("yet: header_prefix"), "{}", report.text);
+        assert!(lines[1].starts_with("a.yaml:3:1: hds_config"), "{}", report.text);
+        assert_eq!(lines[2], "a.yaml: refused, 2 errors");
+    }
+
+    #[test]
+    fn what_is_without_effect_is_told_once() {
+        let report = said("node: {metadata: {a: b}}\nfatal_actions: [{}]\nflags_path: /x\n");
+        assert!(!report.refused, "{}", report.text);
+        assert_eq!(report.text.matches("without effect: flags_path: ").count(), 1);
+        assert!(report.text.ends_with("a.yaml: OK\n"));
+        let path = |text: &str| without_indices(text);
+        assert_eq!(path("clusters[3].hosts[12].a"), path("clusters[4].hosts[1].a"));
+        let at = |index| FieldPath::root().field("clusters").index(index).field("x");
+        assert_eq!(grouped(&[(at(0), "why"), (at(1), "why")]), [("clusters[0].x".to_owned(), "why", 1)]);
+    }
 }

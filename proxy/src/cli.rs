@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidegate_filters::context::Defaults;
 
+use crate::config::files::UnknownDynamicFields;
+
 /// What a call asks for.
 #[derive(Debug, Clone)]
 pub enum Command {
@@ -170,6 +172,15 @@ impl EnvoyFlags {
     /// The defaults that act; `called_as_envoy` implies Envoy's.
     pub fn defaults(&self, called_as_envoy: bool) -> Defaults {
         if self.envoy_defaults || called_as_envoy { Defaults::Envoy } else { Defaults::Safe }
+    }
+
+    /// Rejecting wins over ignoring, as in Envoy.
+    pub fn unknown_dynamic_fields(&self) -> UnknownDynamicFields {
+        match (self.reject_unknown_dynamic_fields, self.ignore_unknown_dynamic_fields) {
+            (true, _) => UnknownDynamicFields::Reject,
+            (false, true) => UnknownDynamicFields::Ignore,
+            (false, false) => UnknownDynamicFields::Warn,
+        }
     }
 
     pub fn drain_time(&self) -> Duration {

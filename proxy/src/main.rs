@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tidegate::admin::state::{CommandLine, LogLevel};
+use tidegate::application_log::{self, pattern::Pattern};
 use tidegate::cli::{self, CheckFlags, Command, DrainStrategy, EnvoyFlags, Mode};
 use tidegate::config::bootstrap::{Bootstrap, Overrides};
+use tidegate::config::files::UnknownDynamicFields;
 use tidegate::server::{self, Options, StartError};
-use tidegate::{allocator, application_log};
-use tidegate::{check, quickstart};
+use tidegate::{allocator, check, quickstart};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, Format};
 
@@ -18,18 +19,21 @@ use tidegate_xds::{FieldError, Format};
 static ALLOCATOR: allocator::Allocator = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    allocator::keep_nothing();
     let arguments: Vec<String> = std::env::args().collect();
     let as_envoy = arguments.first().is_some_and(|program| cli::called_as_envoy(program));
     let command = match cli::parse(arguments) {
         Ok(command) => command,
-        Err(error) => error.exit(),
+        Err(error) => {
+            // As Envoy, and so are its exit codes.
+            let _ = error.print();
+            return if error.exit_code() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
     };
     let result = match command {
         Command::Run(flags) => run(&flags, as_envoy),
         Command::Check(flags) => run_check(&flags),
         Command::Quickstart(flags) => {
-            application_log::init(LogLevel::Info, None, None);
+            let _without_components = application_log::init(LogLevel::Info, None, None);
             quickstart::announce();
             let concurrency = flags.concurrency.unwrap_or_else(cli::default_concurrency);
             start(quickstart::bootstrap(), options(concurrency, Defaults::Safe, Duration::from_secs(10)))
@@ -48,7 +52,12 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
     let Some(level) = application_log::parse(&flags.log_level) else {
         anyhow::bail!("invalid log level specified '{}'", flags.log_level);
     };
-    application_log::init(level, flags.component_log_level.as_deref(), flags.log_path.as_deref());
+    if let Err(reason) = application_log::init(level, flags.component_log_level.as_deref(), flags.log_path.as_deref()) {
+        anyhow::bail!(reason);
+    }
+    if let Some(pattern) = &flags.log_format {
+        application_log::set_pattern(Pattern::text(pattern));
+    }
     let defaults = flags.defaults(as_envoy);
     let overrides = Overrides {
         yaml: flags.config_yaml.clone(),
@@ -76,6 +85,10 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
             }
         });
     }
+    let clash = |bootstrap: &Bootstrap| bootstrap.log_pattern.is_some() && flags.log_format.is_some();
+    if bootstrap.as_ref().is_ok_and(clash) {
+        anyhow::bail!("Only one of ApplicationLogConfig.log_format or CLI option --log-format can be specified.");
+    }
     let concurrency = flags.concurrency.filter(|n| *n > 0).unwrap_or_else(cli::default_concurrency);
     let mut options = options(concurrency, defaults, flags.drain_time());
     options.drain_immediately = flags.drain_strategy == DrainStrategy::Immediate;
@@ -83,6 +96,7 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
     options.file_flush_interval = Duration::from_millis(flags.file_flush_interval_msec);
     options.node_address = cli::node_address(flags.local_address_ip_version);
     options.admin_address_path.clone_from(&flags.admin_address_path);
+    options.unknown_dynamic_fields = flags.unknown_dynamic_fields();
     options.command_line = command_line(flags, &options, level);
     start(bootstrap, options)
 }
@@ -97,6 +111,7 @@ fn options(concurrency: usize, defaults: Defaults, drain_time: Duration) -> Opti
         file_flush_interval: Duration::from_secs(10),
         node_address: cli::node_address(cli::IpVersion::V4),
         admin_address_path: None,
+        unknown_dynamic_fields: UnknownDynamicFields::default(),
         command_line: CommandLine::default(),
     }
 }
@@ -148,6 +163,9 @@ fn start(bootstrap: Result<Bootstrap, Vec<FieldError>>, options: Options) -> any
             return Ok(ExitCode::FAILURE);
         }
     };
+    if let Some(pattern) = &bootstrap.log_pattern {
+        application_log::set_pattern(pattern.clone());
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
     match runtime.block_on(server::run(bootstrap, options)) {

@@ -12,11 +12,25 @@ use tidegate_xds::{FieldError, Format, UnknownFields, any};
 /// How often files are looked at. A move into place (or of a symbolic link above it) shows as another inode.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// What becomes of fields in files that the schema does not know: `--reject-unknown-dynamic-fields` and
+/// `--ignore-unknown-dynamic-fields`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownDynamicFields {
+    /// They are left out, counted and told.
+    #[default]
+    Warn,
+    /// They are left out and counted.
+    Ignore,
+    Reject,
+}
+
 /// What a file holds: a `DiscoveryResponse` of resources of one type.
 #[derive(Debug)]
 pub(crate) struct FileResources {
     pub version: String,
     pub resources: Vec<Any>,
+    /// Fields that were left out.
+    pub unknown: Vec<FieldError>,
 }
 
 /// Which file it was when it was last read.
@@ -35,13 +49,20 @@ pub(crate) fn identity(path: &Path) -> Option<Identity> {
 }
 
 /// Reads a `DiscoveryResponse` whose resources are all of `type_name`.
-pub(crate) fn read(path: &Path, type_name: &str) -> Result<FileResources, Vec<FieldError>> {
+pub(crate) fn read(
+    path: &Path,
+    type_name: &str,
+    unknown: UnknownDynamicFields,
+) -> Result<FileResources, Vec<FieldError>> {
     let fail = |reason: String| vec![FieldError::new(tidegate_xds::FieldPath::root(), reason)];
+    let unknown = match unknown {
+        UnknownDynamicFields::Reject => UnknownFields::Reject,
+        UnknownDynamicFields::Warn | UnknownDynamicFields::Ignore => UnknownFields::Collect,
+    };
     let text =
         std::fs::read(path).map_err(|error| fail(format!("unable to read file: {}: {error}", path.display())))?;
     let loaded: tidegate_xds::Loaded<DiscoveryResponse> =
-        tidegate_xds::load(&text, Format::of_path(path), UnknownFields::Collect)
-            .map_err(|errors| in_file(path, errors))?;
+        tidegate_xds::load(&text, Format::of_path(path), unknown).map_err(|errors| in_file(path, errors))?;
     for (index, resource) in loaded.message.resources.iter().enumerate() {
         if any::type_name(&resource.type_url) != Some(type_name) {
             let path = tidegate_xds::FieldPath::root().field("resources").index(index);
@@ -49,7 +70,8 @@ pub(crate) fn read(path: &Path, type_name: &str) -> Result<FileResources, Vec<Fi
             return Err(vec![FieldError::new(path, reason)]);
         }
     }
-    Ok(FileResources { version: loaded.message.version_info, resources: loaded.message.resources })
+    let DiscoveryResponse { version_info, resources, .. } = loaded.message;
+    Ok(FileResources { version: version_info, resources, unknown: loaded.unknown })
 }
 
 fn in_file(path: &Path, errors: Vec<FieldError>) -> Vec<FieldError> {

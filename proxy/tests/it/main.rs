@@ -9,6 +9,7 @@ mod access_logs;
 mod attacks;
 mod backpressure;
 mod bodies;
+mod command_line;
 mod configs;
 mod drain;
 mod errors;

@@ -1,0 +1,94 @@
+//! Called as Envoy: what Envoy's flags do, in exit codes, words and effects.
+
+use std::process::{Command, Output};
+
+use crate::support::gateway::{Directory, eventually, free_port};
+use crate::support::{Client, Gateway, http_bootstrap};
+
+const DIRECT: &str = "[{ match: { prefix: / }, direct_response: { status: 200 } }]";
+
+fn called(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn validating_says_ok_or_what_is_wrong() {
+    let directory = Directory::new();
+    let good = directory.put("good.yaml", &http_bootstrap(1, DIRECT, &[]));
+    let good = good.to_str().unwrap();
+    let output = called(&["-c", good, "--mode", "validate"]);
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), format!("configuration '{good}' OK\n"));
+    let output = called(&["-c", good, "--mode", "validate", "--config-yaml", "{admin: {nope: 1}}"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("admin.nope"), "{}", said(&output));
+}
+
+#[test]
+fn wrong_flags_end_with_1() {
+    for (arguments, words) in [
+        (&["--no-such-flag"][..], "--no-such-flag"),
+        (&["-c", "x", "-l", "nope"], "invalid log level specified 'nope'"),
+        (&["-c", "x", "--component-log-level", "nope:info"], "invalid component specified 'nope'"),
+        (&["-c", "x", "--concurrency", "many"], "many"),
+        (&["-c", "x", "--mode", "nope"], "nope"),
+        (&["-c", "/nonexistent/file"], "/nonexistent/file"),
+        (&["--mode", "validate"], "at least one of --config-path or --config-yaml should be non-empty"),
+    ] {
+        let output = called(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(said(&output).contains(words), "{arguments:?}: {}", said(&output));
+    }
+}
+
+#[test]
+fn a_version_is_told() {
+    let output = called(&["--version"]);
+    assert!(output.status.success());
+    assert!(said(&output).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn yaml_is_merged_over_the_file_and_the_admin_address_is_written() {
+    let (port, directory) = (free_port(), Directory::new());
+    let path = directory.0.join("admin");
+    let admin = "{admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}}";
+    let flags = ["--config-yaml", admin, "--admin-address-path", path.to_str().unwrap()];
+    let _gateway = Gateway::start_with(&http_bootstrap(port, DIRECT, &[]), &flags);
+    let address = std::fs::read_to_string(&path).unwrap();
+    let admin_port = address.rsplit(':').next().unwrap().parse().unwrap();
+    assert_eq!(Client::new(admin_port).get("/ready").text(), "LIVE\n");
+    assert_eq!(Client::new(port).get("/").status, 200);
+}
+
+#[test]
+fn the_log_has_the_format_and_place_that_flags_give_it() {
+    let directory = Directory::new();
+    let path = directory.0.join("log");
+    let flags = ["--log-format", "<%l> %n %v|", "--log-path", path.to_str().unwrap()];
+    let bootstrap = http_bootstrap(free_port(), DIRECT, &[]);
+    let _gateway = Gateway::spawn(&bootstrap, &flags);
+    eventually("a line of that format", || {
+        std::fs::read_to_string(&path).is_ok_and(|text| text.contains("<info> main listening"))
+    });
+}
+
+#[test]
+fn a_log_format_in_the_bootstrap_acts_and_excludes_the_flag() {
+    let bootstrap = format!(
+        "application_log_config: {{ log_format: {{ json_format: {{ level: '%l', text: '%j' }} }} }}\n{}",
+        http_bootstrap(free_port(), DIRECT, &[])
+    );
+    let mut gateway = Gateway::spawn(&bootstrap, &[]);
+    let line = gateway.wait_for("listening");
+    assert!(line.starts_with("{\"level\":\"info\",\"text\":\"listening"), "{line}");
+    let directory = Directory::new();
+    let file = directory.put("both.yaml", &bootstrap);
+    let output = called(&["-c", file.to_str().unwrap(), "--log-format", "%v"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("Only one of ApplicationLogConfig.log_format or CLI option --log-format"));
+}
