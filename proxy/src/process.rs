@@ -1,15 +1,20 @@
 //! The running process as the admin interface sees it: state, facts, configuration, and what may be asked of it.
 //! It must not know how answers are written, nor how anything is done that it hands on.
 
+mod endpoints;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
+use prost::Message as _;
 use serde_json::{Value, json};
+use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::stream_info::Address;
 use tidegate_stats::Store;
+use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use tokio::sync::mpsc;
 
 use crate::admin::AdminState;
@@ -20,6 +25,7 @@ use crate::admin::state::{
 use crate::app::Shared;
 use crate::application_log;
 use crate::cluster;
+use crate::config::admin::AdminOptions;
 use crate::listener::ListenAddress;
 use crate::runtime::Layers;
 use crate::stats::server::{Facts, ServerGauges};
@@ -56,6 +62,21 @@ impl Accepteds {
         self.0.lock().insert((kind, name.into()), Accepted { bytes, is_static, at: SystemTime::now() });
     }
 
+    /// The route configurations that stand in a listener, in place of those that stood there before.
+    pub(crate) fn put_inline_routes(&self, listener: &str, routes: &[RouteConfiguration]) {
+        let mut accepted = self.0.lock();
+        let prefix = format!("{listener}/");
+        accepted.retain(|(kind, name), known| {
+            !(*kind == Kind::Route
+                && known.is_static
+                && name.strip_prefix(&*prefix).is_some_and(|rest| !rest.contains('/')))
+        });
+        for (index, routes) in routes.iter().enumerate() {
+            let entry = Accepted { bytes: routes.encode_to_vec(), is_static: true, at: SystemTime::now() };
+            accepted.insert((Kind::Route, format!("{prefix}{index}").into()), entry);
+        }
+    }
+
     pub(crate) fn remove(&self, kind: Kind, name: &str) {
         self.0.lock().remove(&(kind, name.into()));
     }
@@ -76,6 +97,9 @@ pub(crate) struct Process {
     pub(crate) serving: AtomicBool,
     pub(crate) started: SystemTime,
     pub(crate) asked: mpsc::UnboundedSender<Asked>,
+    pub(crate) admin: AdminOptions,
+    /// `stats_flush_on_admin`
+    pub(crate) flush_on_admin: bool,
 }
 
 impl Process {
@@ -89,6 +113,14 @@ impl Process {
     /// Brings all stats up to date.
     pub(crate) fn flush_stats(&self) {
         crate::stats::server::flush(&self.stats, &self.gauges, self.facts(), Instant::now());
+    }
+
+    /// Every cluster, by name.
+    fn statuses(&self) -> Vec<cluster::status::ClusterStatus> {
+        let snapshot = self.shared.snapshot();
+        let mut statuses: Vec<_> = snapshot.clusters.values().map(|cluster| cluster.status()).collect();
+        statuses.sort_by(|a, b| a.name.cmp(&b.name));
+        statuses
     }
 
     fn dump(&self, kind: Kind, is_static: bool, message: &str, field: &str) -> Vec<Value> {
@@ -139,6 +171,12 @@ impl AdminState for Process {
         &self.stats
     }
 
+    fn before_stats(&self) {
+        if self.flush_on_admin {
+            self.flush_stats();
+        }
+    }
+
     fn runtime(&self) -> &Layers {
         &self.layers
     }
@@ -168,11 +206,7 @@ impl AdminState for Process {
     }
 
     fn clusters(&self) -> Vec<ClusterStatus> {
-        let snapshot = self.shared.snapshot();
-        let mut clusters: Vec<_> =
-            snapshot.clusters.values().map(|cluster| cluster_status(&cluster.status())).collect();
-        clusters.sort_by(|a, b| a.name.cmp(&b.name));
-        clusters
+        self.statuses().iter().map(cluster_status).collect()
     }
 
     fn listeners(&self) -> Vec<ListenerStatus> {
@@ -212,7 +246,10 @@ impl AdminState for Process {
         ];
         if include_endpoints {
             let endpoints = self.dump(Kind::Endpoints, false, ENDPOINTS, "endpoint_config");
-            sections.push(section("EndpointsConfigDump", vec![("dynamic_endpoint_configs", endpoints)]));
+            let clusters: Vec<_> = self.statuses();
+            let fixed = endpoints::static_endpoints(clusters.iter());
+            let lists = vec![("static_endpoint_configs", fixed), ("dynamic_endpoint_configs", endpoints)];
+            sections.push(section("EndpointsConfigDump", lists));
         }
         sections.push(section(
             "ListenersConfigDump",
@@ -221,8 +258,15 @@ impl AdminState for Process {
                 ("dynamic_listeners", self.dump(Kind::Listener, false, LISTENER, "listener")),
             ],
         ));
-        let routes = self.dump(Kind::Route, false, ROUTE, "route_config");
-        sections.push(section("RoutesConfigDump", vec![("dynamic_route_configs", routes)]));
+        sections.push(section("ScopedRoutesConfigDump", Vec::new()));
+        sections.push(section(
+            "RoutesConfigDump",
+            vec![
+                ("static_route_configs", self.dump(Kind::Route, true, ROUTE, "route_config")),
+                ("dynamic_route_configs", self.dump(Kind::Route, false, ROUTE, "route_config")),
+            ],
+        ));
+        sections.push(section("SecretsConfigDump", Vec::new()));
         sections
     }
 
@@ -238,6 +282,15 @@ impl AdminState for Process {
     fn quit(&self) {
         // The server is gone only when it has quit.
         let _ = self.asked.send(Asked::Quit);
+    }
+
+    fn access_logs(&self) -> &[Arc<AccessLog>] {
+        &self.admin.access_logs
+    }
+
+    fn allows(&self, path: &str) -> bool {
+        let allowed = &self.admin.allow_paths;
+        allowed.is_empty() || allowed.iter().any(|matcher| matcher.matches(path.as_bytes()))
     }
 
     fn reopen_logs(&self) {

@@ -20,7 +20,7 @@ use crate::app::Shared;
 use crate::cluster::dns::Discoveries;
 use crate::config::Compiler;
 use crate::config::bootstrap::Bootstrap;
-use crate::config::files;
+use crate::config::files::{self, UnknownDynamicFields};
 use crate::config::store::{Placed, Store};
 use crate::listener::ListenAddress;
 use crate::listener::manager::{DrainPlan, ListenerManager};
@@ -42,6 +42,7 @@ pub struct Options {
     pub file_flush_interval: Duration,
     pub node_address: Option<std::net::IpAddr>,
     pub admin_address_path: Option<PathBuf>,
+    pub unknown_dynamic_fields: UnknownDynamicFields,
     /// As `/server_info` shows it.
     pub command_line: CommandLine,
 }
@@ -61,6 +62,9 @@ fn join(errors: &[FieldError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
+/// Longer than any process runs.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// How long what must be fetched before serving is waited for (`initial_fetch_timeout`).
 const INITIAL_FETCH: Duration = Duration::from_secs(15);
 
@@ -73,6 +77,7 @@ pub fn validate(bootstrap: &Bootstrap, defaults: Defaults) -> Result<(), Vec<Fie
     let layers = Arc::new(Layers::new(bootstrap.runtime_layers.clone(), &stats));
     let (mut store, _) = make_store(bootstrap, defaults, &stats, layers, None);
     let mut errors = load_static(bootstrap, &mut store);
+    errors.extend(store.admin(&bootstrap.admin_message()).err());
     bootstrap.place(&mut errors);
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
@@ -126,6 +131,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
     let (mut store, shared) =
         make_store(&bootstrap, options.defaults, &stats, Arc::clone(&layers), options.node_address);
     let mut errors = load_static(&bootstrap, &mut store);
+    let admin_options = store.admin(&bootstrap.admin_message()).map_err(|error| errors.push(error)).unwrap_or_default();
     if !errors.is_empty() {
         bootstrap.place(&mut errors);
         return Err(StartError::Configuration(errors));
@@ -143,7 +149,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         manager: ListenerManager::new(workers, plan, manager_stats),
         discoveries: Discoveries::new(shared.runtime_shared(), sender),
         resolved,
-        sources: Sources::new(&bootstrap, &stats),
+        sources: Sources::new(&bootstrap, &stats, options.unknown_dynamic_fields),
         process: Arc::new(Process {
             shared: Arc::clone(&shared),
             stats,
@@ -157,6 +163,8 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
             serving: AtomicBool::new(false),
             started: SystemTime::now(),
             asked: asking,
+            admin: admin_options,
+            flush_on_admin: bootstrap.stats_flush_interval.is_none(),
         }),
         asked,
         store,
@@ -173,7 +181,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
     server.start_listening()?;
     server.process.gauges.initialized(Instant::now());
     allocator::give_back();
-    server.serve(&mut quitting, bootstrap.stats_flush_interval).await;
+    server.serve(&mut quitting, bootstrap.stats_flush_interval.unwrap_or(NEVER)).await;
     server.drain(&options).await;
     tidegate_filters::access_log::flush_all();
     signals.abort();

@@ -16,19 +16,27 @@ use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath};
 
 use crate::config::bootstrap::{Bootstrap, file_of};
-use crate::config::files::{self, Watched};
+use crate::config::files::{self, UnknownDynamicFields, Watched};
 use crate::config::store::{Placed, Store};
+use crate::stats::server::ServerStats;
 use crate::stats::subscription::{Subscription, Update};
 
 /// All files of a process.
 pub(crate) struct Sources {
     root: Scope,
+    rule: UnknownRule,
     clusters: Option<Named>,
     listeners: Option<Named>,
     /// By the name of the route configuration.
     routes: BTreeMap<String, Routes>,
     /// By the name of the assignment.
     assignments: BTreeMap<String, Watched>,
+}
+
+/// What becomes of fields that the schema does not know, and where they are counted.
+struct UnknownRule {
+    fields: UnknownDynamicFields,
+    stats: ServerStats,
 }
 
 /// A file of many resources: one that it no longer names is gone.
@@ -47,7 +55,7 @@ struct Routes {
 }
 
 impl Sources {
-    pub(crate) fn new(bootstrap: &Bootstrap, stats: &Arc<StatsStore>) -> Self {
+    pub(crate) fn new(bootstrap: &Bootstrap, stats: &Arc<StatsStore>, unknown: UnknownDynamicFields) -> Self {
         let root = stats.root();
         let named = |source: &Option<ConfigSource>, stats: Subscription| {
             source.as_ref().map(|source| Named { watched: Watched::new(file_of(source)), names: Vec::new(), stats })
@@ -58,6 +66,7 @@ impl Sources {
             listeners: bootstrap.lds.as_ref().and_then(|_| named(&bootstrap.lds, Subscription::new(&lds))),
             routes: BTreeMap::new(),
             assignments: BTreeMap::new(),
+            rule: UnknownRule { fields: unknown, stats: ServerStats::new(&root.scope("server.")) },
             root,
         }
     }
@@ -76,7 +85,7 @@ impl Sources {
             && clusters.watched.changed()
         {
             any = true;
-            clusters.read_clusters(store);
+            clusters.read_clusters(store, &self.rule);
         }
         for (name, source) in &store.wanted_assignments {
             self.assignments.entry(name.clone()).or_insert_with(|| Watched::new(file_of(source)));
@@ -84,14 +93,14 @@ impl Sources {
         for (name, watched) in &mut self.assignments {
             if watched.changed() {
                 any = true;
-                read_assignment(name, watched, store);
+                read_assignment(name, watched, store, &self.rule);
             }
         }
         if let Some(listeners) = &mut self.listeners
             && listeners.watched.changed()
         {
             any = true;
-            listeners.read_listeners(store);
+            listeners.read_listeners(store, &self.rule);
         }
         for (name, subscription) in &store.wanted_routes {
             let new = || Routes::new(&self.root, name, subscription);
@@ -100,7 +109,7 @@ impl Sources {
         for (name, routes) in &mut self.routes {
             if routes.watched.changed() {
                 any = true;
-                routes.read(name, store);
+                routes.read(name, store, &self.rule);
             }
         }
         any
@@ -108,8 +117,8 @@ impl Sources {
 }
 
 impl Named {
-    fn read_clusters(&mut self, store: &mut Store) {
-        let update = load::<ClusterProto>(&self.watched, store).map(|(version, resources)| {
+    fn read_clusters(&mut self, store: &mut Store, rule: &UnknownRule) {
+        let update = load::<ClusterProto>(&self.watched, store, rule).map(|(version, resources)| {
             let now: Vec<Arc<str>> = resources.iter().map(|placed| placed.resource.name.as_str().into()).collect();
             let update = judge(&self.watched, version, store.update_clusters(resources));
             let gone = self.gone(&now);
@@ -123,8 +132,8 @@ impl Named {
     }
 
     /// What is gone goes first: its address may be another's now.
-    fn read_listeners(&mut self, store: &mut Store) {
-        let update = load::<ListenerProto>(&self.watched, store).map(|(version, resources)| {
+    fn read_listeners(&mut self, store: &mut Store, rule: &UnknownRule) {
+        let update = load::<ListenerProto>(&self.watched, store, rule).map(|(version, resources)| {
             let now: Vec<Arc<str>> = resources.iter().map(|placed| placed.resource.name.as_str().into()).collect();
             let gone = self.gone(&now);
             if !gone.is_empty() {
@@ -156,9 +165,9 @@ impl Routes {
         Self { watched: Watched::new(file_of(&subscription.source)), stats, acting: Vec::new() }
     }
 
-    fn read(&mut self, name: &str, store: &mut Store) {
+    fn read(&mut self, name: &str, store: &mut Store, rule: &UnknownRule) {
         let now = SystemTime::now();
-        let update = load::<RouteConfiguration>(&self.watched, store).map(|(version, mut resources)| {
+        let update = load::<RouteConfiguration>(&self.watched, store, rule).map(|(version, mut resources)| {
             match (resources.pop(), resources.is_empty()) {
                 (None, _) => {
                     self.stats.found_empty();
@@ -183,8 +192,8 @@ impl Routes {
     }
 }
 
-fn read_assignment(name: &str, watched: &Watched, store: &mut Store) {
-    let update = load::<ClusterLoadAssignment>(watched, store).map(|(version, mut resources)| {
+fn read_assignment(name: &str, watched: &Watched, store: &mut Store, rule: &UnknownRule) {
+    let update = load::<ClusterLoadAssignment>(watched, store, rule).map(|(version, mut resources)| {
         match (resources.pop(), resources.is_empty()) {
             (None, _) => {
                 store.missing_assignment(name);
@@ -215,11 +224,21 @@ fn judge(watched: &Watched, version: String, errors: Vec<FieldError>) -> Update 
 }
 
 /// The version and resources of a file, checked and audited; a file that is not whole changes nothing.
-fn load<M: Message + Name + Default>(watched: &Watched, store: &Store) -> Result<(String, Vec<Placed<M>>), Update> {
-    let read = files::read(&watched.path, &M::full_name()).map_err(|errors| {
+fn load<M: Message + Name + Default>(
+    watched: &Watched,
+    store: &Store,
+    rule: &UnknownRule,
+) -> Result<(String, Vec<Placed<M>>), Update> {
+    let read = files::read(&watched.path, &M::full_name(), rule.fields).map_err(|errors| {
         report(watched, errors);
         Update::Failure
     })?;
+    rule.stats.dynamic_unknown_fields().add(read.unknown.len() as u64);
+    if rule.fields == UnknownDynamicFields::Warn {
+        for error in &read.unknown {
+            tracing::warn!(file = %watched.path.display(), %error, "left out");
+        }
+    }
     let mut placed = Vec::with_capacity(read.resources.len());
     let mut errors = Vec::new();
     for (index, resource) in read.resources.iter().enumerate() {

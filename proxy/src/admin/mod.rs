@@ -3,6 +3,7 @@
 //!
 //! See <https://www.envoyproxy.io/docs/envoy/latest/operations/admin>.
 
+mod access_log;
 mod clusters;
 mod commands;
 mod config_dump;
@@ -24,12 +25,16 @@ mod testing;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Bytes;
-use axum::extract::{Request, State};
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::response::IntoResponse;
+use axum::serve::IncomingStream;
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 
+pub use access_log::Peers;
 pub use state::AdminState;
 
 use endpoints::{ENDPOINTS, UNSUPPORTED};
@@ -48,22 +53,31 @@ pub async fn serve<L>(listener: L, state: Arc<dyn AdminState>) -> io::Result<()>
 where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
+    Peers: for<'a> Connected<IncomingStream<'a, L>>,
 {
-    axum::serve(listener, axum::Router::new().fallback(handle).with_state(state)).await
+    let router = axum::Router::new().fallback(handle).with_state(state);
+    axum::serve(listener, router.into_make_service_with_connect_info::<Peers>()).await
 }
 
 async fn handle(State(state): State<Arc<dyn AdminState>>, request: Request) -> axum::response::Response {
+    let started = Instant::now();
     let (parts, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, MAX_BODY_BYTES).await else {
         return Reply::error(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n").into_response();
     };
+    let asked = Arc::clone(&state);
     let answered = tokio::task::spawn_blocking(move || {
-        let call = Call::new(&*state, &parts.method, &parts.uri, &parts.headers, body);
-        answer(&call)
+        let call = Call::new(&*asked, &parts.method, &parts.uri, &parts.headers, body);
+        let reply = answer(&call);
+        (reply, parts)
     });
-    // The task panicked; the panic is logged where it happened.
-    let failed = |_| Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n");
-    answered.await.unwrap_or_else(failed).into_response()
+    let Ok((reply, parts)) = answered.await else {
+        // The task panicked; the panic is logged where it happened.
+        return Reply::error(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n").into_response();
+    };
+    let peers = parts.extensions.get::<ConnectInfo<Peers>>().map(|info| &info.0);
+    access_log::write(&*state, peers, &parts, &reply, started);
+    reply.into_response()
 }
 
 /// One request to the admin interface.
@@ -71,6 +85,8 @@ struct Call<'a> {
     state: &'a dyn AdminState,
     method: &'a Method,
     path: String,
+    /// The path as it came, with its query.
+    target: String,
     query: Query,
     /// The fields of a form that was sent as the body.
     form: Option<Query>,
@@ -86,11 +102,15 @@ impl<'a> Call<'a> {
         while path.contains("//") {
             path = path.replace("//", "/");
         }
-        Self { state, method, path, query: Query::parse(uri.query().unwrap_or_default()), form }
+        let target = uri.path_and_query().map_or_else(|| path.clone(), |target| target.as_str().to_owned());
+        Self { state, method, path, target, query: Query::parse(uri.query().unwrap_or_default()), form }
     }
 }
 
 fn answer(call: &Call<'_>) -> Reply {
+    if !call.state.allows(&call.target) {
+        return Reply::error(StatusCode::FORBIDDEN, format!("request to path {} not allowed", call.target));
+    }
     if let Some((path, reason)) = UNSUPPORTED.iter().find(|(path, _)| *path == call.path) {
         return Reply::error(StatusCode::NOT_IMPLEMENTED, format!("{path} is not there: {reason}\n"));
     }

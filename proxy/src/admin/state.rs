@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::stream_info::{Address, Locality};
 use tidegate_stats::Store;
 
@@ -42,6 +43,17 @@ pub trait AdminState: Send + Sync + 'static {
 
     /// Ends the process as SIGTERM does.
     fn quit(&self);
+
+    /// Where requests to the admin interface are logged.
+    fn access_logs(&self) -> &[Arc<AccessLog>] {
+        &[]
+    }
+
+    /// Whether `allow_paths` lets a request through; `path` is with its query.
+    fn allows(&self, path: &str) -> bool {
+        let _ = path;
+        true
+    }
 
     fn reopen_logs(&self);
 

@@ -14,6 +14,7 @@ use super::cluster::ClusterDefaults;
 use super::registry::Registry;
 use super::values::{self, duration};
 use super::{Node, config_source};
+use crate::application_log::pattern::Pattern;
 use crate::listener::ListenAddress;
 use crate::runtime::Layer;
 
@@ -28,6 +29,10 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "static_resources",
             "dynamic_resources",
             "admin",
+            "application_log_config",
+            "bootstrap_extensions",
+            "cluster_manager",
+            "stats_flush_on_admin",
             "stats_flush_interval",
             "layered_runtime",
             "overload_manager",
@@ -42,6 +47,9 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             ("perf_tracing_file_path", "only builds with performance tracing write it"),
             ("enable_worker_cpu_affinity", "where a worker runs shows in nothing but speed"),
             ("deferred_stat_options", "storage of stats always is lazy here"),
+            ("fatal_actions", "they are run by the handler of a crash in native code, which there is none of"),
+            ("inline_headers", "names the headers that Envoy looks up by index; what is looked up is the same"),
+            ("grpc_async_client_manager_config", "services over gRPC are refused until they are built"),
         ],
     },
     Coverage {
@@ -56,12 +64,37 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Admin",
-        enforced: &["address", "socket_options"],
+        enforced: &["address", "access_log", "access_log_path", "allow_paths"],
         listed: &[
             ("profile_path", "there is no profiler to write there"),
-            ("access_log_path", "deprecated; set access_log"),
             ("ignore_global_conn_limit", "the admin interface is never limited"),
         ],
+    },
+    Coverage {
+        message: "envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig",
+        enforced: &["log_format"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig.LogFormat",
+        enforced: &["json_format", "text_format"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.bootstrap.v3.ClusterManager",
+        enforced: &["upstream_bind_config"],
+        listed: &[
+            ("outlier_detection", "no cluster can ask for outlier detection yet, so there are no events to log"),
+            ("enable_deferred_cluster_creation", "when a worker makes room for a cluster shows in nothing but memory"),
+        ],
+    },
+    Coverage {
+        message: "envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
+        enforced: &[],
+        listed: &[(
+            "buffer_size_kb",
+            "of internal connections, and internal listeners are refused until they are built",
+        )],
     },
     Coverage { message: "envoy.config.bootstrap.v3.LayeredRuntime", enforced: &["layers"], listed: &[] },
     Coverage {
@@ -123,7 +156,10 @@ pub struct Bootstrap {
     pub(crate) registry: &'static Registry,
     pub node: Node,
     pub admin: Option<ListenAddress>,
-    pub stats_flush_interval: Duration,
+    /// `None`: only when the admin interface shows stats.
+    pub stats_flush_interval: Option<Duration>,
+    /// `application_log_config`: what lines of the application log look like.
+    pub log_pattern: Option<Pattern>,
     pub(crate) lds: Option<ConfigSource>,
     pub(crate) cds: Option<ConfigSource>,
     pub(crate) cluster_defaults: ClusterDefaults,
@@ -222,7 +258,11 @@ impl Bootstrap {
                 .map_err(|error| place(vec![error]))?,
             None => None,
         };
-        let stats_flush_interval = message.stats_flush_interval.as_ref().map_or(Duration::from_secs(5), duration);
+        let log_pattern = log_pattern(&message, &context).map_err(|error| place(vec![error]))?;
+        let stats_flush_interval = match &message.stats_flush {
+            Some(proto::bootstrap::StatsFlush::StatsFlushOnAdmin(true)) => None,
+            _ => Some(message.stats_flush_interval.as_ref().map_or(Duration::from_secs(5), duration)),
+        };
         Ok(Self {
             message,
             bytes,
@@ -231,6 +271,7 @@ impl Bootstrap {
             node,
             admin,
             stats_flush_interval,
+            log_pattern,
             lds,
             cds,
             cluster_defaults,
@@ -248,6 +289,10 @@ impl Bootstrap {
         node.id.clone_from(&self.node.id);
         node.cluster.clone_from(&self.node.cluster);
         tidegate_xds::to_json("envoy.config.core.v3.Node", &prost::Message::encode_to_vec(&node))
+    }
+
+    pub(crate) fn admin_message(&self) -> proto::Admin {
+        self.message.admin.clone().unwrap_or_default()
     }
 
     pub(crate) fn listeners(&self) -> &[Listener] {
@@ -314,6 +359,21 @@ fn compile_sources(message: &proto::Bootstrap, context: &mut CompileContext<'_>)
         let cds = source("cds_config", dynamic.cds_config.as_ref())?;
         Ok((admin, lds, cds))
     })
+}
+
+fn log_pattern(message: &proto::Bootstrap, context: &CompileContext<'_>) -> Result<Option<Pattern>, FieldError> {
+    use proto::bootstrap::application_log_config::log_format::LogFormat as Form;
+    let format =
+        message.application_log_config.as_ref().and_then(|config| config.log_format.as_ref()?.log_format.as_ref());
+    match format {
+        None => Ok(None),
+        Some(Form::TextFormat(pattern)) => Ok(Some(Pattern::text(pattern))),
+        Some(Form::JsonFormat(template)) => {
+            let template = tidegate_xds::to_json("google.protobuf.Struct", &prost::Message::encode_to_vec(template));
+            let refused = |reason| context.error_at("application_log_config.log_format.json_format", reason);
+            Pattern::json(&template).map(Some).map_err(refused)
+        }
+    }
 }
 
 fn node(message: &proto::Bootstrap, overrides: &Overrides) -> Node {

@@ -1,13 +1,15 @@
 //! Proto -> domain: one file per resource kind, a store that keeps the last good of each, and warming.
 //! No proto type leaves this module; it must not know how what it compiles is served.
 
+pub(crate) mod admin;
 pub mod bootstrap;
 pub mod cluster;
 pub mod coverage;
 pub mod defaults;
-pub(crate) mod files;
+pub mod files;
 pub(crate) mod http_connection_manager;
 mod http_coverage;
+pub(crate) mod inline_routes;
 pub(crate) mod listener;
 mod overload;
 pub mod registry;

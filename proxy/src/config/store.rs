@@ -8,12 +8,14 @@ use std::time::SystemTime;
 
 use prost::Message;
 use tidegate_filters::context::{ConfigSource, Needs, RouteSubscription};
+use tidegate_xds::pb::envoy::config::bootstrap::v3::Admin;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use tidegate_xds::{FieldError, FieldPath};
 
+use super::admin::AdminOptions;
 use super::registry::Registry;
 use super::{Compiler, RouteOrigin, listener};
 use crate::app::Shared;
@@ -77,6 +79,13 @@ impl Store {
             accepted: Arc::default(),
             started: false,
         }
+    }
+
+    /// What the bootstrap says of the admin interface.
+    pub(crate) fn admin(&self, admin: &Admin) -> Result<AdminOptions, FieldError> {
+        let mut needs = Needs::default();
+        let mut context = self.compiler.context("bootstrap", FieldPath::root().field("admin"), &mut needs);
+        super::admin::compile(&self.compiler, admin, &mut context)
     }
 
     /// The resources that act, for whoever shows them.
@@ -298,6 +307,7 @@ impl Store {
         let assignment = super::cluster::compile_assignment(assignment, &mut context)?;
         cluster.update_hosts(&assignment, self.shared.runtime());
         cluster.stats().updates.update_success().inc();
+        self.stats.cluster_updated().inc();
         Ok(())
     }
 
@@ -341,6 +351,7 @@ impl Store {
                     let name = Arc::clone(&listener.name);
                     self.listeners.insert(Arc::clone(&name), digest);
                     self.accepted.put(Kind::Listener, &name, resource.encode_to_vec(), !self.started);
+                    self.accepted.put_inline_routes(&name, &super::inline_routes::of(&resource));
                     self.wanted_routes.extend(needs.route_configurations.clone());
                     let warming = Warming { compiled: Arc::new(listener), needs };
                     if self.has_routes(&warming.needs) {
@@ -377,6 +388,7 @@ impl Store {
         for name in names {
             self.listeners.remove(name);
             self.accepted.remove(Kind::Listener, name);
+            self.accepted.put_inline_routes(name, &[]);
             self.warming_listeners.remove(name);
         }
         self.publish(|snapshot| {
@@ -445,5 +457,6 @@ impl Store {
         let next = self.shared.snapshot().build(change);
         // The one before is dropped here, on the control runtime, or by the last exchange that holds it.
         drop(self.shared.publish(next));
+        self.show_clusters();
     }
 }

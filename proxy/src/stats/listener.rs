@@ -35,7 +35,7 @@ stats_block! {
         }
         gauges {
             total_filter_chains_draining, total_listeners_active, total_listeners_draining, total_listeners_warming,
-            workers_started,
+            workers_pinned, workers_started,
         }
         histograms {}
     }

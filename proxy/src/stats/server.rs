@@ -55,6 +55,7 @@ pub struct ServerGauges {
     started: Instant,
     _compilation: CompilationStats,
     _watchdogs: Vec<WatchdogStats>,
+    _files: Box<dyn Send + Sync>,
 }
 
 /// What changes about a process.
@@ -79,7 +80,8 @@ impl ServerGauges {
         let workers = (0..concurrency).map(|worker| scope.scope(&format!("worker_{worker}.")));
         let all = [store.root().scope("main_thread."), store.root().scope("workers."), scope.scope("main_thread.")];
         let watchdogs = all.into_iter().chain(workers).map(|scope| WatchdogStats::new(&scope)).collect();
-        Self { stats, started: now, _compilation: compilation, _watchdogs: watchdogs }
+        let files = Box::new(tidegate_filters::access_log::register_stats(&store.root()));
+        Self { stats, started: now, _compilation: compilation, _watchdogs: watchdogs, _files: files }
     }
 
     pub fn stats(&self) -> &ServerStats {

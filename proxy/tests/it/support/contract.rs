@@ -52,6 +52,7 @@ pub fn serve(bootstrap: &str, port: u16) {
         file_flush_interval: Duration::from_secs(10),
         node_address: None,
         admin_address_path: None,
+        unknown_dynamic_fields: tidegate::config::files::UnknownDynamicFields::default(),
         command_line: Default::default(),
     };
     std::thread::spawn(move || {
