@@ -205,7 +205,6 @@ fn errors_name_what_is_wrong() {
             r#"%COALESCE({"operators":["FOO"]})%"#,
             "COALESCE: failed to parse operator at index 0: unknown command: 'FOO'",
         ),
-        ("%CEL(request.path)%", "not supported yet: %CEL%"),
     ] {
         assert_eq!(Format::compile(format).unwrap_err().to_string(), error, "{format}");
     }

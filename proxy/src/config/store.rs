@@ -307,7 +307,6 @@ impl Store {
         let assignment = super::cluster::compile_assignment(assignment, &mut context)?;
         cluster.update_hosts(&assignment, self.shared.runtime());
         cluster.stats().updates.update_success().inc();
-        self.stats.cluster_updated().inc();
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream};
 use http::{Method, Uri};
 use parking_lot::Mutex;
 use tidegate_filters::http::{Body, BodyError, RequestHead, Response, ResponseHead};
@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use super::connect;
+use super::h2_upload::Upload;
 use super::{
     Active, Begun, ConnectionFacts, Open, POOLS, Pending, PoolError, Pump, StreamRequest, StreamReset, Waiters,
     connection_permit, count_connect_failure, ensure_sweeper,
@@ -483,78 +484,6 @@ fn encode(head: &RequestHead, tunnel: bool) -> Option<http::Request<()>> {
         request.headers_mut().remove(name);
     }
     Some(request)
-}
-
-/// The request's body on its way up.
-struct Upload {
-    body: Body,
-    sending: SendStream<Bytes>,
-    /// Read from the body, not yet within the host's window.
-    chunk: Bytes,
-    last: bool,
-    /// The body ended with an error.
-    broken: bool,
-    /// Set once all is with the connection.
-    uploaded: Arc<AtomicBool>,
-}
-
-impl Upload {
-    /// Ready when all is with the host, or it takes no more.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.broken {
-            return Poll::Pending;
-        }
-        loop {
-            if !self.chunk.is_empty() {
-                self.sending.reserve_capacity(self.chunk.len());
-                match ready!(self.sending.poll_capacity(cx)) {
-                    Some(Ok(room)) => {
-                        let piece = self.chunk.split_to(room.min(self.chunk.len()));
-                        let end = self.last && self.chunk.is_empty();
-                        if self.sending.send_data(piece, end).is_err() || end {
-                            self.uploaded.store(end, Relaxed);
-                            return Poll::Ready(());
-                        }
-                    }
-                    _ => return Poll::Ready(()),
-                }
-                continue;
-            }
-            if let Poll::Ready(Ok(_)) | Poll::Ready(Err(_)) = self.sending.poll_reset(cx) {
-                return Poll::Ready(());
-            }
-            match ready!(self.body.poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => {
-                        self.last = self.body.is_end();
-                        if data.is_empty() && self.last {
-                            let _ = self.sending.send_data(data, true);
-                            self.uploaded.store(true, Relaxed);
-                            return Poll::Ready(());
-                        }
-                        self.chunk = data;
-                    }
-                    Err(frame) => {
-                        if let Ok(trailers) = frame.into_trailers() {
-                            let _ = self.sending.send_trailers(trailers);
-                        }
-                        self.uploaded.store(true, Relaxed);
-                        return Poll::Ready(());
-                    }
-                },
-                // Whoever reads the body learns of that too, and gives the stream up: it is no failure of the host's.
-                Some(Err(_)) => {
-                    self.broken = true;
-                    return Poll::Pending;
-                }
-                None => {
-                    let _ = self.sending.send_data(Bytes::new(), true);
-                    self.uploaded.store(true, Relaxed);
-                    return Poll::Ready(());
-                }
-            }
-        }
-    }
 }
 
 /// A response's body: dropped before its end, the stream is reset.

@@ -5,6 +5,7 @@ mod connect;
 mod h1;
 mod h1_upload;
 mod h2;
+mod h2_upload;
 mod payload;
 mod tcp;
 
