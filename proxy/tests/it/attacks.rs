@@ -114,11 +114,17 @@ fn send_raw(port: u16, bytes: &[u8], cut: bool) -> Outcome {
     }
     stream.set_read_timeout(Some(SILENCE)).unwrap();
     let (mut all, mut piece) = (Vec::new(), [0; 4096]);
+    let mut patience = !cut;
     outcome.closed = loop {
         match stream.read(&mut piece) {
             Ok(0) => break true,
             Ok(n) => all.extend_from_slice(&piece[..n]),
-            Err(error) => break error.kind() == std::io::ErrorKind::ConnectionReset,
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => break true,
+            // Not a word yet: a busy machine may be to blame.
+            Err(_) if all.is_empty() && std::mem::take(&mut patience) => {
+                stream.set_read_timeout(Some(10 * SILENCE)).unwrap();
+            }
+            Err(_) => break false,
         }
     };
     let text = String::from_utf8_lossy(&all);
