@@ -369,7 +369,10 @@ fn log_pattern(message: &proto::Bootstrap, context: &CompileContext<'_>) -> Resu
         None => Ok(None),
         Some(Form::TextFormat(pattern)) => Ok(Some(Pattern::text(pattern))),
         Some(Form::JsonFormat(template)) => {
-            let template = tidegate_xds::to_json("google.protobuf.Struct", &prost::Message::encode_to_vec(template));
+            let mut template =
+                tidegate_xds::to_json("google.protobuf.Struct", &prost::Message::encode_to_vec(template));
+            // A message's map has no order; two starts are to write the same lines.
+            template.sort_all_objects();
             let refused = |reason| context.error_at("application_log_config.log_format.json_format", reason);
             Pattern::json(&template).map(Some).map_err(refused)
         }
