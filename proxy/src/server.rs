@@ -302,6 +302,8 @@ impl Server {
         self.shared.set_health_check_failing(true);
         let half = options.drain_time / 2;
         self.manager.begin_drain(false, DrainPlan { lasts: half, immediate: true });
+        // From here on every response says that its connection ends.
+        tracing::info!("draining");
         self.manager.wait_idle(half).await;
         self.manager.stop_listeners(false);
         self.manager.finish(self.plan.lasts - half).await;
@@ -362,7 +364,6 @@ async fn wait_for_signals(quit: watch::Sender<bool>) {
             _ = reopen.recv() => tidegate_filters::access_log::reopen_all(),
         }
     }
-    tracing::info!("draining");
     // Nobody listens only when the process is ending already.
     let _ = quit.send(true);
 }
