@@ -26,7 +26,7 @@ pub struct Sides<'a> {
     pub canary: bool,
     /// Our zone and the host's, where both are known.
     pub zones: Option<(&'a str, &'a str)>,
-    /// Counts as completed only, neither by code nor by class.
+    /// Counts as completed only, neither by code nor by class; in the counters by side both remain, as in Envoy.
     pub without_codes: bool,
 }
 
@@ -50,7 +50,8 @@ impl CodeStats {
 
     /// A response that was handed on.
     pub fn count(&self, status: StatusCode, sides: Sides<'_>) {
-        self.each(sides, |codes| codes.count(status, sides.without_codes));
+        let all = &self.prefixes().all;
+        self.each(sides, |codes| codes.count(status, sides.without_codes && std::ptr::eq(codes, all)));
     }
 
     /// How long the whole response took.
@@ -218,7 +219,8 @@ mod tests {
         assert_eq!(value("", "upstream_rq_200"), 2);
         assert_eq!(value("", "upstream_rq_4xx"), 1);
         assert_eq!(value("external.", "upstream_rq_completed"), 3);
-        assert_eq!(value("external.", "upstream_rq_404"), 1);
+        assert_eq!(value("", "upstream_rq_404"), 1);
+        assert_eq!(value("external.", "upstream_rq_404"), 2);
         assert_eq!(value("internal.", "upstream_rq_2xx"), 1);
         assert_eq!(value("canary.", "upstream_rq_completed"), 1);
         assert_eq!(value("zone.a.b.", "upstream_rq_200"), 1);
