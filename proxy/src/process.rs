@@ -6,8 +6,9 @@ mod endpoints;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime};
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use parking_lot::Mutex;
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -159,11 +160,7 @@ fn section(kind: &str, lists: Vec<(&str, Vec<Value>)>) -> Value {
 
 /// RFC 3339 with milliseconds, as protobuf prints timestamps.
 fn timestamp(at: SystemTime) -> String {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-    let (year, month, day) = crate::http::response_headers::civil(since.as_secs() / 86_400);
-    let of_day = since.as_secs() % 86_400;
-    let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis())
+    DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 impl AdminState for Process {

@@ -4,9 +4,16 @@ mod protos;
 mod rules;
 mod tables;
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{env, error::Error, fs, path::PathBuf, process};
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() {
+    if let Err(error) = generate() {
+        eprintln!("the schema tables cannot be made: {error}");
+        process::exit(1);
+    }
+}
+
+fn generate() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let pool = protos::compile(&out)?;
     fs::write(out.join("tables.rs"), tables::generate(&pool)?)?;

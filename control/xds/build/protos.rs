@@ -5,8 +5,11 @@ use std::{
     env,
     error::Error,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::Duration,
 };
 
 use prost_reflect::DescriptorPool;
@@ -29,17 +32,35 @@ pub(crate) fn compile(out: &Path) -> Result<DescriptorPool> {
     files.dedup();
 
     let set = out.join("descriptors.bin");
-    let status = Command::new(protoc_bin_vendored::protoc_bin_path()?)
+    let mut protoc = Command::new(protoc_bin_vendored::protoc_bin_path()?);
+    protoc
         .args(roots.iter().map(|root| format!("-I{}", root.display())))
         .arg(format!("-I{}", protoc_bin_vendored::include_path()?.display()))
         .arg("--include_imports")
         .arg(format!("--descriptor_set_out={}", set.display()))
-        .args(&files)
-        .status()?;
-    if !status.success() {
-        return Err("protoc failed".into());
-    }
+        .args(&files);
+    run(&mut protoc)?;
     Ok(DescriptorPool::decode(fs::read(set)?.as_slice())?)
+}
+
+/// Runs a command and returns what it printed. A program that cargo has unpacked a moment ago can still count as being written:
+/// it is waited for.
+fn run(command: &mut Command) -> Result<Vec<u8>> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let mut tries = 0;
+    let output = loop {
+        match command.output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy && tries < 50 => {
+                tries += 1;
+                thread::sleep(Duration::from_millis(100));
+            }
+            output => break output.map_err(|error| format!("{program}: {error}"))?,
+        }
+    };
+    if !output.status.success() {
+        return Err(format!("{program}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(output.stdout)
 }
 
 /// The folder of the `envoy-types` package that cargo resolved for this workspace.
@@ -56,17 +77,15 @@ fn envoy_types() -> Result<PathBuf> {
         .ok_or_else(|| "cargo metadata does not list envoy-types".into())
 }
 
+/// For the host only: what other platforms need may not have been fetched.
 fn cargo_metadata(flags: &[&str]) -> Result<serde_json::Value> {
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml");
-    let output = Command::new(env::var("CARGO")?)
-        .args(["metadata", "--format-version=1", "--manifest-path"])
+    let mut cargo = Command::new(env::var("CARGO")?);
+    cargo
+        .args(["metadata", "--format-version=1", "--filter-platform", &env::var("HOST")?, "--manifest-path"])
         .arg(manifest)
-        .args(flags)
-        .output()?;
-    if !output.status.success() {
-        return Err(String::from_utf8_lossy(&output.stderr).into_owned().into());
-    }
-    Ok(serde_json::from_slice(&output.stdout)?)
+        .args(flags);
+    Ok(serde_json::from_slice(&run(&mut cargo)?)?)
 }
 
 /// Each folder under `proto/` is an import root, and two of them have one inside.

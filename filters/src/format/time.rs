@@ -4,6 +4,8 @@
 use std::cell::Cell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use chrono::{DateTime, Datelike, Timelike, Utc};
+
 use super::write::{padded, unsigned};
 
 /// A compiled date format.
@@ -65,20 +67,6 @@ enum Text {
     HalfDay { lower: bool },
 }
 
-/// A point in time, taken apart.
-struct Civil {
-    epoch_seconds: i64,
-    nanos: u32,
-    year: i64,
-    month: usize,
-    day: u64,
-    /// From 0.
-    day_of_year: u64,
-    /// 0 is Sunday.
-    weekday: usize,
-    second_of_day: u64,
-}
-
 const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const MONTHS: [&str; 12] = [
     "January",
@@ -118,8 +106,8 @@ impl TimeFormat {
         match &self.0 {
             Kind::Default => write_default(time, out),
             Kind::Items(items) => {
-                let civil = Civil::from(time);
-                items.iter().for_each(|item| item.write(&civil, out));
+                let at = utc(time);
+                items.iter().for_each(|item| item.write(&at, out));
             }
         }
     }
@@ -269,11 +257,11 @@ fn push_literal(items: &mut Vec<Item>, text: &str) {
 }
 
 impl Item {
-    fn write(&self, civil: &Civil, out: &mut Vec<u8>) {
+    fn write(&self, at: &DateTime<Utc>, out: &mut Vec<u8>) {
         match self {
             Self::Literal(text) => out.extend_from_slice(text.as_bytes()),
             Self::Number { field, width, pad } => {
-                let number = field.of(civil);
+                let number = field.of(at);
                 if number < 0 {
                     out.push(b'-');
                 }
@@ -281,12 +269,12 @@ impl Item {
             }
             Self::Text { field, upper } => {
                 let start = out.len();
-                out.extend_from_slice(field.of(civil).as_bytes());
+                out.extend_from_slice(field.of(at).as_bytes());
                 if *upper {
                     out[start..].make_ascii_uppercase();
                 }
             }
-            Self::Fraction { digits, dot } => write_fraction(civil.nanos, *digits, *dot, out),
+            Self::Fraction { digits, dot } => write_fraction(at.timestamp_subsec_nanos(), *digits, *dot, out),
         }
     }
 }
@@ -308,41 +296,40 @@ fn write_fraction(nanos: u32, digits: Option<usize>, dot: bool, out: &mut Vec<u8
 }
 
 impl Number {
-    #[expect(clippy::cast_possible_wrap, reason = "all small but the epoch, which is signed")]
-    fn of(self, civil: &Civil) -> i64 {
-        let hour = civil.second_of_day / 3600;
-        let from_monday = (civil.weekday + 6) % 7;
-        let unsigned = match self {
-            Self::Year => return civil.year,
-            Self::Century => return civil.year.div_euclid(100),
-            Self::YearOfCentury => return civil.year.rem_euclid(100),
-            Self::IsoYear => return civil.iso_week().0,
-            Self::IsoYearOfCentury => return civil.iso_week().0.rem_euclid(100),
-            Self::IsoWeek => return civil.iso_week().1,
-            Self::Epoch => return civil.epoch_seconds,
-            Self::Month => civil.month as u64 + 1,
-            Self::Day => civil.day,
-            Self::DayOfYear => civil.day_of_year + 1,
-            Self::Hour => hour,
-            Self::Hour12 => (hour + 11) % 12 + 1,
-            Self::Minute => civil.second_of_day / 60 % 60,
-            Self::Second => civil.second_of_day % 60,
-            Self::Weekday => civil.weekday as u64,
-            Self::WeekdayFromMonday => from_monday as u64 + 1,
-            Self::WeekFromSunday => (civil.day_of_year + 7 - civil.weekday as u64) / 7,
-            Self::WeekFromMonday => (civil.day_of_year + 7 - from_monday as u64) / 7,
+    fn of(self, at: &DateTime<Utc>) -> i64 {
+        let weekday = at.weekday();
+        let week = |days_since_first: u32| (at.ordinal0() + 7 - days_since_first) / 7;
+        let small = match self {
+            Self::Epoch => return at.timestamp(),
+            Self::Year => return at.year().into(),
+            Self::Century => return at.year().div_euclid(100).into(),
+            Self::YearOfCentury => return at.year().rem_euclid(100).into(),
+            Self::IsoYear => return at.iso_week().year().into(),
+            Self::IsoYearOfCentury => return at.iso_week().year().rem_euclid(100).into(),
+            Self::IsoWeek => at.iso_week().week(),
+            Self::Month => at.month(),
+            Self::Day => at.day(),
+            Self::DayOfYear => at.ordinal(),
+            Self::Hour => at.hour(),
+            Self::Hour12 => at.hour12().1,
+            Self::Minute => at.minute(),
+            Self::Second => at.second(),
+            Self::Weekday => weekday.num_days_from_sunday(),
+            Self::WeekdayFromMonday => weekday.number_from_monday(),
+            Self::WeekFromSunday => week(weekday.num_days_from_sunday()),
+            Self::WeekFromMonday => week(weekday.num_days_from_monday()),
         };
-        unsigned as i64
+        small.into()
     }
 }
 
 impl Text {
-    fn of(self, civil: &Civil) -> &'static str {
+    fn of(self, at: &DateTime<Utc>) -> &'static str {
         let cut = |text: &'static str, short: bool| if short { &text[..3] } else { text };
         match self {
-            Self::Weekday { short } => cut(WEEKDAYS[civil.weekday], short),
-            Self::Month { short } => cut(MONTHS[civil.month], short),
-            Self::HalfDay { lower } => match (civil.second_of_day < 43_200, lower) {
+            Self::Weekday { short } => cut(WEEKDAYS[at.weekday().num_days_from_sunday() as usize], short),
+            Self::Month { short } => cut(MONTHS[at.month0() as usize], short),
+            Self::HalfDay { lower } => match (!at.hour12().0, lower) {
                 (true, false) => "AM",
                 (true, true) => "am",
                 (false, false) => "PM",
@@ -352,74 +339,11 @@ impl Text {
     }
 }
 
-impl From<SystemTime> for Civil {
-    fn from(time: SystemTime) -> Self {
-        let (epoch_seconds, nanos) = epoch(time);
-        let days = epoch_seconds.div_euclid(86_400);
-        let (year, month, day) = civil_date(days);
-        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-        let before = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334][month];
-        Self {
-            epoch_seconds,
-            nanos,
-            year,
-            month,
-            day,
-            day_of_year: before + day - 1 + u64::from(leap && month > 1),
-            weekday: usize::try_from((days + 4).rem_euclid(7)).unwrap_or(0),
-            second_of_day: epoch_seconds.rem_euclid(86_400).unsigned_abs(),
-        }
-    }
-}
-
-impl Civil {
-    /// ISO 8601's year and week.
-    fn iso_week(&self) -> (i64, i64) {
-        let from_monday = i64::try_from((self.weekday + 6) % 7).unwrap_or(0);
-        let day = i64::try_from(self.day_of_year).unwrap_or(0);
-        let week = (day - from_monday + 10) / 7;
-        let long = |year: i64| {
-            let first = (self.days_to(year) + 3).rem_euclid(7);
-            let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-            if first == 3 || (leap && first == 2) { 53 } else { 52 }
-        };
-        if week < 1 {
-            (self.year - 1, long(self.year - 1))
-        } else if week > long(self.year) {
-            (self.year + 1, 1)
-        } else {
-            (self.year, week)
-        }
-    }
-
-    /// Days from the epoch to January 1 of a year near this one.
-    fn days_to(&self, year: i64) -> i64 {
-        let before = year - 1;
-        let leaps = |year: i64| year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-        (year - 1970) * 365 + leaps(before) - leaps(1969)
-    }
-}
-
-fn epoch(time: SystemTime) -> (i64, u32) {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => (i64::try_from(after.as_secs()).unwrap_or(i64::MAX), after.subsec_nanos()),
-        Err(_) => (0, 0),
-    }
-}
-
-/// Year, month from 0 and day of the month from 1 of a day counted from the epoch (H. Hinnant, "chrono-compatible
-/// low-level date algorithms").
-fn civil_date(days: i64) -> (i64, usize, u64) {
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097).unsigned_abs();
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = usize::try_from((month_from_march + 2) % 12).unwrap_or(0);
-    let year = i64::try_from(year_of_era).unwrap_or(0) + era * 400 + i64::from(month < 2);
-    (year, month, day)
+/// A time before the epoch, and one that no calendar holds, is the epoch.
+fn utc(time: SystemTime) -> DateTime<Utc> {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    let seconds = i64::try_from(since.as_secs()).ok();
+    seconds.and_then(|seconds| DateTime::from_timestamp(seconds, since.subsec_nanos())).unwrap_or_default()
 }
 
 thread_local! {
@@ -428,35 +352,26 @@ thread_local! {
 }
 
 fn write_default(time: SystemTime, out: &mut Vec<u8>) {
-    let (second, nanos) = epoch(time);
+    let at = utc(time);
     let (last, text) = LAST.get();
-    if last == second {
+    if last == at.timestamp() {
         out.extend_from_slice(&text);
     } else {
         let start = out.len();
-        let civil = Civil::from(time);
-        unsigned_year(civil.year, out);
-        for (before, number) in [
-            (b'-', civil.month as u64 + 1),
-            (b'-', civil.day),
-            (b'T', civil.second_of_day / 3600),
-            (b':', civil.second_of_day / 60 % 60),
-            (b':', civil.second_of_day % 60),
-        ] {
+        unsigned(out, at.year().unsigned_abs().into());
+        for (before, number) in
+            [(b'-', at.month()), (b'-', at.day()), (b'T', at.hour()), (b':', at.minute()), (b':', at.second())]
+        {
             out.push(before);
-            padded(out, number, 2, b'0');
+            padded(out, number.into(), 2, b'0');
         }
         if let Ok(text) = out[start..].try_into() {
-            LAST.set((second, text));
+            LAST.set((at.timestamp(), text));
         }
     }
     out.push(b'.');
-    padded(out, u64::from(nanos / 1_000_000), 3, b'0');
+    padded(out, at.timestamp_subsec_millis().into(), 3, b'0');
     out.push(b'Z');
-}
-
-fn unsigned_year(year: i64, out: &mut Vec<u8>) {
-    unsigned(out, year.unsigned_abs());
 }
 
 #[cfg(test)]

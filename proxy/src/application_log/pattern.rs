@@ -3,14 +3,13 @@
 
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
+use chrono::{DateTime, Utc};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::fmt::format::{FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent};
 use tracing_subscriber::registry::LookupSpan;
-
-use crate::http::response_headers::civil;
 
 /// A parsed pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,33 +85,41 @@ impl Pattern {
     }
 }
 
-const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
-const MONTHS: [&str; 12] = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-];
+/// The pattern of `chrono` that writes a flag of time; spdlog's letters are partly others than those of `strftime`.
+fn of_time(flag: char) -> Option<&'static str> {
+    Some(match flag {
+        'a' => "%a",
+        'A' => "%A",
+        'b' | 'h' => "%b",
+        'B' => "%B",
+        'c' => "%a %b %-d %T %Y",
+        'C' => "%y",
+        'd' => "%d",
+        'D' | 'x' => "%m/%d/%y",
+        'e' => "%3f",
+        'E' => "%s",
+        'f' => "%6f",
+        'F' => "%9f",
+        'H' => "%H",
+        'I' => "%I",
+        'm' => "%m",
+        'M' => "%M",
+        'p' => "%p",
+        'r' => "%I:%M:%S %p",
+        'R' => "%R",
+        'S' => "%S",
+        'T' | 'X' => "%T",
+        'Y' => "%Y",
+        'z' => "%:z",
+        _ => return None,
+    })
+}
 
 impl Line<'_> {
     fn write(&self, flag: char, out: &mut impl Write) -> fmt::Result {
-        let since = self.time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let days = since.as_secs() / 86_400;
-        let (year, month, day) = civil(days);
-        let of_day = since.as_secs() % 86_400;
-        let (hour, minute, second) = (of_day / 3600, of_day / 60 % 60, of_day % 60);
-        let half = if hour % 12 == 0 { 12 } else { hour % 12 };
-        let half_of_day = if hour < 12 { "AM" } else { "PM" };
-        let day_name = DAYS[usize::try_from(days % 7).unwrap_or_default()];
-        let month_name = MONTHS[usize::try_from(month).unwrap_or(1).saturating_sub(1) % 12];
+        if let Some(format) = of_time(flag) {
+            return write!(out, "{}", DateTime::<Utc>::from(self.time).format(format));
+        }
         match flag {
             'v' => out.write_str(self.message),
             '_' => out.write_str(&self.message.replace('\n', "\\n")),
@@ -125,31 +132,6 @@ impl Line<'_> {
             'n' => out.write_str(self.logger),
             'l' => out.write_str(level_name(self.level)),
             'L' => out.write_str(level_name(self.level).get(..1).unwrap_or_default().to_uppercase().as_str()),
-            'a' => out.write_str(&day_name[..3]),
-            'A' => out.write_str(day_name),
-            'b' | 'h' => out.write_str(&month_name[..3]),
-            'B' => out.write_str(month_name),
-            'c' => {
-                write!(out, "{} {} {day} {hour:02}:{minute:02}:{second:02} {year:04}", &day_name[..3], &month_name[..3])
-            }
-            'C' => write!(out, "{:02}", year % 100),
-            'Y' => write!(out, "{year:04}"),
-            'D' | 'x' => write!(out, "{month:02}/{day:02}/{:02}", year % 100),
-            'm' => write!(out, "{month:02}"),
-            'd' => write!(out, "{day:02}"),
-            'H' => write!(out, "{hour:02}"),
-            'I' => write!(out, "{half:02}"),
-            'M' => write!(out, "{minute:02}"),
-            'S' => write!(out, "{second:02}"),
-            'e' => write!(out, "{:03}", since.subsec_millis()),
-            'f' => write!(out, "{:06}", since.subsec_micros()),
-            'F' => write!(out, "{:09}", since.subsec_nanos()),
-            'E' => write!(out, "{}", since.as_secs()),
-            'p' => out.write_str(half_of_day),
-            'r' => write!(out, "{half:02}:{minute:02}:{second:02} {half_of_day}"),
-            'R' => write!(out, "{hour:02}:{minute:02}"),
-            'T' | 'X' => write!(out, "{hour:02}:{minute:02}:{second:02}"),
-            'z' => out.write_str("+00:00"),
             'g' => out.write_str(self.file),
             's' => out.write_str(self.file.rsplit('/').next().unwrap_or_default()),
             '#' => write!(out, "{}", self.line),
@@ -202,7 +184,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 
