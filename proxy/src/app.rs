@@ -9,7 +9,9 @@ use arc_swap::ArcSwap;
 use tidegate_filters::http::filter::Services;
 use tidegate_filters::runtime::Runtime;
 use tidegate_filters::stream_info::Address;
+use tidegate_stats::Scope;
 
+use crate::http::stats::RouterStats;
 use crate::listener::load::GlobalLoad;
 use crate::listener::{ListenAddress, Listener};
 use crate::services::ProxyServices;
@@ -26,6 +28,8 @@ pub struct Shared {
     /// The overload manager's limit of connections.
     global_limit: Option<u64>,
     services: Arc<ProxyServices>,
+    /// `http.async-client.*`: of requests that the proxy makes by itself.
+    own_requests: RouterStats,
 }
 
 impl Shared {
@@ -34,6 +38,7 @@ impl Shared {
         node_address: Option<IpAddr>,
         node_cluster: &str,
         global_limit: Option<u64>,
+        stats: &Scope,
     ) -> Arc<Self> {
         Arc::new_cyclic(|shared| Self {
             snapshot: ArcSwap::default(),
@@ -47,6 +52,7 @@ impl Shared {
                 node_cluster: node_cluster.into(),
             }),
             runtime,
+            own_requests: RouterStats::new(&stats.scope("http.async-client.")),
         })
     }
 
@@ -70,6 +76,10 @@ impl Shared {
 
     pub(crate) fn services(&self) -> Arc<dyn Services> {
         Arc::clone(&self.services) as Arc<dyn Services>
+    }
+
+    pub(crate) fn own_requests(&self) -> &RouterStats {
+        &self.own_requests
     }
 
     pub(crate) fn node_address(&self) -> Option<IpAddr> {

@@ -108,7 +108,12 @@ impl Process {
     pub(crate) fn facts(&self) -> Facts {
         let snapshot = self.shared.snapshot();
         let connections = snapshot.listeners.values().map(|listener| listener.stats.downstream_cx_active().value());
-        Facts { state: self.server_state(), connections: connections.sum(), memory: Memory::read() }
+        Facts {
+            state: self.server_state(),
+            connections: connections.sum(),
+            clusters: snapshot.clusters.len() as u64,
+            memory: Memory::read(),
+        }
     }
 
     /// Brings all stats up to date.

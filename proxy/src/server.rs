@@ -13,8 +13,8 @@ use tidegate_xds::{FieldError, FieldPath};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::admin::AdminState;
 use crate::admin::state::{CommandLine, DrainListeners};
+use crate::admin::{AdminState, Traffic};
 use crate::allocator;
 use crate::app::Shared;
 use crate::cluster::dns::Discoveries;
@@ -89,7 +89,8 @@ fn make_store(
     layers: Arc<Layers>,
     node_address: Option<std::net::IpAddr>,
 ) -> (Store, Arc<Shared>) {
-    let shared = Shared::new(layers, node_address, &bootstrap.node.cluster, bootstrap.connection_limit);
+    let (root, cluster) = (stats.root(), &bootstrap.node.cluster);
+    let shared = Shared::new(layers, node_address, cluster, bootstrap.connection_limit, &root);
     let compiler = Compiler {
         registry: bootstrap.registry,
         defaults,
@@ -170,6 +171,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         store,
         shared,
         plan,
+        draining: false,
     };
     let admin = match &bootstrap.admin {
         Some(address) => Some(serve_admin(address, &options, &server.process)?),
@@ -203,6 +205,8 @@ struct Server {
     store: Store,
     shared: Arc<Shared>,
     plan: DrainPlan,
+    /// `/drain_listeners` has begun to ask connections to leave.
+    draining: bool,
 }
 
 impl Server {
@@ -287,12 +291,24 @@ impl Server {
         }
     }
 
-    /// `/drain_listeners`: at once their sockets close; gracefully their connections are asked to leave first.
+    /// `/drain_listeners`: at once their sockets close; gracefully their connections are asked to leave for the drain time
+    /// first, and with `skip_exit` that is all.
     fn drain_listeners(&mut self, drain: DrainListeners) {
-        if drain.graceful {
-            self.manager.begin_drain(drain.inbound_only, self.plan);
-        } else {
-            self.manager.stop_listeners(drain.inbound_only);
+        if !drain.graceful && !drain.skip_exit {
+            return self.manager.stop_listeners(drain.inbound_only);
+        }
+        if std::mem::replace(&mut self.draining, true) {
+            return;
+        }
+        self.manager.begin_drain(drain.inbound_only, self.plan);
+        if !drain.skip_exit {
+            let (asked, lasts) = (self.process.asked.clone(), self.plan.lasts);
+            let then = DrainListeners { graceful: false, ..drain };
+            tokio::spawn(async move {
+                tokio::time::sleep(lasts).await;
+                // Nobody is there to be told only when the process ends.
+                let _ = asked.send(Asked::Drain(then));
+            });
         }
     }
 
@@ -319,6 +335,7 @@ fn serve_admin(
 ) -> Result<JoinHandle<()>, StartError> {
     let failed = |cause: std::io::Error| StartError::Listen(format!("cannot bind admin address '{address}': {cause}"));
     let state: Arc<dyn AdminState> = Arc::clone(process) as _;
+    let traffic = Traffic::new(&process.stats.root());
     match address {
         ListenAddress::Ip { address: ip, .. } => {
             let socket = std::net::TcpListener::bind(ip).map_err(failed)?;
@@ -331,7 +348,7 @@ fn serve_admin(
             let socket = tokio::net::TcpListener::from_std(socket).map_err(failed)?;
             Ok(tokio::spawn(async move {
                 // It serves until it is aborted.
-                let _ = crate::admin::serve(socket, state).await;
+                let _ = crate::admin::serve(socket, state, traffic).await;
             }))
         }
         ListenAddress::Pipe { path, .. } => {
@@ -343,7 +360,7 @@ fn serve_admin(
             }
             Ok(tokio::spawn(async move {
                 // It serves until it is aborted.
-                let _ = crate::admin::serve(socket, state).await;
+                let _ = crate::admin::serve(socket, state, traffic).await;
             }))
         }
     }

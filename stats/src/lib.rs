@@ -4,6 +4,7 @@
 mod block;
 mod cell;
 mod histogram;
+mod lookups;
 mod named;
 mod read;
 mod rules;
@@ -14,6 +15,7 @@ mod tags;
 pub use block::{Block, Layout};
 pub use cell::{Counter, Gauge, Histogram, enter_worker, reserve_workers};
 pub use histogram::{Bin, Bins, DEFAULT_BUCKETS, HistogramCell, Merged, QUANTILES, Unit};
+pub use lookups::Lookups;
 pub use named::{OwnedCounter, OwnedGauge, OwnedHistogram, TextReadout};
 pub use read::{HistogramReading, Reading, TextReading};
 pub use rules::{Buckets, NameMatcher, Rules, Shown};

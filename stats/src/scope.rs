@@ -111,6 +111,7 @@ impl Scope {
 
     /// The counter of this name; the same name gives the same counter. Keep the handle where it is counted often.
     pub fn counter(&self, name: &str) -> OwnedCounter {
+        self.note(name);
         OwnedCounter(self.handle(named_block(
             &mut self.members.lists.lock().named_mut().counters,
             name,
@@ -120,18 +121,25 @@ impl Scope {
 
     /// The gauge of this name.
     pub fn gauge(&self, name: &str) -> OwnedGauge {
+        self.note(name);
         OwnedGauge(self.handle(named_block(&mut self.members.lists.lock().named_mut().gauges, name, &named::GAUGE)))
     }
 
     /// The histogram of this name; its unit is the first caller's.
     pub fn histogram(&self, name: &str, unit: Unit) -> OwnedHistogram {
+        self.note(name);
         let layout = named::histogram_layout(unit);
         OwnedHistogram(self.handle(named_block(&mut self.members.lists.lock().named_mut().histograms, name, layout)))
     }
 
     /// The text of this name.
     pub fn text_readout(&self, name: &str) -> TextReadout {
+        self.note(name);
         self.members.lists.lock().named_mut().texts.entry(name.into()).or_default().clone()
+    }
+
+    fn note(&self, name: &str) {
+        self.store.lookups().note(&self.members.prefix, name);
     }
 
     fn handle(&self, block: Arc<Block>) -> BlockHandle {

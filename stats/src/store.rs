@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use crate::block::Block;
+use crate::lookups::Lookups;
 use crate::rules::Rules;
 use crate::scope::{Members, Scope};
 
@@ -14,6 +15,7 @@ pub struct Store {
     root: Arc<Members>,
     scopes: Mutex<Scopes>,
     rules: Rules,
+    lookups: Lookups,
 }
 
 #[derive(Default)]
@@ -30,11 +32,21 @@ impl Store {
 
     /// A store whose names are shown as `stats_config` says.
     pub fn with_rules(rules: Rules) -> Arc<Self> {
-        Arc::new(Self { root: Arc::new(Members::new("".into())), scopes: Mutex::default(), rules })
+        Arc::new(Self {
+            root: Arc::new(Members::new("".into())),
+            scopes: Mutex::default(),
+            rules,
+            lookups: Lookups::default(),
+        })
     }
 
     pub fn rules(&self) -> &Rules {
         &self.rules
+    }
+
+    /// Of stats by name.
+    pub fn lookups(&self) -> &Lookups {
+        &self.lookups
     }
 
     /// The scope without a prefix; it lives as long as the store.

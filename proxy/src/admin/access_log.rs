@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, UnixListener};
 
 use super::AdminState;
 use super::reply::Reply;
+use super::traffic::Counting;
 
 /// Both ends of a connection to the admin interface.
 #[derive(Debug, Clone)]
@@ -24,16 +25,16 @@ pub struct Peers {
     local: Address,
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Peers {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
+impl Connected<IncomingStream<'_, Counting<TcpListener>>> for Peers {
+    fn connect_info(stream: IncomingStream<'_, Counting<TcpListener>>) -> Self {
         let remote = Address::Ip(*stream.remote_addr());
-        let local = stream.io().local_addr().map_or_else(|_| remote.clone(), Address::Ip);
+        let local = stream.io().inner.local_addr().map_or_else(|_| remote.clone(), Address::Ip);
         Self { remote, local }
     }
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peers {
-    fn connect_info(_: IncomingStream<'_, UnixListener>) -> Self {
+impl Connected<IncomingStream<'_, Counting<UnixListener>>> for Peers {
+    fn connect_info(_: IncomingStream<'_, Counting<UnixListener>>) -> Self {
         let unnamed = Address::Pipe(Arc::from(""));
         Self { remote: unnamed.clone(), local: unnamed }
     }

@@ -16,7 +16,7 @@ use crate::cluster::host::HealthStatus;
 
 pub(super) fn show(call: &Call<'_>) -> Reply {
     let mut clusters = call.state.clusters();
-    if let Some(filter) = call.query.get("filter") {
+    if let Some(filter) = call.query.filled("filter") {
         match Regex::new(filter) {
             Ok(filter) => clusters.retain(|cluster| filter.is_match(&cluster.name)),
             Err(_) => return Reply::bad_request("Invalid re2 regex"),

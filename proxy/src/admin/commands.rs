@@ -35,6 +35,7 @@ pub(super) fn reopen_logs(call: &Call<'_>) -> Reply {
 
 pub(super) fn reset_counters(call: &Call<'_>) -> Reply {
     call.state.stats().reset_counters();
+    call.state.stats().lookups().clear();
     done()
 }
 

@@ -12,15 +12,17 @@ use tidegate_xds::schema;
 use super::Call;
 use super::field_mask::FieldMask;
 use super::reply::Reply;
+use super::stats::re2_error;
 
 pub(super) fn show(call: &Call<'_>) -> Reply {
-    let names = match call.query.get("name_regex").map(|text| (text, Regex::new(&format!("^(?:{text})$")))) {
+    let names = match call.query.filled("name_regex").map(|text| (text, Regex::new(&format!("^(?:{text})$")))) {
         None => None,
         Some((_, Ok(regex))) => Some(regex),
-        Some((text, Err(_))) => {
+        Some((text, Err(error))) => {
+            let reason = re2_error(&error, text);
             return refuse(
                 StatusCode::BAD_REQUEST,
-                format!("INVALID_ARGUMENT: Error while parsing name_regex from {text}"),
+                format!("INVALID_ARGUMENT: Error while parsing name_regex from {text}: {reason}"),
             );
         }
     };
@@ -28,8 +30,8 @@ pub(super) fn show(call: &Call<'_>) -> Reply {
     if let Some(names) = &names {
         sections.iter_mut().for_each(|section| keep_named(section, names));
     }
-    let mask = call.query.get("mask");
-    let configs = match call.query.get("resource") {
+    let mask = call.query.filled("mask");
+    let configs = match call.query.filled("resource") {
         Some(resource) => elements(sections, resource, mask),
         None => masked(sections, mask),
     };
@@ -193,7 +195,7 @@ mod tests {
                 400,
                 "FieldMask cluster.foo could not be successfully used.",
             ),
-            ("/config_dump?name_regex=(", 400, "INVALID_ARGUMENT: Error while parsing name_regex from ("),
+            ("/config_dump?name_regex=(", 400, "INVALID_ARGUMENT: Error while parsing name_regex from (: missing ): ("),
         ] {
             let reply = get(&Fake::default(), path);
             assert_eq!((reply.status.as_u16(), reply.text()), (status, text));

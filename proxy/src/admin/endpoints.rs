@@ -1,7 +1,9 @@
 //! The list of endpoints: path, what it is for, its parameters, and what answers it. It must not know how it is reached.
 
 use super::reply::Reply;
-use super::{Call, clusters, commands, config_dump, help, listeners, logging, runtime, server_info, stats};
+use super::{
+    Call, clusters, commands, config_dump, help, listeners, logging, lookups, profiling, runtime, server_info, stats,
+};
 
 /// Something that can be asked of a process.
 pub(super) struct Endpoint {
@@ -28,6 +30,12 @@ const fn changes(path: &'static str, help: &'static str, parameters: Parameters,
 /// All that can be asked, by path.
 pub(super) const ENDPOINTS: &[Endpoint] = &[
     shows("/", "Admin home page", &[], help::home),
+    changes(
+        "/allocprofiler",
+        "enable/disable the allocation profiler (not in this build)",
+        &[("enable", "enable/disable the allocation profiler; One of (y, n)")],
+        profiling::heap,
+    ),
     shows("/certs", "print certs on machine", &[], server_info::certificates),
     shows(
         "/clusters",
@@ -49,6 +57,13 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         ],
         config_dump::show,
     ),
+    shows("/contention", "dump mutex contention stats (not in this build)", &[], profiling::contention),
+    changes(
+        "/cpuprofiler",
+        "enable/disable the CPU profiler (not in this build)",
+        &[("enable", "enables the CPU profiler; One of (y, n)")],
+        profiling::cpu,
+    ),
     changes(
         "/drain_listeners",
         "drain listeners",
@@ -61,6 +76,13 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     ),
     changes("/healthcheck/fail", "cause the server to fail health checks", &[], commands::fail_health_checks),
     changes("/healthcheck/ok", "cause the server to pass health checks", &[], commands::pass_health_checks),
+    shows("/heap_dump", "dump the heap (not in this build)", &[], profiling::heap),
+    changes(
+        "/heapprofiler",
+        "enable/disable the heap profiler (not in this build)",
+        &[("enable", "enable/disable the heap profiler; One of (y, n)")],
+        profiling::heap,
+    ),
     shows("/help", "print out list of admin commands", &[], help::show),
     shows("/hot_restart_version", "print the hot restart compatibility version", &[], server_info::hot_restart),
     shows("/init_dump", "show what is waited for before serving", &[], server_info::initialization),
@@ -86,6 +108,8 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         logging::change,
     ),
     shows("/memory", "print current allocation/heap usage", &[], server_info::memory),
+    shows("/memory/tcmalloc", "print TCMalloc stats (not in this build)", &[], profiling::tcmalloc),
+    shows("/peak_heap_dump", "dump the heap at its peak (not in this build)", &[], profiling::heap),
     changes("/quitquitquit", "exit the server", &[], commands::quit),
     shows("/ready", "print server state, return 200 if LIVE, otherwise return 503", &[], server_info::ready),
     changes("/reopen_logs", "reopen access logs", &[], commands::reopen_logs),
@@ -105,9 +129,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             ("usedonly", "Only include stats that have been written by system since restart"),
             ("filter", "Regular expression (Google re2) for filtering stats"),
             ("invert_filter", "Invert the filter regex"),
-            ("format", "Format to use; One of (text, json, prometheus)"),
+            ("format", "Format to use; One of (html, active-html, text, json, prometheus)"),
             ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)"),
             ("histogram_buckets", "Histogram bucket display mode; One of (cumulative, disjoint, detailed, summary)"),
+            ("hidden", "Stats that are hidden, of which there are none here; One of (include, only, exclude)"),
         ],
         stats::show,
     ),
@@ -123,25 +148,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         ],
         stats::show_prometheus,
     ),
-];
-
-const LOOKUPS: &str = "stats are found by hash once and then held, so there are no lookups to track";
-const PROFILER: &str = "this build has no profiler; `perf` works on it";
-
-/// What Envoy has and this process does not, and why.
-pub(super) const UNSUPPORTED: &[(&str, &str)] = &[
-    ("/allocprofiler", PROFILER),
-    ("/contention", "no mutex is traced"),
-    ("/cpuprofiler", PROFILER),
-    ("/heap_dump", PROFILER),
-    ("/heapprofiler", PROFILER),
-    ("/memory/tcmalloc", "the allocator is mimalloc"),
-    ("/peak_heap_dump", PROFILER),
-    ("/stats/recentlookups", LOOKUPS),
-    ("/stats/recentlookups/clear", LOOKUPS),
-    ("/stats/recentlookups/disable", LOOKUPS),
-    ("/stats/recentlookups/enable", LOOKUPS),
-    ("/tap", "not supported yet: the tap filter"),
+    shows("/stats/recentlookups", "Show recent stat-name lookups", &[], lookups::show),
+    changes("/stats/recentlookups/clear", "clear list of stat-name lookups and counter", &[], lookups::clear),
+    changes("/stats/recentlookups/disable", "disable recording of stat-name lookups", &[], lookups::disable),
+    changes("/stats/recentlookups/enable", "enable recording of stat-name lookups", &[], lookups::enable),
 ];
 
 #[cfg(test)]
@@ -152,6 +162,5 @@ mod tests {
     fn paths_are_sorted_and_told_apart() {
         let paths: Vec<_> = ENDPOINTS.iter().map(|endpoint| endpoint.path).collect();
         assert!(paths.is_sorted_by(|a, b| a < b));
-        assert!(UNSUPPORTED.iter().all(|(path, _)| !paths.contains(path)));
     }
 }

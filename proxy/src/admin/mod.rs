@@ -13,7 +13,9 @@ mod help;
 mod json;
 mod listeners;
 mod logging;
+mod lookups;
 mod number;
+mod profiling;
 mod query;
 mod reply;
 mod runtime;
@@ -22,6 +24,7 @@ pub mod state;
 mod stats;
 #[cfg(test)]
 mod testing;
+mod traffic;
 
 use std::io;
 use std::sync::Arc;
@@ -36,10 +39,12 @@ use http::{HeaderMap, Method, StatusCode, Uri, header};
 
 pub use access_log::Peers;
 pub use state::AdminState;
+pub use traffic::Traffic;
 
-use endpoints::{ENDPOINTS, UNSUPPORTED};
+use endpoints::ENDPOINTS;
 use query::Query;
 use reply::Reply;
+use traffic::Counting;
 
 /// The most that a request's body may hold, in bytes.
 const MAX_BODY_BYTES: usize = 1 << 20;
@@ -49,18 +54,29 @@ const MAX_BODY_BYTES: usize = 1 << 20;
 ///
 /// # Errors
 /// Does not end by itself; the result is the listener's.
-pub async fn serve<L>(listener: L, state: Arc<dyn AdminState>) -> io::Result<()>
+#[expect(private_bounds, reason = "which sockets there are is no concern of who calls this")]
+pub async fn serve<L>(listener: L, state: Arc<dyn AdminState>, traffic: Arc<Traffic>) -> io::Result<()>
 where
     L: axum::serve::Listener,
     L::Addr: std::fmt::Debug,
-    Peers: for<'a> Connected<IncomingStream<'a, L>>,
+    Peers: for<'a> Connected<IncomingStream<'a, Counting<L>>>,
 {
-    let router = axum::Router::new().fallback(handle).with_state(state);
+    let listener = Counting { inner: listener, traffic: Arc::clone(&traffic) };
+    let router = axum::Router::new().fallback(handle).with_state((state, traffic));
     axum::serve(listener, router.into_make_service_with_connect_info::<Peers>()).await
 }
 
-async fn handle(State(state): State<Arc<dyn AdminState>>, request: Request) -> axum::response::Response {
+type Served = (Arc<dyn AdminState>, Arc<Traffic>);
+
+async fn handle(State((state, traffic)): State<Served>, request: Request) -> axum::response::Response {
     let started = Instant::now();
+    let counted = traffic.request(request.version());
+    let response = respond(state, request, started).await;
+    counted.answered(response.status());
+    response
+}
+
+async fn respond(state: Arc<dyn AdminState>, request: Request, started: Instant) -> axum::response::Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, MAX_BODY_BYTES).await else {
         return Reply::error(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large\n").into_response();
@@ -110,9 +126,6 @@ impl<'a> Call<'a> {
 fn answer(call: &Call<'_>) -> Reply {
     if !call.state.allows(&call.target) {
         return Reply::error(StatusCode::FORBIDDEN, format!("request to path {} not allowed", call.target));
-    }
-    if let Some((path, reason)) = UNSUPPORTED.iter().find(|(path, _)| *path == call.path) {
-        return Reply::error(StatusCode::NOT_IMPLEMENTED, format!("{path} is not there: {reason}\n"));
     }
     let Some(endpoint) = ENDPOINTS.iter().find(|endpoint| endpoint.path == call.path) else {
         return Reply::error(StatusCode::NOT_FOUND, format!("invalid path. {}", help::text()));
@@ -173,9 +186,10 @@ mod tests {
 
     #[test]
     fn what_is_not_there_says_so() {
-        let reply = post(&Fake::default(), "/cpuprofiler");
+        let reply = post(&Fake::default(), "/heapprofiler?enable=y");
         assert_eq!(reply.status, StatusCode::NOT_IMPLEMENTED);
-        assert!(reply.text().starts_with("/cpuprofiler is not there: "));
+        assert_eq!(reply.text(), "The current build does not support heap profiler");
+        assert_eq!(get(&Fake::default(), "/tap").status, StatusCode::NOT_FOUND);
     }
 
     #[tokio::test]
@@ -183,7 +197,8 @@ mod tests {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let serving = tokio::spawn(serve(listener, Arc::new(Fake::default())));
+        let stats = tidegate_stats::Store::new();
+        let serving = tokio::spawn(serve(listener, Arc::new(Fake::default()), Traffic::new(&stats.root())));
         let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
         client.write_all(b"GET /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await.unwrap();
         let mut answer = String::new();
@@ -197,6 +212,20 @@ mod tests {
             "\r\n\r\nLIVE\n",
         ] {
             assert!(answer.contains(part), "{answer}");
+        }
+        let counted: Vec<_> = stats.counters_if(|name, used| used && !name.contains("bytes"));
+        let names: Vec<_> = counted.iter().map(|counter| counter.name.as_str()).collect();
+        for name in [
+            "http.admin.downstream_cx_http1_total",
+            "http.admin.downstream_cx_total",
+            "http.admin.downstream_rq_2xx",
+            "http.admin.downstream_rq_completed",
+            "http.admin.downstream_rq_total",
+            "listener.admin.downstream_cx_total",
+            "listener.admin.http.admin.downstream_rq_2xx",
+            "listener.admin.main_thread.downstream_cx_total",
+        ] {
+            assert!(names.contains(&name), "{name}: {names:?}");
         }
         serving.abort();
     }

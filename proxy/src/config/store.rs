@@ -60,6 +60,8 @@ pub(crate) struct Store {
     accepted: Arc<Accepteds>,
     /// The bootstrap has been taken; what comes now is dynamic.
     pub(crate) started: bool,
+    /// Of the listeners, which are counted from 1.
+    last_position: u64,
 }
 
 impl Store {
@@ -78,6 +80,7 @@ impl Store {
             wanted_assignments: BTreeMap::new(),
             accepted: Arc::default(),
             started: false,
+            last_position: 0,
         }
     }
 
@@ -346,8 +349,12 @@ impl Store {
                 None => Ok(listener),
             });
             match compiled {
-                Ok(listener) => {
+                Ok(mut listener) => {
                     let name = Arc::clone(&listener.name);
+                    if listener.position == 0 {
+                        self.last_position += 1;
+                        listener.position = self.last_position;
+                    }
                     self.listeners.insert(Arc::clone(&name), digest);
                     self.accepted.put(Kind::Listener, &name, resource.encode_to_vec(), !self.started);
                     self.accepted.put_inline_routes(&name, &super::inline_routes::of(&resource));

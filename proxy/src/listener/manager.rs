@@ -37,6 +37,8 @@ struct Active {
     current: Current,
     /// Its sockets, kept beside the workers' own: an update that wants the same takes them over.
     bound: Vec<Bound>,
+    /// It accepts no more, and stays known.
+    stopped: bool,
 }
 
 /// One address that is listened on.
@@ -61,12 +63,14 @@ pub(crate) struct ListenerManager {
     workers: Vec<Worker>,
     plan: DrainPlan,
     stats: ListenerManagerStats,
+    /// All listeners were told to stop, or (true) only the inbound ones.
+    stopped: Option<bool>,
 }
 
 impl ListenerManager {
     pub(crate) fn new(workers: Vec<Worker>, plan: DrainPlan, stats: ListenerManagerStats) -> Self {
         stats.workers_started().set(1);
-        Self { active: HashMap::new(), workers, plan, stats }
+        Self { active: HashMap::new(), workers, plan, stats, stopped: None }
     }
 
     /// Brings the sockets to `listeners`. What cannot be bound is reported and left out; the rest serves.
@@ -77,7 +81,13 @@ impl ListenerManager {
             self.stats.listener_removed().inc();
         }
         let mut errors = Vec::new();
+        let mut listeners: Vec<_> = listeners.into_iter().collect();
+        listeners.sort_unstable_by_key(|(_, listener)| listener.position);
         for (name, listener) in listeners {
+            if self.stopped.is_some_and(|inbound_only| listener.inbound || !inbound_only) {
+                // As in Envoy: what was told to stop neither changes nor comes again.
+                continue;
+            }
             if let Err(error) = self.add_or_update(name, listener) {
                 self.stats.listener_create_failure().inc();
                 errors.push(error);
@@ -95,8 +105,9 @@ impl ListenerManager {
             }
             if before.sockets == listener.sockets && before.bind_to_port == listener.bind_to_port {
                 active.current.store(Arc::clone(listener));
-                drain_replaced(&before, Some(listener), self.plan);
+                self.drain_replaced(&before, Some(listener));
                 self.stats.listener_in_place_updated().inc();
+                self.stats.listener_create_success().add(self.workers.len() as u64);
                 self.stats.listener_modified().inc();
                 return Ok(());
             }
@@ -140,22 +151,54 @@ impl ListenerManager {
             let (current, load) = (Arc::clone(&current), Arc::clone(&load));
             worker.tell(Command::Listen { listener: Arc::clone(name), current, load, sockets });
         }
-        self.active.insert(Arc::clone(name), Active { current, bound });
+        self.active.insert(Arc::clone(name), Active { current, bound, stopped: false });
         Ok(())
     }
 
     fn remove(&mut self, name: &Arc<str>) {
-        let Some(Active { current, bound }) = self.active.remove(name) else { return };
+        let Some(Active { current, bound, .. }) = self.active.remove(name) else { return };
         // A socket closes with the last that holds it: the worker, once it has emptied the queue.
         drop(bound);
         self.stop_accepting(name);
-        drain_replaced(&current.load(), None, self.plan);
+        self.drain_replaced(&current.load(), None);
     }
 
     fn stop_accepting(&self, name: &Arc<str>) {
         for worker in &self.workers {
             worker.tell(Command::Stop { listener: Arc::clone(name) });
         }
+    }
+
+    /// Drains the chains of `before` that do not live on in `after`. As in Envoy they count as draining for the whole drain
+    /// time, however soon the last connection leaves.
+    fn drain_replaced(&self, before: &Listener, after: Option<&Arc<Listener>>) {
+        let plan = self.plan;
+        let mut replaced = 0;
+        for chain in all_chains(before) {
+            let kept =
+                after.is_some_and(|after| all_chains(after).any(|other| Arc::ptr_eq(&other.drain, &chain.drain)));
+            if kept {
+                continue;
+            }
+            replaced += 1;
+            chain.drain.begin(plan.lasts, plan.immediate);
+            let drain = Arc::clone(&chain.drain);
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = drain.until_idle() => {}
+                    () = tokio::time::sleep(plan.lasts) => drain.cut(),
+                }
+            });
+        }
+        let (listeners, chains) = if after.is_some() { (0, replaced) } else { (1, 0) };
+        self.stats.total_listeners_draining().add(listeners);
+        self.stats.total_filter_chains_draining().add(chains);
+        let stats = self.stats.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(plan.lasts).await;
+            stats.total_listeners_draining().add(-listeners);
+            stats.total_filter_chains_draining().add(-chains);
+        });
     }
 
     /// Asks the connections of all (or only the inbound) listeners to leave, without closing any socket.
@@ -170,10 +213,12 @@ impl ListenerManager {
 
     /// Closes the sockets of all (or only the inbound) listeners; connections go on.
     pub(crate) fn stop_listeners(&mut self, inbound_only: bool) {
+        self.stopped = Some(inbound_only && self.stopped.unwrap_or(true));
         let mut stopped = Vec::new();
         for (name, active) in &mut self.active {
-            if active.current.load().inbound || !inbound_only {
+            if !active.stopped && (active.current.load().inbound || !inbound_only) {
                 active.bound.iter_mut().for_each(|bound| bound.sockets.clear());
+                active.stopped = true;
                 stopped.push(Arc::clone(name));
             }
         }
@@ -217,34 +262,16 @@ impl ListenerManager {
         self.workers.iter_mut().for_each(Worker::join);
     }
 
-    /// Where each listener really listens.
+    /// Where each listener really listens, in the order in which they came.
     pub(crate) fn bound(&self) -> Vec<(Arc<str>, Vec<ListenAddress>)> {
-        let mut all: Vec<_> = self.active.iter().map(|(name, active)| (Arc::clone(name), addresses(active))).collect();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        all
+        let mut all: Vec<_> = self.active.iter().collect();
+        all.sort_unstable_by_key(|(_, active)| active.current.load().position);
+        all.into_iter().map(|(name, active)| (Arc::clone(name), addresses(active))).collect()
     }
 }
 
 fn all_chains(listener: &Listener) -> impl Iterator<Item = &Arc<FilterChain>> {
     listener.chains.all.iter().chain(&listener.chains.default)
-}
-
-/// Drains the chains of `before` that do not live on in `after`.
-fn drain_replaced(before: &Listener, after: Option<&Arc<Listener>>, plan: DrainPlan) {
-    for chain in all_chains(before) {
-        let kept = after.is_some_and(|after| all_chains(after).any(|other| Arc::ptr_eq(&other.drain, &chain.drain)));
-        if kept {
-            continue;
-        }
-        chain.drain.begin(plan.lasts, plan.immediate);
-        let drain = Arc::clone(&chain.drain);
-        tokio::spawn(async move {
-            tokio::select! {
-                () = drain.until_idle() => {}
-                () = tokio::time::sleep(plan.lasts) => drain.cut(),
-            }
-        });
-    }
 }
 
 fn addresses(active: &Active) -> Vec<ListenAddress> {

@@ -122,6 +122,8 @@ pub struct Listener {
     pub stats: ListenerStats,
     /// Digest of its configuration: an equal one is no change.
     pub digest: u64,
+    /// Its place in the order in which listeners came; an update keeps it.
+    pub position: u64,
 }
 
 impl Listener {

@@ -18,6 +18,20 @@ stats_block! {
 }
 
 stats_block! {
+    /// `listener.admin.*`: the same, without what no configuration of the admin interface can bring about.
+    pub struct AdminListenerStats {
+        counters {
+            downstream_cx_destroy, downstream_cx_overflow, downstream_cx_overload_reject, downstream_cx_total,
+            downstream_cx_transport_socket_connect_timeout, downstream_global_cx_overflow,
+            downstream_listener_filter_error, downstream_listener_filter_remote_close, downstream_pre_cx_timeout,
+            no_filter_chain_match,
+        }
+        gauges { downstream_cx_active, downstream_pre_cx_active }
+        histograms { connections_accepted_per_socket_event: Unspecified, downstream_cx_length_ms: Milliseconds }
+    }
+}
+
+stats_block! {
     /// `listener.<address>.worker_<index>.*`.
     pub struct WorkerListenerStats {
         counters { downstream_cx_total }

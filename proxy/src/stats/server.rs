@@ -49,12 +49,41 @@ stats_block! {
     }
 }
 
+stats_block! {
+    /// `thread_local_cluster_manager.<thread>.*`: every thread sees every cluster.
+    pub struct ThreadClustersStats {
+        counters {}
+        gauges { clusters_inflated }
+        histograms {}
+    }
+}
+
+stats_block! {
+    /// `overload.*`: connections are counted as they come, so nothing is refreshed.
+    pub struct OverloadStats {
+        counters {}
+        gauges {}
+        histograms { refresh_interval_delay: Milliseconds }
+    }
+}
+
+stats_block! {
+    /// `envoy.overload_actions.reset_high_memory_stream.*`: no such action is built.
+    pub struct ResetStreamStats {
+        counters { count }
+        gauges {}
+        histograms {}
+    }
+}
+
 /// The process as its stats see it.
 pub struct ServerGauges {
     stats: ServerStats,
     started: Instant,
     _compilation: CompilationStats,
     _watchdogs: Vec<WatchdogStats>,
+    _overload: (OverloadStats, ResetStreamStats),
+    clusters: Vec<ThreadClustersStats>,
     _files: Box<dyn Send + Sync>,
 }
 
@@ -64,6 +93,7 @@ pub struct Facts {
     pub state: ServerState,
     /// Open downstream connections.
     pub connections: u64,
+    pub clusters: u64,
     pub memory: Memory,
 }
 
@@ -80,8 +110,25 @@ impl ServerGauges {
         let workers = (0..concurrency).map(|worker| scope.scope(&format!("worker_{worker}.")));
         let all = [store.root().scope("main_thread."), store.root().scope("workers."), scope.scope("main_thread.")];
         let watchdogs = all.into_iter().chain(workers).map(|scope| WatchdogStats::new(&scope)).collect();
+        let threads = (0..concurrency).map(|worker| format!("worker_{worker}"));
+        let of_thread = |thread: String| {
+            ThreadClustersStats::new(&store.root().scope(&format!("thread_local_cluster_manager.{thread}.")))
+        };
+        let clusters = std::iter::once("main_thread".to_owned()).chain(threads).map(of_thread).collect();
+        let overload = (
+            OverloadStats::new(&store.root().scope("overload.")),
+            ResetStreamStats::new(&store.root().scope("envoy.overload_actions.reset_high_memory_stream.")),
+        );
         let files = Box::new(tidegate_filters::access_log::register_stats(&store.root()));
-        Self { stats, started: now, _compilation: compilation, _watchdogs: watchdogs, _files: files }
+        Self {
+            stats,
+            started: now,
+            _compilation: compilation,
+            _watchdogs: watchdogs,
+            _overload: overload,
+            clusters,
+            _files: files,
+        }
     }
 
     pub fn stats(&self) -> &ServerStats {
@@ -108,6 +155,7 @@ impl ServerGauges {
             ServerState::Initializing => 3,
         });
         self.stats.total_connections().set(facts.connections);
+        self.clusters.iter().for_each(|thread| thread.clusters_inflated().set(facts.clusters));
         self.stats.parent_connections().set(0);
         self.stats.memory_allocated().set(facts.memory.allocated);
         self.stats.memory_heap_size().set(facts.memory.heap_size);
@@ -118,6 +166,7 @@ impl ServerGauges {
 /// Brings all stats up to date: the process' own, then the histograms. Called every `stats_flush_interval`.
 pub fn flush(store: &Store, gauges: &ServerGauges, facts: Facts, now: Instant) {
     gauges.update(facts, now);
+    gauges.stats.stats_recent_lookups().set(store.lookups().total());
     store.flush_histograms();
 }
 
@@ -158,7 +207,7 @@ mod tests {
         let gauges = ServerGauges::new(&store, 2, start);
         gauges.initialized(start + Duration::from_millis(20));
         let memory = Memory { allocated: 1, heap_size: 2, physical: 3 };
-        let facts = Facts { state: ServerState::Draining, connections: 7, memory };
+        let facts = Facts { state: ServerState::Draining, connections: 7, clusters: 3, memory };
         flush(&store, &gauges, facts, start + Duration::from_secs(61));
         let value = |name: &str| store.gauges().into_iter().find(|gauge| gauge.name == name).map(|gauge| gauge.value);
         for (name, expected) in [
@@ -167,6 +216,8 @@ mod tests {
             ("server.state", 1),
             ("server.concurrency", 2),
             ("server.total_connections", 7),
+            ("thread_local_cluster_manager.main_thread.clusters_inflated", 3),
+            ("thread_local_cluster_manager.worker_1.clusters_inflated", 3),
             ("server.memory_heap_size", 2),
             ("server.days_until_first_cert_expiring", 4_294_967_295),
         ] {

@@ -111,7 +111,8 @@ impl Bins {
 
     /// The sum, as far as bins know it.
     pub fn sum(&self) -> f64 {
-        let raw: f64 = self.raw().map(|bin| bin.midpoint() * bin.count as f64).sum();
+        // From plus zero on: the sum of nothing is `-0` otherwise.
+        let raw = self.raw().fold(0.0, |sum, bin| sum + bin.midpoint() * bin.count as f64);
         raw * self.unit.scale()
     }
 

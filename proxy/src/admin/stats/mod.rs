@@ -1,6 +1,7 @@
 //! `/stats` and `/stats/prometheus`: which stats are asked for, and in which form. It must not know what is counted.
 
 mod histograms;
+mod html;
 mod json;
 mod prometheus;
 mod text;
@@ -33,6 +34,8 @@ struct Asked {
     buckets: BucketsMode,
     kinds: Kinds,
     used_only: bool,
+    /// Only what is hidden, and nothing is.
+    hidden_only: bool,
     filter: Option<Regex>,
     invert_filter: bool,
     text_readouts: bool,
@@ -43,6 +46,10 @@ enum Format {
     Text,
     Json,
     Prometheus,
+    /// A page; an active one looks again by itself.
+    Html {
+        active: bool,
+    },
 }
 
 /// `histogram_buckets`.
@@ -68,26 +75,26 @@ enum Kinds {
 impl Asked {
     fn parse(query: &Query) -> Result<Self, Reply> {
         let bad = |reason: &str| Err(Reply::bad_request(reason));
-        let filter = match query.get("filter").map(|text| (text, Regex::new(text))) {
+        let filter = match query.filled("filter").map(|text| (text, Regex::new(text))) {
             None => None,
             Some((_, Ok(regex))) => Some(regex),
             Some((text, Err(error))) => {
-                return bad(&format!("Invalid re2 regex: {}: {text}", reason(&error)));
+                return bad(&format!("Invalid re2 regex: {}", re2_error(&error, text)));
             }
         };
-        let buckets = match query.get("histogram_buckets") {
+        let buckets = match query.filled("histogram_buckets") {
             None => BucketsMode::Unset,
             Some("cumulative") => BucketsMode::Cumulative,
             Some("disjoint") => BucketsMode::Disjoint,
             Some("detailed") => BucketsMode::Detailed,
-            Some("summary") => BucketsMode::Summary,
+            Some("none" | "summary") => BucketsMode::Summary,
             Some("prometheusnative") => BucketsMode::PrometheusNative,
             Some(_) => {
                 let modes = "cumulative|disjoint|detailed|summary|prometheusnative";
                 return bad(&format!("usage: /stats?histogram_buckets=({modes})\n"));
             }
         };
-        let kinds = match query.get("type") {
+        let kinds = match query.filled("type") {
             None | Some("All") => Kinds::All,
             Some("Counters") => Kinds::Counters,
             Some("Gauges") => Kinds::Gauges,
@@ -95,11 +102,17 @@ impl Asked {
             Some("TextReadouts") => Kinds::TextReadouts,
             Some(_) => return bad("invalid &type= param"),
         };
-        let format = match query.get("format") {
+        let hidden_only = match query.filled("hidden") {
+            None | Some("include" | "exclude") => false,
+            Some("only") => true,
+            Some(_) => return bad("usage: /stats?hidden=(include|only|exclude)\n\n"),
+        };
+        let format = match query.filled("format") {
             None | Some("text") => Format::Text,
             Some("json") => Format::Json,
             Some("prometheus") => Format::Prometheus,
-            Some("html" | "active-html") => return bad("HTML output is not built in; ask for text or json\n"),
+            Some("html") => Format::Html { active: false },
+            Some("active-html") => Format::Html { active: true },
             Some(_) => return bad("usage: /stats?format=(html|active-html|json|prometheus|text)\n\n"),
         };
         Ok(Self {
@@ -107,6 +120,7 @@ impl Asked {
             buckets,
             kinds,
             used_only: query.has("usedonly"),
+            hidden_only,
             filter,
             invert_filter: query.has("invert_filter"),
             text_readouts: query.has("text_readouts"),
@@ -118,10 +132,11 @@ impl Asked {
         let store = call.state.stats();
         let native = self.buckets == BucketsMode::PrometheusNative;
         match self.format {
-            Format::Text | Format::Json if native => {
+            Format::Text | Format::Json | Format::Html { .. } if native => {
                 Reply::bad_request("Invalid histogram_buckets type for non prometheus stats type")
             }
             Format::Text => Reply::ok(text::write(&self, store)),
+            Format::Html { active } => Reply::html(html::write(&self, active, store)),
             Format::Json => Reply::json_text(json::write(&self, store)),
             Format::Prometheus if native => {
                 let reason = "unsupported prometheusnative histogram type when not using protobuf exposition format";
@@ -136,6 +151,7 @@ impl Asked {
 
     fn wants(&self, name: &str, used: bool) -> bool {
         (used || !self.used_only)
+            && !self.hidden_only
             && self.filter.as_ref().is_none_or(|filter| filter.is_match(name) != self.invert_filter)
     }
 
@@ -171,10 +187,21 @@ impl Asked {
     }
 }
 
-/// The last line of the explanation says what is wrong; those before it draw a picture.
-fn reason(error: &regex::Error) -> String {
+/// What is wrong with an expression, in RE2's words where there are such.
+pub(super) fn re2_error(error: &regex::Error, expression: &str) -> String {
+    // The last line of the explanation says what it is; those before it draw a picture.
     let text = error.to_string();
-    text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned()
+    let reason = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+    let reason = match reason {
+        "unclosed group" => "missing )",
+        "unopened group" => "unexpected )",
+        "unclosed character class" => "missing ]",
+        "repetition operator missing expression" => "no argument for repetition operator",
+        "unrecognized escape sequence" => "invalid escape sequence",
+        "incomplete escape sequence, reached end of pattern prematurely" => return "trailing \\".to_owned(),
+        other => other,
+    };
+    format!("{reason}: {expression}")
 }
 
 #[cfg(test)]
@@ -279,7 +306,9 @@ mod tests {
         for (query, text) in [
             ("format=foo", "usage: /stats?format=(html|active-html|json|prometheus|text)\n\n"),
             ("type=counters", "invalid &type= param"),
-            ("filter=(", "Invalid re2 regex: unclosed group: ("),
+            ("filter=(", "Invalid re2 regex: missing ): ("),
+            ("filter=[", "Invalid re2 regex: missing ]: ["),
+            ("hidden=nope", "usage: /stats?hidden=(include|only|exclude)\n\n"),
             (
                 "histogram_buckets=foo",
                 "usage: /stats?histogram_buckets=(cumulative|disjoint|detailed|summary|prometheusnative)\n",

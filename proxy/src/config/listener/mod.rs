@@ -62,6 +62,7 @@ pub(crate) fn compile(
         stats: ListenerStats::new(&scope),
         scope,
         digest: digest(listener),
+        position: previous.map_or(0, |previous| previous.position),
     })
 }
 

@@ -46,6 +46,7 @@ pub(super) fn send_all(
             },
             None => Body::Empty,
         };
+        shared.connection.shared.own_requests().rq_total().inc();
         let limit = shared.timeouts.global.unwrap_or(UNBOUNDED);
         // Who mirrors is one of us, whoever the client is.
         let account = Account {
