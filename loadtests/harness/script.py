@@ -62,7 +62,7 @@ class Script:
     async def step(self, step):
         if "repeat" in step:
             return await self._repeat(step)
-        for word in ("parallel", "pipeline", "raw", "tcp", "h2_frames", "admin", "sleep", "write", "await", "close", "goaway"):
+        for word in ("parallel", "pipeline", "raw", "tcp", "h2_frames", "admin", "sleep", "write", "await", "close", "goaway", "zone", "asked"):
             if word in step:
                 return await getattr(self, "_" + word)(step)
         method = next((key for key in step if METHOD.fullmatch(key)), None)
@@ -230,6 +230,18 @@ class Script:
         if "content_type" in step:
             shown["content_type"] = next((line.split(": ", 1)[1] for line in headers if line.lower().startswith("content-type")), None)
         return shown
+
+    async def _zone(self, step):
+        """Changes names of a name server; it forgets what it was asked."""
+        for name, zone in step["zone"].items():
+            server = self.upstreams.name_servers[name]
+            server.zone.update(zone)
+            server.asked.clear()
+        return {}
+
+    async def _asked(self, step):
+        """What a name server was asked, each once."""
+        return {"asked": sorted(set(self.upstreams.name_servers[step["asked"]].asked))}
 
     async def _sleep(self, step):
         await asyncio.sleep(step["sleep"])

@@ -16,7 +16,7 @@ async def run_group(cases, binary, upstreams, ports, directory):
     """Observations of the cases, in order; all share one start."""
     ports = {**places(ports, directory), **upstreams.ports}
     prepare(cases[0], ports, directory)
-    upstreams.reset()
+    upstreams.forget()
     try:
         async with Proxy(binary, directory / "config.json", ports["admin"], directory, cases[0].get("flags", ()), listen=ports["listen"]) as proxy:
             return [await _run_case(case, proxy, upstreams, ports, directory) for case in cases]

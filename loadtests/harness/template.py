@@ -144,7 +144,7 @@ def _clusters(case):
     """A cluster for each upstream, and those that only the case names (they have no hosts unless it gives some)."""
     own, made = case.get("clusters", {}), []
     for name, upstream in case.get("upstreams", {"up": {}}).items():
-        if own.get(name, {}) is not None:
+        if own.get(name, {}) is not None and (upstream or {}).get("protocol") != "dns":
             made.append(merge(_cluster_of_upstream(name, upstream or {}), own.get(name, {})))
     for name, cluster in own.items():
         if name not in case.get("upstreams", {"up": {}}) and cluster is not None:

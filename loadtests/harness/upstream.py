@@ -11,7 +11,7 @@ import ssl
 import struct
 import time
 
-from . import certificates, upstream_h2
+from . import certificates, upstream_dns, upstream_h2
 from .process import free_port
 
 DEFAULT = {"status": 200, "headers": {"content-type": "text/plain"}, "body": "hello\n"}
@@ -41,13 +41,21 @@ class Upstreams:
     def __init__(self, described):
         self.described = {name: one or {} for name, one in described.items()}
         self.ports = {name: [free_port() for _ in range(one.get("hosts", 1))] for name, one in self.described.items()}
-        self._servers, self._connections = [], set()
+        self._servers, self._connections, self.name_servers = [], set(), {}
         self.reset()
 
     def reset(self):
         """As before the first step: both sides meet the same upstreams."""
         self.records, self.step, self.script, self.connections = [], 0, [], []
         self._scripts = {name: list(one.get("script", [])) for name, one in self.described.items()}
+        for server in self.name_servers.values():
+            server.reset()
+
+    def forget(self):
+        """Before a proxy starts: it may ask name servers at once."""
+        self.reset()
+        for server in self.name_servers.values():
+            server.asked.clear()
 
     async def __aenter__(self):
         for name, one in self.described.items():
@@ -66,6 +74,13 @@ class Upstreams:
             writer.transport.abort()
 
     async def _listen(self, name, host, port, described):
+        if described.get("deaf"):
+            self._servers.append(Deaf(port))
+            return
+        if described.get("protocol") == "dns":
+            self.name_servers[name], running = await upstream_dns.start(described.get("zone", {}), port)
+            self._servers.extend(running)
+            return
         serve = {"h1": self._serve_h1, "h2": upstream_h2.serve, "tcp": self._serve_tcp}[described.get("protocol", "h1")]
 
         async def accept(reader, writer):
@@ -189,6 +204,24 @@ class Upstreams:
         if "farewell" in behaviour:
             writer.write(text(behaviour["farewell"]))
             await writer.drain()
+
+
+class Deaf:
+    """A port whose connections are never made: its queue is full, so the system leaves what comes unanswered."""
+
+    def __init__(self, port):
+        self._sockets = [socket.socket()]
+        self._sockets[0].bind(("127.0.0.1", port))
+        self._sockets[0].listen(0)
+        for _ in range(2):
+            client = socket.socket()
+            client.setblocking(False)
+            client.connect_ex(("127.0.0.1", port))
+            self._sockets.append(client)
+
+    def close(self):
+        for one in self._sockets:
+            one.close()
 
 
 def _tls_context(described):

@@ -1,6 +1,8 @@
 //! The transport of a connection, downstream or upstream: a socket, or whatever speaks pingora's stream traits.
 //! It must not know protocols; bytes that an inspector consumed too early are put back in front.
 
+mod counted;
+
 use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd;
 use std::pin::Pin;
@@ -16,6 +18,8 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+pub use counted::{CountBytes, Counted};
+
 /// A byte stream both ways. Sockets are matched directly, which keeps the hot path free of virtual calls; everything
 /// else (TLS, in-memory pipes) is a boxed pingora stream.
 #[derive(Debug)]
@@ -25,6 +29,8 @@ pub enum Transport {
     Other(PingoraStream),
     /// Bytes read ahead, then the rest.
     Rewound(Bytes, Box<Transport>),
+    /// Somebody counts its bytes.
+    Counted(Box<Counted>),
 }
 
 macro_rules! each {
@@ -34,6 +40,7 @@ macro_rules! each {
             Transport::Unix($stream) => $call,
             Transport::Other($stream) => $call,
             Transport::Rewound(_, $stream) => $call,
+            Transport::Counted($stream) => $call,
         }
     };
 }
@@ -44,6 +51,11 @@ impl Transport {
         if bytes.is_empty() { self } else { Self::Rewound(bytes, Box::new(self)) }
     }
 
+    /// Tells `count` of every byte from now on.
+    pub fn counted(self, count: Box<dyn CountBytes>) -> Self {
+        Self::Counted(Box::new(Counted { inner: self, count }))
+    }
+
     /// Closes with a reset instead of a FIN, where the transport can (`SO_LINGER` 0).
     pub fn abort(self) {
         match self {
@@ -52,6 +64,7 @@ impl Transport {
                 let _ = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
             }
             Self::Rewound(_, inner) => inner.abort(),
+            Self::Counted(counted) => counted.inner.abort(),
             Self::Unix(_) | Self::Other(_) => {}
         }
     }
@@ -103,6 +116,7 @@ impl UniqueID for Transport {
             Self::Unix(stream) => stream.as_raw_fd(),
             Self::Other(stream) => stream.id(),
             Self::Rewound(_, stream) => stream.id(),
+            Self::Counted(counted) => counted.inner.id(),
         }
     }
 }

@@ -92,13 +92,16 @@ async fn send(cluster: &Arc<Cluster>, request: Request, max_body_bytes: usize) -
         informational: &informational,
     };
     let stream = Stream::open(&request).await.map_err(|error| match error {
-        PoolError::Overflow => CallError::NoHost,
+        PoolError::Overflow | PoolError::NoPool => CallError::NoHost,
         PoolError::Connect(_) | PoolError::Timeout => CallError::Reset(error.to_string()),
     })?;
     let begun = stream.send(&request, body).await.map_err(|reset| CallError::Reset(format!("{reset:?}")))?;
     let traffic = &cluster.stats().traffic;
     traffic.upstream_rq_completed().inc();
-    cluster.stats().codes.count(begun.response.head.status, Sides { internal: true, ..Sides::default() });
+    cluster
+        .stats()
+        .codes
+        .count(begun.response.head.status, Sides { internal: true, zone: &host.locality.zone, ..Sides::default() });
     let body = read(begun.response.body, begun.pump, max_body_bytes).await?;
     Ok(Response { head: begun.response.head, body })
 }

@@ -36,7 +36,7 @@ pub(super) fn show(call: &Call<'_>) -> Reply {
 
 const PRIORITIES: [&str; 2] = ["default", "high"];
 
-fn limits(limits: &Limits) -> [(&'static str, u32); 4] {
+fn limits(limits: &Limits) -> [(&'static str, u64); 4] {
     [
         ("max_connections", limits.max_connections),
         ("max_pending_requests", limits.max_pending_requests),

@@ -237,10 +237,10 @@ pub struct ClusterStatus {
 /// A priority's circuit breakers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    pub max_connections: u32,
-    pub max_pending_requests: u32,
-    pub max_requests: u32,
-    pub max_retries: u32,
+    pub max_connections: u64,
+    pub max_pending_requests: u64,
+    pub max_requests: u64,
+    pub max_retries: u64,
 }
 
 /// What outlier detection computed last; `None` where there were too few hosts or requests.

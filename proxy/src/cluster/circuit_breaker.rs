@@ -41,6 +41,8 @@ pub enum Resource {
     Requests,
     /// `max_retries`, or the retry budget
     Retries,
+    /// `max_connection_pools`
+    Pools,
 }
 
 /// The limits of one routing priority (`CircuitBreakers.Thresholds`).
@@ -50,6 +52,8 @@ pub struct Thresholds {
     pub max_pending_requests: u32,
     pub max_requests: u32,
     pub max_retries: u32,
+    /// Pools of HTTP: one for each host, protocol and worker. `u64::MAX` when not set.
+    pub max_connection_pools: u64,
     pub retry_budget: Option<RetryBudget>,
     pub track_remaining: bool,
     /// `per_host_thresholds`: connections to each host.
@@ -63,6 +67,7 @@ impl Default for Thresholds {
             max_pending_requests: 1024,
             max_requests: 1024,
             max_retries: 3,
+            max_connection_pools: u64::MAX,
             retry_budget: None,
             track_remaining: false,
             max_connections_per_host: None,
@@ -85,14 +90,14 @@ impl Default for RetryBudget {
 
 /// What is in use; kept by cluster name when the cluster is updated.
 #[derive(Debug, Default)]
-pub struct InUse([AtomicU32; 4]);
+pub struct InUse([AtomicU32; 5]);
 
 /// The breakers of one cluster and routing priority.
 pub struct Breakers {
     thresholds: Thresholds,
     priority: RoutingPriority,
     /// The limits after runtime had its say, by resource.
-    limits: [AtomicU32; 4],
+    limits: [AtomicU64; 5],
     /// The budget's percentage as bits, and its minimum; a percentage that is not a number means no budget.
     budget_percent: AtomicU64,
     budget_minimum: AtomicU32,
@@ -128,15 +133,14 @@ impl Breakers {
     /// Takes the limits from runtime where it has them; `cluster` is its name. Called again when runtime changes.
     pub(crate) fn read_runtime(&self, cluster: &str, runtime: &dyn Runtime) {
         let key = |name: &str| format!("circuit_breakers.{cluster}.{}.{name}", self.priority.name());
-        let limit = |name: &str, default: u32| {
-            runtime.integer(&key(name)).map_or(default, |value| u32::try_from(value).unwrap_or(u32::MAX))
-        };
+        let limit = |name: &str, default: u64| runtime.integer(&key(name)).unwrap_or(default);
         let configured = &self.thresholds;
         let limits = [
-            limit("max_connections", configured.max_connections),
-            limit("max_pending_requests", configured.max_pending_requests),
-            limit("max_requests", configured.max_requests),
-            limit("max_retries", configured.max_retries),
+            limit("max_connections", configured.max_connections.into()),
+            limit("max_pending_requests", configured.max_pending_requests.into()),
+            limit("max_requests", configured.max_requests.into()),
+            limit("max_retries", configured.max_retries.into()),
+            limit("max_connection_pools", configured.max_connection_pools),
         ];
         let percent = runtime.double(&key("retry_budget.budget_percent"));
         let minimum = runtime.integer(&key("retry_budget.min_retry_concurrency"));
@@ -161,18 +165,18 @@ impl Breakers {
     }
 
     /// How many may be in use at once.
-    pub fn limit(&self, resource: Resource) -> u32 {
+    pub fn limit(&self, resource: Resource) -> u64 {
         let percent = f64::from_bits(self.budget_percent.load(Relaxed));
         if resource != Resource::Retries || percent.is_nan() {
             return self.limits[resource as usize].load(Relaxed);
         }
         let active = self.used(Resource::Requests) + self.used(Resource::PendingRequests);
-        ((percent / 100.0 * f64::from(active)) as u32).max(self.budget_minimum.load(Relaxed))
+        ((percent / 100.0 * f64::from(active)) as u64).max(self.budget_minimum.load(Relaxed).into())
     }
 
     /// Whether one more would be within the limit.
     pub fn allows(&self, resource: Resource) -> bool {
-        self.used(resource) < self.limit(resource)
+        u64::from(self.used(resource)) < self.limit(resource)
     }
 
     /// Whether one more connection to this host would be within its own limit.
@@ -185,7 +189,7 @@ impl Breakers {
         let limit = self.limit(resource);
         let count = &self.in_use.0[resource as usize];
         let before = count.fetch_add(1, Relaxed);
-        if before >= limit {
+        if u64::from(before) >= limit {
             count.fetch_sub(1, Relaxed);
             return None;
         }
@@ -208,8 +212,8 @@ impl Breakers {
     /// Shows the state in the gauges; whether a breaker is open is written only where it may have changed.
     fn show(&self, resource: Resource, used: u32) {
         let limit = self.limits[resource as usize].load(Relaxed);
-        if used + 1 >= limit {
-            self.stats.open(self.priority, resource).set(u64::from(used >= limit));
+        if u64::from(used) + 1 >= limit {
+            self.stats.open(self.priority, resource).set(u64::from(u64::from(used) >= limit));
         }
         self.show_remaining(resource, used);
     }
@@ -220,12 +224,12 @@ impl Breakers {
         let budget = !f64::from_bits(self.budget_percent.load(Relaxed)).is_nan();
         let limit =
             if budget && resource == Resource::Retries { 0 } else { self.limits[resource as usize].load(Relaxed) };
-        remaining.remaining(resource).set(u64::from(limit.saturating_sub(used)));
+        remaining.remaining(resource).set(limit.saturating_sub(used.into()));
     }
 }
 
-const RESOURCES: [Resource; 4] =
-    [Resource::Connections, Resource::PendingRequests, Resource::Requests, Resource::Retries];
+const RESOURCES: [Resource; 5] =
+    [Resource::Connections, Resource::PendingRequests, Resource::Requests, Resource::Retries, Resource::Pools];
 
 /// One of a resource, in use until it is dropped.
 pub struct Permit {

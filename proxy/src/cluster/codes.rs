@@ -12,6 +12,8 @@ use tidegate_stats::{OwnedCounter, OwnedHistogram, Scope, Unit};
 /// The counters of one cluster (or virtual cluster). Before the first response there is next to nothing.
 pub struct CodeStats {
     scope: Scope,
+    /// This process's own, where it is known.
+    zone: Option<Arc<str>>,
     /// Whether `upstream_rq_completed` is one of the cluster's own names, counted elsewhere.
     completed_is_static: bool,
     used: OnceLock<Box<Prefixes>>,
@@ -24,8 +26,8 @@ pub struct Sides<'a> {
     pub internal: bool,
     /// A canary host answered.
     pub canary: bool,
-    /// Our zone and the host's, where both are known.
-    pub zones: Option<(&'a str, &'a str)>,
+    /// The host's zone; may be empty.
+    pub zone: &'a str,
     /// Counts as completed only, neither by code nor by class; in the counters by side both remain, as in Envoy.
     pub without_codes: bool,
 }
@@ -38,14 +40,15 @@ struct Prefixes {
     internal: Codes,
     external: Codes,
     canary: Codes,
+    /// From our zone, by that of the host.
     zones: RwLock<HashMap<Box<str>, Arc<Codes>>>,
     alternatives: RwLock<HashMap<Box<str>, Arc<CodeStats>>>,
 }
 
 impl CodeStats {
-    /// Counts below a cluster's `scope`, which ends in a dot.
-    pub fn new(scope: &Scope) -> Self {
-        Self { scope: scope.clone(), completed_is_static: true, used: OnceLock::new() }
+    /// Counts below a cluster's `scope`, which ends in a dot; with the process's own `zone` also by zones.
+    pub fn new(scope: &Scope, zone: Option<Arc<str>>) -> Self {
+        Self { scope: scope.clone(), zone, completed_is_static: true, used: OnceLock::new() }
     }
 
     /// A response that was handed on.
@@ -66,8 +69,8 @@ impl CodeStats {
             act(&prefixes.canary);
         }
         act(if sides.internal { &prefixes.internal } else { &prefixes.external });
-        if let Some((from, to)) = sides.zones {
-            act(&self.zone(from, to));
+        if let Some(own) = self.zone.as_deref().filter(|_| !sides.zone.is_empty()) {
+            act(&self.between(own, sides.zone));
         }
     }
 
@@ -82,7 +85,8 @@ impl CodeStats {
             return None;
         }
         let scope = self.scope.scope(&format!("{name}."));
-        let new = || Arc::new(Self { scope, completed_is_static: false, used: OnceLock::new() });
+        let zone = self.zone.clone();
+        let new = || Arc::new(Self { scope, zone, completed_is_static: false, used: OnceLock::new() });
         Some(Arc::clone(all.entry(name.into()).or_insert_with(new)))
     }
 
@@ -99,14 +103,13 @@ impl CodeStats {
         })
     }
 
-    fn zone(&self, from: &str, to: &str) -> Arc<Codes> {
-        let prefix = format!("zone.{from}.{to}.");
+    fn between(&self, own: &str, host: &str) -> Arc<Codes> {
         let zones = &self.prefixes().zones;
-        if let Some(codes) = zones.read().get(prefix.as_str()) {
+        if let Some(codes) = zones.read().get(host) {
             return Arc::clone(codes);
         }
-        let codes = Codes::new(&self.scope, &prefix);
-        Arc::clone(zones.write().entry(prefix.into()).or_insert_with(|| Arc::new(codes)))
+        let codes = Codes::new(&self.scope, &format!("zone.{own}.{host}."));
+        Arc::clone(zones.write().entry(host.into()).or_insert_with(|| Arc::new(codes)))
     }
 }
 
@@ -207,8 +210,8 @@ mod tests {
     #[test]
     fn a_response_counts_by_code_by_class_and_by_who_asked() {
         let scope = tidegate_stats::Store::new().root().scope("cluster.a.");
-        let codes = CodeStats::new(&scope);
-        let internal = Sides { internal: true, zones: Some(("a", "b")), ..Sides::default() };
+        let codes = CodeStats::new(&scope, Some("a".into()));
+        let internal = Sides { internal: true, zone: "b", ..Sides::default() };
         codes.count(StatusCode::OK, Sides { canary: true, ..Sides::default() });
         codes.count(StatusCode::OK, internal);
         codes.count(StatusCode::NOT_FOUND, Sides::default());
@@ -229,7 +232,7 @@ mod tests {
     #[test]
     fn odd_codes_only_complete() {
         let scope = tidegate_stats::Store::new().root().scope("cluster.a.");
-        let codes = CodeStats::new(&scope);
+        let codes = CodeStats::new(&scope, None);
         codes.count(StatusCode::from_u16(799).unwrap(), Sides::default());
         assert_eq!(scope.scope("external.").counter("upstream_rq_completed").value(), 1);
     }
@@ -237,7 +240,7 @@ mod tests {
     #[test]
     fn a_request_may_name_its_stats() {
         let scope = tidegate_stats::Store::new().root().scope("cluster.a.");
-        let codes = CodeStats::new(&scope);
+        let codes = CodeStats::new(&scope, None);
         codes.alternative("mine").unwrap().count(StatusCode::OK, Sides::default());
         let mine = scope.scope("mine.");
         assert_eq!(mine.counter("upstream_rq_completed").value(), 1);

@@ -27,6 +27,8 @@ pub struct ClusterConfig {
     pub connect_timeout: Duration,
     /// `per_connection_buffer_limit_bytes`: soft limit of what is buffered for a connection.
     pub buffer_limit_bytes: u32,
+    /// `preconnect_policy.per_upstream_preconnect_ratio`: connections for each request that is under way or waits.
+    pub preconnect_ratio: f64,
     /// By routing priority.
     pub thresholds: [Thresholds; 2],
     pub balancing: Balancing,
@@ -36,6 +38,8 @@ pub struct ClusterConfig {
     pub metadata: Arc<Metadata>,
     /// `http_filters` of its `HttpProtocolOptions`, without the codec.
     pub upstream_filters: FilterChain,
+    /// The zone of this process, where it is known: stats count by it.
+    pub own_zone: Option<Arc<str>>,
     pub track_timeout_budgets: bool,
     pub track_request_response_sizes: bool,
     /// Whether those who start wait for its first hosts.
@@ -56,6 +60,11 @@ impl ClusterConfig {
             Discovery::StrictDns(dns) | Discovery::LogicalDns(dns) => Some(&dns.options),
             Discovery::Static(_) | Discovery::Eds(_) => None,
         }
+    }
+
+    /// Whether there are to be more connections than requests need.
+    pub fn preconnects(&self) -> bool {
+        self.preconnect_ratio > 1.0
     }
 
     pub fn thresholds(&self, priority: RoutingPriority) -> &Thresholds {

@@ -164,11 +164,11 @@ impl BreakerStats {
                 "circuit_breakers.default.rq_pending_open",
                 "circuit_breakers.default.rq_open",
                 "circuit_breakers.default.rq_retry_open",
+                "circuit_breakers.default.cx_pool_open",
                 "circuit_breakers.high.cx_open",
                 "circuit_breakers.high.rq_pending_open",
                 "circuit_breakers.high.rq_open",
                 "circuit_breakers.high.rq_retry_open",
-                "circuit_breakers.default.cx_pool_open",
                 "circuit_breakers.high.cx_pool_open",
             ],
             histograms: &[],
@@ -178,7 +178,7 @@ impl BreakerStats {
 
     /// Whether the resource is used up.
     pub fn open(&self, priority: RoutingPriority, resource: Resource) -> Gauge<'_> {
-        self.0.gauge(4 * priority as usize + resource as usize)
+        self.0.gauge(5 * priority as usize + resource as usize)
     }
 }
 
@@ -210,13 +210,10 @@ impl RemainingStats {
             ],
             histograms: &[],
         };
-        let stats = Self(scope.block(match priority {
+        Self(scope.block(match priority {
             RoutingPriority::Default => &DEFAULT,
             RoutingPriority::High => &HIGH,
-        }));
-        // There is no limit on pools: Envoy shows the largest number.
-        stats.0.gauge(4).set(u64::MAX);
-        stats
+        }))
     }
 
     /// How many are left.
@@ -304,7 +301,7 @@ impl ClusterStats {
             sizes: config.track_request_response_sizes.then(|| SizeStats::new(&scope)),
             timeout_budgets: config.track_timeout_budgets.then(|| TimeoutBudgetStats::new(&scope)),
             codec: CodecStats::new(&scope),
-            codes: CodeStats::new(&scope),
+            codes: CodeStats::new(&scope, config.own_zone.clone()),
             manager: ClusterManagerStats::new(&root.scope("cluster_manager.")),
             retry_codes: RetryCodes::new(&scope),
             scope,

@@ -23,10 +23,10 @@ pub struct ClusterStatus {
 /// The circuit breakers of one routing priority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    pub max_connections: u32,
-    pub max_pending_requests: u32,
-    pub max_requests: u32,
-    pub max_retries: u32,
+    pub max_connections: u64,
+    pub max_pending_requests: u64,
+    pub max_requests: u64,
+    pub max_retries: u64,
 }
 
 /// A host as of now.

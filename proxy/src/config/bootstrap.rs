@@ -32,6 +32,9 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "application_log_config",
             "bootstrap_extensions",
             "cluster_manager",
+            "dns_resolution_config",
+            "typed_dns_resolver_config",
+            "use_tcp_for_dns_lookups",
             "stats_flush_on_admin",
             "stats_flush_interval",
             "layered_runtime",
@@ -239,7 +242,8 @@ impl Bootstrap {
         let mut context = plain_context(&mut needs, defaults);
         let node = node(&message, overrides);
         let (admin, lds, cds) = compile_sources(&message, &mut context).map_err(|error| place(vec![error]))?;
-        let cluster_defaults = ClusterDefaults::compile(&message, &mut context).map_err(|error| place(vec![error]))?;
+        let cluster_defaults =
+            ClusterDefaults::compile(&message, &node, &mut context).map_err(|error| place(vec![error]))?;
         let runtime_layers = match &message.layered_runtime {
             Some(layers) => context
                 .within("layered_runtime", |context| super::runtime::compile(layers, &node.cluster, context))

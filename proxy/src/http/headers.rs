@@ -24,7 +24,10 @@ pub(crate) const X_ENVOY_IS_TIMEOUT_RETRY: HeaderName = HeaderName::from_static(
 pub(crate) const X_ENVOY_MAX_RETRIES: HeaderName = HeaderName::from_static("x-envoy-max-retries");
 pub(crate) const X_ENVOY_ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 pub(crate) const X_ENVOY_ORIGINAL_URL: HeaderName = HeaderName::from_static("x-envoy-original-url");
+pub(crate) const X_ENVOY_DROP_OVERLOAD: HeaderName = HeaderName::from_static("x-envoy-drop-overload");
 pub(crate) const X_ENVOY_OVERLOADED: HeaderName = HeaderName::from_static("x-envoy-overloaded");
+pub(crate) const X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD: HeaderName =
+    HeaderName::from_static("x-envoy-unconditional-drop-overload");
 pub(crate) const X_ENVOY_RATELIMITED: HeaderName = HeaderName::from_static("x-envoy-ratelimited");
 pub(crate) const X_ENVOY_RETRIABLE_HEADER_NAMES: HeaderName = HeaderName::from_static("x-envoy-retriable-header-names");
 pub(crate) const X_ENVOY_RETRIABLE_STATUS_CODES: HeaderName = HeaderName::from_static("x-envoy-retriable-status-codes");

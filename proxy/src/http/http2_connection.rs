@@ -61,6 +61,7 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
         hcm.stats.downstream_cx_protocol_error().inc();
         return Ended::Local;
     };
+    hcm.codec_stats.http2().nghttp2_downstream_connections().inc();
     let opened = Arc::<Notify>::default();
     let alive = keepalive::watch(server.ping_pong(), hcm.http2.keepalive, &opened);
     let mut alive = std::pin::pin!(alive);

@@ -73,6 +73,10 @@ pub(super) async fn connect(
                 stream.flags |= ResponseFlags::UPSTREAM_OVERFLOW;
                 return None;
             }
+            Err(Refused::Pool(PoolError::NoPool)) => {
+                stream.flags |= ResponseFlags::NO_HEALTHY_UPSTREAM;
+                return None;
+            }
             Err(refused) => stream.upstream.transport_failure_reason = reason(refused),
         }
         stream.flags |= ResponseFlags::UPSTREAM_CONNECTION_FAILURE;
@@ -108,7 +112,7 @@ fn reason(refused: Refused) -> Option<Arc<str>> {
         Refused::Pool(PoolError::Connect(reason)) => Some(reason),
         Refused::Pool(PoolError::Timeout) => Some("connection timeout".into()),
         Refused::Status(status) => Some(format!("tunnel_response:{}", status.as_u16()).into()),
-        Refused::Pool(PoolError::Overflow) | Refused::Reset => None,
+        Refused::Pool(PoolError::Overflow | PoolError::NoPool) | Refused::Reset => None,
     }
 }
 

@@ -74,6 +74,27 @@ pub struct ResolverConfig {
     pub tries: u32,
     /// Servers take turns rather than being asked in order.
     pub rotate: bool,
+    /// The servers count only where the system has none.
+    pub servers_are_fallback: bool,
+    /// What every answer's time to live is, whatever it says.
+    pub ttl: Option<Duration>,
+    /// Answers are kept below the cluster's own refreshing.
+    pub cache: Option<Cache>,
+}
+
+/// Answers that a resolver keeps for their time to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cache {
+    /// How many.
+    pub size: u64,
+    /// No answer is kept for longer.
+    pub longest: Duration,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { size: 1024, longest: Duration::from_secs(86400) }
+    }
 }
 
 impl Default for ResolverConfig {
@@ -85,6 +106,9 @@ impl Default for ResolverConfig {
             timeout: Duration::from_secs(5),
             tries: 4,
             rotate: false,
+            servers_are_fallback: false,
+            ttl: None,
+            cache: None,
         }
     }
 }

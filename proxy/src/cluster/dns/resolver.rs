@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig as Servers, ResolverOpts, ServerOrderingStrategy,
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig as Servers, ResolverOpts,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
@@ -42,10 +43,16 @@ impl Resolvers {
 /// A resolver over hickory. It is used on the runtime on which it makes its first query.
 pub struct SystemResolver {
     hosts: HostsFile,
-    /// `None` when hickory refuses the configuration.
-    resolver: Option<TokioResolver>,
+    /// One for each server: hickory's own list gives all of them together no longer than one, so a first that is silent would
+    /// hide the second.
+    servers: Vec<TokioResolver>,
+    /// How often the list is gone through.
+    tries: u32,
+    /// Where the next query begins, when servers take turns.
+    turn: Option<AtomicUsize>,
     search: Vec<Name>,
     ndots: usize,
+    ttl: Option<Duration>,
 }
 
 impl SystemResolver {
@@ -58,20 +65,25 @@ impl SystemResolver {
         });
         let search = if config.no_search_domain { Vec::new() } else { system.search().to_vec() };
         let ndots = options.ndots;
-        // Refreshing is ours: a cache below it would make it see old answers.
-        options.cache_size = 0;
+        // Refreshing is ours: a cache below it makes it see old answers, which must be asked for.
+        options.cache_size = config.cache.map_or(0, |cache| cache.size);
+        options.positive_max_ttl = config.cache.map(|cache| cache.longest);
+        options.negative_max_ttl = config.cache.map(|cache| cache.longest);
+        options.edns0 = true;
         options.use_hosts_file = ResolveHosts::Never;
         options.num_concurrent_reqs = 1;
         options.timeout = config.timeout;
-        options.attempts = config.tries.saturating_sub(1) as usize;
-        options.server_ordering_strategy =
-            if config.rotate { ServerOrderingStrategy::RoundRobin } else { ServerOrderingStrategy::UserProvidedOrder };
-        let servers = Servers::from_parts(None, Vec::new(), name_servers(config, &system));
-        let built = TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
-            .with_options(options)
-            .build()
-            .inspect_err(|error| tracing::error!(%error, "cannot make a DNS resolver"));
-        Self { hosts: HostsFile::system(), resolver: built.ok(), search, ndots }
+        options.attempts = 0;
+        let servers = name_servers(config, &system).into_iter().filter_map(|server| one_server(server, &options));
+        Self {
+            hosts: HostsFile::system(),
+            servers: servers.collect(),
+            tries: config.tries,
+            turn: config.rotate.then(AtomicUsize::default),
+            search,
+            ndots,
+            ttl: config.ttl,
+        }
     }
 
     /// The absolute names to ask for, in order (`search` and `ndots` of resolv.conf(5)).
@@ -92,16 +104,29 @@ impl SystemResolver {
 
     /// A failure ends the search: what a later name says must not pass for the answer to an earlier one.
     async fn search(&self, name: &str, family: Family) -> Answer {
-        let Some(resolver) = &self.resolver else {
-            return Answer::Failed;
-        };
         for candidate in self.candidates(name) {
-            match ask(resolver, candidate, family).await {
+            match self.ask_in_turn(&candidate, family).await {
                 Answer::NoRecords => {}
+                Answer::Addresses { addresses, ttl } => {
+                    return Answer::Addresses { addresses, ttl: self.ttl.unwrap_or(ttl) };
+                }
                 answer => return answer,
             }
         }
         Answer::NoRecords
+    }
+
+    /// Asks one server after another until one knows.
+    async fn ask_in_turn(&self, name: &Name, family: Family) -> Answer {
+        let first = self.turn.as_ref().map_or(0, |turn| turn.fetch_add(1, Relaxed));
+        for at in 0..self.servers.len() * self.tries.max(1) as usize {
+            let server = &self.servers[first.wrapping_add(at) % self.servers.len()];
+            match ask(server, name.clone(), family).await {
+                Answer::Failed => {}
+                answer => return answer,
+            }
+        }
+        Answer::Failed
     }
 }
 
@@ -109,13 +134,26 @@ impl Resolve for SystemResolver {
     fn query(&self, name: &str, family: Family) -> BoxFuture<'_, Answer> {
         match self.hosts.lookup(name, family) {
             Some(addresses) if addresses.is_empty() => Box::pin(async { Answer::NoRecords }),
-            Some(addresses) => Box::pin(async { Answer::Addresses { addresses, ttl: Duration::ZERO } }),
+            Some(addresses) => {
+                let ttl = self.ttl.unwrap_or_default();
+                Box::pin(async move { Answer::Addresses { addresses, ttl } })
+            }
             None => {
                 let name = name.to_owned();
                 Box::pin(async move { self.search(&name, family).await })
             }
         }
     }
+}
+
+/// `None` where hickory refuses the configuration.
+fn one_server(server: NameServerConfig, options: &ResolverOpts) -> Option<TokioResolver> {
+    let servers = Servers::from_parts(None, Vec::new(), vec![server]);
+    TokioResolver::builder_with_config(servers, TokioRuntimeProvider::default())
+        .with_options(options.clone())
+        .build()
+        .inspect_err(|error| tracing::error!(%error, "cannot make a DNS resolver"))
+        .ok()
 }
 
 async fn ask(resolver: &TokioResolver, name: Name, family: Family) -> Answer {
@@ -145,7 +183,8 @@ async fn ask(resolver: &TokioResolver, name: Name, family: Family) -> Answer {
 }
 
 fn name_servers(config: &ResolverConfig, system: &Servers) -> Vec<NameServerConfig> {
-    if config.servers.is_empty() {
+    let of_system = config.servers_are_fallback && !system.name_servers().is_empty();
+    if config.servers.is_empty() || of_system {
         let mut servers = system.name_servers().to_vec();
         if config.use_tcp {
             for server in &mut servers {
@@ -219,13 +258,41 @@ mod tests {
         server.abort();
     }
 
+    #[tokio::test]
+    async fn a_server_that_is_silent_or_fails_leaves_the_word_to_the_next() {
+        let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let known = socket.local_addr().unwrap();
+        let server = tokio::spawn(serve(socket));
+        let resolver = |rotate| {
+            SystemResolver::new(&ResolverConfig {
+                servers: vec![silent.local_addr().unwrap(), known],
+                timeout: Duration::from_millis(50),
+                tries: 2,
+                rotate,
+                no_search_domain: true,
+                ..ResolverConfig::default()
+            })
+        };
+        let found = |answer| matches!(answer, Answer::Addresses { .. });
+        assert!(found(resolver(false).query("ok.test", Family::V4).await));
+        assert_eq!(resolver(false).query("fail.test", Family::V4).await, Answer::Failed);
+        let turns = resolver(true);
+        assert!(found(turns.query("ok.test", Family::V4).await) && found(turns.query("ok.test", Family::V4).await));
+        assert_eq!(turns.turn.unwrap().load(Relaxed), 2);
+        server.abort();
+    }
+
     #[test]
     fn short_names_are_searched_first_and_long_ones_last() {
         let resolver = SystemResolver {
             hosts: HostsFile::system(),
-            resolver: None,
+            servers: Vec::new(),
+            tries: 1,
+            turn: None,
             search: vec![Name::from_ascii("ns.svc.").unwrap(), Name::from_ascii("svc.").unwrap()],
             ndots: 2,
+            ttl: None,
         };
         let names = |name: &str| -> Vec<String> { resolver.candidates(name).iter().map(ToString::to_string).collect() };
         assert_eq!(names("a"), ["a.ns.svc.", "a.svc.", "a."]);

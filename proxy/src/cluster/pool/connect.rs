@@ -10,6 +10,7 @@ use tidegate_filters::stream_info::Address;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::ConnectionFacts;
+use super::meter::ConnectionBytes;
 use crate::cluster::Cluster;
 use crate::cluster::happy_eyeballs::race;
 use crate::cluster::host::Host;
@@ -49,7 +50,7 @@ fn system_text(error: &io::Error) -> String {
 }
 
 /// Connects within the cluster's `connect_timeout`.
-pub(super) async fn connect(cluster: &Cluster, host: &Host) -> Result<(Transport, ConnectionFacts), ConnectError> {
+pub(super) async fn connect(cluster: &Arc<Cluster>, host: &Host) -> Result<(Transport, ConnectionFacts), ConnectError> {
     let start = Instant::now();
     let limit = cluster.config().connect_timeout;
     let transport = match tokio::time::timeout(limit, dial(cluster, host)).await {
@@ -60,6 +61,7 @@ pub(super) async fn connect(cluster: &Cluster, host: &Host) -> Result<(Transport
         Transport::Tcp(stream) => stream.local_addr().ok().map(Address::Ip),
         _ => None,
     };
+    let transport = transport.counted(ConnectionBytes::of(cluster));
     let connected = Instant::now();
     let millis = u64::try_from((connected - start).as_millis()).unwrap_or(u64::MAX);
     cluster.stats().traffic.upstream_cx_connect_ms().record(millis);

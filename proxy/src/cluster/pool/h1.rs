@@ -1,25 +1,28 @@
 //! HTTP/1 to hosts: one request at a time on a connection, kept alive between them.
 //! It must not know retries; what a request needs of the connection ends with its response's body.
 
-use std::pin::Pin;
+mod body;
+
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::StatusCode;
 use parking_lot::Mutex;
-use tidegate_filters::http::{Body, BodyError, Response};
+use tidegate_filters::http::{Body, Response};
 use tokio::io::{ReadHalf, WriteHalf};
 
+use self::body::ResponseBody;
 use super::connect;
 use super::h1_upload::Upload;
+use super::place;
+use super::preconnect::{self, Load};
 use super::{
     Active, Begun, ConnectionFacts, Open, POOLS, Pending, PoolError, Pump, StreamRequest, StreamReset, Waiters,
     connection_permit, count_connect_failure, ensure_sweeper,
 };
 use crate::cluster::Cluster;
-use crate::cluster::circuit_breaker::RoutingPriority;
+use crate::cluster::circuit_breaker::{Permit, RoutingPriority};
 use crate::cluster::host::Host;
 use crate::cluster::options::HttpProtocol;
 use crate::http::codec::CodecError;
@@ -49,6 +52,11 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Whether it has stood for so long.
+    fn is_older_than(&self, limit: Option<Duration>, now: Instant) -> bool {
+        limit.is_some_and(|limit| now.duration_since(self.open.started) >= limit)
+    }
+
     /// Whether it can carry a request: nothing came on it since the last one, and it is still open.
     fn is_quiet(&mut self) -> bool {
         let mut cx = Context::from_waker(Waker::noop());
@@ -82,12 +90,43 @@ struct State {
     waiters: Waiters<Lease>,
     connecting: usize,
     active: usize,
+    /// There while there is anything in the pool.
+    place: Option<Permit>,
+}
+
+impl State {
+    /// Gives the place back once nothing is left.
+    fn leave_if_empty(&mut self) {
+        if self.idle.is_empty() && self.active == 0 && self.connecting == 0 && self.waiters.len() == 0 {
+            self.place = None;
+        }
+    }
 }
 
 impl Pool {
+    /// Takes a place among the cluster's pools, unless it has one.
+    fn enter(&self) -> Result<(), PoolError> {
+        if self.state.lock().place.is_none() {
+            let place = place::take(&self.cluster, self.host.state.id, self.priority)?;
+            self.state.lock().place = Some(place);
+        }
+        Ok(())
+    }
+
+    /// Makes room for another pool if nobody needs this one now.
+    pub(super) fn clear_if_at_rest(&self) -> bool {
+        let mut state = self.state.lock();
+        let rests = state.place.is_some() && state.active == 0 && state.connecting == 0 && state.waiters.len() == 0;
+        if rests {
+            state.idle.clear();
+            state.leave_if_empty();
+        }
+        rests
+    }
+
     /// Closes what is idle too long, dead, or of a host that is gone; false when the pool itself is of no more use.
     pub(super) fn sweep(&self, now: Instant) -> bool {
-        let idle_timeout = self.cluster.config().http.idle_timeout;
+        let http = &self.cluster.config().http;
         let removed = self.host.state.is_removed();
         let mut state = self.state.lock();
         let traffic = &self.cluster.stats().traffic;
@@ -95,12 +134,17 @@ impl Pool {
             if removed || !connection.is_quiet() {
                 return false;
             }
-            let expired = idle_timeout.is_some_and(|limit| now.duration_since(connection.idle_since) >= limit);
-            if expired {
+            if http.idle_timeout.is_some_and(|limit| now.duration_since(connection.idle_since) >= limit) {
                 traffic.upstream_cx_idle_timeout().inc();
+                return false;
             }
-            !expired
+            let old = connection.is_older_than(http.max_connection_duration, now);
+            if old {
+                traffic.upstream_cx_max_duration_reached().inc();
+            }
+            !old
         });
+        state.leave_if_empty();
         !(removed && state.active == 0 && state.connecting == 0 && state.waiters.len() == 0)
     }
 
@@ -120,17 +164,15 @@ impl Pool {
         connection.open.busy = false;
         let http = &self.cluster.config().http;
         let worn = http.max_requests_per_connection.is_some_and(|most| connection.open.requests >= most);
-        let old = http.max_connection_duration.is_some_and(|most| connection.open.started.elapsed() >= most);
-        let traffic = &self.cluster.stats().traffic;
-        if reusable && worn {
-            traffic.upstream_cx_max_requests().inc();
-        } else if reusable && old {
-            traffic.upstream_cx_max_duration_reached().inc();
+        let old = connection.is_older_than(http.max_connection_duration, Instant::now());
+        if reusable && old && !worn {
+            self.cluster.stats().traffic.upstream_cx_max_duration_reached().inc();
         }
         let keep = reusable && !worn && !old && !self.host.state.is_removed();
         let mut state = self.state.lock();
         state.active -= 1;
         if !keep {
+            state.leave_if_empty();
             drop(state);
             drop(connection);
             // Whoever waits for this connection's place gets a new one.
@@ -155,18 +197,31 @@ impl Pool {
     }
 }
 
-/// Starts a connection if those under way do not suffice for those who wait.
+/// Starts connections if those that are free or under way do not suffice for those who wait, and for as many more as the
+/// cluster wants ready.
 fn grow(pool: &Arc<Pool>) {
-    let permit = {
-        let mut state = pool.state.lock();
-        if state.connecting >= state.waiters.len() {
-            return;
-        }
-        let first = state.connecting == 0 && state.active == 0 && state.idle.is_empty();
-        let Some(permit) = connection_permit(&pool.cluster, &pool.host, pool.priority, first) else { return };
-        state.connecting += 1;
-        permit
-    };
+    for _ in 0..preconnect::MOST_AT_ONCE {
+        let permit = {
+            let mut state = pool.state.lock();
+            let load = Load {
+                waiting: state.waiters.len(),
+                active: state.active,
+                capacity: state.idle.len() + state.connecting,
+            };
+            if !load.wants_connection(&pool.cluster, &pool.host) {
+                return;
+            }
+            let first = state.connecting == 0 && state.active == 0 && state.idle.is_empty();
+            let Some(permit) = connection_permit(&pool.cluster, &pool.host, pool.priority, first) else { return };
+            state.connecting += 1;
+            permit
+        };
+        dial(pool, permit);
+    }
+}
+
+/// Makes a connection for the pool.
+fn dial(pool: &Arc<Pool>, permit: Permit) {
     let pool = Arc::clone(pool);
     let open = Open::new(&pool.cluster, &pool.host, permit);
     pool.cluster.stats().traffic.upstream_cx_http1_total().inc();
@@ -192,6 +247,7 @@ fn grow(pool: &Arc<Pool>) {
                 drop(open);
                 let error = count_connect_failure(&pool.cluster, &pool.host, &error);
                 state.waiters.fail(&error);
+                state.leave_if_empty();
             }
         }
     });
@@ -268,6 +324,9 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
         return match Active::begin(request.cluster, request.host, request.priority) {
             Some(active) => {
                 lease.active = Some(active);
+                if request.cluster.config().preconnects() {
+                    grow(&lease.pool);
+                }
                 Ok(lease)
             }
             None => {
@@ -276,7 +335,11 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
             }
         };
     }
-    let pending = Pending::begin(request.cluster, request.host, request.priority).ok_or(PoolError::Overflow)?;
+    pool.enter()?;
+    let Some(pending) = Pending::begin(request.cluster, request.host, request.priority) else {
+        pool.state.lock().leave_if_empty();
+        return Err(PoolError::Overflow);
+    };
     let waiting = pool.state.lock().waiters.join();
     grow(&pool);
     let lease = waiting.await.unwrap_or_else(|_| Err(PoolError::Connect("connection pool is gone".into())));
@@ -305,6 +368,9 @@ pub(super) async fn send(mut lease: Lease, request: &StreamRequest<'_>, body: Bo
     let Some(connection) = &mut lease.connection else { return Err(StreamReset::Termination) };
     connection.open.requests += 1;
     connection.open.busy = true;
+    if request.cluster.config().http.max_requests_per_connection == Some(connection.open.requests) {
+        request.cluster.stats().traffic.upstream_cx_max_requests().inc();
+    }
     let http1 = options(request.cluster);
     let delimit = if request.tunnel { Delimit::AsIs } else { encode::delimit_request(request.head, body.is_end()) };
     connection.writer.encode(|out| encode::request(request.head, delimit, request.tunnel, &http1, out));
@@ -474,108 +540,6 @@ impl Lease {
             std::mem::replace(&mut connection.writer, Writer::new(idle, 1))
         });
         (self, writer)
-    }
-}
-
-/// A response's body. The connection goes back to its pool at the end; dropped before, it is closed.
-struct ResponseBody {
-    lease: Option<Lease>,
-    decoder: BodyDecoder,
-    keep_alive: bool,
-    trailers: bool,
-    /// Where the pump leaves the writing half, if it has it.
-    writer: Option<SharedWriter>,
-}
-
-impl ResponseBody {
-    fn finish(&mut self) {
-        let Some(mut lease) = self.lease.take() else { return };
-        let mut reusable = self.keep_alive;
-        if let Some(connection) = &mut lease.connection {
-            reusable &= connection.reader.buffer.is_empty();
-            if let Some(shared) = &self.writer {
-                match shared.lock().take() {
-                    Some(writer) => connection.writer = writer,
-                    None => reusable = false,
-                }
-            }
-        }
-        lease.finish(reusable);
-    }
-
-    /// The host sends no more: what is wrong with that, if something is. `orderly` says that it was no reset, which is never
-    /// the end of a body. Envoy takes a body that breaks off for a protocol error.
-    fn cut(&mut self, orderly: bool) -> Option<BodyError> {
-        let endless = matches!(self.decoder, BodyDecoder::UntilClose);
-        let connection = self.lease.as_mut().and_then(|lease| lease.connection.as_mut())?;
-        connection.open.remote = true;
-        if orderly && self.decoder.end_of_input() {
-            return None;
-        }
-        if endless {
-            return Some(BodyError::Closed);
-        }
-        connection.open.cluster.stats().traffic.upstream_cx_protocol_error().inc();
-        Some(BodyError::Malformed(CodecError::MALFORMED.details))
-    }
-
-    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Piece, BodyError>>> {
-        let Some(connection) = self.lease.as_mut().and_then(|lease| lease.connection.as_mut()) else {
-            return Poll::Ready(None);
-        };
-        loop {
-            match self.decoder.decode(&mut connection.reader.buffer) {
-                Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
-                Ok(None) => {}
-                Err(error) => {
-                    connection.open.cluster.stats().traffic.upstream_cx_protocol_error().inc();
-                    return Poll::Ready(Some(Err(BodyError::Malformed(error.details))));
-                }
-            }
-            let filled = match self.decoder.remaining() {
-                Some(left) if left < BULK_BYTES => connection.reader.poll_fill(cx),
-                _ => connection.reader.poll_fill_bulk(cx),
-            };
-            match ready!(filled) {
-                Ok(n) if n > 0 => {}
-                outcome => return Poll::Ready(self.cut(outcome.is_ok()).map(Err)),
-            }
-        }
-    }
-}
-
-impl http_body::Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
-        let frame = match ready!(self.poll_piece(cx)) {
-            Some(Ok(Piece::Data(data))) => Some(Ok(http_body::Frame::data(data))),
-            Some(Ok(Piece::End(Some(trailers)))) if self.trailers => Some(Ok(http_body::Frame::trailers(trailers))),
-            Some(Ok(Piece::End(_))) | None => None,
-            Some(Err(error)) => {
-                self.lease = None;
-                return Poll::Ready(Some(Err(error)));
-            }
-        };
-        if frame.is_none() || self.decoder.is_done() {
-            self.finish();
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.lease.is_none()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        match self.decoder.remaining() {
-            Some(left) => http_body::SizeHint::with_exact(left),
-            None => http_body::SizeHint::default(),
-        }
     }
 }
 

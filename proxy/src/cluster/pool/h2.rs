@@ -1,10 +1,12 @@
 //! HTTP/2 to hosts: many streams on a connection, as many connections as their limits ask for.
 //! It must not know retries; the `h2` crate speaks the protocol.
 
+mod body;
+
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -12,23 +14,27 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
 use http::{Method, Uri};
 use parking_lot::Mutex;
-use tidegate_filters::http::{Body, BodyError, RequestHead, Response, ResponseHead};
+use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use self::body::ResponseBody;
 use super::connect;
 use super::h2_upload::Upload;
+use super::place;
+use super::preconnect::Load;
 use super::{
     Active, Begun, ConnectionFacts, Open, POOLS, Pending, PoolError, Pump, StreamRequest, StreamReset, Waiters,
     connection_permit, count_connect_failure, ensure_sweeper,
 };
 use crate::cluster::Cluster;
-use crate::cluster::circuit_breaker::RoutingPriority;
+use crate::cluster::circuit_breaker::{Permit, RoutingPriority};
 use crate::cluster::host::Host;
 use crate::cluster::options::HttpProtocol;
 use crate::http::codec::h2::{fields_bytes, list_limit};
 use crate::http::codec::keepalive;
-use crate::http::codec::metered::{CountBytes, Metered};
+use crate::http::codec::metered::Metered;
+use crate::http::codec::stats::Http2CodecStats;
 use crate::http::protocol::Http2Options;
 
 /// A connection that carries many requests.
@@ -51,25 +57,19 @@ struct Shared {
     started: Instant,
 }
 
+impl Connection {
+    /// Nothing runs on it, and nothing will.
+    fn is_over(&self) -> bool {
+        self.shared.closing.load(Relaxed) && self.shared.active.load(Relaxed) == 0
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
         // Streams that run keep the connection's task alive; without any it ends now.
         if self.shared.active.load(Relaxed) == 0 {
             self.task.abort();
         }
-    }
-}
-
-/// The bytes of a cluster's connections.
-struct UpstreamBytes(Arc<Cluster>);
-
-impl CountBytes for UpstreamBytes {
-    fn received(&self, bytes: usize) {
-        self.0.stats().traffic.upstream_cx_rx_bytes_total().add(bytes as u64);
-    }
-
-    fn sent(&self, bytes: usize) {
-        self.0.stats().traffic.upstream_cx_tx_bytes_total().add(bytes as u64);
     }
 }
 
@@ -86,9 +86,41 @@ struct State {
     connections: Vec<Arc<Connection>>,
     waiters: Waiters<Arc<Connection>>,
     connecting: bool,
+    /// There while there is anything in the pool.
+    place: Option<Permit>,
+}
+
+impl State {
+    /// Gives the place back once nothing is left.
+    fn leave_if_empty(&mut self) {
+        if self.connections.is_empty() && !self.connecting && self.waiters.len() == 0 {
+            self.place = None;
+        }
+    }
 }
 
 impl Pool {
+    /// Takes a place among the cluster's pools, unless it has one.
+    fn enter(&self) -> Result<(), PoolError> {
+        if self.state.lock().place.is_none() {
+            let place = place::take(&self.cluster, self.host.state.id, self.priority)?;
+            self.state.lock().place = Some(place);
+        }
+        Ok(())
+    }
+
+    /// Makes room for another pool if nobody needs this one now.
+    pub(super) fn clear_if_at_rest(&self) -> bool {
+        let mut state = self.state.lock();
+        let busy = state.connections.iter().any(|connection| connection.shared.active.load(Relaxed) > 0);
+        let rests = state.place.is_some() && !busy && !state.connecting && state.waiters.len() == 0;
+        if rests {
+            state.connections.clear();
+            state.leave_if_empty();
+        }
+        rests
+    }
+
     /// Closes what is idle too long, dead, or of a host that is gone; false when the pool itself is of no more use.
     pub(super) fn sweep(&self, now: Instant) -> bool {
         let http = &self.cluster.config().http;
@@ -112,35 +144,45 @@ impl Pool {
             }
             !expired
         });
+        state.leave_if_empty();
         !(removed && state.connections.is_empty() && !state.connecting && state.waiters.len() == 0)
     }
 
     /// A connection with room for one more stream.
     fn with_room(&self) -> Option<Arc<Connection>> {
-        let http = &self.cluster.config().http;
         let state = self.state.lock();
-        let usable = state.connections.iter().find(|connection| {
-            let shared = &connection.shared;
-            let worn =
-                http.max_requests_per_connection.is_some_and(|most| shared.opened.load(Relaxed) >= u64::from(most));
-            if worn && !shared.closing.swap(true, Relaxed) {
-                self.cluster.stats().traffic.upstream_cx_max_requests().inc();
-            }
-            let most = connection
-                .sender
-                .current_max_send_streams()
-                .min(options(&self.cluster).max_concurrent_streams as usize);
-            !shared.closing.load(Relaxed) && shared.active.load(Relaxed) < most
-        });
-        usable.cloned()
+        state.connections.iter().find(|connection| self.room(connection) > 0).cloned()
+    }
+
+    /// How many more streams a connection takes now: within what both sides allow at once, and what is left of its requests.
+    fn room(&self, connection: &Connection) -> usize {
+        let shared = &connection.shared;
+        let at_once =
+            connection.sender.current_max_send_streams().min(options(&self.cluster).max_concurrent_streams as usize);
+        let most = self.cluster.config().http.max_requests_per_connection;
+        let left = most.map_or(u64::MAX, |most| u64::from(most).saturating_sub(shared.opened.load(Relaxed)));
+        let left = usize::try_from(left).unwrap_or(usize::MAX);
+        if shared.closing.load(Relaxed) { 0 } else { at_once.saturating_sub(shared.active.load(Relaxed)).min(left) }
+    }
+
+    fn load(&self, state: &mut State) -> Load {
+        let mut load = Load { waiting: state.waiters.len(), active: 0, capacity: 0 };
+        for connection in &state.connections {
+            load.active += connection.shared.active.load(Relaxed);
+            load.capacity += self.room(connection);
+        }
+        load
     }
 }
 
-/// Starts a connection for those who wait, unless one is being made.
+/// Starts a connection for those who wait, or ahead of others where the cluster wants that, unless one is being made.
 fn grow(pool: &Arc<Pool>) {
     let permit = {
         let mut state = pool.state.lock();
-        if state.connecting || state.waiters.len() == 0 {
+        let ahead = pool.cluster.config().preconnects();
+        let wanted =
+            state.waiters.len() > 0 || ahead && pool.load(&mut state).wants_connection(&pool.cluster, &pool.host);
+        if state.connecting || !wanted {
             return;
         }
         let first = state.connections.is_empty();
@@ -150,6 +192,7 @@ fn grow(pool: &Arc<Pool>) {
     };
     let open = Open::new(&pool.cluster, &pool.host, permit);
     pool.cluster.stats().traffic.upstream_cx_http2_total().inc();
+    pool.cluster.stats().codec.http2().nghttp2_upstream_connections().inc();
     let pool = Arc::clone(pool);
     tokio::spawn(async move {
         let made = make(&pool, open).await;
@@ -158,21 +201,23 @@ fn grow(pool: &Arc<Pool>) {
         match made {
             Ok(connection) => {
                 state.connections.push(Arc::clone(&connection));
-                let most = connection.sender.current_max_send_streams();
-                for _ in 0..most {
+                for _ in 0..pool.room(&connection) {
                     if state.waiters.serve(Arc::clone(&connection)).is_some() {
                         break;
                     }
                 }
             }
-            Err(error) => state.waiters.fail(&error),
+            Err(error) => {
+                state.waiters.fail(&error);
+                state.leave_if_empty();
+            }
         }
         drop(state);
         grow(&pool);
     });
 }
 
-async fn make(pool: &Arc<Pool>, mut open: Open) -> Result<Arc<Connection>, PoolError> {
+async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError> {
     let (transport, mut facts) = match connect::connect(&pool.cluster, &pool.host).await {
         Ok(connected) => connected,
         Err(error) => {
@@ -182,8 +227,7 @@ async fn make(pool: &Arc<Pool>, mut open: Open) -> Result<Arc<Connection>, PoolE
     };
     facts.protocol = http::Version::HTTP_2;
     let settings = options(&pool.cluster);
-    let bytes = UpstreamBytes(Arc::clone(&pool.cluster));
-    let (transport, meter) = Metered::new(transport, bytes, settings.floods, false);
+    let (transport, meter) = Metered::new(transport, (), settings.floods, false);
     let handshake = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(settings.initial_stream_window_bytes)
@@ -207,30 +251,64 @@ async fn make(pool: &Arc<Pool>, mut open: Open) -> Result<Arc<Connection>, PoolE
         started: Instant::now(),
     });
     let ping = connection.ping_pong();
-    let watched = Arc::clone(&shared);
+    let mut running = Running { open: Some(open), shared: Arc::clone(&shared), pool: Arc::clone(pool) };
     let keepalive = settings.keepalive;
     let task = tokio::spawn(async move {
-        let cluster = Arc::clone(&open.cluster);
+        let cluster = Arc::clone(&running.pool.cluster);
         let stats = cluster.stats();
         tokio::select! {
             result = connection => {
                 if let Err(error) = result {
                     tracing::debug!(%error, "HTTP/2 connection to a host failed");
                 }
-                open.remote = true;
+                running.closed_by_host();
             }
             flood = meter.flooded() => {
                 stats.traffic.upstream_cx_protocol_error().inc();
                 stats.codec.http2().count_flood(flood);
             }
-            () = keepalive::watch(ping, keepalive, &watched.woken) => stats.codec.http2().keepalive_timeout().inc(),
+            () = keepalive::watch(ping, keepalive, &running.shared.woken) => {
+                stats.codec.http2().keepalive_timeout().inc();
+            }
         }
-        open.requests = u32::try_from(watched.opened.load(Relaxed)).unwrap_or(u32::MAX);
-        open.busy = watched.active.load(Relaxed) > 0;
-        watched.closing.store(true, Relaxed);
-        drop(open);
     });
     Ok(Arc::new(Connection { sender, facts, shared, task: task.abort_handle() }))
+}
+
+/// The accounts of a connection, settled when its task ends, however it does.
+struct Running {
+    open: Option<Open>,
+    shared: Arc<Shared>,
+    pool: Arc<Pool>,
+}
+
+impl Running {
+    fn closed_by_host(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.remote = true;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Self { open, shared, pool } = self;
+        shared.closing.store(true, Relaxed);
+        if let Some(open) = open {
+            open.requests = u32::try_from(shared.opened.load(Relaxed)).unwrap_or(u32::MAX);
+            open.busy = shared.active.load(Relaxed) > 0;
+        }
+        *open = None;
+        {
+            let mut state = pool.state.lock();
+            state.connections.retain(|connection| !connection.is_over());
+            state.leave_if_empty();
+        }
+        // Its place is free for whoever waits; when the process ends, nobody does.
+        if tokio::runtime::Handle::try_current().is_ok() {
+            grow(pool);
+        }
+    }
 }
 
 fn options(cluster: &Cluster) -> Http2Options {
@@ -265,13 +343,20 @@ impl StreamGuard {
         let remote_reset = error.is_reset() && error.is_remote();
         match error.reason() {
             _ if error.is_go_away() && error.is_remote() => {}
-            Some(Reason::REFUSED_STREAM) if remote_reset => {}
-            Some(_) if remote_reset => traffic.upstream_rq_rx_reset().inc(),
+            Some(Reason::REFUSED_STREAM) if remote_reset => self.codec().rx_reset().inc(),
+            Some(_) if remote_reset => {
+                self.codec().rx_reset().inc();
+                traffic.upstream_rq_rx_reset().inc();
+            }
             // Ours, counted when it is dropped.
             Some(_) if !error.is_remote() => return,
             _ => traffic.upstream_rq_pending_failure_eject().inc(),
         }
         self.settled();
+    }
+
+    fn codec(&self) -> &Http2CodecStats {
+        self.pool.cluster.stats().codec.http2()
     }
 
     /// How it ended is counted.
@@ -284,16 +369,19 @@ impl StreamGuard {
 impl Drop for StreamGuard {
     fn drop(&mut self) {
         let unfinished = self.uploaded.as_ref().is_some_and(|uploaded| !self.over || !uploaded.load(Relaxed));
+        self.codec().streams_active().dec();
         if unfinished {
+            self.codec().tx_reset().inc();
             self.pool.cluster.stats().traffic.upstream_rq_tx_reset().inc();
         }
         let shared = &self.connection.shared;
         *shared.idle_since.lock() = Instant::now();
-        let last = shared.active.fetch_sub(1, Relaxed) == 1;
-        if last && shared.closing.load(Relaxed) {
-            self.pool.state.lock().connections.retain(|connection| !Arc::ptr_eq(connection, &self.connection));
-        }
+        shared.active.fetch_sub(1, Relaxed);
         let mut state = self.pool.state.lock();
+        if self.connection.is_over() {
+            state.connections.retain(|connection| !Arc::ptr_eq(connection, &self.connection));
+            state.leave_if_empty();
+        }
         if !shared.closing.load(Relaxed) && state.waiters.len() > 0 {
             // Nobody waits any more if it comes back; the connection stays in the pool either way.
             let _ = state.waiters.serve(Arc::clone(&self.connection));
@@ -315,7 +403,12 @@ impl Lease {
         {
             shared.woken.notify_one();
         }
-        connection.shared.opened.fetch_add(1, Relaxed);
+        pool.cluster.stats().codec.http2().streams_active().inc();
+        let opened = shared.opened.fetch_add(1, Relaxed) + 1;
+        let most = pool.cluster.config().http.max_requests_per_connection;
+        if most.is_some_and(|most| opened >= u64::from(most)) && !shared.closing.swap(true, Relaxed) {
+            pool.cluster.stats().traffic.upstream_cx_max_requests().inc();
+        }
         let (sender, facts) = (connection.sender.clone(), connection.facts.clone());
         Self { sender, facts, stream: StreamGuard { connection, pool, _active: active, uploaded: None, over: false } }
     }
@@ -343,7 +436,11 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
     let connection = match pool.with_room() {
         Some(connection) => connection,
         None => {
-            let pending = Pending::begin(request.cluster, request.host, request.priority).ok_or(PoolError::Overflow)?;
+            pool.enter()?;
+            let Some(pending) = Pending::begin(request.cluster, request.host, request.priority) else {
+                pool.state.lock().leave_if_empty();
+                return Err(PoolError::Overflow);
+            };
             let waiting = pool.state.lock().waiters.join();
             grow(&pool);
             let connection =
@@ -352,7 +449,11 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
         }
     };
     let active = Active::begin(request.cluster, request.host, request.priority).ok_or(PoolError::Overflow)?;
-    Ok(Lease::new(connection, pool, active))
+    let lease = Lease::new(connection, Arc::clone(&pool), active);
+    if request.cluster.config().preconnects() {
+        grow(&pool);
+    }
+    Ok(lease)
 }
 
 /// Sends the request and waits for the response's head.
@@ -484,59 +585,4 @@ fn encode(head: &RequestHead, tunnel: bool) -> Option<http::Request<()>> {
         request.headers_mut().remove(name);
     }
     Some(request)
-}
-
-/// A response's body: dropped before its end, the stream is reset.
-struct ResponseBody {
-    receiving: RecvStream,
-    stream: StreamGuard,
-    data_done: bool,
-}
-
-impl ResponseBody {
-    fn failed(&mut self, error: &h2::Error) -> BodyError {
-        self.stream.failed(error);
-        body_error(error)
-    }
-}
-
-impl http_body::Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BodyError>>> {
-        if !self.data_done {
-            match ready!(self.receiving.poll_data(cx)) {
-                Some(Ok(data)) => {
-                    // What was handed on is no more the connection's: let the host send as much again.
-                    let _ = self.receiving.flow_control().release_capacity(data.len());
-                    self.stream.over = self.receiving.is_end_stream();
-                    return Poll::Ready(Some(Ok(http_body::Frame::data(data))));
-                }
-                Some(Err(error)) => return Poll::Ready(Some(Err(self.failed(&error)))),
-                None => self.data_done = true,
-            }
-        }
-        match ready!(self.receiving.poll_trailers(cx)) {
-            Ok(trailers) => {
-                self.stream.over = true;
-                Poll::Ready(trailers.map(|trailers| Ok(http_body::Frame::trailers(trailers))))
-            }
-            Err(error) => Poll::Ready(Some(Err(self.failed(&error)))),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.receiving.is_end_stream()
-    }
-}
-
-fn body_error(error: &h2::Error) -> BodyError {
-    match error.reason() {
-        Some(reason) if error.is_reset() => BodyError::Reset(reason.into()),
-        _ => BodyError::Closed,
-    }
 }

@@ -6,7 +6,10 @@ mod h1;
 mod h1_upload;
 mod h2;
 mod h2_upload;
+mod meter;
 mod payload;
+mod place;
+mod preconnect;
 mod tcp;
 
 use std::cell::RefCell;
@@ -37,6 +40,9 @@ pub(crate) type Pump = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) enum PoolError {
     #[error("overflow")]
     Overflow,
+    /// The cluster has as many pools as it may (`max_connection_pools`): to whoever asks, its host is not there.
+    #[error("no room for another pool")]
+    NoPool,
     #[error("{0}")]
     Connect(Arc<str>),
     #[error("connection timeout")]

@@ -52,6 +52,9 @@ fn thresholds(proto: &ThresholdsProto) -> Thresholds {
         max_pending_requests: proto.max_pending_requests.map_or(default.max_pending_requests, |limit| limit.value),
         max_requests: proto.max_requests.map_or(default.max_requests, |limit| limit.value),
         max_retries: proto.max_retries.map_or(default.max_retries, |limit| limit.value),
+        max_connection_pools: proto
+            .max_connection_pools
+            .map_or(default.max_connection_pools, |limit| limit.value.into()),
         retry_budget: proto.retry_budget.as_ref().map(|proto| RetryBudget {
             percent: proto.budget_percent.map_or(budget.percent, |percent| percent.value),
             min_concurrency: proto.min_retry_concurrency.map_or(budget.min_concurrency, |minimum| minimum.value),

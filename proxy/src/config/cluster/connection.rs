@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidegate_filters::context::CompileContext;
 use tidegate_xds::FieldError;
+use tidegate_xds::pb::envoy::config::cluster::v3::cluster::PreconnectPolicy;
 use tidegate_xds::pb::envoy::config::cluster::v3::upstream_connection_options::{
     FirstAddressFamilyVersion, HappyEyeballsConfig,
 };
@@ -30,6 +31,19 @@ pub(super) fn compile(
         source: source.map(Box::new),
         happy_eyeballs: happy_eyeballs(&options, context)?,
     })
+}
+
+/// How many connections a host has for each request.
+pub(super) fn preconnect_ratio(
+    proto: Option<&PreconnectPolicy>,
+    context: &CompileContext<'_>,
+) -> Result<f64, FieldError> {
+    let Some(proto) = proto else { return Ok(1.0) };
+    if proto.predictive_preconnect_ratio.is_some_and(|ratio| ratio.value > 1.0) {
+        let field = "preconnect_policy.predictive_preconnect_ratio";
+        return Err(context.error_at(field, "not supported yet: predictive_preconnect_ratio"));
+    }
+    Ok(proto.per_upstream_preconnect_ratio.map_or(1.0, |ratio| ratio.value))
 }
 
 /// A bind configuration; `None` when it names no address.

@@ -69,7 +69,9 @@ pub const COVERAGE: &[Coverage] = &[
             "protocol_selection",
             "upstream_connection_options",
             "load_balancing_policy",
+            "preconnect_policy",
             "track_cluster_stats",
+            "track_timeout_budgets",
             "wait_for_warm_on_init",
         ],
         listed: &[
@@ -177,6 +179,7 @@ pub const COVERAGE: &[Coverage] = &[
             "max_pending_requests",
             "max_requests",
             "max_retries",
+            "max_connection_pools",
             "retry_budget",
             "track_remaining",
         ],
@@ -197,7 +200,16 @@ pub const COVERAGE: &[Coverage] = &[
         enforced: &["first_address_family_version=DEFAULT|V4|V6", "first_address_family_count"],
         listed: &[],
     },
-    Coverage { message: "envoy.config.cluster.v3.TrackClusterStats", enforced: &[], listed: &[] },
+    Coverage {
+        message: "envoy.config.cluster.v3.Cluster.PreconnectPolicy",
+        enforced: &["per_upstream_preconnect_ratio", "predictive_preconnect_ratio"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.cluster.v3.TrackClusterStats",
+        enforced: &["timeout_budgets", "request_response_sizes"],
+        listed: &[],
+    },
     Coverage {
         message: "envoy.config.endpoint.v3.ClusterLoadAssignment",
         enforced: &["cluster_name", "endpoints", "policy"],
@@ -304,12 +316,31 @@ pub const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
-        enforced: &["resolvers", "dns_resolver_options", "query_timeout_seconds", "query_tries", "rotate_nameservers"],
+        enforced: &[
+            "resolvers",
+            "use_resolvers_as_fallback",
+            "dns_resolver_options",
+            "query_timeout_seconds",
+            "query_tries",
+            "rotate_nameservers",
+            "qcache_max_ttl",
+        ],
         listed: &[
+            ("edns0_max_payload_size", "what does not fit is asked for again over TCP"),
             ("udp_max_queries", SOCKET_PER_QUERY),
             ("max_udp_channel_duration", SOCKET_PER_QUERY),
             ("reinit_channel_on_timeout", SOCKET_PER_QUERY),
         ],
+    },
+    Coverage {
+        message: "envoy.extensions.network.dns_resolver.getaddrinfo.v3.GetAddrInfoDnsResolverConfig",
+        enforced: &["num_retries"],
+        listed: &[("num_resolver_threads", "queries wait on no thread")],
+    },
+    Coverage {
+        message: "envoy.extensions.network.dns_resolver.hickory.v3.HickoryDnsResolverConfig",
+        enforced: &["resolvers", "cache_size", "use_system_config", "query_timeout", "query_tries"],
+        listed: &[("num_resolver_threads", "queries wait on no thread")],
     },
     Coverage {
         message: "envoy.extensions.load_balancing_policies.common.v3.LocalityLbConfig",

@@ -1,21 +1,17 @@
-//! DNS clusters: STRICT_DNS, LOGICAL_DNS and `envoy.cluster.dns`, and which resolver answers them.
+//! DNS clusters: STRICT_DNS, LOGICAL_DNS and `envoy.cluster.dns`. Which resolver answers them is compiled in `resolver`.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tidegate_filters::context::{CompileContext, Defaults};
-use tidegate_filters::stream_info::Address;
+use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster;
 use tidegate_xds::pb::envoy::config::cluster::v3::cluster::DnsLookupFamily as LegacyFamily;
-use tidegate_xds::pb::envoy::config::core::v3::{Address as AddressProto, DnsResolverOptions, TypedExtensionConfig};
 use tidegate_xds::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
 use tidegate_xds::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
-use tidegate_xds::pb::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
 use tidegate_xds::pb::google::protobuf::Duration as DurationProto;
-use tidegate_xds::{FieldError, any};
 
-use super::address;
 use super::assignment::compile_names;
+use super::resolver;
 use super::values::duration;
 use crate::cluster::dns::{DnsOptions, LookupFamily, ResolverConfig};
 use crate::cluster::endpoint::{Assignment, Name};
@@ -43,7 +39,7 @@ pub(super) fn compile(
     let mut options = rates.compile(context)?;
     options.family = family;
     options.respect_ttl = proto.respect_dns_ttl;
-    options.resolver = cluster_resolver(proto, default_resolver, context)?;
+    options.resolver = resolver::of_cluster(proto, default_resolver, context)?;
     discovery(proto, single_endpoint, options, context)
 }
 
@@ -72,7 +68,7 @@ pub(super) fn compile_typed(
         };
         options.respect_ttl = config.respect_dns_ttl;
         options.resolver = match &config.typed_dns_resolver_config {
-            Some(typed) => typed_resolver(typed, context)?,
+            Some(typed) => resolver::typed(typed, context)?,
             None => default_resolver.clone(),
         };
         Ok(options)
@@ -139,84 +135,4 @@ impl Rates<'_> {
             ..default
         })
     }
-}
-
-/// The typed form, else the two older ones, else the process's default.
-#[expect(deprecated, reason = "Envoy 1.40 reads them")]
-fn cluster_resolver(
-    proto: &Cluster,
-    default: &ResolverConfig,
-    context: &mut CompileContext<'_>,
-) -> Result<ResolverConfig, FieldError> {
-    if let Some(typed) = &proto.typed_dns_resolver_config {
-        return typed_resolver(typed, context);
-    }
-    if let Some(config) = &proto.dns_resolution_config {
-        return context.within("dns_resolution_config", |context| {
-            let servers = servers(&config.resolvers, "resolvers", context)?;
-            Ok(with_options(
-                ResolverConfig { servers, ..ResolverConfig::default() },
-                config.dns_resolver_options.as_ref(),
-            ))
-        });
-    }
-    if proto.dns_resolvers.is_empty() && !proto.use_tcp_for_dns_lookups {
-        return Ok(default.clone());
-    }
-    let servers = servers(&proto.dns_resolvers, "dns_resolvers", context)?;
-    Ok(ResolverConfig { servers, use_tcp: proto.use_tcp_for_dns_lookups, ..ResolverConfig::default() })
-}
-
-/// A `typed_dns_resolver_config`.
-pub(super) fn typed_resolver(
-    proto: &TypedExtensionConfig,
-    context: &mut CompileContext<'_>,
-) -> Result<ResolverConfig, FieldError> {
-    context.within("typed_dns_resolver_config", |context| {
-        let config = proto.typed_config.clone().unwrap_or_default();
-        let name = any::type_name(&config.type_url).unwrap_or_default();
-        if name != <CaresDnsResolverConfig as prost::Name>::full_name() {
-            return Err(context.error_at("typed_config", format!("not supported yet: {name}")));
-        }
-        context.within("typed_config", |context| {
-            let config: CaresDnsResolverConfig = any::unpack(&config, &context.path)?;
-            let default = ResolverConfig::default();
-            let resolver = ResolverConfig {
-                servers: servers(&config.resolvers, "resolvers", context)?,
-                timeout: config.query_timeout_seconds.map_or(default.timeout, |time| Duration::from_secs(time.value)),
-                tries: config.query_tries.map_or(default.tries, |tries| tries.value),
-                rotate: config.rotate_nameservers,
-                ..default
-            };
-            Ok(with_options(resolver, config.dns_resolver_options.as_ref()))
-        })
-    })
-}
-
-fn with_options(resolver: ResolverConfig, options: Option<&DnsResolverOptions>) -> ResolverConfig {
-    let Some(options) = options else {
-        return resolver;
-    };
-    ResolverConfig {
-        use_tcp: options.use_tcp_for_dns_lookups,
-        no_search_domain: options.no_default_search_domain,
-        ..resolver
-    }
-}
-
-fn servers(
-    addresses: &[AddressProto],
-    field: &str,
-    context: &mut CompileContext<'_>,
-) -> Result<Vec<SocketAddr>, FieldError> {
-    let mut servers = Vec::with_capacity(addresses.len());
-    for (index, proto) in addresses.iter().enumerate() {
-        match address::resolved(Some(proto), &format!("{field}[{index}]"), context)? {
-            Address::Ip(server) => servers.push(server),
-            _ => {
-                return Err(context.error_at(&format!("{field}[{index}]"), "a DNS server has an IP address"));
-            }
-        }
-    }
-    Ok(servers)
 }

@@ -10,6 +10,7 @@ mod coverage;
 mod dns;
 mod http_options;
 pub(crate) mod protocol;
+mod resolver;
 mod subsets;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -31,6 +32,7 @@ use tidegate_xds::{FieldError, any};
 pub use assignment::compile_assignment;
 pub use coverage::{COVERAGE, OPAQUE, SHARED_COVERAGE};
 
+use super::Node;
 use super::values::wrapped_bool;
 use crate::cluster::dns::ResolverConfig;
 use crate::cluster::endpoint::Assignment;
@@ -45,6 +47,8 @@ pub struct ClusterDefaults {
     pub bind: Option<BindConfig>,
     /// The bootstrap's `typed_dns_resolver_config` or `dns_resolution_config`.
     pub resolver: ResolverConfig,
+    /// The node's zone.
+    pub zone: Option<Arc<str>>,
 }
 
 impl ClusterDefaults {
@@ -52,18 +56,16 @@ impl ClusterDefaults {
     ///
     /// # Errors
     /// What Envoy refuses in them, and what is not supported yet.
-    pub fn compile(bootstrap: &Bootstrap, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
+    pub fn compile(bootstrap: &Bootstrap, node: &Node, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
         let manager = bootstrap.cluster_manager.clone().unwrap_or_default();
         let ClusterManager { upstream_bind_config, .. } = &manager;
         let bind = match upstream_bind_config {
             Some(proto) => connection::bind(proto, "cluster_manager.upstream_bind_config", context)?,
             None => None,
         };
-        let resolver = match &bootstrap.typed_dns_resolver_config {
-            Some(proto) => dns::typed_resolver(proto, context)?,
-            None => ResolverConfig::default(),
-        };
-        Ok(Self { bind, resolver })
+        let resolver = resolver::of_bootstrap(bootstrap, context)?;
+        let zone = Some(node.zone.as_str()).filter(|zone| !zone.is_empty()).map(Arc::from);
+        Ok(Self { bind, resolver, zone })
     }
 }
 
@@ -102,6 +104,7 @@ pub fn compile(
         discovery,
         connect_timeout: timeout.unwrap_or(Duration::from_secs(5)),
         buffer_limit_bytes: proto.per_connection_buffer_limit_bytes.map_or(1 << 20, |limit| limit.value),
+        preconnect_ratio: connection::preconnect_ratio(proto.preconnect_policy.as_ref(), context)?,
         thresholds: circuit_breakers::compile(proto.circuit_breakers.as_ref(), context)?,
         balancing,
         http: Box::new(http.options),
@@ -109,6 +112,7 @@ pub fn compile(
         transport_socket,
         metadata: Arc::new(values::metadata(proto.metadata.as_ref())),
         upstream_filters: FilterChain::default(),
+        own_zone: defaults.zone.clone(),
         track_timeout_budgets,
         track_request_response_sizes: request_response_sizes,
         wait_for_warm_on_init: wrapped_bool(proto.wait_for_warm_on_init.as_ref(), true),
@@ -422,6 +426,30 @@ circuit_breakers:
         let Discovery::LogicalDns(dns) = cluster(&typed).config.discovery else { panic!() };
         assert_eq!(dns.options.failure_refresh, Some((Duration::from_secs(2), Duration::from_secs(20))));
 
+        // Servers make a resolver of the cluster's own; how it is asked alone does not, as in Envoy.
+        let resolver = |text: &str| {
+            let text = format!("{{name: a, type: STRICT_DNS, {text}, {assignment}}}");
+            let Discovery::StrictDns(dns) = cluster(&text).config.discovery else { panic!() };
+            dns.options.resolver
+        };
+        assert_eq!(resolver("use_tcp_for_dns_lookups: true"), ResolverConfig::default());
+        let server = "{socket_address: {address: 127.0.0.1, port_value: 53}}";
+        let own = resolver(&format!("dns_resolvers: [{server}], use_tcp_for_dns_lookups: true"));
+        assert_eq!((own.servers.len(), own.use_tcp), (1, true));
+        let typed = |kind: &str| {
+            let url = "type.googleapis.com/envoy.extensions.network.dns_resolver";
+            resolver(&format!("typed_dns_resolver_config: {{name: r, typed_config: {{'@type': {url}.{kind}}}}}"))
+        };
+        let cares = typed(
+            "cares.v3.CaresDnsResolverConfig, qcache_max_ttl: 9, query_tries: 2, use_resolvers_as_fallback: true",
+        );
+        assert_eq!((cares.tries, cares.servers_are_fallback), (2, true));
+        assert_eq!(cares.cache.unwrap().longest, Duration::from_secs(9));
+        let system = typed("getaddrinfo.v3.GetAddrInfoDnsResolverConfig, num_retries: 1");
+        assert_eq!((system.tries, system.ttl), (2, Some(Duration::from_secs(60))));
+        let hickory = typed(&format!("hickory.v3.HickoryDnsResolverConfig, resolvers: [{server}]"));
+        assert_eq!((hickory.tries, hickory.no_search_domain, hickory.cache.unwrap().size), (3, true, 1024));
+
         assert!(refused("{name: a, type: LOGICAL_DNS}").contains("a single lb_endpoint"));
         let rates = "type: STRICT_DNS, dns_failure_refresh_rate: {base_interval: 2s, max_interval: 1s}";
         assert!(refused(&format!("{{name: a, {rates}}}")).contains("max_interval greater than or equal"));
@@ -448,7 +476,7 @@ circuit_breakers:
                    {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}}";
         assert!(refused(tls).contains("not supported yet"), "{}", refused(tls));
         assert!(refused(tls).contains("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"));
-        for field in ["outlier_detection: {}", "preconnect_policy: {per_upstream_preconnect_ratio: 1.5}"] {
+        for field in ["outlier_detection: {}", "preconnect_policy: {predictive_preconnect_ratio: 1.5}"] {
             assert!(refused(&format!("{{name: a, {field}}}")).contains("not supported yet"));
         }
     }

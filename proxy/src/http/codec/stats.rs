@@ -32,7 +32,10 @@ stats_block! {
             deferred_stream_close, outbound_control_frames_active, outbound_frames_active, pending_send_bytes,
             streams_active,
         }
-        histograms {}
+        // Envoy records these only where its runtime asks for it.
+        histograms {
+            cookie_count: Unspecified, cookie_size: Unspecified, header_count: Unspecified, header_list_size: Unspecified,
+        }
     }
 }
 

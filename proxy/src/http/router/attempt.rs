@@ -8,6 +8,7 @@ use std::time::Instant;
 use tidegate_filters::http::{Body, LocalReply, Request, RequestHead, StreamContext};
 
 use super::deadline::{expires, falls_silent};
+use super::measure::Measure;
 use super::read_ahead::ReadAhead;
 use super::upstream_log::TryLog;
 use super::{Shared, UpstreamFilters, failure, host};
@@ -39,7 +40,7 @@ impl Failure {
 
     /// Whether it is the host's: a breaker speaks for the cluster.
     pub(super) fn names_host(&self) -> bool {
-        !matches!(self, Self::Pool(PoolError::Overflow))
+        !matches!(self, Self::Pool(PoolError::Overflow | PoolError::NoPool))
     }
 }
 
@@ -86,6 +87,7 @@ pub(super) async fn attempt(
 async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamContext) -> Result<Begun, Failure> {
     let Attempt { host, head, body, connected, .. } = attempt;
     let mut log = TryLog::begin(shared, head, stream);
+    let mut measure = Measure::begin(shared, head);
     let mut body = ReadAhead::new(body, shared.buffer_limit());
     let opened = body.while_waiting(Stream::open(&request(shared, host, head, stream))).await;
     let opened = match opened {
@@ -93,7 +95,7 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
         Err(error) => {
             match &error {
                 // A breaker speaks for the cluster, not for the host.
-                PoolError::Overflow => host::forget(&mut stream.info.upstream),
+                PoolError::Overflow | PoolError::NoPool => host::forget(&mut stream.info.upstream),
                 PoolError::Connect(reason) => {
                     stream.info.upstream.transport_failure_reason = Some(Arc::clone(reason));
                 }
@@ -102,6 +104,9 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
             let failure = Failure::Pool(error);
             if let Some(log) = &mut log {
                 log.failed(failure::try_flag(&failure), stream);
+            }
+            if let Some(measure) = &mut measure {
+                measure.failed();
             }
             return Err(failure);
         }
@@ -120,6 +125,9 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
         body = log.count_sent(body);
         log.connected(request.head, stream);
     }
+    if let Some(measure) = &mut measure {
+        body = measure.connected(request.head, body);
+    }
     let sent = opened.send(&request, body);
     let sent = async {
         match connected {
@@ -131,10 +139,15 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
             None => within_limits(shared, host, sent).await,
         }
     };
-    let sent = match log {
+    let mut sent = match log {
         Some(log) => logged(log, sent, stream).await,
         None => sent.await,
     };
+    match (measure, &mut sent) {
+        (Some(measure), Ok(begun)) => measure.begun(begun),
+        (Some(mut measure), Err(_)) => measure.failed(),
+        (None, _) => {}
+    }
     if sent.is_ok() {
         stream.info.timings.first_upstream_rx = Some(Instant::now());
     }

@@ -33,7 +33,7 @@ impl Account {
             return;
         }
         self.cluster.stats().traffic.upstream_rq_completed().inc();
-        self.each(canary, |codes, sides| codes.count(status, sides));
+        self.each(canary, host, |codes, sides| codes.count(status, sides));
         self.tallies.each(|tally| tally.code(status));
         if let Some(host) = host.filter(|_| status.is_server_error()) {
             host.state.count(HostCounter::RequestError);
@@ -56,9 +56,9 @@ impl Account {
     }
 
     /// How long it took from the end of the request to the end of the response.
-    pub(super) fn time(&self, millis: u64, canary: bool) {
+    pub(super) fn time(&self, millis: u64, canary: bool, host: &Host) {
         if self.counts {
-            self.each(canary, |codes, sides| codes.record_time(millis, sides));
+            self.each(canary, Some(host), |codes, sides| codes.record_time(millis, sides));
             self.tallies.each(|tally| tally.time(millis));
         }
     }
@@ -69,8 +69,9 @@ impl Account {
         self.cluster.stats().retry_codes.count(status, self.without_codes);
     }
 
-    fn each(&self, canary: bool, act: impl Fn(&CodeStats, Sides<'_>)) {
-        let sides = Sides { internal: self.internal, canary, zones: None, without_codes: self.without_codes };
+    fn each(&self, canary: bool, host: Option<&Host>, act: impl Fn(&CodeStats, Sides<'_>)) {
+        let zone = host.map_or("", |host| &host.locality.zone);
+        let sides = Sides { internal: self.internal, canary, zone, without_codes: self.without_codes };
         let codes = &self.cluster.stats().codes;
         act(codes, sides);
         if let Some(alternative) = self.alternative.as_deref().and_then(|name| codes.alternative(name)) {

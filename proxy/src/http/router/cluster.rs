@@ -1,12 +1,12 @@
 //! What keeps requests from a cluster before any host is looked at. It must not know hosts.
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use tidegate_filters::http::{LocalReply, StreamContext};
 use tidegate_filters::stream_info::ResponseFlags;
 
 use super::Job;
 use super::charge::Account;
-use crate::http::headers::X_ENVOY_OVERLOADED;
+use crate::http::headers::{X_ENVOY_DROP_OVERLOAD, X_ENVOY_OVERLOADED, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD};
 use crate::route::{ClusterSelector, ForwardAction};
 
 /// The reply where the route's cluster is not there.
@@ -25,6 +25,7 @@ pub(super) fn not_found(job: &Job<'_>, action: &ForwardAction) -> Box<LocalReply
 /// Turns a request away while the cluster is in maintenance or its control plane sheds load.
 pub(super) fn admit(job: &Job<'_>, account: &Account, stream: &StreamContext) -> Result<(), Box<LocalReply>> {
     let cluster = &account.cluster;
+    let silent = job.connection.hcm.router.suppress_envoy_headers;
     let runtime = job.connection.shared.runtime();
     let maintenance = runtime.integer(&format!("upstream.maintenance_mode.{}", cluster.name()));
     if maintenance.is_some_and(|percent| stream.random % 100 < percent) {
@@ -33,17 +34,29 @@ pub(super) fn admit(job: &Job<'_>, account: &Account, stream: &StreamContext) ->
         let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "maintenance_mode")
             .body("maintenance mode")
             .flag(ResponseFlags::UPSTREAM_OVERFLOW);
-        let silent = job.connection.hcm.router.suppress_envoy_headers;
         return Err(Box::new(if silent { reply } else { reply.header(X_ENVOY_OVERLOADED, TRUE) }));
     }
     if cluster.drops(runtime, stream.random) {
         account.code(StatusCode::SERVICE_UNAVAILABLE, false, None);
-        let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "drop_overload")
-            .body("drop overload")
-            .flag(ResponseFlags::DROP_OVERLOAD);
-        return Err(Box::new(reply));
+        let (reply, header) = dropped(cluster.drops_all(runtime));
+        return Err(Box::new(if silent { reply } else { reply.header(header, TRUE) }));
     }
     Ok(())
+}
+
+/// The reply to a request that is dropped, as one of many or as all are, and the header that says so.
+fn dropped(all: bool) -> (LocalReply, HeaderName) {
+    let (details, body, flag, header) = if all {
+        (
+            "unconditional_drop_overload",
+            "unconditional drop overload",
+            ResponseFlags::UNCONDITIONAL_DROP_OVERLOAD,
+            X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD,
+        )
+    } else {
+        ("drop_overload", "drop overload", ResponseFlags::DROP_OVERLOAD, X_ENVOY_DROP_OVERLOAD)
+    };
+    (LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, details).body(body).flag(flag), header)
 }
 
 const TRUE: HeaderValue = HeaderValue::from_static("true");

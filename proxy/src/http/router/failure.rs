@@ -9,6 +9,7 @@ use tidegate_filters::stream_info::ResponseFlags;
 
 use super::Shared;
 use super::attempt::Failure;
+use super::measure::record_budget;
 use crate::cluster::host::Host;
 use crate::cluster::pool::{PoolError, StreamReset};
 use crate::http::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED};
@@ -17,6 +18,7 @@ use crate::http::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED};
 fn reason(failure: &Failure) -> (&'static str, ResponseFlags) {
     match failure {
         Failure::Pool(PoolError::Overflow) => ("overflow", ResponseFlags::UPSTREAM_OVERFLOW),
+        Failure::Pool(PoolError::NoPool) => ("overflow", ResponseFlags::NO_HEALTHY_UPSTREAM),
         Failure::Pool(PoolError::Connect(_)) => {
             ("remote connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
         }
@@ -50,7 +52,7 @@ fn status(shared: &Shared<'_>, failure: &Failure) -> StatusCode {
 
 /// The try counts as failed.
 pub(super) fn charge(shared: &Shared<'_>, failure: &Failure, host: &Host) {
-    if matches!(failure, Failure::Replied(_)) {
+    if matches!(failure, Failure::Replied(_) | Failure::Pool(PoolError::NoPool)) {
         return;
     }
     if shared.last_informational().is_none() {
@@ -72,6 +74,7 @@ pub(super) fn reply(shared: &Shared<'_>, failure: &Failure, stream: &StreamConte
         Failure::PerTryTimeout => return timeout(shared, "upstream_per_try_timeout", stream),
         Failure::PerTryIdleTimeout => return timeout(shared, "upstream_per_try_idle_timeout", stream),
         Failure::Replied(reply) => return reply.clone(),
+        Failure::Pool(PoolError::NoPool) => return no_healthy_host(shared, stream),
         Failure::Pool(_) | Failure::Reset(_) => {}
     }
     let (reason, flag) = reason(failure);
@@ -103,6 +106,8 @@ pub(super) fn timed_out(shared: &Shared<'_>, stream: &StreamContext) -> Box<Loca
 }
 
 fn timeout(shared: &Shared<'_>, details: &'static str, stream: &StreamContext) -> Box<LocalReply> {
+    let since = shared.request_complete().unwrap_or(shared.started);
+    record_budget(&shared.cluster, since, shared.timeouts.global);
     let reply = LocalReply::new(shared.timeout_status, details).flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
     let plain = shared.timeout_status == StatusCode::GATEWAY_TIMEOUT;
     with_attempts(shared, if plain { reply.body("upstream request timeout") } else { reply }, stream)

@@ -171,7 +171,7 @@ impl<'a> Retries<'a> {
     fn wants_failure(&self, failure: &Failure, sent: bool) -> bool {
         let on = self.request.on;
         match failure {
-            Failure::Replied(_) | Failure::Pool(PoolError::Overflow) => return false,
+            Failure::Replied(_) | Failure::Pool(PoolError::Overflow | PoolError::NoPool) => return false,
             Failure::Pool(PoolError::Connect(_) | PoolError::Timeout) if on.has(RetryOn::CONNECT_FAILURE) => {
                 return true;
             }

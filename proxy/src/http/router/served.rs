@@ -10,6 +10,7 @@ use tidegate_filters::http::{Body, ResponseHead};
 use super::Shared;
 use super::charge::Account;
 use super::idle::Watched;
+use super::measure::record_budget;
 use crate::cluster::Cluster;
 use crate::cluster::host::{Host, HostCounter};
 use crate::http::headers::GRPC_STATUS;
@@ -21,6 +22,8 @@ pub(crate) struct Served {
     host: Arc<Host>,
     canary: bool,
     started: Instant,
+    /// How long the whole may take.
+    limit: Option<Duration>,
     progress: Option<Arc<Progress>>,
     grpc: bool,
     /// Its success is known with its trailers.
@@ -34,6 +37,7 @@ impl Served {
             host,
             canary,
             started: shared.started,
+            limit: shared.timeouts.global,
             progress: shared.progress.clone(),
             grpc: shared.options.grpc,
             deferred: false,
@@ -85,15 +89,22 @@ impl Served {
         }
         let complete = self.progress.as_ref().is_none_or(|progress| progress.is_done());
         if complete {
-            let since = self.progress.as_ref().map_or(self.started, |progress| progress.last().max(self.started));
+            let since = self.request_end();
+            record_budget(&self.account.cluster, since, self.limit);
             let millis = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.account.time(millis, self.canary);
+            self.account.time(millis, self.canary, &self.host);
         }
+    }
+
+    /// When the last of the request came.
+    fn request_end(&self) -> Instant {
+        self.progress.as_ref().map_or(self.started, |progress| progress.last().max(self.started))
     }
 
     /// The route's timeout ended it.
     pub(crate) fn time_out(&mut self) {
         self.account.time_out(&self.host);
+        record_budget(&self.account.cluster, self.request_end(), self.limit);
     }
 
     /// The host broke it off. True when that makes a failure of a call that had begun well.

@@ -6,6 +6,7 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::cluster::circuit_breaker::Resource;
+use crate::cluster::host::HostState;
 use crate::config::cluster::testing::cluster as compiled;
 
 const ONE: &str = "{name: a, load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [\
@@ -64,4 +65,54 @@ async fn a_free_connection_goes_to_whoever_waits_longest_and_still_does() {
     assert_eq!(active_and_idle(&pool), (1, 0));
     lease.finish(true);
     assert_eq!(active_and_idle(&pool), (0, 1));
+}
+
+/// A pool of a cluster that may have one.
+fn only_pool() -> Arc<Pool> {
+    let text = ONE.replace("{name: a,", "{name: a, circuit_breakers: {thresholds: [{max_connection_pools: 1}]},");
+    let cluster = Cluster::new(compiled(&text).config, None, &Store::new().root(), &NoRuntime, 7);
+    let host = Arc::clone(cluster.hosts().hosts().next().unwrap());
+    Arc::new(Pool { cluster, host, priority: RoutingPriority::Default, state: Mutex::default() })
+}
+
+fn places(pool: &Pool) -> u32 {
+    pool.cluster.breakers(RoutingPriority::Default).used(Resource::Pools)
+}
+
+#[tokio::test]
+async fn a_pool_has_a_place_while_there_is_anything_in_it() {
+    let pool = only_pool();
+    let waiting = pool.state.lock().waiters.join();
+    pool.enter().unwrap();
+    pool.enter().unwrap();
+    assert_eq!(places(&pool), 1);
+    let (connection, _host) = connection(&pool);
+    pool.hand_out(&mut pool.state.lock(), connection);
+    let lease = waiting.await.unwrap().unwrap();
+    lease.finish(true);
+    assert_eq!(places(&pool), 1);
+    let connection = pool.take_idle().unwrap();
+    pool.give_back(connection, false);
+    assert_eq!(places(&pool), 0);
+}
+
+#[tokio::test]
+async fn a_pool_that_rests_makes_room_for_another_of_its_host_only() {
+    let resting = only_pool();
+    let key = (resting.host.state.id, resting.priority);
+    POOLS.with_borrow_mut(|pools| pools.h1.insert(key, Arc::clone(&resting)));
+    resting.enter().unwrap();
+    let (connection, _host) = connection(&resting);
+    resting.hand_out(&mut resting.state.lock(), connection);
+    let elsewhere = HostState::new(None).id;
+    let refused = place::take(&resting.cluster, elsewhere, RoutingPriority::Default);
+    assert!(matches!(refused, Err(PoolError::NoPool)));
+    assert_eq!(resting.cluster.stats().traffic.upstream_cx_pool_overflow().value(), 1);
+    let busy = resting.take_idle().unwrap();
+    assert!(place::take(&resting.cluster, resting.host.state.id, RoutingPriority::Default).is_err());
+    resting.give_back(busy, true);
+    let place = place::take(&resting.cluster, resting.host.state.id, RoutingPriority::Default).unwrap();
+    assert_eq!((active_and_idle(&resting), places(&resting)), ((0, 0), 1));
+    drop(place);
+    POOLS.with_borrow_mut(|pools| pools.h1.remove(&key));
 }
