@@ -90,6 +90,7 @@ async fn send(cluster: &Arc<Cluster>, request: Request, max_body_bytes: usize) -
         tunnel: false,
         terminate: None,
         informational: &informational,
+        bytes: None,
     };
     let stream = Stream::open(&request).await.map_err(|error| match error {
         PoolError::Overflow | PoolError::NoPool => CallError::NoHost,

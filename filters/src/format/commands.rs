@@ -1,6 +1,8 @@
 //! The commands with a parameter: their names, what they allow, and what they compile to. It is the way from a command's
 //! name to an operator; commands without a parameter are rows of the table in `fields`.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use super::fields;
 use super::grpc::GrpcForm;
 use super::operator::{
@@ -21,6 +23,9 @@ pub(super) fn compile(
     if let Ok(row) = fields::FIELDS.binary_search_by_key(&name, |(known, _)| known) {
         let (known, read) = fields::FIELDS[row];
         let bare = parameter.is_empty() && length.is_none();
+        if known.contains("_HEADER_BYTES_") || known.contains("_WIRE_BYTES_") {
+            super::ASKS_FOR_WIRE_BYTES.store(true, Relaxed);
+        }
         return if bare { Ok(Operator::Field(read)) } else { Err(FormatError::CommandOnly(known)) };
     }
     if let Some(row) = COMMANDS.iter().find(|command| command.name == name) {

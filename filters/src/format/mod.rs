@@ -16,6 +16,7 @@ mod value;
 mod write;
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 pub use error::FormatError;
 pub(crate) use grpc::status as grpc_status;
@@ -69,6 +70,14 @@ impl<'a> FormatContext<'a> {
             route: self.route,
         }
     }
+}
+
+/// Whether a format was ever compiled that prints header or wire bytes: only then are those of HTTP/2 and of upstreams counted.
+static ASKS_FOR_WIRE_BYTES: AtomicBool = AtomicBool::new(false);
+
+/// Whether anybody in this process may print `%DOWNSTREAM_WIRE_BYTES_SENT%` or its like.
+pub fn asks_for_wire_bytes() -> bool {
+    ASKS_FOR_WIRE_BYTES.load(Relaxed)
 }
 
 /// Why a line is written (`envoy.data.accesslog.v3.AccessLogType`).

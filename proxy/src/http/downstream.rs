@@ -67,10 +67,10 @@ pub(crate) trait Downstream: Send {
     /// Asks that the connection close (HTTP/1) or go away (HTTP/2) after this response.
     fn close_after(&mut self);
 
-    /// Bytes of the request's head as they came: of its fields, and all on the wire.
+    /// Bytes of the request as they came: of its fields, and all on the wire but for a body that somebody still reads.
     fn received_bytes(&self) -> (u64, u64);
 
-    /// Body bytes sent as the access log counts them, and all bytes on the wire.
+    /// Body bytes sent as the access log counts them, those of fields, and all bytes on the wire.
     fn sent_bytes(&self) -> (u64, u64, u64);
 }
 

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use super::codec::h2 as codec;
 use super::codec::keepalive;
-use super::codec::metered::{CountBytes, Metered};
+use super::codec::metered::{CountBytes, Meter, Metered};
 use super::connection_manager::{Ended, sleep_or_never};
 use super::exchange::{self, Connection};
 use super::options::HttpConnectionManager;
@@ -46,6 +46,7 @@ struct Serving<'a> {
     leave: Arc<Notify>,
     /// Told of a stream that was opened after long idleness.
     opened: Arc<Notify>,
+    meter: Arc<Meter>,
     streams: JoinSet<()>,
     served: u32,
     idle_since: Instant,
@@ -72,6 +73,7 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
         rules: head_rules(hcm),
         leave: Arc::default(),
         opened: Arc::clone(&opened),
+        meter: Arc::clone(&meter),
         streams: JoinSet::new(),
         served: 0,
         idle_since: Instant::now(),
@@ -142,7 +144,7 @@ impl Serving<'_> {
             hcm.stats.downstream_cx_max_requests_reached().inc();
             self.leave_gracefully();
         }
-        match codec::open(request, respond, self.rules, &self.leave, hcm.codec_stats.http2()) {
+        match codec::open(request, respond, self.rules, (&self.leave, &self.meter), hcm.codec_stats.http2()) {
             Ok(opened) => {
                 self.streams.spawn(run(Arc::clone(self.connection), opened));
             }

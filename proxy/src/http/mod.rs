@@ -22,6 +22,7 @@ pub(crate) mod response_headers;
 mod router;
 pub mod stats;
 mod timers;
+pub(crate) mod wire_bytes;
 
 pub use access_logs::AccessLogOptions;
 pub(crate) use connection_manager::serve;

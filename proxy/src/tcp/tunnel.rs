@@ -96,6 +96,7 @@ impl Tunnel {
             tunnel: self.post_path.is_none(),
             terminate: None,
             informational: &informational,
+            bytes: None,
         };
         let opened = Stream::open(&request).await.map_err(Refused::Pool)?;
         let facts = opened.facts();

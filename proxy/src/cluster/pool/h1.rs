@@ -34,6 +34,7 @@ use crate::http::codec::h1::io::{Reader, Writer};
 use crate::http::codec::h1::outgoing::Outgoing;
 use crate::http::codec::h1::response::{self, DecodedResponse};
 use crate::http::protocol::{HeaderCase, Http1Options, Underscores};
+use crate::http::wire_bytes::WireBytes;
 use crate::io::Transport;
 
 /// Bytes of a response body that are looked at once more before the connection is given back early.
@@ -373,7 +374,12 @@ pub(super) async fn send(mut lease: Lease, request: &StreamRequest<'_>, body: Bo
     }
     let http1 = options(request.cluster);
     let delimit = if request.tunnel { Delimit::AsIs } else { encode::delimit_request(request.head, body.is_end()) };
-    connection.writer.encode(|out| encode::request(request.head, delimit, request.tunnel, &http1, out));
+    let mut fields = 0;
+    let head =
+        connection.writer.encode(|out| fields = encode::request(request.head, delimit, request.tunnel, &http1, out));
+    if let Some(bytes) = request.bytes {
+        bytes.add_sent(fields as u64, head as u64);
+    }
     let limits = HeadLimits {
         max_bytes: request.cluster.config().http.max_response_headers_bytes.unwrap_or(MAX_HEADERS_BYTES) as usize,
         max_headers: request.cluster.config().http.max_headers_count as usize,
@@ -382,7 +388,8 @@ pub(super) async fn send(mut lease: Lease, request: &StreamRequest<'_>, body: Bo
         keep_spelling: http1.header_case == HeaderCase::Preserve,
     };
     let outgoing = Outgoing::of_request(&request.head.headers, delimit, request.tunnel);
-    let mut upload = Upload { body, outgoing, tunnel: request.tunnel, held: request.tunnel, done: false, http1 };
+    let bytes = request.bytes.cloned();
+    let mut upload = Upload { body, outgoing, tunnel: request.tunnel, held: request.tunnel, done: false, http1, bytes };
     let decoded = read_head(connection, &mut upload, request, &limits).await?;
     Ok(begin(lease, decoded, upload, request.tunnel))
 }
@@ -422,8 +429,14 @@ fn poll_head(
     loop {
         let reader = &mut connection.reader;
         let method = &request.head.method;
+        let buffered = reader.buffer.len();
         match response::decode(&mut reader.buffer, &mut reader.scanned, method, request.tunnel, limits) {
-            Ok(Some(decoded)) => return Poll::Ready(Ok(decoded)),
+            Ok(Some(decoded)) => {
+                if let Some(bytes) = request.bytes {
+                    bytes.add_received(decoded.field_bytes as u64, (buffered - reader.buffer.len()) as u64);
+                }
+                return Poll::Ready(Ok(decoded));
+            }
             Ok(None) => {}
             Err(error) => return Poll::Ready(Err(protocol_error(request.cluster, &error))),
         }
@@ -458,7 +471,7 @@ fn begin(mut lease: Lease, decoded: DecodedResponse, mut upload: Upload, tunnel:
     if sent
         && !tunnel
         && !matches!(framing, Framing::UntilClose)
-        && let Some(whole) = whole_body(&mut lease, &mut decoder)
+        && let Some(whole) = whole_body(&mut lease, &mut decoder, upload.bytes.as_ref())
     {
         let clean = lease.connection.as_ref().is_some_and(|connection| connection.reader.buffer.is_empty());
         lease.finish(keep_alive && clean);
@@ -472,6 +485,7 @@ fn begin(mut lease: Lease, decoded: DecodedResponse, mut upload: Upload, tunnel:
             keep_alive,
             trailers: upload.http1.enable_trailers,
             writer: None,
+            bytes: upload.bytes,
         };
         return Begun { response: Response { head, body: Body::stream(body) }, pump: None };
     }
@@ -479,7 +493,7 @@ fn begin(mut lease: Lease, decoded: DecodedResponse, mut upload: Upload, tunnel:
 }
 
 /// A small body that has arrived with its head is read at once, and the connection is free before the client has it.
-fn whole_body(lease: &mut Lease, decoder: &mut BodyDecoder) -> Option<Body> {
+fn whole_body(lease: &mut Lease, decoder: &mut BodyDecoder, bytes: Option<&Arc<WireBytes>>) -> Option<Body> {
     if decoder.is_done() {
         return Some(Body::Empty);
     }
@@ -490,7 +504,12 @@ fn whole_body(lease: &mut Lease, decoder: &mut BodyDecoder) -> Option<Body> {
         _ => return None,
     }
     match decoder.decode(&mut connection.reader.buffer) {
-        Ok(Some(Piece::Data(data))) if decoder.is_done() => Some(Body::full(data)),
+        Ok(Some(Piece::Data(data))) if decoder.is_done() => {
+            if let Some(bytes) = bytes {
+                bytes.add_received(0, data.len() as u64);
+            }
+            Some(Body::full(data))
+        }
         _ => None,
     }
 }
@@ -508,6 +527,7 @@ fn split(
     let shared: SharedWriter = Arc::default();
     let (lease, writer) = lease.without_writer();
     let trailers = upload.http1.enable_trailers;
+    let bytes = upload.bytes.clone();
     let pump = writer.map(|mut writer| {
         let shared = Arc::clone(&shared);
         let mut upload = upload;
@@ -528,7 +548,7 @@ fn split(
         });
         pump
     });
-    let body = ResponseBody { lease: Some(lease), decoder, keep_alive, trailers, writer: Some(shared) };
+    let body = ResponseBody { lease: Some(lease), decoder, keep_alive, trailers, writer: Some(shared), bytes };
     Begun { response: Response { head, body: Body::stream(body) }, pump }
 }
 

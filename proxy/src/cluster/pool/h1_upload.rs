@@ -1,6 +1,7 @@
 //! A request's body on its way up an HTTP/1 connection, framed as its head says.
 //! It must not know who reads the response.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use tokio::io::WriteHalf;
 use crate::http::codec::h1::io::Writer;
 use crate::http::codec::h1::outgoing::Outgoing;
 use crate::http::protocol::Http1Options;
+use crate::http::wire_bytes::WireBytes;
 use crate::io::Transport;
 
 /// The request's body on its way up.
@@ -21,11 +23,22 @@ pub(super) struct Upload {
     pub(super) held: bool,
     pub(super) done: bool,
     pub(super) http1: Http1Options,
+    /// Where its bytes are counted, if anybody asks.
+    pub(super) bytes: Option<Arc<WireBytes>>,
 }
 
 impl Upload {
     /// Moves what can be moved. An error means that the host takes no more.
     pub(super) fn poll(&mut self, writer: &mut Writer<WriteHalf<Transport>>, cx: &mut Context<'_>) -> Result<(), ()> {
+        let before = writer.accepted_bytes();
+        let moved = self.move_up(writer, cx);
+        if let Some(bytes) = &self.bytes {
+            bytes.add_sent(0, writer.accepted_bytes() - before);
+        }
+        moved
+    }
+
+    fn move_up(&mut self, writer: &mut Writer<WriteHalf<Transport>>, cx: &mut Context<'_>) -> Result<(), ()> {
         while !self.done && !self.held {
             match writer.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}

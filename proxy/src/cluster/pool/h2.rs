@@ -33,7 +33,7 @@ use crate::cluster::host::Host;
 use crate::cluster::options::HttpProtocol;
 use crate::http::codec::h2::{fields_bytes, list_limit};
 use crate::http::codec::keepalive;
-use crate::http::codec::metered::Metered;
+use crate::http::codec::metered::{CountedStream, Meter, Metered};
 use crate::http::codec::stats::Http2CodecStats;
 use crate::http::protocol::Http2Options;
 
@@ -42,6 +42,7 @@ struct Connection {
     sender: SendRequest<Bytes>,
     facts: ConnectionFacts,
     shared: Arc<Shared>,
+    meter: Arc<Meter>,
     task: AbortHandle,
 }
 
@@ -252,6 +253,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
     });
     let ping = connection.ping_pong();
     let mut running = Running { open: Some(open), shared: Arc::clone(&shared), pool: Arc::clone(pool) };
+    let counting = Arc::clone(&meter);
     let keepalive = settings.keepalive;
     let task = tokio::spawn(async move {
         let cluster = Arc::clone(&running.pool.cluster);
@@ -272,7 +274,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
             }
         }
     });
-    Ok(Arc::new(Connection { sender, facts, shared, task: task.abort_handle() }))
+    Ok(Arc::new(Connection { sender, facts, shared, meter: counting, task: task.abort_handle() }))
 }
 
 /// The accounts of a connection, settled when its task ends, however it does.
@@ -334,6 +336,8 @@ struct StreamGuard {
     uploaded: Option<Arc<AtomicBool>>,
     /// All of the response came, or the host has reset the stream.
     over: bool,
+    /// Its bytes on the wire, if anybody asks for them.
+    counted: Option<CountedStream>,
 }
 
 impl StreamGuard {
@@ -373,6 +377,9 @@ impl Drop for StreamGuard {
         if unfinished {
             self.codec().tx_reset().inc();
             self.pool.cluster.stats().traffic.upstream_rq_tx_reset().inc();
+            if let Some(counted) = &self.counted {
+                counted.reset();
+            }
         }
         let shared = &self.connection.shared;
         *shared.idle_since.lock() = Instant::now();
@@ -410,7 +417,8 @@ impl Lease {
             pool.cluster.stats().traffic.upstream_cx_max_requests().inc();
         }
         let (sender, facts) = (connection.sender.clone(), connection.facts.clone());
-        Self { sender, facts, stream: StreamGuard { connection, pool, _active: active, uploaded: None, over: false } }
+        let stream = StreamGuard { connection, pool, _active: active, uploaded: None, over: false, counted: None };
+        Self { sender, facts, stream }
     }
 }
 
@@ -477,6 +485,8 @@ pub(super) async fn send(lease: Lease, request: &StreamRequest<'_>, body: Body) 
     };
     let uploaded = Arc::new(AtomicBool::new(end));
     stream.uploaded = Some(Arc::clone(&uploaded));
+    stream.counted =
+        request.bytes.and_then(|bytes| stream.connection.meter.begin(response.stream_id().as_u32(), bytes));
     let mut upload =
         (!end).then(|| Upload { body, sending, chunk: Bytes::new(), last: false, broken: false, uploaded });
     let (mut head, receiving) = wait(response, &mut upload, request, &mut stream).await?;

@@ -28,6 +28,7 @@ use super::Cluster;
 use super::circuit_breaker::{Permit, Resource, RoutingPriority};
 use super::host::{Host, HostCounter, HostId, InFlight, OpenConnection, Waiting};
 use super::options::HttpProtocol;
+use crate::http::wire_bytes::WireBytes;
 
 pub(crate) use connect::ConnectError;
 pub(crate) use tcp::{Held, TcpLease, connect_tcp};
@@ -75,6 +76,8 @@ pub(crate) struct StreamRequest<'a> {
     /// The request's payload leaves HTTP here: it goes to the host as plain bytes.
     pub terminate: Option<Terminate>,
     pub informational: &'a dyn OnInformational,
+    /// Where its bytes are counted, if anybody asks.
+    pub bytes: Option<&'a Arc<WireBytes>>,
 }
 
 /// Who is told of informational responses.

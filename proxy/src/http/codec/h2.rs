@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 use tidegate_filters::http::{Body, BodyError, RequestHead, ResponseHead};
 use tokio::sync::Notify;
 
+use super::metered::{CountedStream, Meter};
 use super::stats::Http2CodecStats;
 use crate::http::downstream::{BodyLength, Downstream, Gone, ResetReason};
 use crate::http::protocol::Underscores;
@@ -103,12 +104,12 @@ fn pseudo_bytes(method: &Method, uri: &http::Uri) -> usize {
         + field(":path", uri.path_and_query().map(http::uri::PathAndQuery::as_str))
 }
 
-/// Takes a request apart. `leave` is told when a response ends the connection.
+/// Takes a request apart. `leave` is told when a response ends the connection; `meter` counts the stream's bytes.
 pub(crate) fn open(
     request: http::Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     rules: HeadRules,
-    leave: &Arc<Notify>,
+    (leave, meter): (&Arc<Notify>, &Arc<Meter>),
     stats: &Http2CodecStats,
 ) -> Result<Opened, Refused> {
     let (mut parts, receiving) = request.into_parts();
@@ -124,6 +125,7 @@ pub(crate) fn open(
     let body =
         if receiving.is_end_stream() { Body::Empty } else { Body::stream(RequestBody { receiving, data_done: false }) };
     let stream = Stream {
+        counted: meter.adopt(respond.stream_id().as_u32()),
         respond,
         sending: None,
         chunk: Bytes::new(),
@@ -210,6 +212,8 @@ pub(crate) struct Stream {
     /// The request was an extended CONNECT: 101 is written as 200.
     upgrade: bool,
     sent_body: u64,
+    /// Its bytes on the wire, if anybody asks for them.
+    counted: Option<CountedStream>,
     limit: usize,
     leave: Arc<Notify>,
     stats: Http2CodecStats,
@@ -359,7 +363,12 @@ impl Downstream for Stream {
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
-        self.poll_send(cx)
+        ready!(self.poll_send(cx))?;
+        match &self.counted {
+            // Its last frame is with the connection; what it took shows when it is out.
+            Some(counted) if matches!(self.end, End::Sent) => counted.bytes.poll_sent(cx).map(Ok),
+            _ => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<Gone> {
@@ -381,6 +390,9 @@ impl Downstream for Stream {
 
     fn reset(&mut self, reason: ResetReason) {
         self.stats.tx_reset().inc();
+        if let Some(counted) = &self.counted {
+            counted.reset();
+        }
         let reason = match reason {
             ResetReason::Internal | ResetReason::UpstreamReset => Reason::INTERNAL_ERROR,
         };
@@ -396,11 +408,12 @@ impl Downstream for Stream {
     }
 
     fn received_bytes(&self) -> (u64, u64) {
-        (0, 0)
+        self.counted.as_ref().map_or((0, 0), |counted| counted.bytes.received())
     }
 
     fn sent_bytes(&self) -> (u64, u64, u64) {
-        (self.sent_body, 0, self.sent_body)
+        let (header, wire) = self.counted.as_ref().map_or((0, self.sent_body), |counted| counted.bytes.sent());
+        (self.sent_body, header, wire)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::stream_bytes::StreamBytes;
 use crate::http::protocol::FloodLimits;
 
 const PREFACE_BYTES: usize = 24;
@@ -36,11 +37,36 @@ pub(crate) enum Flood {
 
 /// One frame, as its header says.
 #[derive(Debug, Clone, Copy)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: u32,
+pub(super) struct Frame {
+    pub kind: u8,
+    pub flags: u8,
+    pub stream: u32,
+    pub length: u32,
+    /// Without padding.
+    pub payload: u32,
+}
+
+impl Frame {
+    pub(super) fn wire_bytes(&self) -> u64 {
+        HEADER_BYTES as u64 + u64::from(self.length)
+    }
+
+    pub(super) fn is_headers(&self) -> bool {
+        matches!(self.kind, HEADERS | CONTINUATION)
+    }
+
+    pub(super) fn is_data(&self) -> bool {
+        self.kind == DATA
+    }
+
+    pub(super) fn is_reset(&self) -> bool {
+        self.kind == RST_STREAM
+    }
+
+    /// Whether its sender sends no more on the stream.
+    pub(super) fn ends_stream(&self) -> bool {
+        self.is_reset() || matches!(self.kind, DATA | HEADERS) && self.flags & ACK_OR_END_STREAM != 0
+    }
 }
 
 /// Finds frames in a stream of bytes that comes in pieces.
@@ -90,7 +116,7 @@ impl Parser {
         let padding = if looked_at == 0 { 0 } else { u32::from(padding) + 1 };
         self.have = 0;
         let stream = u32::from_be_bytes([s1, s2, s3, s4]) & 0x7fff_ffff;
-        Some((Frame { kind, flags, stream, payload: length.saturating_sub(padding) }, bytes))
+        Some((Frame { kind, flags, stream, length, payload: length.saturating_sub(padding) }, bytes))
     }
 
     fn is_padded_data(&self) -> bool {
@@ -103,6 +129,8 @@ impl Parser {
 #[derive(Debug)]
 pub(crate) struct FrameMeter {
     limits: FloodLimits,
+    /// The peer is the connection's client.
+    client: bool,
     inbound: Parser,
     outbound: Parser,
     last_stream: u32,
@@ -122,6 +150,7 @@ impl FrameMeter {
         let preface = |there: bool| Parser { skip: if there { PREFACE_BYTES } else { 0 }, ..Parser::default() };
         Self {
             limits,
+            client,
             inbound: preface(client),
             outbound: preface(!client),
             last_stream: 0,
@@ -135,18 +164,31 @@ impl FrameMeter {
         }
     }
 
-    /// Counts what came.
-    pub(crate) fn received(&mut self, bytes: &[u8], now: Instant) -> Result<(), Flood> {
+    /// Counts what came, also for `streams`.
+    pub(super) fn received(
+        &mut self,
+        bytes: &[u8],
+        now: Instant,
+        mut streams: Option<&mut StreamBytes>,
+    ) -> Result<(), Flood> {
         let mut parser = std::mem::take(&mut self.inbound);
-        let outcome = parser.feed(bytes, |frame| self.inbound(frame, now));
+        let outcome = parser.feed(bytes, |frame| {
+            if let Some(streams) = streams.as_deref_mut().filter(|_| frame.stream > 0) {
+                streams.received(&frame, self.client);
+            }
+            self.inbound(frame, now)
+        });
         self.inbound = parser;
         outcome
     }
 
-    /// Counts what was sent: an answer pays for what was asked.
-    pub(crate) fn sent(&mut self, bytes: &[u8]) {
+    /// Counts what was sent, also for `streams`: an answer pays for what was asked.
+    pub(super) fn sent(&mut self, bytes: &[u8], mut streams: Option<&mut StreamBytes>) {
         let mut parser = std::mem::take(&mut self.outbound);
         let _ = parser.feed(bytes, |frame| {
+            if let Some(streams) = streams.as_deref_mut().filter(|_| frame.stream > 0) {
+                streams.sent(&frame);
+            }
             if matches!(frame.kind, DATA | HEADERS) {
                 self.data_sent += u64::from(frame.kind == DATA);
                 self.refill(1);
@@ -223,12 +265,12 @@ mod tests {
 
     fn meter() -> FrameMeter {
         let mut meter = FrameMeter::new(FloodLimits::default(), true, Instant::now());
-        meter.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", meter.refilled).unwrap();
+        meter.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", meter.refilled, None).unwrap();
         meter
     }
 
     fn feed(meter: &mut FrameMeter, frame: &[u8], times: usize) -> Result<(), Flood> {
-        meter.received(&frame.repeat(times), Instant::now())
+        meter.received(&frame.repeat(times), Instant::now(), None)
     }
 
     #[test]
@@ -240,7 +282,7 @@ mod tests {
         bytes.extend(frame(DATA, PADDED, 1, &[2, 1, 0, 0]));
         bytes.extend(frame(HEADERS, 5, 3, &GET));
         for byte in &bytes {
-            meter.received(&[*byte], Instant::now()).unwrap();
+            meter.received(&[*byte], Instant::now(), None).unwrap();
         }
         assert_eq!((meter.streams, meter.empty_run), (2, 0));
         assert_eq!(meter.control, u64::from(FloodLimits::default().control_frames) - 1);
@@ -271,7 +313,7 @@ mod tests {
         let update = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]);
         let mut meter = self::meter();
         feed(&mut meter, &update, 5).unwrap();
-        meter.sent(&frame(DATA, 0, 1, b"abc"));
+        meter.sent(&frame(DATA, 0, 1, b"abc"), None);
         feed(&mut meter, &update, 20).unwrap();
         assert_eq!(feed(&mut meter, &update, 1), Err(Flood::WindowUpdate));
     }
@@ -282,14 +324,14 @@ mod tests {
         let (ping, one_more) = (frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[]));
         let mut meter = meter();
         let start = meter.refilled;
-        meter.received(&ping.repeat(1000), start).unwrap();
-        assert_eq!(meter.received(&one_more, start), Err(Flood::Control));
-        meter.sent(&frame(HEADERS, 4, 1, &GET));
-        meter.received(&frame(RST_STREAM, 0, 1, &[0; 4]), start).unwrap();
-        assert_eq!(meter.received(&one_more, start), Err(Flood::Control));
+        meter.received(&ping.repeat(1000), start, None).unwrap();
+        assert_eq!(meter.received(&one_more, start, None), Err(Flood::Control));
+        meter.sent(&frame(HEADERS, 4, 1, &GET), None);
+        meter.received(&frame(RST_STREAM, 0, 1, &[0; 4]), start, None).unwrap();
+        assert_eq!(meter.received(&one_more, start, None), Err(Flood::Control));
         let later = start + Duration::from_millis(100);
-        meter.received(&ping.repeat(10), later).unwrap();
-        assert_eq!(meter.received(&one_more, later), Err(Flood::Control));
+        meter.received(&ping.repeat(10), later, None).unwrap();
+        assert_eq!(meter.received(&one_more, later, None), Err(Flood::Control));
         // Answers to our own PINGs cost nothing.
         feed(&mut meter, &frame(PING, 1, 0, &[0; 8]), 5000).unwrap();
     }

@@ -8,11 +8,17 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use tidegate_filters::format::asks_for_wire_bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
 use super::h2_frames::{Flood, FrameMeter};
+use super::stream_bytes::StreamBytes;
 use crate::http::protocol::FloodLimits;
+use crate::http::wire_bytes::WireBytes;
+
+/// A RST_STREAM frame.
+const RST_STREAM_BYTES: u64 = 13;
 
 /// Who is told of bytes.
 pub(crate) trait CountBytes: Send + Sync + Unpin {
@@ -31,9 +37,46 @@ impl CountBytes for () {
 pub(crate) struct Meter {
     flood: Mutex<Option<Flood>>,
     told: Notify,
+    /// Absent where nobody asks for the bytes of streams.
+    streams: Option<Mutex<StreamBytes>>,
+}
+
+/// A stream whose bytes are counted until this is dropped.
+#[derive(Debug)]
+pub(crate) struct CountedStream {
+    meter: Arc<Meter>,
+    stream: u32,
+    pub(crate) bytes: Arc<WireBytes>,
+}
+
+impl CountedStream {
+    /// The proxy gives the stream up: the frame that says so will go out when nobody counts any more.
+    pub(crate) fn reset(&self) {
+        self.bytes.add_sent(0, RST_STREAM_BYTES);
+    }
+}
+
+impl Drop for CountedStream {
+    fn drop(&mut self) {
+        if let Some(streams) = &self.meter.streams {
+            streams.lock().forget(self.stream);
+        }
+    }
 }
 
 impl Meter {
+    /// Counts a stream that the peer has begun, if anybody asks.
+    pub(crate) fn adopt(self: &Arc<Self>, stream: u32) -> Option<CountedStream> {
+        let bytes = self.streams.as_ref()?.lock().adopt(stream);
+        Some(CountedStream { meter: Arc::clone(self), stream, bytes })
+    }
+
+    /// Counts a stream that the proxy has begun.
+    pub(crate) fn begin(self: &Arc<Self>, stream: u32, bytes: &Arc<WireBytes>) -> Option<CountedStream> {
+        self.streams.as_ref()?.lock().begin(stream, Arc::clone(bytes));
+        Some(CountedStream { meter: Arc::clone(self), stream, bytes: Arc::clone(bytes) })
+    }
+
     /// Waits until there was too much of something; nothing is read after that.
     pub(crate) async fn flooded(&self) -> Flood {
         loop {
@@ -57,9 +100,23 @@ pub(crate) struct Metered<T, C> {
 impl<T, C: CountBytes> Metered<T, C> {
     /// `client` says that the peer is the connection's client.
     pub(crate) fn new(inner: T, bytes: C, limits: FloodLimits, client: bool) -> (Self, Arc<Meter>) {
-        let meter = Arc::<Meter>::default();
+        let streams = asks_for_wire_bytes().then(Mutex::default);
+        let meter = Arc::new(Meter { streams, ..Meter::default() });
         let frames = FrameMeter::new(limits, client, Instant::now());
         (Self { inner, bytes, frames, meter: Arc::clone(&meter) }, meter)
+    }
+
+    fn sent(&mut self, buf: &[u8]) {
+        let mut streams = self.meter.streams.as_ref().map(Mutex::lock);
+        self.frames.sent(buf, streams.as_deref_mut());
+    }
+}
+
+impl<T, C> Drop for Metered<T, C> {
+    fn drop(&mut self) {
+        if let Some(streams) = &self.meter.streams {
+            streams.lock().close();
+        }
     }
 }
 
@@ -73,7 +130,10 @@ impl<T: AsyncRead + Unpin, C: CountBytes> AsyncRead for Metered<T, C> {
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
         let came = &buf.filled()[before..];
         this.bytes.received(came.len());
-        match this.frames.received(came, Instant::now()) {
+        let mut streams = this.meter.streams.as_ref().map(Mutex::lock);
+        let counted = this.frames.received(came, Instant::now(), streams.as_deref_mut());
+        drop(streams);
+        match counted {
             Ok(()) => Poll::Ready(Ok(())),
             Err(flood) => {
                 // None of it reaches the codec.
@@ -89,7 +149,7 @@ impl<T: AsyncRead + Unpin, C: CountBytes> AsyncRead for Metered<T, C> {
 impl<T: AsyncWrite + Unpin, C: CountBytes> AsyncWrite for Metered<T, C> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.frames.sent(&buf[..written]);
+        self.sent(&buf[..written]);
         self.bytes.sent(written);
         Poll::Ready(Ok(written))
     }
@@ -103,7 +163,7 @@ impl<T: AsyncWrite + Unpin, C: CountBytes> AsyncWrite for Metered<T, C> {
         let mut left = written;
         for buf in bufs {
             let n = left.min(buf.len());
-            self.frames.sent(&buf[..n]);
+            self.sent(&buf[..n]);
             left -= n;
         }
         self.bytes.sent(written);

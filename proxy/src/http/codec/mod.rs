@@ -8,5 +8,6 @@ pub(crate) mod h2_frames;
 pub(crate) mod keepalive;
 pub(crate) mod metered;
 pub mod stats;
+mod stream_bytes;
 
 pub(crate) use error::CodecError;

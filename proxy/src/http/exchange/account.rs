@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use http::StatusCode;
+use http::{StatusCode, Version};
 use tidegate_filters::format::AccessLogType;
 use tidegate_filters::http::ResponseHead;
 
@@ -19,7 +19,13 @@ pub(crate) fn count_informational(connection: &Connection) {
 }
 
 impl Exchange<'_> {
+    pub(super) fn count_received<D: Downstream>(&mut self, down: &D) {
+        let bytes = &mut self.stream.info.bytes;
+        (bytes.header_received, bytes.wire_received) = down.received_bytes();
+    }
+
     pub(super) fn count_sent<D: Downstream>(&mut self, down: &D) {
+        self.count_received(down);
         let (body, header, wire) = down.sent_bytes();
         let bytes = &mut self.stream.info.bytes;
         (bytes.body_sent, bytes.header_sent, bytes.wire_sent) = (body, header, wire);
@@ -34,8 +40,14 @@ impl Exchange<'_> {
         info.end = Some(now);
         if let Some(progress) = &self.progress {
             info.bytes.body_received = progress.bytes() + self.resent_bytes;
-            info.bytes.wire_received += progress.bytes();
+            if info.protocol != Some(Version::HTTP_2) {
+                // Who reads the body still may have the only count of it.
+                info.bytes.wire_received = info.bytes.wire_received.max(self.head_bytes + progress.bytes());
+            }
             info.timings.last_downstream_rx = Some(progress.last());
+        }
+        if let Some(upstream) = &self.upstream_bytes {
+            upstream.note(&mut info.upstream.bytes);
         }
         if self.upgrade {
             hcm.stats.downstream_cx_upgrades_active().dec();

@@ -32,6 +32,7 @@ use super::progress::{Counted, Progress};
 use super::router::{self, Answer, Forwarded, Pump, Served, UpstreamFilters};
 use super::stats::ListenerHttpStats;
 use super::timers::Timers;
+use super::wire_bytes::WireBytes;
 use crate::app::Shared;
 use crate::cluster::Cluster;
 use crate::cluster::pool::Informational;
@@ -125,6 +126,10 @@ struct Exchange<'a> {
     trailers: Option<http::HeaderMap>,
     /// Bytes of the request's body that internal redirects sent again: Envoy takes them for received anew.
     resent_bytes: u64,
+    /// Of the request's head, on the wire.
+    head_bytes: u64,
+    /// Those of its tries, where somebody asks.
+    upstream_bytes: Option<Arc<WireBytes>>,
 }
 
 /// Serves one request to its end. `request.head` is what the codec decoded; nothing of it has been trusted yet.
@@ -134,7 +139,8 @@ pub(crate) async fn run<D: Downstream>(connection: &Arc<Connection>, request: Re
     hcm.stats.downstream_rq_active().inc();
     let limits = Limits::of(hcm);
     let mut exchange = Exchange::new(connection, &limits, request, down.version());
-    (exchange.stream.info.bytes.header_received, exchange.stream.info.bytes.wire_received) = down.received_bytes();
+    exchange.count_received(down);
+    exchange.head_bytes = exchange.stream.info.bytes.wire_received;
     let mut timers = exchange.timers();
     let produced = {
         let informational = exchange.informational.clone();
@@ -164,7 +170,10 @@ pub(crate) async fn run<D: Downstream>(connection: &Arc<Connection>, request: Re
     };
     let produced = match produced {
         Ok(produced) => produced,
-        Err(Interrupt::Gone(gone)) => return exchange.abandon(gone, None),
+        Err(Interrupt::Gone(gone)) => {
+            exchange.count_received(down);
+            return exchange.abandon(gone, None);
+        }
         Err(Interrupt::Body(error)) => match bad_body(error) {
             Ok(reply) => {
                 exchange.closes = true;
@@ -263,6 +272,8 @@ impl<'a> Exchange<'a> {
             recreated: 0,
             trailers: None,
             resent_bytes: 0,
+            head_bytes: 0,
+            upstream_bytes: tidegate_filters::format::asks_for_wire_bytes().then(Arc::default),
         }
     }
 
@@ -343,6 +354,7 @@ impl<'a> Exchange<'a> {
             redirects: self.redirects.clone(),
             upstream_filters: &self.upstream_filters,
             periodic: self.periodic.clone(),
+            upstream_bytes: self.upstream_bytes.clone(),
         };
         let (filters, informational) = (&mut self.filters, &self.informational);
         let mut forward = pin!(router::forward(job, &mut self.request, &mut self.stream));

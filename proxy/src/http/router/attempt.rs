@@ -183,6 +183,7 @@ fn request<'r>(
         tunnel: shared.tunnel,
         terminate: terminate(shared, head, stream),
         informational: shared,
+        bytes: shared.bytes.as_ref(),
     }
 }
 

@@ -98,6 +98,7 @@ async fn send(account: &Account, head: RequestHead, body: Body) {
         tunnel: false,
         terminate: None,
         informational: &Nobody,
+        bytes: None,
     };
     let begun = match Stream::open(&request).await {
         Ok(stream) => stream.send(&request, body).await.ok(),

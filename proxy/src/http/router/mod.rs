@@ -40,6 +40,7 @@ use super::access_logs::Periodic;
 use super::exchange::Connection;
 use super::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_UPSTREAM_ALT_STAT_NAME, X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE};
 use super::progress::Progress;
+use super::wire_bytes::WireBytes;
 use crate::cluster::Cluster;
 pub(crate) use crate::cluster::pool::Pump;
 use crate::cluster::pool::{Informational, OnInformational, StreamReset};
@@ -59,6 +60,8 @@ pub(crate) struct Job<'a> {
     pub redirects: RedirectHistory,
     pub upstream_filters: &'a UpstreamFilters,
     pub periodic: Option<Arc<Periodic>>,
+    /// Where the bytes of all tries are counted, if anybody asks.
+    pub upstream_bytes: Option<Arc<WireBytes>>,
 }
 
 /// What every attempt of a request shares.
@@ -80,6 +83,7 @@ struct Shared<'a> {
     options: TimeoutOptions,
     progress: Option<Arc<Progress>>,
     periodic: Option<Arc<Periodic>>,
+    bytes: Option<Arc<WireBytes>>,
     started: Instant,
 }
 
@@ -225,6 +229,7 @@ fn prepare<'a>(
         options,
         progress: job.progress.clone(),
         periodic: job.periodic.clone(),
+        bytes: job.upstream_bytes.clone(),
         started: Instant::now(),
     }
 }

@@ -1,6 +1,7 @@
 //! The body of a response over HTTP/1: it holds the connection until its end. It must not know heads.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -9,6 +10,7 @@ use tidegate_filters::http::BodyError;
 use super::{BULK_BYTES, Lease, SharedWriter};
 use crate::http::codec::CodecError;
 use crate::http::codec::h1::body::{BodyDecoder, Piece};
+use crate::http::wire_bytes::WireBytes;
 
 /// A response's body. The connection goes back to its pool at the end; dropped before, it is closed.
 pub(super) struct ResponseBody {
@@ -18,6 +20,8 @@ pub(super) struct ResponseBody {
     pub(super) trailers: bool,
     /// Where the pump leaves the writing half, if it has it.
     pub(super) writer: Option<SharedWriter>,
+    /// Where its bytes are counted, if anybody asks.
+    pub(super) bytes: Option<Arc<WireBytes>>,
 }
 
 impl ResponseBody {
@@ -57,7 +61,12 @@ impl ResponseBody {
             return Poll::Ready(None);
         };
         loop {
-            match self.decoder.decode(&mut connection.reader.buffer) {
+            let buffered = connection.reader.buffer.len();
+            let decoded = self.decoder.decode(&mut connection.reader.buffer);
+            if let Some(bytes) = &self.bytes {
+                bytes.add_received(0, (buffered - connection.reader.buffer.len()) as u64);
+            }
+            match decoded {
                 Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
                 Ok(None) => {}
                 Err(error) => {

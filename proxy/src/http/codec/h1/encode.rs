@@ -21,8 +21,14 @@ pub(crate) enum Delimit {
 }
 
 /// A request's head. Unless `delimit` is `AsIs` it says how the body is framed, whatever the headers say. `connection` and
-/// `upgrade` go out for an upgrade alone.
-pub(crate) fn request(head: &RequestHead, delimit: Delimit, upgrade: bool, options: &Http1Options, out: &mut BytesMut) {
+/// `upgrade` go out for an upgrade alone. Returns how many bytes its fields take.
+pub(crate) fn request(
+    head: &RequestHead,
+    delimit: Delimit,
+    upgrade: bool,
+    options: &Http1Options,
+    out: &mut BytesMut,
+) -> usize {
     let target = if head.method == Method::CONNECT { &head.authority } else { &head.path };
     out.reserve(estimate(&head.headers) + target.len() + head.authority.len());
     out.put_slice(head.method.as_str().as_bytes());
@@ -37,6 +43,7 @@ pub(crate) fn request(head: &RequestHead, delimit: Delimit, upgrade: bool, optio
     }
     put_word(target, out);
     out.put_slice(b" HTTP/1.1\r\n");
+    let line_end = out.len();
     let names = Names { case: options.header_case, spelling: head.spelling.as_deref() };
     names.put(&HOST, out);
     out.put_slice(b": ");
@@ -45,7 +52,9 @@ pub(crate) fn request(head: &RequestHead, delimit: Delimit, upgrade: bool, optio
     let stated = if upgrade { None } else { stated_length(&head.headers) };
     put_fields(&head.headers, stated, delimit, upgrade, |name| *name == HOST, names, out);
     delimiter(stated, delimit, names, out);
+    let field_bytes = out.len() - line_end;
     out.put_slice(b"\r\n");
+    field_bytes
 }
 
 /// Writes what must not end the line or the word that it stands in: blanks and control bytes, which only a rewrite can have
@@ -68,6 +77,7 @@ fn put_word(value: &HeaderValue, out: &mut BytesMut) {
 
 /// A response's head; `version` is the client's. `close` writes `connection`: `close` or `keep-alive`. `connection` and
 /// `upgrade` of the headers go out with 101 alone, framing fields with neither 1xx nor 204.
+/// Returns how many bytes its fields take.
 pub(crate) fn response(
     head: &ResponseHead,
     delimit: Delimit,
@@ -75,7 +85,7 @@ pub(crate) fn response(
     version: Version,
     case: HeaderCase,
     out: &mut BytesMut,
-) {
+) -> usize {
     out.reserve(estimate(&head.headers));
     // Envoy answers HTTP/1.0 with an HTTP/1.0 status line and everyone else with 1.1.
     out.put_slice(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
@@ -83,6 +93,7 @@ pub(crate) fn response(
     out.put_u8(b' ');
     out.put_slice(reason_phrase(head.status).as_bytes());
     out.put_slice(b"\r\n");
+    let line_end = out.len();
     let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;
     let unframed = head.status.is_informational() || head.status == StatusCode::NO_CONTENT;
     let stated = if unframed { None } else { stated_length(&head.headers) };
@@ -96,7 +107,9 @@ pub(crate) fn response(
     if !unframed {
         delimiter(stated, delimit, names, out);
     }
+    let field_bytes = out.len() - line_end;
     out.put_slice(b"\r\n");
+    field_bytes
 }
 
 /// The length that the headers state, if they state one and only one.

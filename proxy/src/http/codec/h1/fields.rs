@@ -143,6 +143,8 @@ pub(super) struct Fields {
     pub spelling: Option<Box<Spelling>>,
     /// Fields dropped because of an underscore.
     pub underscored: u32,
+    /// Names, colons, blanks and values, as Envoy counts them.
+    pub bytes: usize,
 }
 
 /// Room for the headers that are added on the way, so that the map need not grow.
@@ -155,6 +157,7 @@ impl Fields {
             HeaderMap::try_with_capacity(parsed.len() + HEADROOM).map_err(|_| CodecError::TOO_MANY_HEADERS)?;
         let mut fields = Self { headers, ..Self::default() };
         for field in parsed {
+            fields.bytes += field.name.len() + field.value.len() + 3;
             if rules.underscores != Underscores::Allow && field.name.contains('_') {
                 if rules.underscores == Underscores::Reject {
                     return Err(CodecError::UNEXPECTED_UNDERSCORE);

@@ -103,6 +103,11 @@ impl<R: AsyncRead + Unpin> Reader<R> {
         n
     }
 
+    /// What was read, but for what nobody has taken out of the buffer yet.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.read_bytes - self.buffer.len() as u64
+    }
+
     pub(crate) async fn fill(&mut self) -> io::Result<usize> {
         std::future::poll_fn(|cx| self.poll_fill(cx)).await
     }
@@ -160,6 +165,11 @@ impl<W: AsyncWrite + Unpin> Writer<W> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.queued == 0
+    }
+
+    /// All that was given to be written, also what still waits.
+    pub(crate) fn accepted_bytes(&self) -> u64 {
+        self.written_bytes + self.queued as u64
     }
 
     /// Ready while fewer bytes wait than the limit.

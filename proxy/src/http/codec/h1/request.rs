@@ -43,6 +43,8 @@ pub(crate) struct DecodedRequest {
     /// An upgrade or CONNECT: what follows the head is not HTTP once it is accepted, and nothing may pass before.
     pub tunnel: bool,
     pub head_bytes: usize,
+    /// Of the fields alone, as Envoy counts them.
+    pub field_bytes: usize,
     /// Fields dropped for an underscore in their name.
     pub underscored: u32,
 }
@@ -160,6 +162,7 @@ fn assemble(
         expects_continue: fields.expect_continue,
         tunnel: upgrade.is_some(),
         head_bytes,
+        field_bytes: fields.bytes,
         underscored: fields.underscored,
     })
 }

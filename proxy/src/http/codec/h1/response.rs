@@ -18,6 +18,8 @@ pub(crate) struct DecodedResponse {
     pub framing: Framing,
     /// Whether the connection may carry another request after this response (if nothing is left in the buffer then).
     pub keep_alive: bool,
+    /// Of the fields alone, as Envoy counts them.
+    pub field_bytes: usize,
 }
 
 /// Decodes one head from the front of `buffer`; `None` when it is not whole yet. `end` remembers what was looked at.
@@ -76,7 +78,7 @@ fn parse<'a>(
     response.version = version;
     response.headers = fields.headers;
     response.spelling = fields.spelling;
-    Ok(DecodedResponse { head: response, framing, keep_alive })
+    Ok(DecodedResponse { head: response, framing, keep_alive, field_bytes: fields.bytes })
 }
 
 /// RFC 9112 §6.3, with what Envoy refuses: framing on 1xx and 204. An unasked 101 is refused too.

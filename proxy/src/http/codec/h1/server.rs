@@ -54,6 +54,9 @@ pub(crate) struct Server {
     sent_body: u64,
     sent_head: u64,
     received_head: u64,
+    received_fields: u64,
+    /// All of earlier requests.
+    read_before: u64,
     /// All that had been written when the current request began.
     written_before: u64,
     /// Ready when the connection's time is over.
@@ -107,6 +110,8 @@ impl Server {
             sent_body: 0,
             sent_head: 0,
             received_head: 0,
+            received_fields: 0,
+            read_before: 0,
             written_before: 0,
             cut: Box::pin(cut),
         }
@@ -128,8 +133,9 @@ impl Server {
     /// this is dropped.
     pub(crate) async fn read_request(&mut self) -> Result<(DecodedRequest, Body), ReadError> {
         self.current = Current { keep_alive: false, ..Current::default() };
-        (self.sent_body, self.sent_head, self.received_head) = (0, 0, 0);
+        (self.sent_body, self.sent_head, self.received_head, self.received_fields) = (0, 0, 0, 0);
         self.written_before = self.writer.written_bytes;
+        self.read_before = self.reader.as_ref().map_or(0, Reader::used_bytes);
         // The reader stays in its place while this waits: whoever gives up waiting can still answer.
         let Some(reader) = &mut self.reader else { return Err(ReadError::Cut) };
         let decoded = loop {
@@ -151,6 +157,7 @@ impl Server {
             ..Current::default()
         };
         self.received_head = decoded.head_bytes as u64;
+        self.received_fields = decoded.field_bytes as u64;
         let decoder = BodyDecoder::new(decoded.framing);
         if decoder.is_done() {
             return Ok((decoded, Body::Empty));
@@ -258,7 +265,9 @@ impl Downstream for Server {
     fn send_informational(&mut self, head: &ResponseHead) {
         if self.current.version == Version::HTTP_11 {
             let case = self.rules.http1.header_case;
-            self.writer.encode(|out| encode::response(head, Delimit::AsIs, None, Version::HTTP_11, case, out));
+            self.writer.encode(|out| {
+                encode::response(head, Delimit::AsIs, None, Version::HTTP_11, case, out);
+            });
         }
     }
 
@@ -276,8 +285,9 @@ impl Downstream for Server {
             (false, true) => self.current.said_keep_alive.then_some(false),
         };
         let (version, case) = (self.current.version, self.rules.http1.header_case);
-        let n = self.writer.encode(|out| encode::response(head, delimit, close, version, case, out));
-        self.sent_head = n as u64;
+        let mut fields = 0;
+        self.writer.encode(|out| fields = encode::response(head, delimit, close, version, case, out));
+        self.sent_head = fields as u64;
         debug_assert!(
             !tunnel || !head.headers.contains_key(CONNECTION) || head.status == StatusCode::SWITCHING_PROTOCOLS
         );
@@ -351,7 +361,10 @@ impl Downstream for Server {
     }
 
     fn received_bytes(&self) -> (u64, u64) {
-        (self.received_head, self.received_head)
+        let returned = self.returned.lock();
+        let reader = self.reader.as_ref().or(returned.as_ref().map(|part| &part.reader));
+        let used = reader.map(|reader| reader.used_bytes().saturating_sub(self.read_before));
+        (self.received_fields, used.unwrap_or(self.received_head))
     }
 
     fn sent_bytes(&self) -> (u64, u64, u64) {
