@@ -109,19 +109,30 @@ impl ResponseHead {
 /// How the sender of an HTTP/1 message spelled its header names (Envoy's `preserve_case` formatter). Nothing but the codec
 /// that writes the message may depend on it.
 #[derive(Debug, Clone, Default)]
-pub struct Spelling(HeaderMap<Bytes>);
+pub struct Spelling {
+    names: HeaderMap<Bytes>,
+    /// Names that the message did not bring are written in proper case.
+    pub proper_words: bool,
+    /// Of a response, where it goes on.
+    pub reason: Option<Bytes>,
+}
 
 impl Spelling {
+    /// None yet; `proper_words` is for the names that the message does not bring.
+    pub fn new(proper_words: bool) -> Self {
+        Self { proper_words, ..Self::default() }
+    }
+
     /// Remembers a name's spelling; the first one counts.
     pub fn keep(&mut self, name: &HeaderName, spelled: &[u8]) {
-        if let Ok(entry) = self.0.try_entry(name) {
+        if let Ok(entry) = self.names.try_entry(name) {
             entry.or_insert_with(|| Bytes::copy_from_slice(spelled));
         }
     }
 
     /// The spelling of a name that the message brought.
     pub fn of(&self, name: &HeaderName) -> Option<&[u8]> {
-        self.0.get(name).map(Bytes::as_ref)
+        self.names.get(name).map(Bytes::as_ref)
     }
 }
 

@@ -16,6 +16,7 @@ use super::endpoint::{Assignment, Name};
 use super::lb::Balancing;
 use crate::http::options::FilterChain;
 use crate::http::protocol::{Http1Options, Http2Options};
+use crate::route::{HashPolicy, MirrorPolicy, RetryPolicy};
 
 /// One cluster as configured. Immutable.
 #[derive(Debug, Clone)]
@@ -117,6 +118,7 @@ pub struct HttpOptions {
     /// Unset, each protocol has a limit of its own.
     pub max_response_headers_bytes: Option<u32>,
     pub max_requests_per_connection: Option<u32>,
+    pub policies: RequestPolicies,
     pub auto_sni: bool,
     pub auto_san_validation: bool,
     pub override_auto_sni_header: Option<http::HeaderName>,
@@ -131,11 +133,20 @@ impl Default for HttpOptions {
             max_headers_count: 100,
             max_response_headers_bytes: None,
             max_requests_per_connection: None,
+            policies: RequestPolicies::default(),
             auto_sni: false,
             auto_san_validation: false,
             override_auto_sni_header: None,
         }
     }
+}
+
+/// What holds for all requests to a cluster, whatever their routes say.
+#[derive(Debug, Clone, Default)]
+pub struct RequestPolicies {
+    pub retry: Option<Arc<RetryPolicy>>,
+    pub hash: Arc<[HashPolicy]>,
+    pub mirrors: Arc<[MirrorPolicy]>,
 }
 
 /// Which protocol is spoken to hosts.

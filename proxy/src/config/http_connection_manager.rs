@@ -7,10 +7,12 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode};
 use tidegate_filters::context::{CompileContext, Defaults};
 use tidegate_filters::http::header_mutations::HeaderEdits;
+use tidegate_filters::matching::StringMatcher;
 use tidegate_filters::matching::cidr::{Cidr, CidrList};
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use tidegate_xds::pb::envoy::extensions::http::original_ip_detection as detection;
+use tidegate_xds::pb::envoy::r#type::v3::Percent;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, any};
 
@@ -23,8 +25,9 @@ use crate::http::AccessLogOptions;
 use crate::http::codec::stats::CodecStats;
 use crate::http::local_reply::{LocalReplyRules, Mapper};
 use crate::http::options::{
-    CORS_NAME, ClientAddress, ClientCert, CodecType, EscapedSlashes, FilterChain, FilterSlot, HttpConnectionManager,
-    HttpTimeouts, OriginalIp, PathRules, ProxyStatus, RouteSource, RouterOptions, ServerHeader, StripPort, Upgrade,
+    CORS_NAME, ClientAddress, ClientCert, CodecType, EscapedSlashes, FilterChain, FilterSlot, ForwardedProto,
+    HttpConnectionManager, HttpTimeouts, OriginalIp, PathRules, ProxyStatus, RouteSource, RouterOptions, ServerHeader,
+    StripPort, Upgrade,
 };
 use crate::http::protocol::{Http2Options, Keepalive, Underscores};
 use crate::http::stats::{HttpStats, RouterStats, TracingStats};
@@ -113,7 +116,14 @@ fn compile_in_scope(
         strip_port: strip_port(config),
         strip_trailing_host_dot: config.strip_trailing_host_dot,
         buffer_limit_bytes: compiler.buffer_limit_bytes,
-        proxy_status: None::<ProxyStatus>,
+        ignored_upgrades: ignored_upgrades(&h1, context)?,
+        forwarded_proto: forwarded_proto(config),
+        scheme_matches_upstream: config
+            .scheme_header_transformation
+            .as_ref()
+            .is_some_and(|scheme| scheme.match_upstream)
+            && scheme_override(config).is_none(),
+        proxy_status: proxy_status(compiler, config),
     })
 }
 
@@ -289,12 +299,20 @@ fn timeouts(config: &proto::HttpConnectionManager, common: &core::HttpProtocolOp
         request_headers: timeout(config.request_headers_timeout.as_ref(), values.request_headers_timeout),
         request: timeout(config.request_timeout.as_ref(), None),
         stream_idle: timeout(config.stream_idle_timeout.as_ref(), Some(values.stream_idle_timeout)),
+        stream_flush: config.stream_flush_timeout.as_ref().map(|limit| timeout(Some(limit), None)),
         max_stream_duration: timeout(common.max_stream_duration.as_ref(), None),
         connection_idle: timeout(common.idle_timeout.as_ref(), Some(values.connection_idle_timeout)),
         max_connection_duration: timeout(common.max_connection_duration.as_ref(), None),
+        max_connection_duration_jitter_percent: percent(common.max_connection_duration_jitter.as_ref()),
+        closes_http1_safely: config.http1_safe_max_connection_duration,
         drain: config.drain_timeout.as_ref().map_or(Duration::from_secs(5), duration),
+        drain_jitter_percent: percent(config.drain_timeout_jitter.as_ref()),
         delayed_close: timeout(config.delayed_close_timeout.as_ref(), Some(Duration::from_secs(1))),
     }
+}
+
+fn percent(value: Option<&Percent>) -> f64 {
+    value.map_or(0.0, |percent| percent.value)
 }
 
 /// `headers_with_underscores_action`.
@@ -322,6 +340,41 @@ fn scheme_override(config: &proto::HttpConnectionManager) -> Option<&'static str
         Transformation::SchemeToOverwrite(scheme) if scheme == "https" => Some("https"),
         Transformation::SchemeToOverwrite(_) => Some("http"),
     }
+}
+
+fn ignored_upgrades(
+    options: &core::Http1ProtocolOptions,
+    context: &mut CompileContext<'_>,
+) -> Result<Arc<[StringMatcher]>, FieldError> {
+    context.within("http_protocol_options", |context| {
+        let compile = |(index, matcher)| {
+            context.within_item("ignore_http_11_upgrade", index, |context| StringMatcher::compile(matcher, context))
+        };
+        options.ignore_http_11_upgrade.iter().enumerate().map(compile).collect()
+    })
+}
+
+fn forwarded_proto(config: &proto::HttpConnectionManager) -> ForwardedProto {
+    let ports = config.forward_proto_config.clone().unwrap_or_default();
+    ForwardedProto { https_ports: ports.https_destination_ports, http_ports: ports.http_destination_ports }
+}
+
+fn proxy_status(compiler: &Compiler, config: &proto::HttpConnectionManager) -> Option<ProxyStatus> {
+    use proto::http_connection_manager::proxy_status_config::ProxyName;
+    let rules = config.proxy_status_config.as_ref()?;
+    let name = match &rules.proxy_name {
+        Some(ProxyName::LiteralProxyName(name)) => name.as_str(),
+        Some(ProxyName::UseNodeId(_)) => compiler.node.id.as_str(),
+        None if config.server_name.is_empty() => "envoy",
+        None => config.server_name.as_str(),
+    };
+    Some(ProxyStatus {
+        name: name.into(),
+        details: !rules.remove_details,
+        connection_termination_details: !rules.remove_connection_termination_details,
+        response_flags: !rules.remove_response_flags,
+        recommended_status: rules.set_recommended_response_code,
+    })
 }
 
 fn client_cert(details: i32) -> ClientCert {

@@ -24,6 +24,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "scheme_header_transformation",
             "max_request_headers_kb",
             "stream_idle_timeout",
+            "stream_flush_timeout",
             "request_timeout",
             "request_headers_timeout",
             "drain_timeout",
@@ -54,8 +55,15 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "strip_any_host_port",
             "strip_trailing_host_dot",
             "append_x_forwarded_port",
+            "proxy_status_config",
+            "forward_proto_config",
+            "http1_safe_max_connection_duration",
+            "drain_timeout_jitter",
         ],
         listed: &[
+            ("represent_ipv4_remote_address_as_ipv4_mapped_ipv6", "Envoy ignores it"),
+            ("path_normalization_options", "Envoy ignores it"),
+            ("append_local_overload", "acts with overload actions only, which are refused until they are built"),
             ("http3_protocol_options", "HTTP/3 listeners are refused, so nothing speaks it"),
             (
                 "set_current_client_cert_details",
@@ -71,6 +79,23 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "flush_access_log_on_new_request",
             "flush_log_on_tunnel_successfully_established",
         ],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.ProxyStatusConfig",
+        enforced: &[
+            "remove_details",
+            "remove_connection_termination_details",
+            "remove_response_flags",
+            "set_recommended_response_code",
+            "use_node_id",
+            "literal_proxy_name",
+        ],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.filters.network.http_connection_manager.v3.ForwardProtoConfig",
+        enforced: &["https_destination_ports", "http_destination_ports"],
         listed: &[],
     },
     Coverage {
@@ -121,6 +146,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
         enforced: &[
             "idle_timeout",
             "max_connection_duration",
+            "max_connection_duration_jitter",
             "max_headers_count",
             "max_response_headers_kb",
             "max_stream_duration",
@@ -139,6 +165,8 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "enable_trailers",
             "allow_chunked_length",
             "allow_custom_methods",
+            "ignore_http_11_upgrade",
+            "send_fully_qualified_url",
         ],
         listed: &[
             ("override_stream_error_on_invalid_http_message", "an HTTP/1 connection always closes after a bad message"),
@@ -182,7 +210,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.core.v3.SchemeHeaderTransformation",
-        enforced: &["scheme_to_overwrite"],
+        enforced: &["scheme_to_overwrite", "match_upstream"],
         listed: &[],
     },
     Coverage {

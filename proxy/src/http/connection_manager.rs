@@ -16,7 +16,6 @@ use super::codec::h1::request::{DecodedRequest, RequestRules};
 use super::codec::h1::server::{ReadError, Server};
 use super::exchange::{self, Connection, Finished};
 use super::options::{CodecType, HttpConnectionManager};
-use super::protocol::HeaderCase;
 use super::stats::{HttpStats, ListenerHttpStats};
 use crate::io::Transport;
 use crate::listener::accept::Chosen;
@@ -132,11 +131,12 @@ fn rules(hcm: &HttpConnectionManager) -> Arc<RequestRules> {
             max_headers: hcm.max_headers_count,
             underscores: hcm.underscores,
             allow_chunked_length: hcm.http1.allow_chunked_length,
-            keep_spelling: hcm.http1.header_case == HeaderCase::Preserve,
+            keep_spelling: hcm.http1.header_case.preserved(),
         },
         http1: hcm.http1,
         default_host: hcm.default_host_for_http_10.clone(),
         keep_expect: hcm.proxy_100_continue,
+        ignored_upgrades: Arc::clone(&hcm.ignored_upgrades),
     })
 }
 
@@ -145,7 +145,7 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> Ende
     let mut server =
         Server::new(transport, rules(hcm), hcm.buffer_limit_bytes, Arc::clone(&connection.drain).when_cut());
     let mut served = 0;
-    let started = Instant::now();
+    let mut lifetime = Lifetime::begin(hcm);
     let (mut counted_read, mut counted_written) = (0, 0);
     let mut count_bytes = |server: &Server| {
         let (read, written) = (server.read_bytes(), server.written_bytes());
@@ -154,7 +154,7 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> Ende
         (counted_read, counted_written) = (counted_read.max(read), written);
     };
     let (delayed, ended) = loop {
-        match wait_for_request(connection, &mut server, started).await {
+        match wait_for_request(connection, &mut server, &mut lifetime).await {
             Wait::Request => {}
             Wait::Closed => break (None, Ended::Remote),
             Wait::Close => break (hcm.timeouts.delayed_close, Ended::Local),
@@ -178,7 +178,9 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> Ende
         if worn {
             hcm.stats.downstream_cx_max_requests_reached().inc();
         }
-        let finished = run_http1(connection, &mut server, decoded, body, worn).await;
+        lifetime.check();
+        let last = worn || hcm.timeouts.closes_http1_safely && lifetime.over;
+        let finished = run_http1(connection, &mut server, decoded, body, last).await;
         match finished {
             Finished::Complete => {}
             Finished::Left => break (None, Ended::RemoteActive),
@@ -189,6 +191,7 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> Ende
         }
         count_bytes(&server);
     };
+    lifetime.check();
     count_bytes(&server);
     match (delayed, server.close(delayed).await) {
         (None, _) => ended,
@@ -206,11 +209,11 @@ async fn run_http1(
     server: &mut Server,
     decoded: DecodedRequest,
     body: Body,
-    worn: bool,
+    last: bool,
 ) -> Finished {
     use super::downstream::Downstream;
     let hcm = &connection.hcm;
-    if worn {
+    if last {
         server.close_after();
     }
     if decoded.head.version < Version::HTTP_11 && !hcm.http1.accept_http_10 {
@@ -241,26 +244,68 @@ enum Wait {
 }
 
 /// Between requests nothing is held but the socket.
-async fn wait_for_request(connection: &Arc<Connection>, server: &mut Server, started: Instant) -> Wait {
+async fn wait_for_request(connection: &Arc<Connection>, server: &mut Server, lifetime: &mut Lifetime<'_>) -> Wait {
     let timeouts = &connection.hcm.timeouts;
-    let idle = timeouts.connection_idle.unwrap_or(Duration::MAX);
-    let left = timeouts.max_connection_duration.map(|most| most.saturating_sub(started.elapsed()));
-    let limit = left.map_or(idle, |left| left.min(idle));
-    let leave = connection.drain.until_cut();
-    tokio::select! {
-        biased;
-        readable = server.readable() => match readable {
-            Ok(()) => Wait::Request,
-            Err(_) => Wait::Closed,
-        },
-        () = leave => Wait::Close,
-        () = sleep_or_never(limit) => {
-            if left.is_some_and(|left| left <= idle) {
-                connection.hcm.stats.downstream_cx_max_duration_reached().inc();
-            } else {
-                connection.hcm.stats.downstream_cx_idle_timeout().inc();
+    let mut idle = std::pin::pin!(sleep_or_never(timeouts.connection_idle.unwrap_or(Duration::MAX)));
+    loop {
+        tokio::select! {
+            biased;
+            readable = server.readable() => return match readable {
+                Ok(()) => Wait::Request,
+                Err(_) => Wait::Closed,
+            },
+            () = connection.drain.until_cut() => return Wait::Close,
+            () = lifetime.over() => {
+                if !timeouts.closes_http1_safely {
+                    return Wait::Close;
+                }
             }
-            Wait::Close
+            () = &mut idle => {
+                connection.hcm.stats.downstream_cx_idle_timeout().inc();
+                return Wait::Close;
+            }
+        }
+    }
+}
+
+/// How long a connection may live (`max_connection_duration`), and whether that is over.
+struct Lifetime<'a> {
+    hcm: &'a HttpConnectionManager,
+    end: Option<Instant>,
+    over: bool,
+}
+
+impl<'a> Lifetime<'a> {
+    fn begin(hcm: &'a HttpConnectionManager) -> Self {
+        let end = hcm.timeouts.of_connection().and_then(|most| Instant::now().checked_add(most));
+        Self { hcm, end, over: false }
+    }
+
+    /// Waits for its end; told once.
+    async fn over(&mut self) {
+        match self.end.filter(|_| !self.over) {
+            Some(end) => tokio::time::sleep_until(end.into()).await,
+            None => std::future::pending().await,
+        }
+        self.check();
+    }
+
+    /// Counts its end, once it has come.
+    fn check(&mut self) {
+        if !self.over && self.end.is_some_and(|end| end <= Instant::now()) {
+            self.over = true;
+            self.hcm.stats.downstream_cx_max_duration_reached().inc();
+            if self.hcm.timeouts.closes_http1_safely {
+                self.hcm.stats.downstream_cx_http1_soft_drain().inc();
+            }
+        }
+    }
+}
+
+impl Drop for Lifetime<'_> {
+    fn drop(&mut self) {
+        if self.over && self.hcm.timeouts.closes_http1_safely {
+            self.hcm.stats.downstream_cx_http1_soft_drain().dec();
         }
     }
 }

@@ -51,6 +51,8 @@ struct Serving<'a> {
     served: u32,
     idle_since: Instant,
     leaving: bool,
+    /// How long it may stay idle once it was told to leave.
+    drain_time: Duration,
 }
 
 /// Serves a connection to its end.
@@ -66,7 +68,7 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
     let opened = Arc::<Notify>::default();
     let alive = keepalive::watch(server.ping_pong(), hcm.http2.keepalive, &opened);
     let mut alive = std::pin::pin!(alive);
-    let mut over = std::pin::pin!(sleep_or_never(hcm.timeouts.max_connection_duration.unwrap_or(Duration::MAX)));
+    let mut over = std::pin::pin!(sleep_or_never(hcm.timeouts.of_connection().unwrap_or(Duration::MAX)));
     let mut serving = Serving {
         connection,
         server,
@@ -78,6 +80,7 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
         served: 0,
         idle_since: Instant::now(),
         leaving: false,
+        drain_time: hcm.timeouts.of_drain(),
     };
     let mut duration_reached = false;
     loop {
@@ -159,7 +162,7 @@ impl Serving<'_> {
         if !self.streams.is_empty() {
             None
         } else if self.leaving {
-            Some(timeouts.drain)
+            Some(self.drain_time)
         } else {
             timeouts.connection_idle
         }

@@ -15,6 +15,7 @@ pub mod options;
 pub mod path;
 mod progress;
 pub mod protocol;
+mod proxy_status;
 mod redirect;
 mod relay;
 mod request_headers;

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::http::HttpFilterConfig;
 use tidegate_filters::http::header_mutations::HeaderEdits;
+use tidegate_filters::matching::StringMatcher;
 use tidegate_filters::matching::cidr::CidrList;
 
 use super::access_logs::AccessLogOptions;
@@ -170,11 +171,39 @@ pub struct HttpTimeouts {
     pub request_headers: Option<Duration>,
     pub request: Option<Duration>,
     pub stream_idle: Option<Duration>,
+    /// `stream_flush_timeout`, where it is set: else the idle timeout holds.
+    pub stream_flush: Option<Option<Duration>>,
     pub max_stream_duration: Option<Duration>,
     pub connection_idle: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
+    /// Up to so much of it longer.
+    pub max_connection_duration_jitter_percent: f64,
+    /// `http1_safe_max_connection_duration`: HTTP/1 connections end with a response that says so.
+    pub closes_http1_safely: bool,
     pub drain: Duration,
+    /// Up to so much of it longer.
+    pub drain_jitter_percent: f64,
     pub delayed_close: Option<Duration>,
+}
+
+impl HttpTimeouts {
+    /// How long one connection may live.
+    pub(crate) fn of_connection(&self) -> Option<Duration> {
+        self.max_connection_duration.map(|most| jittered(most, self.max_connection_duration_jitter_percent))
+    }
+
+    /// How long one connection that was told to leave may stay without a stream.
+    pub(crate) fn of_drain(&self) -> Duration {
+        jittered(self.drain, self.drain_jitter_percent)
+    }
+}
+
+fn jittered(time: Duration, percent: f64) -> Duration {
+    if percent > 0.0 {
+        time.saturating_add(time.mul_f64(percent.min(100.0) / 100.0 * rand::random::<f64>()))
+    } else {
+        time
+    }
 }
 
 /// A connection manager, shared by all its connections.
@@ -221,6 +250,11 @@ pub struct HttpConnectionManager {
     pub local_replies: LocalReplyRules,
     pub strip_port: StripPort,
     pub strip_trailing_host_dot: bool,
+    /// `ignore_http_11_upgrade`
+    pub ignored_upgrades: Arc<[StringMatcher]>,
+    pub forwarded_proto: ForwardedProto,
+    /// `scheme_header_transformation.match_upstream`
+    pub scheme_matches_upstream: bool,
     pub proxy_status: Option<ProxyStatus>,
     pub buffer_limit_bytes: usize,
 }
@@ -242,5 +276,13 @@ pub struct ProxyStatus {
     pub details: bool,
     pub connection_termination_details: bool,
     pub response_flags: bool,
-    pub recommended_response_code: bool,
+    /// The response gets the status that the error's type recommends.
+    pub recommended_status: bool,
+}
+
+/// `forward_proto_config`: what the port that a PROXY protocol header named says of the client's transport.
+#[derive(Debug, Clone, Default)]
+pub struct ForwardedProto {
+    pub https_ports: Vec<u32>,
+    pub http_ports: Vec<u32>,
 }

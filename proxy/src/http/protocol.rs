@@ -31,7 +31,26 @@ pub enum HeaderCase {
     #[default]
     Lower,
     ProperWords,
-    Preserve,
+    Preserve(Preserved),
+}
+
+impl HeaderCase {
+    /// What is kept of a message that is read, if anything is.
+    pub(crate) fn preserved(self) -> Option<Preserved> {
+        match self {
+            Self::Preserve(preserved) => Some(preserved),
+            Self::Lower | Self::ProperWords => None,
+        }
+    }
+}
+
+/// What a message goes on with beside the spelling of its names (`PreserveCaseFormatterConfig`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Preserved {
+    /// `forward_reason_phrase`
+    pub reason: bool,
+    /// `formatter_type_on_envoy_headers`: headers that it did not bring are written in proper case.
+    pub proper_words: bool,
 }
 
 /// HTTP/2 of one side.

@@ -11,7 +11,7 @@ use tidegate_filters::http::RequestHead;
 use tidegate_filters::stream_info::Address;
 
 use super::headers::*;
-use super::options::{ClientCert, HttpConnectionManager, OriginalIp};
+use super::options::{ClientCert, ForwardedProto, HttpConnectionManager, OriginalIp};
 
 /// What was learnt about the client.
 pub(crate) struct Client {
@@ -70,11 +70,14 @@ pub(crate) fn sanitize(
     sanitize_referer(&mut head.headers);
     let secure = connection.tls.is_some();
     let detected = detect_client(hcm, connection, node_address, &mut head.headers)?;
-    let proto = HeaderValue::from_static(if secure { "https" } else { "http" });
+    let proto = HeaderValue::from_static(client_proto(&hcm.forwarded_proto, connection));
     if !head.headers.contains_key(&X_FORWARDED_PROTO) {
         head.headers.insert(X_FORWARDED_PROTO, proto.clone());
     }
     set_scheme(hcm, head, &proto);
+    if let Some(scheme) = hcm.scheme_override {
+        head.headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
 
     let internal = detected.may_be_internal
         && detected.address.as_ref().is_some_and(|address| match address {
@@ -236,7 +239,7 @@ fn from_peer(
         append_to_list(headers, X_FORWARDED_FOR, &ip_value(shown));
     }
     if hops == 0 || !headers.contains_key(&X_FORWARDED_PROTO) {
-        let proto = if connection.tls.is_some() { "https" } else { "http" };
+        let proto = client_proto(&hcm.forwarded_proto, connection);
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(proto));
     }
     if rules.append_x_forwarded_port
@@ -246,6 +249,17 @@ fn from_peer(
         headers.insert(X_FORWARDED_PORT, HeaderValue::from(local.port()));
     }
     Detected { address: Some(forwarded.unwrap_or_else(|| connection.remote.clone())), may_be_internal }
+}
+
+/// How the client has spoken: by the port that it has reached somebody before us on, else to us.
+fn client_proto(rules: &ForwardedProto, connection: &ConnectionInfo) -> &'static str {
+    let port = connection.local.ip().filter(|_| connection.local_restored).map(|address| u32::from(address.port()));
+    match port {
+        Some(port) if rules.https_ports.contains(&port) => "https",
+        Some(port) if rules.http_ports.contains(&port) => "http",
+        _ if connection.tls.is_some() => "https",
+        _ => "http",
+    }
 }
 
 /// Envoy takes only 127.0.0.1 and ::1 for the machine itself, not all of 127/8.

@@ -8,13 +8,20 @@ use chrono::{DateTime, Utc};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, SERVER, TRANSFER_ENCODING, UPGRADE, VIA};
 use http::{HeaderValue, StatusCode};
 use tidegate_filters::http::{RequestHead, ResponseHead};
+use tidegate_filters::stream_info::StreamInfo;
 
 use super::headers::{KEEP_ALIVE, PROXY_CONNECTION, X_ENVOY_FORCE_TRACE, X_REQUEST_ID};
 use super::options::{HttpConnectionManager, ServerHeader};
+use super::proxy_status;
 use super::request_headers::{append_to_list, is_upgrade};
 
 /// Finishes `head` for the client. `request` is absent when its head could not be decoded.
-pub(crate) fn finish(hcm: &HttpConnectionManager, request: Option<&RequestHead>, head: &mut ResponseHead) {
+pub(crate) fn finish(
+    hcm: &HttpConnectionManager,
+    request: Option<&RequestHead>,
+    info: &StreamInfo,
+    head: &mut ResponseHead,
+) {
     head.headers.entry(DATE).or_insert_with(http_date);
     match hcm.server_header {
         ServerHeader::Overwrite => {
@@ -46,6 +53,9 @@ pub(crate) fn finish(hcm: &HttpConnectionManager, request: Option<&RequestHead>,
     }
     if let Some(via) = &hcm.via {
         append_to_list(&mut head.headers, VIA, via);
+    }
+    if let Some(rules) = &hcm.proxy_status {
+        proxy_status::write(rules, info, head);
     }
 }
 

@@ -21,6 +21,12 @@ pub struct MirrorPolicy {
     pub edits: HeaderEdits,
 }
 
+impl std::fmt::Debug for MirrorPolicy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MirrorPolicy").field("fraction", &self.fraction).finish_non_exhaustive()
+    }
+}
+
 impl MirrorPolicy {
     /// The cluster that gets a copy of this request, if any does. `random` is the stream's, so that all policies with one
     /// key draw alike. CONNECT is never copied.

@@ -33,7 +33,7 @@ use crate::http::codec::h1::fields::HeadLimits;
 use crate::http::codec::h1::io::{Reader, Writer};
 use crate::http::codec::h1::outgoing::Outgoing;
 use crate::http::codec::h1::response::{self, DecodedResponse};
-use crate::http::protocol::{HeaderCase, Http1Options, Underscores};
+use crate::http::protocol::{Http1Options, Underscores};
 use crate::http::wire_bytes::WireBytes;
 use crate::io::Transport;
 
@@ -385,7 +385,7 @@ pub(super) async fn send(mut lease: Lease, request: &StreamRequest<'_>, body: Bo
         max_headers: request.cluster.config().http.max_headers_count as usize,
         underscores: Underscores::Allow,
         allow_chunked_length: http1.allow_chunked_length,
-        keep_spelling: http1.header_case == HeaderCase::Preserve,
+        keep_spelling: http1.header_case.preserved(),
     };
     let outgoing = Outgoing::of_request(&request.head.headers, delimit, request.tunnel);
     let bytes = request.bytes.cloned();

@@ -266,6 +266,9 @@ pub const COVERAGE: &[Coverage] = &[
             "use_downstream_protocol_config",
             "auto_config",
             "http_filters",
+            "request_mirror_policies",
+            "hash_policy",
+            "retry_policy",
         ],
         listed: &[],
     },
@@ -496,8 +499,12 @@ pub const SHARED_COVERAGE: &[Coverage] = &[
             "header_key_format",
             "enable_trailers",
             "allow_chunked_length",
+            "send_fully_qualified_url",
         ],
-        listed: &[("use_balsa_parser", "there is one parser")],
+        listed: &[
+            ("use_balsa_parser", "there is one parser"),
+            ("ignore_http_11_upgrade", "acts on requests that are read"),
+        ],
     },
     Coverage {
         message: "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",
@@ -511,7 +518,7 @@ pub const SHARED_COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
-        enforced: &[],
+        enforced: &["forward_reason_phrase", "formatter_type_on_envoy_headers"],
         listed: &[],
     },
     Coverage {

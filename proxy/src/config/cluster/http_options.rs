@@ -14,7 +14,8 @@ use tidegate_xds::{FieldError, any};
 
 use super::protocol::{http1, http2};
 use super::values::limit;
-use crate::cluster::options::{HttpOptions, HttpProtocol, TransportSocket};
+use crate::cluster::options::{HttpOptions, HttpProtocol, RequestPolicies, TransportSocket};
+use crate::config::route;
 
 /// The key under which Envoy looks for the options.
 const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -70,6 +71,16 @@ fn typed(
         self::upstream(upstream, &mut options, context)?;
     }
     options.protocol = protocol(proto, transport_socket, context)?;
+    options.policies = RequestPolicies {
+        retry: match &proto.retry_policy {
+            Some(policy) => {
+                Some(context.within("retry_policy", |context| route::retry_policy(policy, context))?.into())
+            }
+            None => None,
+        },
+        hash: route::hash_policies(&proto.hash_policy, context)?.into(),
+        mirrors: route::mirror_policies(&proto.request_mirror_policies, false, context)?.into(),
+    };
     Ok(Compiled { options, filters: proto.http_filters.clone() })
 }
 

@@ -5,11 +5,12 @@ use tidegate_filters::context::CompileContext;
 use tidegate_xds::pb::envoy::config::core::v3::http1_protocol_options::header_key_format::HeaderFormat;
 use tidegate_xds::pb::envoy::config::core::v3::{Http1ProtocolOptions, Http2ProtocolOptions, KeepaliveSettings};
 use tidegate_xds::pb::envoy::extensions::http::header_formatters::preserve_case::v3::PreserveCaseFormatterConfig;
+use tidegate_xds::pb::envoy::extensions::http::header_formatters::preserve_case::v3::preserve_case_formatter_config::FormatterTypeOnEnvoyHeaders;
 use tidegate_xds::pb::google::protobuf::UInt32Value;
 use tidegate_xds::{FieldError, any};
 
 use super::values::duration;
-use crate::http::protocol::{FloodLimits, HeaderCase, Http1Options, Http2Options, Keepalive};
+use crate::http::protocol::{FloodLimits, HeaderCase, Http1Options, Http2Options, Keepalive, Preserved};
 
 /// HTTP/1 options; absent ones are Envoy's defaults.
 pub(crate) fn http1(
@@ -39,8 +40,10 @@ fn header_case(proto: &Http1ProtocolOptions, context: &mut CompileContext<'_>) -
         Some(HeaderFormat::StatefulFormatter(extension)) => {
             context.within("header_key_format.stateful_formatter.typed_config", |context| {
                 let config = extension.typed_config.clone().unwrap_or_default();
-                let _: PreserveCaseFormatterConfig = any::unpack(&config, &context.path)?;
-                Ok(HeaderCase::Preserve)
+                let formatter: PreserveCaseFormatterConfig = any::unpack(&config, &context.path)?;
+                let proper_words =
+                    formatter.formatter_type_on_envoy_headers == FormatterTypeOnEnvoyHeaders::ProperCase as i32;
+                Ok(HeaderCase::Preserve(Preserved { reason: formatter.forward_reason_phrase, proper_words }))
             })
         }
     }

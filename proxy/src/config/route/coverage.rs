@@ -164,6 +164,7 @@ pub const COVERAGE: &[Coverage] = &[
             "append_x_forwarded_host",
             "timeout",
             "idle_timeout",
+            "flush_timeout",
             "retry_policy",
             "hedge_policy",
             "request_mirror_policies",

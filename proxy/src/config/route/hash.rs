@@ -11,7 +11,7 @@ use super::values;
 use crate::route::{CookieSource, HashPolicy, HashSource};
 
 /// Compiles `hash_policy`.
-pub(super) fn policies(
+pub(in crate::config) fn policies(
     policies: &[HashProto],
     context: &mut CompileContext<'_>,
 ) -> Result<Vec<HashPolicy>, FieldError> {

@@ -12,7 +12,7 @@ use crate::config::values::runtime_fraction;
 use crate::route::{ClusterName, MirrorPolicy};
 
 /// Compiles `request_mirror_policies`.
-pub(super) fn policies(
+pub(in crate::config) fn policies(
     policies: &[RequestMirrorPolicy],
     validate_clusters: bool,
     context: &mut CompileContext<'_>,

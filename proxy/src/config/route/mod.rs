@@ -21,6 +21,9 @@ mod tree;
 mod virtual_host;
 
 pub(in crate::config) use self::cluster::metadata_match;
+pub(super) use hash::policies as hash_policies;
+pub(super) use mirror::policies as mirror_policies;
+pub(super) use retry::policy as retry_policy;
 use std::sync::Arc;
 
 use tidegate_filters::context::CompileContext;

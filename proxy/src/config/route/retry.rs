@@ -25,7 +25,10 @@ const MILLISECOND: std::time::Duration = std::time::Duration::from_millis(1);
 const MAX_RESET: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// Compiles a retry policy.
-pub(super) fn policy(proto: &RetryProto, context: &mut CompileContext<'_>) -> Result<RetryPolicy, FieldError> {
+pub(in crate::config) fn policy(
+    proto: &RetryProto,
+    context: &mut CompileContext<'_>,
+) -> Result<RetryPolicy, FieldError> {
     let limit = |value, field| -> Result<Limit, FieldError> {
         Ok(values::duration(value, field, context)?.filter(|limit| !limit.is_zero()))
     };

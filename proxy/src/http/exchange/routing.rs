@@ -2,6 +2,7 @@
 //! It must not know how a table is searched, nor what is done with the route.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 use tidegate_filters::http::LocalReply;
@@ -80,6 +81,14 @@ impl Exchange<'_> {
         let grpc = route.stream.is_some() && head.is_grpc();
         let duration = route.of_stream(timeouts.max_stream_duration, grpc, &mut head.headers);
         self.limits.set(route.idle.unwrap_or(timeouts.stream_idle), duration);
+    }
+
+    /// How long an HTTP/2 client may take for what is left of a response that is whole here. Whatever its documentation says,
+    /// Envoy does not look at the route's idle timeout.
+    pub(super) fn flush_timeout(&self) -> Option<Duration> {
+        let route = self.outcome.route().and_then(|route| route.forward()).and_then(|forward| forward.timeouts.flush);
+        let timeouts = &self.connection.hcm.timeouts;
+        route.or(timeouts.stream_flush).unwrap_or(timeouts.stream_idle)
     }
 
     /// The filter chain: the connection manager's, or that of the upgrade which the request asks for.

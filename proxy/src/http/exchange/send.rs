@@ -1,7 +1,9 @@
 //! The response's way to the client: its framing, its body beside what is left of the request, and how it ends.
 //! It must not know where the response came from.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::Version;
@@ -9,6 +11,7 @@ use tidegate_filters::http::{Body, BodyError, RequestHead, ResponseHead};
 use tidegate_filters::stream_info::ResponseFlags;
 
 use super::{Exchange, Finished, Produced};
+use crate::http::codec::stats::CodecStats;
 use crate::http::downstream::{BodyLength, Downstream, Gone, ResetReason};
 use crate::http::relay::{Cut, relay};
 use crate::http::response_headers;
@@ -28,7 +31,7 @@ impl Exchange<'_> {
     ) -> Finished {
         let connection = Arc::clone(self.connection);
         let hcm = &connection.hcm;
-        response_headers::finish(hcm, Some(&self.request.head), &mut produced.response.head);
+        response_headers::finish(hcm, Some(&self.request.head), &self.stream.info, &mut produced.response.head);
         self.decide_keep_alive(&produced, down);
         let head = &produced.response.head;
         self.stream.info.response_code = Some(head.status);
@@ -49,7 +52,7 @@ impl Exchange<'_> {
             relay(&mut body, &mut pump, down, &mut timers, kept).await
         };
         let result = match result {
-            Ok(()) => std::future::poll_fn(|cx| down.poll_flush(cx)).await.map_err(Cut::Gone),
+            Ok(()) => flush(down, self.flush_timeout(), &hcm.codec_stats).await.map_err(Cut::Gone),
             Err(cut) => Err(cut),
         };
         drop(body);
@@ -172,6 +175,27 @@ impl Exchange<'_> {
         self.complete(response);
         if gone == Gone::Closed { Finished::Left } else { Finished::Cut }
     }
+}
+
+/// Waits until the client has the response. An HTTP/2 client that takes too long for its window's sake goes without the
+/// rest of it; to everyone else the response was whole.
+async fn flush<D: Downstream>(down: &mut D, limit: Option<Duration>, stats: &CodecStats) -> Result<(), Gone> {
+    let limit = limit.filter(|_| down.version() == Version::HTTP_2);
+    let mut patience = None;
+    let timed_out = std::future::poll_fn(|cx| {
+        if let Poll::Ready(flushed) = down.poll_flush(cx) {
+            return Poll::Ready(flushed.map(|()| false));
+        }
+        let Some(limit) = limit else { return Poll::Pending };
+        let patience = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        patience.as_mut().poll(cx).map(|()| Ok(true))
+    })
+    .await?;
+    if timed_out {
+        stats.http2().tx_flush_timeout().inc();
+        down.reset(ResetReason::Internal);
+    }
+    Ok(())
 }
 
 /// How the body of a response is delimited for the client.

@@ -118,6 +118,10 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
     }
     let keep_original = !shared.connection.hcm.router.suppress_envoy_headers;
     shared.route.finalize_host(head, &host.hostname, keep_original);
+    if shared.connection.hcm.scheme_matches_upstream {
+        // Every transport to hosts is plain so far.
+        head.scheme = http::HeaderValue::from_static("http");
+    }
     stream.info.timings.first_upstream_tx = Some(Instant::now());
     let request = request(shared, host, head, stream);
     let mut body = body.into_body();

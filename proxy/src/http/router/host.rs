@@ -14,7 +14,7 @@ use crate::route::HostPredicate;
 
 /// Picks a host for the next try; `tried` are those before.
 pub(super) fn choose(shared: &Shared<'_>, tried: &[Arc<Host>]) -> Option<Arc<Host>> {
-    let policy = &shared.action.retry;
+    let policy = shared.retry();
     let unwanted = |host: &Host| {
         policy.host_predicates.iter().any(|predicate| match predicate {
             HostPredicate::Previous => tried.iter().any(|before| before.state.id == host.state.id),

@@ -32,7 +32,7 @@ pub(super) fn send_all(
     body: Option<&Replay>,
     stream: &StreamContext,
 ) {
-    for policy in &*shared.action.mirrors {
+    for policy in shared.mirrors() {
         let runtime = shared.connection.shared.runtime();
         let Some(name) = policy.cluster(head, runtime, stream.random) else { continue };
         let Some(cluster) = snapshot.clusters.get(&*name).map(Arc::clone) else { continue };

@@ -44,7 +44,10 @@ use super::wire_bytes::WireBytes;
 use crate::cluster::Cluster;
 pub(crate) use crate::cluster::pool::Pump;
 use crate::cluster::pool::{Informational, OnInformational, StreamReset};
-use crate::route::{ForwardAction, RedirectHistory, RequestTimeouts, Route, RouteInput, Tallies, TimeoutOptions};
+use crate::route::{
+    ForwardAction, MirrorPolicy, RedirectHistory, RequestTimeouts, RetryPolicy, Route, RouteInput, Tallies,
+    TimeoutOptions,
+};
 use crate::snapshot::Snapshot;
 
 /// One request to forward.
@@ -112,7 +115,7 @@ pub(crate) async fn forward(
     strict::check(&router.strict_headers, &request.head)?;
     let account = open_account(&job, cluster, tallies, request, stream);
     cluster::admit(&job, &account, stream)?;
-    let cookies = choose_hash(&job, action, request, stream);
+    let cookies = choose_hash(&job, action, &account.cluster, request, stream);
     stream.info.upstream.attempts = 1;
     let shared = prepare(&job, action, account, cookies.0, request, stream);
     let early = early_data::watch(&shared, request);
@@ -164,13 +167,16 @@ fn open_account(
 fn choose_hash(
     job: &Job<'_>,
     action: &ForwardAction,
+    cluster: &Cluster,
     request: &Request,
     stream: &StreamContext,
 ) -> (Option<u64>, Vec<HeaderValue>) {
-    if action.hash.is_empty() {
+    let own = &cluster.config().http.policies.hash;
+    let policies = if own.is_empty() { &action.hash[..] } else { own };
+    if policies.is_empty() {
         return (None, Vec::new());
     }
-    let hashed = crate::route::hash(&action.hash, &input(job, request, stream));
+    let hashed = crate::route::hash(policies, &input(job, request, stream));
     (hashed.hash, hashed.cookies)
 }
 
@@ -204,7 +210,7 @@ fn prepare<'a>(
         grpc: head.is_grpc(),
         hedge_on_per_try_timeout: action.hedge.of_request(&mut head.headers),
     };
-    let policy = &action.retry;
+    let policy = account.cluster.config().http.policies.retry.as_ref().unwrap_or(&action.retry);
     let per_try = (policy.per_try_timeout, policy.per_try_idle_timeout);
     let timeouts = action.timeouts.of_request(per_try, &mut head.headers, options);
     let alternative = head.headers.remove(&X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE).is_some();
@@ -237,9 +243,9 @@ fn prepare<'a>(
 /// Keeps the body for whoever may read it again; without such a reader it goes straight up.
 fn keep_for_replay(shared: &Shared<'_>, request: &mut Request) -> (Body, Option<Replay>) {
     let body = request.body.take();
-    let again = !shared.action.retry.on.is_never()
+    let again = !shared.retry().on.is_never()
         || super::headers::asks_for_retries(&request.head.headers)
-        || !shared.action.mirrors.is_empty()
+        || !shared.mirrors().is_empty()
         || shared.action.internal_redirect.is_some();
     if body.is_end() || shared.tunnel || !again {
         return (body, None);
@@ -248,6 +254,17 @@ fn keep_for_replay(shared: &Shared<'_>, request: &mut Request) -> (Body, Option<
 }
 
 impl Shared<'_> {
+    /// The cluster's retry policy goes before the route's.
+    fn retry(&self) -> &RetryPolicy {
+        self.cluster.config().http.policies.retry.as_ref().unwrap_or(&self.action.retry)
+    }
+
+    /// The cluster's mirrors go before the route's.
+    fn mirrors(&self) -> &[MirrorPolicy] {
+        let own = &self.cluster.config().http.policies.mirrors;
+        if own.is_empty() { &self.action.mirrors } else { own }
+    }
+
     /// How much of the request's body is kept, bytes.
     fn buffer_limit(&self) -> usize {
         let connection_limit = self.connection.hcm.buffer_limit_bytes as u64;

@@ -125,7 +125,7 @@ async fn failure_in_time(wait: Duration, global: Pin<&mut (impl Deadline + ?Size
 impl<'s> Course<'s> {
     fn new(shared: &'s Shared<'s>, replay: Option<Replay>, head: &mut RequestHead) -> Self {
         let runtime = shared.connection.shared.runtime();
-        let policy = &shared.action.retry;
+        let policy = shared.retry();
         let retries = policy.of_request(head);
         let retries =
             retries.map(|request| Retries::new(policy, request, &shared.account, shared.action.priority, runtime));

@@ -91,7 +91,8 @@ pub(crate) fn response(
     out.put_slice(if version == Version::HTTP_10 { b"HTTP/1.0 " } else { b"HTTP/1.1 " });
     out.put_slice(head.status.as_str().as_bytes());
     out.put_u8(b' ');
-    out.put_slice(reason_phrase(head.status).as_bytes());
+    let reason = head.spelling.as_ref().and_then(|spelling| spelling.reason.as_deref());
+    out.put_slice(reason.unwrap_or(reason_phrase(head.status).as_bytes()));
     out.put_slice(b"\r\n");
     let line_end = out.len();
     let switching = head.status == StatusCode::SWITCHING_PROTOCOLS;

@@ -6,7 +6,7 @@ use memchr::memchr;
 use tidegate_filters::http::Spelling;
 
 use crate::http::codec::CodecError;
-use crate::http::protocol::Underscores;
+use crate::http::protocol::{Preserved, Underscores};
 
 /// Fields that a head may have without an allocation for the parser.
 pub(super) const FIELDS_ON_STACK: usize = 128;
@@ -22,7 +22,7 @@ pub(crate) struct HeadLimits {
     /// `content-length` beside `chunked` is dropped instead of refused.
     pub allow_chunked_length: bool,
     /// The names' spelling is kept beside them (`preserve_case`).
-    pub keep_spelling: bool,
+    pub keep_spelling: Option<Preserved>,
 }
 
 /// Looks for the end of a head in a buffer that grows, each byte once.
@@ -122,7 +122,7 @@ pub(super) struct FieldRules {
     /// Whether `host` is a request's host rather than a field like others.
     pub request: bool,
     pub underscores: Underscores,
-    pub keep_spelling: bool,
+    pub keep_spelling: Option<Preserved>,
 }
 
 /// The fields of a head, and what was seen in passing. `transfer-encoding`, `http2-settings` and a request's `host` are not
@@ -155,7 +155,8 @@ impl Fields {
     pub(super) fn collect(parsed: &[httparse::Header<'_>], rules: &FieldRules) -> Result<Self, CodecError> {
         let headers =
             HeaderMap::try_with_capacity(parsed.len() + HEADROOM).map_err(|_| CodecError::TOO_MANY_HEADERS)?;
-        let mut fields = Self { headers, ..Self::default() };
+        let spelling = rules.keep_spelling.map(|keep| Spelling::new(keep.proper_words));
+        let mut fields = Self { headers, spelling: spelling.map(Box::new), ..Self::default() };
         for field in parsed {
             fields.bytes += field.name.len() + field.value.len() + 3;
             if rules.underscores != Underscores::Allow && field.name.contains('_') {
@@ -165,10 +166,10 @@ impl Fields {
                 fields.underscored += 1;
                 continue;
             }
-            if rules.keep_spelling
+            if let Some(spelling) = &mut fields.spelling
                 && let Ok(name) = HeaderName::from_bytes(field.name.as_bytes())
             {
-                fields.spelling.get_or_insert_default().keep(&name, field.name.as_bytes());
+                spelling.keep(&name, field.name.as_bytes());
             }
             fields.take(field, rules)?;
         }

@@ -18,7 +18,11 @@ pub(super) struct Names<'a> {
 impl Names<'_> {
     pub(super) fn put(&self, name: &HeaderName, out: &mut BytesMut) {
         match self.spelling {
-            Some(spelling) => out.put_slice(spelling.of(name).unwrap_or(name.as_str().as_bytes())),
+            Some(spelling) => match spelling.of(name) {
+                Some(spelled) => out.put_slice(spelled),
+                None if spelling.proper_words => put_proper_words(name.as_str().as_bytes(), out),
+                None => out.put_slice(name.as_str().as_bytes()),
+            },
             None if self.case == HeaderCase::ProperWords => put_proper_words(name.as_str().as_bytes(), out),
             None => out.put_slice(name.as_str().as_bytes()),
         }
@@ -128,6 +132,10 @@ mod tests {
             out.put_u8(b' ');
         }
         assert_eq!(&out[..], b"X-FOO x-bar date ");
+        spelling.proper_words = true;
+        out.clear();
+        Names { case: HeaderCase::Lower, spelling: Some(&spelling) }.put(&date, &mut out);
+        assert_eq!(&out[..], b"Date");
     }
 
     #[test]

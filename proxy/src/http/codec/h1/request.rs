@@ -2,11 +2,13 @@
 //! refused (RFC 9112; Envoy's response code details). It must not know what is done with the request.
 
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 use bytes::{Buf, BytesMut};
 use http::header::{EXPECT, UPGRADE};
 use http::{HeaderValue, Method, Version};
 use tidegate_filters::http::RequestHead;
+use tidegate_filters::matching::StringMatcher;
 
 use super::connection::remove_nominated;
 use super::fields::{FIELDS_ON_STACK, FieldRules, Fields, HeadEnd, HeadLimits, TransferEncoding, blame, refused};
@@ -24,6 +26,8 @@ pub(crate) struct RequestRules {
     pub default_host: Option<HeaderValue>,
     /// `proxy_100_continue`: `expect` stays in the head, for the upstream to answer it.
     pub keep_expect: bool,
+    /// `ignore_http_11_upgrade`: what is offered beside these is an upgrade.
+    pub ignored_upgrades: Arc<[StringMatcher]>,
 }
 
 /// A decoded head.
@@ -130,7 +134,7 @@ fn assemble(
     mut fields: Fields,
     rules: &RequestRules,
 ) -> Result<DecodedRequest, CodecError> {
-    let upgrade = asked_upgrade(&method, version, &mut fields);
+    let upgrade = asked_upgrade(&method, version, &rules.ignored_upgrades, &mut fields);
     let framing = framing(version, upgrade, &mut fields, &rules.limits)?;
     let keep_alive = match version {
         Version::HTTP_11 => !fields.connection.close && !fields.proxy_close,
@@ -176,7 +180,7 @@ enum Upgrade {
 
 /// How the request wants to leave HTTP. An offer of h2c is taken out, as is any offer in HTTP/1.0, which knows none.
 /// Several `upgrade` fields become the list that they are, so that all of it is judged.
-fn asked_upgrade(method: &Method, version: Version, fields: &mut Fields) -> Option<Upgrade> {
+fn asked_upgrade(method: &Method, version: Version, ignored: &[StringMatcher], fields: &mut Fields) -> Option<Upgrade> {
     if *method == Method::CONNECT {
         return Some(Upgrade::Connect);
     }
@@ -193,7 +197,28 @@ fn asked_upgrade(method: &Method, version: Version, fields: &mut Fields) -> Opti
     {
         fields.headers.insert(UPGRADE, list);
     }
+    if fields.connection.upgrade && !ignored.is_empty() {
+        ignore_upgrades(ignored, fields);
+    }
     fields.connection.upgrade.then_some(Upgrade::Protocol)
+}
+
+/// Takes offers out that are to be ignored; with the last of them the request is one like any other.
+fn ignore_upgrades(ignored: &[StringMatcher], fields: &mut Fields) {
+    let Some(offers) = fields.headers.get(UPGRADE) else { return };
+    let all = || offers.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let heeded = |offer: &&[u8]| !ignored.iter().any(|matcher| matcher.matches(offer));
+    if all().all(|offer| heeded(&offer)) {
+        return;
+    }
+    let left: Vec<&[u8]> = all().filter(heeded).collect();
+    match HeaderValue::from_bytes(&left.join(&b","[..])) {
+        Ok(left) if !left.is_empty() => drop(fields.headers.insert(UPGRADE, left)),
+        _ => {
+            fields.headers.remove(UPGRADE);
+            fields.connection.upgrade = false;
+        }
+    }
 }
 
 /// How the body is delimited (RFC 9112 §6.3), or why nobody can say.

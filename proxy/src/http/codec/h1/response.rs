@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{Method, StatusCode, Version};
 use tidegate_filters::http::ResponseHead;
 
@@ -78,6 +78,11 @@ fn parse<'a>(
     response.version = version;
     response.headers = fields.headers;
     response.spelling = fields.spelling;
+    if let Some(spelling) = response.spelling.as_mut().filter(|_| limits.keep_spelling.is_some_and(|keep| keep.reason))
+    {
+        let reason = parsed.reason.filter(|reason| !reason.is_empty());
+        spelling.reason = reason.map(|reason| Bytes::copy_from_slice(reason.as_bytes()));
+    }
     Ok(DecodedResponse { head: response, framing, keep_alive, field_bytes: fields.bytes })
 }
 

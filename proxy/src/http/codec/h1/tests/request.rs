@@ -1,14 +1,17 @@
 //! Requests: what is taken, what is refused and with which detail, however the bytes arrive.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use http::{HeaderValue, Method, Version};
+use tidegate_filters::matching::StringMatcher;
 
 use crate::http::codec::CodecError;
 use crate::http::codec::h1::Framing;
 use crate::http::codec::h1::encode::{self, Delimit};
 use crate::http::codec::h1::fields::{HeadEnd, HeadLimits};
 use crate::http::codec::h1::request::{self, DecodedRequest, RequestRules};
-use crate::http::protocol::{Http1Options, Underscores};
+use crate::http::protocol::{Http1Options, Preserved, Underscores};
 
 /// Envoy's defaults.
 pub(super) fn rules() -> RequestRules {
@@ -17,10 +20,10 @@ pub(super) fn rules() -> RequestRules {
         max_headers: 100,
         underscores: Underscores::Allow,
         allow_chunked_length: false,
-        keep_spelling: false,
+        keep_spelling: None,
     };
     let http1 = Http1Options { allow_absolute_url: true, ..Default::default() };
-    RequestRules { limits, http1, default_host: None, keep_expect: false }
+    RequestRules { limits, http1, default_host: None, keep_expect: false, ignored_upgrades: Arc::new([]) }
 }
 
 fn with(change: impl FnOnce(&mut RequestRules)) -> RequestRules {
@@ -451,10 +454,30 @@ fn a_head_that_drips_is_searched_once() {
 }
 
 #[test]
+fn upgrades_that_are_ignored_are_no_upgrades() {
+    let rules = with(|rules| {
+        rules.ignored_upgrades = Arc::new([StringMatcher::prefix("TLS/"), StringMatcher::exact("foo")]);
+    });
+    for (offers, left) in [
+        ("Upgrade: TLS/1.2, foo\r\n", None),
+        ("Upgrade: foo\r\nUpgrade: TLS/1.0\r\n", None),
+        ("Upgrade: FOO\r\n", Some("FOO")),
+        ("Upgrade: foo, websocket\r\n", Some("websocket")),
+        ("Upgrade: a,b\r\n", Some("a,b")),
+        ("Upgrade: h2c, foo\r\n", Some("h2c")),
+    ] {
+        let bytes = format!("GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\n{offers}\r\n");
+        let decoded = decode_with(&rules, bytes.as_bytes()).unwrap().unwrap();
+        let upgrade = decoded.head.headers.get("upgrade").map(|value| value.to_str().unwrap());
+        assert_eq!((decoded.tunnel, upgrade), (left.is_some(), left), "{offers}");
+    }
+}
+
+#[test]
 fn spelling_is_kept_where_asked() {
     let bytes = b"GET / HTTP/1.1\r\nHOST: a\r\nX-FOO-bar: 1\r\nx-foo-BAR: 2\r\n\r\n";
     assert!(decode(bytes).head.spelling.is_none());
-    let rules = with(|rules| rules.limits.keep_spelling = true);
+    let rules = with(|rules| rules.limits.keep_spelling = Some(Preserved::default()));
     let head = decode_with(&rules, bytes).unwrap().unwrap().head;
     assert_eq!(head.headers.get_all("x-foo-bar").iter().count(), 2);
     let mut out = BytesMut::new();

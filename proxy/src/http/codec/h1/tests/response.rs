@@ -9,7 +9,7 @@ use crate::http::codec::h1::Framing;
 use crate::http::codec::h1::encode::{self, Delimit};
 use crate::http::codec::h1::fields::{HeadEnd, HeadLimits};
 use crate::http::codec::h1::response::{self, DecodedResponse};
-use crate::http::protocol::HeaderCase;
+use crate::http::protocol::{HeaderCase, Preserved};
 
 struct Asked {
     method: Method,
@@ -202,13 +202,13 @@ fn underscores_are_only_a_matter_of_requests() {
 
 #[test]
 fn spelling_is_kept_where_asked() {
-    let limits = HeadLimits { keep_spelling: true, ..rules().limits };
+    let limits = HeadLimits { keep_spelling: Some(Preserved { reason: true, proper_words: true }), ..rules().limits };
     let mut buffer =
-        BytesMut::from(&b"HTTP/1.1 200 OK\r\nX-RESP-hDR: 1\r\nx-other: 2\r\nContent-LENGTH: 2\r\n\r\n"[..]);
+        BytesMut::from(&b"HTTP/1.1 200 Fine\r\nX-RESP-hDR: 1\r\nx-other: 2\r\nContent-LENGTH: 2\r\n\r\n"[..]);
     let decoded = response::decode(&mut buffer, &mut HeadEnd::default(), &Method::GET, false, &limits);
     let head = decoded.unwrap().unwrap().head;
     let mut out = BytesMut::new();
     encode::response(&head, Delimit::AsIs, Some(true), Version::HTTP_11, HeaderCase::ProperWords, &mut out);
-    let expected = "HTTP/1.1 200 OK\r\nX-RESP-hDR: 1\r\nx-other: 2\r\nContent-LENGTH: 2\r\nconnection: close\r\n\r\n";
+    let expected = "HTTP/1.1 200 Fine\r\nX-RESP-hDR: 1\r\nx-other: 2\r\nContent-LENGTH: 2\r\nConnection: close\r\n\r\n";
     assert_eq!(out, expected);
 }
