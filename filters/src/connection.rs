@@ -2,6 +2,7 @@
 //! They are fixed once the filter chain is chosen, and shared by all streams of the connection.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -40,6 +41,8 @@ pub struct ConnectionInfo {
     /// Listener filters' dynamic metadata (PROXY protocol TLVs).
     pub metadata: Metadata,
     pub filter_state: FilterState,
+    /// What is added to it once data has come; `None` where no filter adds any.
+    pub late_filter_state: Option<Arc<Mutex<FilterState>>>,
     pub start: Instant,
     /// Smoothed round trip of the handshake, when the platform tells.
     pub round_trip_millis: Option<u64>,
@@ -95,12 +98,21 @@ impl ConnectionInfo {
             transport_failure_reason: None,
             metadata: Metadata::default(),
             filter_state: FilterState::default(),
+            late_filter_state: None,
             start,
             round_trip_millis: None,
             listener_name: Arc::from(""),
             filter_chain_name: Arc::from(""),
             shared: ConnectionState::default(),
         }
+    }
+
+    /// The filter state as of now.
+    pub fn filter_state_now(&self) -> Cow<'_, FilterState> {
+        let Some(late) = &self.late_filter_state else { return Cow::Borrowed(&self.filter_state) };
+        let mut state = self.filter_state.clone();
+        state.add(&late.lock());
+        Cow::Owned(state)
     }
 
     /// Whether the peer is on this machine (`SAME_IP_OR_LOOPBACK`): at 127.0.0.1 or ::1 and nowhere else of the loopback

@@ -7,7 +7,7 @@ use tidegate_xds::{Coverage, FieldError};
 
 use crate::context::CompileContext;
 use crate::format::{FormatContext, SubstitutionFormat};
-use crate::metadata::{FilterState, HashableText, Sharing, StateObject, Text};
+use crate::metadata::{FilterState, HashableText, Ip, Sharing, StateObject, Text};
 
 /// The fields that act in the message compiled here.
 pub const COVERAGE: &[Coverage] = &[Coverage {
@@ -16,10 +16,30 @@ pub const COVERAGE: &[Coverage] = &[Coverage {
     listed: &[],
 }];
 
+/// Makes an object of its text; `None` where the text is none.
+type Make = fn(String) -> Option<Arc<dyn StateObject>>;
+
+/// What makes which objects (Envoy's `ObjectFactory`), sorted; a key that bears such a name needs no `factory_key`.
+const FACTORIES: &[(&str, Make)] = &[
+    ("envoy.hashable_string", |text| Some(Arc::new(HashableText(text)))),
+    ("envoy.network.ip", |text| Some(Arc::new(Ip(text.parse().ok()?)))),
+    ("envoy.string", |text| Some(Arc::new(Text(text)))),
+    (tcp_proxy::CLUSTER, |text| Some(Arc::new(Text(text)))),
+    (tcp_proxy::DISABLE_TUNNELING, |text| Some(Arc::new(Text((text == "true").to_string())))),
+    (tcp_proxy::IDLE_TIMEOUT_MILLIS, |text| Some(Arc::new(Text(text.parse::<u64>().ok()?.to_string())))),
+];
+
+/// Objects that a TCP proxy obeys.
+pub mod tcp_proxy {
+    pub const CLUSTER: &str = "envoy.tcp_proxy.cluster";
+    pub const DISABLE_TUNNELING: &str = "envoy.tcp_proxy.disable_tunneling";
+    pub const IDLE_TIMEOUT_MILLIS: &str = "envoy.tcp_proxy.per_connection_idle_timeout_ms";
+}
+
 /// A compiled `FilterStateValue`.
 pub struct FilterStateValue {
     key: String,
-    make: fn(String) -> Arc<dyn StateObject>,
+    make: Make,
     format: SubstitutionFormat,
     read_only: bool,
     sharing: Sharing,
@@ -34,10 +54,9 @@ impl FilterStateValue {
             return Err(context.error_at("object_key", "an object key is required"));
         };
         let factory = if value.factory_key.is_empty() { key } else { &value.factory_key };
-        let make: fn(String) -> Arc<dyn StateObject> = match factory.as_str() {
-            "envoy.string" => |text| Arc::new(Text(text)),
-            "envoy.hashable_string" => |text| Arc::new(HashableText(text)),
-            _ => return Err(context.error_at("factory_key", format!("not supported yet: objects of '{factory}'"))),
+        let make = FACTORIES.iter().find(|(name, _)| name == factory).map(|(_, make)| *make);
+        let Some(make) = make else {
+            return Err(context.error_at("factory_key", format!("not supported yet: objects of '{factory}'")));
         };
         let Some(Value::FormatString(format)) = &value.value else {
             return Err(context.error_at("format_string", "a value is required"));
@@ -76,6 +95,31 @@ impl FilterStateValue {
 
     /// Puts the object of a rendered text into a filter state.
     pub fn set(&self, text: String, state: &mut FilterState) {
-        state.set(&self.key, (self.make)(text), self.read_only, self.sharing);
+        if let Some(object) = (self.make)(text) {
+            state.set(&self.key, object, self.read_only, self.sharing);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn objects_are_made_of_fitting_text() {
+        assert!(FACTORIES.is_sorted_by_key(|(name, _)| name));
+        let make = |factory: &str, text: &str| {
+            let (_, make) = FACTORIES.iter().find(|(name, _)| *name == factory).unwrap();
+            make(text.to_owned()).and_then(|object| object.text())
+        };
+        for (factory, text, expected) in [
+            ("envoy.network.ip", "1.2.3.4", Some("1.2.3.4:0")),
+            ("envoy.network.ip", "1.2.3.4:5", None),
+            (tcp_proxy::DISABLE_TUNNELING, "yes", Some("false")),
+            (tcp_proxy::IDLE_TIMEOUT_MILLIS, "20", Some("20")),
+            (tcp_proxy::IDLE_TIMEOUT_MILLIS, "-1", None),
+        ] {
+            assert_eq!(make(factory, text).as_deref(), expected, "{factory} of {text}");
+        }
     }
 }

@@ -2,14 +2,23 @@
 //! Nothing is allocated until something is said.
 
 use std::any::Any;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use tidegate_xds::pb::google::protobuf as wkt;
 use xxhash_rust::xxh64::xxh64;
 
-/// `google.protobuf.Struct` per namespace (`envoy.filters.http.rbac`, `envoy.lb`, …).
+/// `google.protobuf.Struct` per namespace (`envoy.filters.http.rbac`, `envoy.lb`, …), and beside it any message.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Metadata(Option<Box<Map<String, Value>>>);
+pub struct Metadata(Option<Box<Spaces>>);
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Spaces {
+    structs: Map<String, Value>,
+    typed: BTreeMap<String, wkt::Any>,
+}
 
 impl Metadata {
     pub fn is_empty(&self) -> bool {
@@ -17,12 +26,12 @@ impl Metadata {
     }
 
     pub fn namespace(&self, name: &str) -> Option<&Map<String, Value>> {
-        self.0.as_ref()?.get(name)?.as_object()
+        self.0.as_ref()?.structs.get(name)?.as_object()
     }
 
     /// Follows `path` below a namespace.
     pub fn get<'a>(&self, namespace: &str, path: impl IntoIterator<Item = &'a str>) -> Option<&Value> {
-        let mut value = self.0.as_ref()?.get(namespace)?;
+        let mut value = self.0.as_ref()?.structs.get(namespace)?;
         for key in path {
             value = value.as_object()?.get(key)?;
         }
@@ -31,7 +40,7 @@ impl Metadata {
 
     /// Merges a struct into a namespace, as Envoy's `setDynamicMetadata` (protobuf merge: maps join, the rest replaces).
     pub fn merge(&mut self, namespace: &str, values: Map<String, Value>) {
-        let root = self.0.get_or_insert_default();
+        let root = &mut self.0.get_or_insert_default().structs;
         match root.get_mut(namespace).and_then(Value::as_object_mut) {
             Some(present) => merge_objects(present, values),
             None => {
@@ -42,11 +51,21 @@ impl Metadata {
 
     /// Replaces a namespace.
     pub fn set(&mut self, namespace: &str, values: Map<String, Value>) {
-        self.0.get_or_insert_default().insert(namespace.to_owned(), Value::Object(values));
+        self.0.get_or_insert_default().structs.insert(namespace.to_owned(), Value::Object(values));
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&String, &Value)> {
-        self.0.iter().flat_map(|root| root.iter())
+        self.0.iter().flat_map(|root| root.structs.iter())
+    }
+
+    /// The message of a namespace (`typed_filter_metadata`).
+    pub fn typed(&self, namespace: &str) -> Option<&wkt::Any> {
+        self.0.as_ref()?.typed.get(namespace)
+    }
+
+    /// Replaces the message of a namespace.
+    pub fn set_typed(&mut self, namespace: &str, value: wkt::Any) {
+        self.0.get_or_insert_default().typed.insert(namespace.to_owned(), value);
     }
 }
 
@@ -61,6 +80,25 @@ fn merge_objects(into: &mut Map<String, Value>, from: Map<String, Value>) {
     }
 }
 
+/// A struct as JSON, its keys in order.
+pub fn object(structure: &wkt::Struct) -> Map<String, Value> {
+    let mut fields: Vec<_> = structure.fields.iter().map(|(key, value)| (key.clone(), json(value))).collect();
+    fields.sort_by(|(a, _), (b, _)| a.cmp(b));
+    fields.into_iter().collect()
+}
+
+fn json(value: &wkt::Value) -> Value {
+    use wkt::value::Kind;
+    match &value.kind {
+        Some(Kind::NumberValue(number)) => Value::from(*number),
+        Some(Kind::StringValue(text)) => Value::from(text.as_str()),
+        Some(Kind::BoolValue(value)) => Value::from(*value),
+        Some(Kind::StructValue(structure)) => Value::Object(object(structure)),
+        Some(Kind::ListValue(list)) => Value::Array(list.values.iter().map(json).collect()),
+        Some(Kind::NullValue(_)) | None => Value::Null,
+    }
+}
+
 /// A filter state object. Objects that logs or matchers may read print themselves.
 pub trait StateObject: Any + Send + Sync {
     /// Envoy's `serializeAsString`.
@@ -71,6 +109,10 @@ pub trait StateObject: Any + Send + Sync {
     }
     /// Envoy's `Hashable`: what a `hash_policy` by filter state takes. Most objects have none.
     fn hash(&self) -> Option<u64> {
+        None
+    }
+    /// The address that it is, for matchers of addresses: text that reads as one is none.
+    fn ip(&self) -> Option<IpAddr> {
         None
     }
     /// Envoy's `getField`, as text.
@@ -88,6 +130,25 @@ pub struct Text(pub String);
 impl StateObject for Text {
     fn text(&self) -> Option<String> {
         Some(self.0.clone())
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// An address without a port (`envoy.network.ip`).
+#[derive(Debug, Clone)]
+pub struct Ip(pub IpAddr);
+
+impl StateObject for Ip {
+    fn text(&self) -> Option<String> {
+        Some(SocketAddr::new(self.0, 0).to_string())
+    }
+    fn json(&self) -> Option<Value> {
+        None
+    }
+    fn ip(&self) -> Option<IpAddr> {
+        Some(self.0)
     }
     fn as_any(&self) -> &dyn Any {
         self
@@ -148,6 +209,13 @@ impl FilterState {
                 self.0.push(Entry { key: Arc::from(key), object, read_only, sharing });
                 true
             }
+        }
+    }
+
+    /// Sets all of another's objects.
+    pub fn add(&mut self, other: &Self) {
+        for entry in &other.0 {
+            self.set(&entry.key, Arc::clone(&entry.object), entry.read_only, entry.sharing);
         }
     }
 

@@ -64,9 +64,9 @@ impl Services for ProxyServices {
         Some(self.cluster(cluster)?.config().observability_name().to_string())
     }
 
-    fn cluster_healthy_percent(&self, cluster: &str) -> Option<f64> {
+    fn cluster_members(&self, cluster: &str) -> Option<(u64, u64)> {
         let membership = self.cluster(cluster)?.hosts().membership();
-        Some(if membership.total == 0 { 0.0 } else { membership.healthy as f64 * 100.0 / membership.total as f64 })
+        Some((membership.healthy + membership.degraded, membership.total))
     }
 }
 

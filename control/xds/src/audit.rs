@@ -58,7 +58,7 @@ const MOST_FINDINGS: usize = 1000;
 
 /// Compares what a message sets with what is declared to act.
 pub fn audit(message: &str, bytes: &[u8], coverage: &dyn CoverageSource) -> Audit {
-    let mut auditor = Auditor { coverage, audit: Audit::default() };
+    let mut auditor = Auditor { coverage, audit: Audit::default(), optional: false };
     match schema::message(message) {
         Some(schema) => auditor.message(schema, bytes, &Trail::ROOT, 0),
         None => auditor.unsupported(&Trail::ROOT, message),
@@ -103,6 +103,8 @@ fn split(entry: &'static str) -> (&'static str, Option<&'static str>) {
 struct Auditor<'c> {
     coverage: &'c dyn CoverageSource,
     audit: Audit,
+    /// The extension that comes next may be of a type that nobody has.
+    optional: bool,
 }
 
 impl Auditor<'_> {
@@ -125,7 +127,10 @@ impl Auditor<'_> {
             return self.typed_struct(message, bytes, trail);
         }
         match self.coverage.of(message.name()).copied() {
-            Some(coverage) => self.fields(message, &coverage, bytes, trail, depth),
+            Some(coverage) => {
+                self.optional = false;
+                self.fields(message, &coverage, bytes, trail, depth);
+            }
             None => self.unsupported(trail, message.name()),
         }
     }
@@ -148,6 +153,11 @@ impl Auditor<'_> {
                 self.audit.unknown.push(FieldError::new(trail.path(), reason));
             }
         }
+        let is_optional = message.fields().iter().find(|field| field.name() == "is_optional");
+        let optional = is_optional.is_some_and(|field| {
+            let set = record.fields().find(|(of, _)| of.name() == field.name());
+            set.is_some_and(|(_, values)| values.first().is_some_and(|value| !value.is_default()))
+        });
         for (field, values) in record.fields() {
             // An implicit default on the wire is not a set field.
             if !field.has_presence() && !field.is_repeated() && values.first().is_some_and(Item::is_default) {
@@ -159,7 +169,9 @@ impl Auditor<'_> {
                 for (index, item) in values.iter().enumerate() {
                     let item_trail = trail.index(index);
                     let at = if field.is_repeated() && !field.is_map() { &item_trail } else { &trail };
+                    self.optional = optional;
                     self.item(field, item, allowed, at, depth);
+                    self.optional = false;
                 }
             } else if let Some((_, reason)) = coverage.listed.iter().find(|(name, _)| *name == field.name()) {
                 if self.audit.without_effect.len() < MOST_FINDINGS {
@@ -223,7 +235,9 @@ impl Auditor<'_> {
             return;
         }
         let name = any::type_name(url).unwrap_or_default();
+        let optional = self.optional;
         match schema::message(name) {
+            None if optional => {}
             Some(_) if self.coverage.opaque(name) => {}
             Some(inner) if self.coverage.of(name).is_some() || !matches!(inner.special, Special::No) => {
                 self.message(inner, value, trail, depth + 1);
@@ -243,7 +257,7 @@ impl Auditor<'_> {
             return;
         };
         let name = any::type_name(url).unwrap_or_default();
-        if self.coverage.opaque(name) {
+        if self.coverage.opaque(name) || self.optional && schema::message(name).is_none() {
             return;
         }
         let Some(coverage) = self.coverage.of(name).copied() else {

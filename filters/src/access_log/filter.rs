@@ -13,7 +13,7 @@ use tidegate_xds::{Coverage, FieldError, any};
 
 use crate::context::CompileContext;
 use crate::format::{self, AccessLogType, FormatContext};
-use crate::matching::cel::Expression;
+use crate::matching::cel::{Expression, Functions};
 use crate::matching::{HeaderMatcher, MetadataMatcher, MetadataPath, ValueMatcher};
 use crate::runtime::Keyed;
 use crate::stream_info::ResponseFlags;
@@ -66,7 +66,7 @@ pub(super) const COVERAGE: &[Coverage] = &[
         enforced: &["typed_config"],
         listed: &[("name", "filters are found by the type of their configuration")],
     },
-    Coverage { message: EXPRESSION, enforced: &["expression"], listed: &[] },
+    Coverage { message: EXPRESSION, enforced: &["expression", "cel_config"], listed: &[] },
     Coverage { message: "envoy.config.accesslog.v3.LogTypeFilter", enforced: &["types", "exclude"], listed: &[] },
     Coverage {
         message: "envoy.config.core.v3.RuntimeUInt32",
@@ -238,7 +238,7 @@ fn extension(filter: &pb::ExtensionFilter, context: &mut CompileContext<'_>) -> 
             return Err(context.error(format!("not supported yet: {}", config.type_url)));
         }
         let filter: ExpressionFilter = any::unpack(config, &context.path)?;
-        let compiled = Expression::compile(&filter.expression);
+        let compiled = Expression::compile(&filter.expression, Functions::compile(filter.cel_config.as_ref()));
         compiled.map(Filter::Expression).map_err(|error| context.error_at("expression", error.to_string()))
     })
 }

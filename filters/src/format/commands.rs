@@ -11,7 +11,7 @@ use super::operator::{
 use super::time::TimeFormat;
 use super::{Extensions, FormatError};
 use crate::http::HeaderKey;
-use crate::matching::cel::Expression;
+use crate::matching::cel::{Expression, Functions};
 
 /// Compiles the command `name` with its parameter, which is empty where none is given.
 pub(super) fn compile(
@@ -112,7 +112,8 @@ static COMMANDS: &[Command] = &[
 ];
 
 fn cel(expression: &str, typed: bool, length: Option<usize>) -> Result<Operator, FormatError> {
-    let expression = Expression::compile(expression).map_err(|error| FormatError::Parameter(error.to_string()))?;
+    let expression = Expression::compile(expression, Functions::default())
+        .map_err(|error| FormatError::Parameter(error.to_string()))?;
     Ok(Operator::Cel { expression, typed, length })
 }
 

@@ -163,6 +163,11 @@ impl Format {
         Self::with(format, Extensions::default(), "")
     }
 
+    /// Whether it is one command and no text beside it.
+    pub(crate) fn is_one_operator(&self) -> bool {
+        matches!(&*self.parts, [Part::Operator(_)])
+    }
+
     pub(crate) fn with(format: &str, extensions: Extensions, empty: &'static str) -> Result<Self, FormatError> {
         Ok(Self { parts: parse::parts(format, extensions)?, empty: Cow::Borrowed(empty) })
     }

@@ -283,7 +283,8 @@ impl MetadataOf {
 
 impl StateForm {
     fn read(&self, info: &StreamInfo, key: &str) -> Value<'static> {
-        let object = info.filter_state.get(key).or_else(|| info.connection.filter_state.get(key));
+        let of_connection = || info.connection.filter_state_now().get(key).cloned();
+        let object = info.filter_state.get(key).cloned().or_else(of_connection);
         let Some(object) = object else { return Value::Absent };
         let text = |text: Option<String>| text.map_or(Value::Absent, |text| Value::Owned(text.into_bytes()));
         match self {

@@ -62,7 +62,7 @@ impl SubstitutionFormat {
         context: &mut CompileContext<'_>,
     ) -> Result<Self, FieldError> {
         use pb::substitution_format_string::Format as Kind;
-        let extensions = extensions(&format.formatters, context)?;
+        let extensions = Extensions::compile(&format.formatters, context)?;
         let empty = if format.omit_empty_values { "" } else { "-" };
         let text = |text: &str, field: &str, context: &CompileContext<'_>| {
             Format::with(text, extensions, empty)
@@ -121,28 +121,30 @@ impl SubstitutionFormat {
     }
 }
 
-/// Extensions are found by the type of their configuration. Metadata is built in by now.
-fn extensions(
-    formatters: &[pb::TypedExtensionConfig],
-    context: &mut CompileContext<'_>,
-) -> Result<Extensions, FieldError> {
-    let mut extensions = Extensions::default();
-    for (index, formatter) in formatters.iter().enumerate() {
-        let url = formatter.typed_config.as_ref().map_or("", |config| &config.type_url);
-        match tidegate_xds::any::type_name(url) {
-            Some("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery") => {
-                extensions.req_without_query = true;
-            }
-            // Both are built in by now.
-            Some("envoy.extensions.formatter.metadata.v3.Metadata" | "envoy.extensions.formatter.cel.v3.Cel") => {}
-            _ => {
-                return context.within_item("formatters", index, |context| {
-                    Err(context.error(format!("not supported yet: {url}")))
-                });
+impl Extensions {
+    /// They are found by the type of their configuration. Metadata is built in by now.
+    pub(crate) fn compile(
+        formatters: &[pb::TypedExtensionConfig],
+        context: &mut CompileContext<'_>,
+    ) -> Result<Self, FieldError> {
+        let mut extensions = Self::default();
+        for (index, formatter) in formatters.iter().enumerate() {
+            let url = formatter.typed_config.as_ref().map_or("", |config| &config.type_url);
+            match tidegate_xds::any::type_name(url) {
+                Some("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery") => {
+                    extensions.req_without_query = true;
+                }
+                // Both are built in by now.
+                Some("envoy.extensions.formatter.metadata.v3.Metadata" | "envoy.extensions.formatter.cel.v3.Cel") => {}
+                _ => {
+                    return context.within_item("formatters", index, |context| {
+                        Err(context.error(format!("not supported yet: {url}")))
+                    });
+                }
             }
         }
+        Ok(extensions)
     }
-    Ok(extensions)
 }
 
 /// The text of a `DataSource`, read once, when the configuration is compiled.

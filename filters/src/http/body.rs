@@ -1,6 +1,7 @@
 //! A message body as a bounded pipe that is pulled: whoever wants bytes polls, and nothing runs ahead of the reader.
 //! It must not know which codec fills it; a filter changes a body by wrapping it in another one.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -123,6 +124,61 @@ pub async fn read_whole(body: &mut Body, most_bytes: usize) -> Result<Option<(By
     Ok(Some((data.freeze(), None)))
 }
 
+/// Reads up to `most_bytes` ahead until something else is over; the body then begins with what was read.
+pub async fn read_ahead(body: &mut Body, most_bytes: usize, until: impl Future<Output = ()>) {
+    let mut until = std::pin::pin!(until);
+    let mut read = VecDeque::new();
+    let (mut bytes, mut ended) = (0, body.is_end());
+    while !ended && bytes < most_bytes {
+        let frame = tokio::select! {
+            biased;
+            frame = body.frame() => frame,
+            () = &mut until => break,
+        };
+        ended = !matches!(&frame, Some(Ok(frame)) if !frame.is_trailers()) || body.is_end();
+        bytes += frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
+        read.extend(frame);
+    }
+    if ended || bytes >= most_bytes {
+        until.await;
+    }
+    if !read.is_empty() {
+        *body = Body::stream(Ahead { read, rest: if ended { Body::Empty } else { body.take() } });
+    }
+}
+
+struct Ahead {
+    read: VecDeque<Result<Frame, BodyError>>,
+    rest: Body,
+}
+
+impl http_body::Body for Ahead {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
+        match self.read.pop_front() {
+            Some(frame) => Poll::Ready(Some(frame)),
+            None => self.rest.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.rest.is_end()
+    }
+}
+
+/// Reads a body to its end and drops it.
+///
+/// # Errors
+/// The body ends before its end.
+pub async fn discard(body: &mut Body) -> Result<(), BodyError> {
+    while let Some(frame) = body.frame().await {
+        frame?;
+    }
+    Ok(())
+}
+
 /// A whole body with its trailers.
 pub fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Body {
     match trailers {
@@ -175,4 +231,23 @@ pub enum BodyError {
 /// Trailers, when a frame carries them.
 pub fn into_trailers(frame: Frame) -> Option<HeaderMap> {
     frame.into_trailers().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::testing::{drain, header_map};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_ahead_is_not_lost() {
+        let start = tokio::time::Instant::now();
+        let trailers = header_map(&[("t", "1")]);
+        for most in [1, 100] {
+            let mut body = whole(Bytes::from_static(b"abc"), Some(trailers.clone()));
+            let second = std::time::Duration::from_secs(1);
+            read_ahead(&mut body, most, tokio::time::sleep(second)).await;
+            assert_eq!(drain(&mut body).await.unwrap(), (b"abc".to_vec(), trailers.clone()));
+        }
+        assert_eq!(start.elapsed().as_secs(), 2);
+    }
 }

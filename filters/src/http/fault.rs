@@ -1,24 +1,30 @@
-//! `envoy.extensions.filters.http.fault.v3.HTTPFault`: delays requests, and aborts them, for tests of what depends on this service.
+//! `envoy.extensions.filters.http.fault.v3.HTTPFault`: delays requests, aborts them and slows responses down, for tests of what
+//! depends on this service.
 //!
-//! Acts: all fields but `response_rate_limit` and `filter_metadata`, which are refused. A route replaces the filter's settings.
+//! Acts: all fields. A route replaces the filter's settings. Only what a header decides may have its share lowered by one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, StatusCode};
+use serde_json::{Map, Value};
 use tidegate_stats::{Scope, stats_block};
 use tidegate_xds::pb::envoy::extensions::filters::common::fault::v3 as pb_common;
 use tidegate_xds::pb::envoy::extensions::filters::http::fault::v3 as pb;
 use tidegate_xds::pb::envoy::r#type::v3::FractionalPercent;
 use tidegate_xds::{Coverage, FieldError};
 
+use super::body::read_ahead;
 use super::filter::{OverrideConfig, Verdict};
+use super::slow_body::SlowBody;
 use super::{
-    FilterFactory, HttpFilter, HttpFilterConfig, LocalReply, Overrides, Request, RequestHead, Step, StreamContext,
+    FilterFactory, HttpFilter, HttpFilterConfig, LocalReply, Overrides, Request, RequestHead, Response, Step,
+    StreamContext,
 };
 use crate::context::CompileContext;
 use crate::matching::HeaderMatcher;
+use crate::metadata;
 use crate::runtime::Fraction;
 use crate::stream_info::ResponseFlags;
 
@@ -29,6 +35,12 @@ const DELAY: HeaderName = HeaderName::from_static("x-envoy-fault-delay-request")
 const DELAY_PERCENTAGE: HeaderName = HeaderName::from_static("x-envoy-fault-delay-request-percentage");
 const ABORT: HeaderName = HeaderName::from_static("x-envoy-fault-abort-request");
 const ABORT_GRPC: HeaderName = HeaderName::from_static("x-envoy-fault-abort-grpc-request");
+const RATE: HeaderName = HeaderName::from_static("x-envoy-fault-throughput-response");
+const RATE_PERCENTAGE: HeaderName = HeaderName::from_static("x-envoy-fault-throughput-response-percentage");
+/// What is taken of a request while it is delayed.
+const MOST_AHEAD_BYTES: usize = 1 << 20;
+/// Where it notes which fault acted.
+const NAMESPACE: &str = "envoy.filters.http.fault";
 const ABORT_PERCENTAGE: HeaderName = HeaderName::from_static("x-envoy-fault-abort-request-percentage");
 
 stats_block! {
@@ -49,6 +61,9 @@ struct Config {
 struct Settings {
     delay: Option<Delay>,
     abort: Option<Abort>,
+    rate: Option<Rate>,
+    /// What is noted of a delay or an abort.
+    metadata: Map<String, Value>,
     upstream_cluster: String,
     downstream_nodes: Vec<String>,
     headers: Vec<HeaderMatcher>,
@@ -61,6 +76,7 @@ struct Settings {
 struct Keys {
     delay_percent: Arc<str>,
     abort_percent: Arc<str>,
+    rate_percent: Arc<str>,
     delay_millis: String,
     abort_http_status: String,
     abort_grpc_status: String,
@@ -70,6 +86,12 @@ struct Keys {
 struct Delay {
     /// `None` where the request's header says how long.
     fixed_millis: Option<u64>,
+    share: Fraction,
+}
+
+struct Rate {
+    /// KiB a second; `None` where the request's header says how many.
+    fixed: Option<u64>,
     share: Fraction,
 }
 
@@ -89,8 +111,8 @@ enum AbortWith {
 impl HttpFilterConfig for Config {
     fn new_stream(self: Arc<Self>, overrides: Overrides<'_>) -> Option<Box<dyn HttpFilter>> {
         let settings: Arc<Settings> = overrides.shared().unwrap_or_else(|| Arc::clone(&self.settings));
-        let inert = settings.delay.is_none() && settings.abort.is_none();
-        (!inert).then(|| Box::new(Filter { config: self, settings, active: false, cluster: None }) as _)
+        let inert = settings.delay.is_none() && settings.abort.is_none() && settings.rate.is_none();
+        (!inert).then(|| Box::new(Filter { config: self, settings, active: false, cluster: None, rate: None }) as _)
     }
 }
 
@@ -99,8 +121,10 @@ struct Filter {
     settings: Arc<Settings>,
     /// Whether this stream counts as one with a fault.
     active: bool,
-    /// Who calls, where it says so.
+    /// Who calls, where it says so, be it with nothing.
     cluster: Option<String>,
+    /// KiB of the response a second.
+    rate: Option<u64>,
 }
 
 impl HttpFilter for Filter {
@@ -109,25 +133,39 @@ impl HttpFilter for Filter {
             return Step::Continue;
         }
         let cluster = request.head.headers.get(DOWNSTREAM_CLUSTER).and_then(|value| value.to_str().ok());
-        self.cluster = cluster.filter(|cluster| !cluster.is_empty()).map(str::to_owned);
+        self.cluster = cluster.map(str::to_owned);
+        self.rate = self.rate(&request.head, stream).filter(|_| self.become_active(stream));
+        if self.rate.is_some() {
+            self.config.stats.response_rl_injected().inc();
+        }
         if let Some(delay) = self.delay(&request.head, stream)
             && self.become_active(stream)
         {
             self.config.stats.delays_injected().inc();
             self.count_cluster("delays_injected");
             stream.info.flags |= ResponseFlags::DELAY_INJECTED;
+            self.note(stream);
             return Step::wait(async move {
-                tokio::time::sleep(delay).await;
+                read_ahead(&mut request.body, MOST_AHEAD_BYTES, tokio::time::sleep(delay)).await;
                 match self.abort(&request.head, stream) {
                     Some(reply) => Verdict::Reply(Box::new(reply)),
                     None => {
-                        self.end_fault();
+                        if self.rate.is_none() {
+                            self.end_fault();
+                        }
                         Verdict::Continue
                     }
                 }
             });
         }
         self.abort(&request.head, stream).map_or(Step::Continue, Step::reply)
+    }
+
+    fn on_response<'a>(&'a mut self, response: &'a mut Response, _: &'a mut StreamContext) -> Step<'a> {
+        if let Some(rate) = self.rate {
+            response.body = SlowBody::wrap(response.body.take(), rate);
+        }
+        Step::Continue
     }
 
     fn on_complete(&mut self, _: &mut StreamContext) {
@@ -139,7 +177,8 @@ impl Filter {
     /// How long to wait, if at all.
     fn delay(&self, head: &RequestHead, stream: &mut StreamContext) -> Option<Duration> {
         let delay = self.settings.delay.as_ref()?;
-        let share = self.share(&delay.share, head, DELAY_PERCENTAGE, "delay.fixed_delay_percent");
+        let header = delay.fixed_millis.is_none().then_some(DELAY_PERCENTAGE);
+        let share = self.share(&delay.share, head, header, "delay.fixed_delay_percent");
         if !stream.is_in(&share) {
             return None;
         }
@@ -151,7 +190,8 @@ impl Filter {
     fn abort(&mut self, head: &RequestHead, stream: &mut StreamContext) -> Option<LocalReply> {
         let settings = Arc::clone(&self.settings);
         let abort = settings.abort.as_ref()?;
-        let share = self.share(&abort.share, head, ABORT_PERCENTAGE, "abort.abort_percent");
+        let header = matches!(abort.with, AbortWith::Header).then_some(ABORT_PERCENTAGE);
+        let share = self.share(&abort.share, head, header, "abort.abort_percent");
         if !stream.is_in(&share) {
             return None;
         }
@@ -162,10 +202,10 @@ impl Filter {
             AbortWith::Header => (asked(), number(head, ABORT_GRPC)),
         };
         let keys = &settings.keys;
-        let http = http.map(|status| self.value(&keys.abort_http_status, "abort.http_status", status, stream));
+        let http = http.map(|status| self.status(&keys.abort_http_status, "abort.http_status", status, stream));
         let grpc = match http {
             Some(_) => None,
-            None => grpc.map(|status| self.value(&keys.abort_grpc_status, "abort.grpc_status", status, stream)),
+            None => grpc.map(|status| self.status(&keys.abort_grpc_status, "abort.grpc_status", status, stream)),
         };
         let status = http.or(grpc.map(|_| 200))?;
         if !self.become_active(stream) {
@@ -173,6 +213,7 @@ impl Filter {
         }
         self.config.stats.aborts_injected().inc();
         self.count_cluster("aborts_injected");
+        self.note(stream);
         let status = u16::try_from(status).ok().and_then(|status| StatusCode::from_u16(status).ok());
         let reply = LocalReply::new(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), "fault_filter_abort");
         let mut reply = reply.body(abort.body.clone()).flag(ResponseFlags::FAULT_INJECTED);
@@ -180,11 +221,26 @@ impl Filter {
         Some(reply)
     }
 
+    /// How fast the response may be, if that is limited. The calling cluster has no key for it, as in Envoy.
+    fn rate(&self, head: &RequestHead, stream: &mut StreamContext) -> Option<u64> {
+        let rate = self.settings.rate.as_ref()?;
+        let header = rate.fixed.is_none().then_some(RATE_PERCENTAGE);
+        let share = lowered(&rate.share, head, header);
+        stream.is_in(&share).then(|| rate.fixed.or_else(|| number(head, RATE).filter(|rate| *rate > 0))).flatten()
+    }
+
     /// The share that acts on this request: its header may lower it, and a key of the calling cluster stands for it.
-    fn share(&self, share: &Fraction, head: &RequestHead, header: HeaderName, key: &str) -> Fraction {
-        let lowered = number(head, header).map_or(share.numerator, |asked| asked.min(share.numerator));
+    fn share(&self, share: &Fraction, head: &RequestHead, header: Option<HeaderName>, key: &str) -> Fraction {
+        let share = lowered(share, head, header);
         let of_cluster = self.cluster.as_ref().map(|cluster| format!("fault.http.{cluster}.{key}").into());
-        Fraction { key: of_cluster.or_else(|| share.key.clone()), numerator: lowered, denominator: share.denominator }
+        Fraction { key: of_cluster.or(share.key), ..share }
+    }
+
+    /// Notes which fault acted.
+    fn note(&self, stream: &mut StreamContext) {
+        if !self.settings.metadata.is_empty() {
+            stream.info.dynamic_metadata.merge(NAMESPACE, self.settings.metadata.clone());
+        }
     }
 
     /// A value that the runtime may replace, the calling cluster's key last.
@@ -193,6 +249,16 @@ impl Filter {
         let cluster = self.cluster.as_ref();
         let replaced = cluster.and_then(|cluster| runtime.integer(&format!("fault.http.{cluster}.{of_cluster}")));
         replaced.or_else(|| runtime.integer(key)).unwrap_or(default)
+    }
+
+    /// A status that the runtime may replace: where the calling cluster is known, only by that cluster's key.
+    fn status(&self, key: &str, of_cluster: &str, default: u64, stream: &StreamContext) -> u64 {
+        let runtime = stream.services.runtime();
+        let replaced = match &self.cluster {
+            Some(cluster) => runtime.integer(&format!("fault.http.{cluster}.{of_cluster}")),
+            None => runtime.integer(key),
+        };
+        replaced.unwrap_or(default)
     }
 
     /// Whether one more stream may have a fault.
@@ -217,7 +283,8 @@ impl Filter {
     }
 
     fn count_cluster(&self, stat: &str) {
-        if let Some(cluster) = self.cluster.as_ref().filter(|_| self.settings.by_downstream_cluster) {
+        let counted = |cluster: &&String| !cluster.is_empty() && self.settings.by_downstream_cluster;
+        if let Some(cluster) = self.cluster.as_ref().filter(counted) {
             self.config.scope.counter(&format!("{cluster}.{stat}")).inc();
         }
     }
@@ -232,6 +299,13 @@ impl Settings {
                 || node().is_some_and(|node| self.downstream_nodes.iter().any(|known| node == known)))
             && self.headers.iter().all(|matcher| matcher.matches(head))
     }
+}
+
+/// A share that a header may lower.
+fn lowered(share: &Fraction, head: &RequestHead, header: Option<HeaderName>) -> Fraction {
+    let asked = header.and_then(|header| number(head, header));
+    let numerator = asked.map_or(share.numerator, |asked| asked.min(share.numerator));
+    Fraction { numerator, ..share.clone() }
 }
 
 fn number(head: &RequestHead, header: HeaderName) -> Option<u64> {
@@ -285,8 +359,26 @@ const COVERAGE: &[Coverage] = &[
             "max_active_faults_runtime",
             "abort_grpc_status_runtime",
             "disable_downstream_cluster_stats",
+            "response_rate_limit",
+            "response_rate_limit_percent_runtime",
+            "filter_metadata",
         ],
-        listed: &[("response_rate_limit_percent_runtime", "acts only with a response_rate_limit")],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.filters.common.fault.v3.FaultRateLimit",
+        enforced: &["fixed_limit", "header_limit", "percentage"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.filters.common.fault.v3.FaultRateLimit.FixedLimit",
+        enforced: &["limit_kbps"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.filters.common.fault.v3.FaultRateLimit.HeaderLimit",
+        enforced: &[],
+        listed: &[],
     },
     Coverage {
         message: "envoy.extensions.filters.http.fault.v3.FaultAbort",
@@ -308,6 +400,8 @@ impl Settings {
         let keys = Keys {
             delay_percent: key(&fault.delay_percent_runtime, "fault.http.delay.fixed_delay_percent").into(),
             abort_percent: key(&fault.abort_percent_runtime, "fault.http.abort.abort_percent").into(),
+            rate_percent: key(&fault.response_rate_limit_percent_runtime, "fault.http.rate_limit.response_percent")
+                .into(),
             delay_millis: key(&fault.delay_duration_runtime, "fault.http.delay.fixed_duration_ms"),
             abort_http_status: key(&fault.abort_http_status_runtime, "fault.http.abort.http_status"),
             abort_grpc_status: key(&fault.abort_grpc_status_runtime, "fault.http.abort.grpc_status"),
@@ -316,6 +410,8 @@ impl Settings {
         Ok(Self {
             delay: fault.delay.as_ref().map(|delay| Delay::compile(delay, &keys)),
             abort: fault.abort.as_ref().and_then(|abort| Abort::compile(abort, &keys)),
+            rate: fault.response_rate_limit.as_ref().map(|rate| Rate::compile(rate, &keys)),
+            metadata: fault.filter_metadata.as_ref().map(metadata::object).unwrap_or_default(),
             upstream_cluster: fault.upstream_cluster.clone(),
             downstream_nodes: fault.downstream_nodes.clone(),
             headers: HeaderMatcher::compile_all(&fault.headers, "headers", context)?,
@@ -342,6 +438,17 @@ impl Delay {
             Some(Specifier::HeaderDelay(_)) | None => None,
         };
         Self { fixed_millis, share: share(delay.percentage.as_ref(), &keys.delay_percent) }
+    }
+}
+
+impl Rate {
+    fn compile(rate: &pb_common::FaultRateLimit, keys: &Keys) -> Self {
+        use pb_common::fault_rate_limit::LimitType;
+        let fixed = match &rate.limit_type {
+            Some(LimitType::FixedLimit(limit)) => Some(limit.limit_kbps),
+            Some(LimitType::HeaderLimit(_)) | None => None,
+        };
+        Self { fixed, share: share(rate.percentage.as_ref(), &keys.rate_percent) }
     }
 }
 
@@ -383,17 +490,19 @@ mod tests {
         let fixed = fixed.unwrap();
         assert_eq!(ask(&bench, &fixed, &[]), None);
         assert_eq!(ask(&bench, &fixed, &[("x-f", "")]), Some((418, None, "fault filter abort".into())));
-        let lowered = [("x-f", ""), ("x-envoy-fault-abort-request-percentage", "0")];
-        assert_eq!(ask(&bench, &fixed, &lowered), None);
+        let share = [("x-f", ""), ("x-envoy-fault-abort-request-percentage", "0")];
+        assert!(ask(&bench, &fixed, &share).is_some(), "only what a header decides is lowered by one");
         let asked =
             bench.compile("{abort: {header_abort: {}, percentage: {numerator: 100}, response_body: b}}").unwrap();
         assert_eq!(ask(&bench, &asked, &[]), None);
         assert_eq!(ask(&bench, &asked, &[("x-envoy-fault-abort-request", "503")]), Some((503, None, "b".into())));
         assert_eq!(ask(&bench, &asked, &[("x-envoy-fault-abort-request", "99")]), None);
+        let lowered = [("x-envoy-fault-abort-request", "503"), ("x-envoy-fault-abort-request-percentage", "0")];
+        assert_eq!(ask(&bench, &asked, &lowered), None);
         assert_eq!(ask(&bench, &asked, &[("x-envoy-fault-abort-grpc-request", "7")]), Some((200, Some(7), "b".into())));
         let caller = [("x-f", ""), ("x-envoy-downstream-service-cluster", "web")];
         assert!(ask(&bench, &fixed, &caller).is_some());
-        assert_eq!(bench.counted(), ["http.test.fault.aborts_injected: 4", "http.test.fault.web.aborts_injected: 1"]);
+        assert_eq!(bench.counted(), ["http.test.fault.aborts_injected: 5", "http.test.fault.web.aborts_injected: 1"]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -98,6 +98,8 @@ pub struct Override {
     /// From the `FilterConfig` wrapper; most specific level wins.
     pub disabled: Option<bool>,
     pub config: Option<OverrideConfig>,
+    /// All levels: what one counts in is there although a more specific one acts.
+    pub levels: Vec<OverrideConfig>,
 }
 
 /// The override for the filter that is being made, if its route has one.
@@ -244,8 +246,8 @@ pub trait Services: Send + Sync {
     fn cluster_stat_name(&self, cluster: &str) -> Option<String> {
         Some(cluster.to_owned())
     }
-    /// Healthy share of a cluster, 0 to 100, for the health_check filter; `None` when there is no such cluster.
-    fn cluster_healthy_percent(&self, cluster: &str) -> Option<f64>;
+    /// Hosts of a cluster that are healthy or degraded, and all of them; `None` when there is no such cluster.
+    fn cluster_members(&self, cluster: &str) -> Option<(u64, u64)>;
 }
 
 /// A call to a service, by the name of its cluster.

@@ -1,18 +1,19 @@
 //! `envoy.extensions.filters.http.grpc_stats.v3.FilterConfig`: counts gRPC calls and their messages under the cluster, by method
 //! where the configuration says so, and tells logs the number of messages.
 //!
-//! Acts: all fields but `enable_upstream_stats`, which is refused.
+//! Acts: all fields. An upstream's time is that from the end of the request to the trailers.
 
 use std::any::Any;
 use std::borrow::Cow;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tidegate_stats::Scope;
+use tidegate_stats::{Scope, Unit};
 use tidegate_xds::pb::envoy::extensions::filters::http::grpc_stats::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
@@ -33,6 +34,7 @@ struct Config {
     methods: Methods,
     emit_filter_state: bool,
     replace_dots: bool,
+    times: bool,
 }
 
 /// Which methods have counters of their own; the rest share the cluster's.
@@ -57,6 +59,8 @@ struct Call {
     /// `None` where it is not counted: no cluster, or no method.
     scope: Option<Scope>,
     messages: Arc<Messages>,
+    /// When all of the request had gone up; kept where the time counts.
+    sent: Option<OnceLock<Instant>>,
 }
 
 /// How many messages were seen, as filter state.
@@ -71,8 +75,11 @@ impl StateObject for Messages {
         Some(format!("{},{}", self.requests.load(Relaxed), self.responses.load(Relaxed)))
     }
     fn json(&self) -> Option<serde_json::Value> {
-        let [requests, responses] = [&self.requests, &self.responses].map(|count| count.load(Relaxed).to_string());
-        Some(serde_json::json!({"request_message_count": requests, "response_message_count": responses}))
+        // A message as JSON: what is 0 is left out.
+        let counts = [("requestMessageCount", &self.requests), ("responseMessageCount", &self.responses)];
+        let counts = counts.map(|(name, count)| (name.to_owned(), count.load(Relaxed)));
+        let counts = counts.into_iter().filter(|(_, count)| *count > 0);
+        Some(counts.map(|(name, count)| (name, serde_json::Value::from(count.to_string()))).collect())
     }
     fn field(&self, name: &str) -> Option<String> {
         match name {
@@ -94,7 +101,11 @@ impl HttpFilter for Filter {
         let cluster = stream.route.as_ref().and_then(|route| route.cluster());
         let name = cluster.and_then(|cluster| stream.services.cluster_stat_name(cluster));
         let scope = name.and_then(|name| self.config.scope(&name, request.head.path_only()));
-        let call = Arc::new(Call { scope, messages: Arc::default() });
+        let sent = self.config.times.then(OnceLock::new);
+        let call = Arc::new(Call { scope, messages: Arc::default(), sent });
+        if request.body.is_end() {
+            call.note_sent();
+        }
         if self.config.emit_filter_state {
             stream.info.filter_state.set(STATE, Arc::clone(&call.messages) as _, false, Sharing::None);
         }
@@ -106,6 +117,9 @@ impl HttpFilter for Filter {
     fn on_response<'a>(&'a mut self, response: &'a mut Response, _: &'a mut StreamContext) -> Step<'a> {
         if let Some(call) = &self.call {
             call.count_status(&response.head.headers);
+            if response.body.is_end() {
+                call.count_time();
+            }
             if response.head.status == StatusCode::OK && has_grpc_content_type(&response.head.headers) {
                 response.body = Counted::wrap(response.body.take(), Arc::clone(call), Side::Response);
             }
@@ -136,6 +150,21 @@ impl Call {
     fn count_status(&self, headers: &HeaderMap) {
         if let Some(scope) = &self.scope {
             count_status(scope, headers);
+        }
+    }
+
+    fn note_sent(&self) {
+        if let Some(sent) = &self.sent {
+            // It ends once.
+            let _ = sent.set(Instant::now());
+        }
+    }
+
+    fn count_time(&self) {
+        let sent = self.sent.as_ref().and_then(OnceLock::get);
+        if let (Some(scope), Some(sent)) = (&self.scope, sent) {
+            let millis = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
+            scope.histogram("upstream_rq_time", Unit::Milliseconds).record(millis);
         }
     }
 
@@ -185,7 +214,11 @@ impl http_body::Body for Counted {
                 }
             } else if let (Some(trailers), Side::Response) = (frame.trailers_ref(), self.side) {
                 self.call.count_status(trailers);
+                self.call.count_time();
             }
+        }
+        if self.side == Side::Request && (frame.is_none() || self.body.is_end()) {
+            self.call.note_sent();
         }
         Poll::Ready(frame)
     }
@@ -267,6 +300,7 @@ impl FilterFactory for Factory {
             methods,
             emit_filter_state: config.emit_filter_state,
             replace_dots: config.replace_dots_in_grpc_service_name,
+            times: config.enable_upstream_stats,
         }))
     }
 }
@@ -279,6 +313,7 @@ const COVERAGE: &[Coverage] = &[
             "individual_method_stats_allowlist",
             "stats_for_all_methods",
             "replace_dots_in_grpc_service_name",
+            "enable_upstream_stats",
         ],
         listed: &[],
     },

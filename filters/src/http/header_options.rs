@@ -8,7 +8,7 @@ use tidegate_xds::{Coverage, FieldError};
 
 use super::header_mutations::{AppendAction, HeaderAddition, HeaderEdit, HeaderEdits, HeaderMutations, HeaderText};
 use crate::context::CompileContext;
-use crate::format::Format;
+use crate::format::{Extensions, Format};
 use crate::matching::StringMatcher;
 
 /// The fields that act in the messages compiled here.
@@ -53,6 +53,20 @@ impl HeaderMutations {
         Ok(Self { add, remove: remove.collect::<Result<_, _>>()? })
     }
 
+    /// Compiles a field that only adds, with extensions of the format.
+    pub fn compile_formatted(
+        field: &str,
+        add: &[pb::HeaderValueOption],
+        formatters: &[pb::TypedExtensionConfig],
+        context: &mut CompileContext<'_>,
+    ) -> Result<Self, FieldError> {
+        let extensions = Extensions::compile(formatters, context)?;
+        let add = add.iter().enumerate().map(|(index, option)| {
+            context.within_item(field, index, |context| HeaderAddition::compile_with(option, extensions, context))
+        });
+        Ok(Self { add: add.collect::<Result<_, _>>()?, remove: Vec::new() })
+    }
+
     /// Compiles a field that only adds.
     pub fn compile_additions(
         field: &str,
@@ -95,10 +109,18 @@ impl HeaderEdits {
 
 impl HeaderAddition {
     pub fn compile(option: &pb::HeaderValueOption, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
+        Self::compile_with(option, Extensions::default(), context)
+    }
+
+    fn compile_with(
+        option: &pb::HeaderValueOption,
+        extensions: Extensions,
+        context: &mut CompileContext<'_>,
+    ) -> Result<Self, FieldError> {
         let Some(header) = &option.header else { return Err(context.error_at("header", "a header is required")) };
         let (name, value) = context.within("header", |context| {
             let name = context.within("key", |context| modifiable(&header.key, context))?;
-            Ok((name, context.within("value", |context| HeaderText::compile(&header.value, context))?))
+            Ok((name, context.within("value", |context| HeaderText::compile_with(&header.value, extensions, context))?))
         })?;
         Ok(Self { name, value, action: action(option, context)?, keep_empty: option.keep_empty_value })
     }
@@ -125,7 +147,11 @@ fn action(option: &pb::HeaderValueOption, context: &CompileContext<'_>) -> Resul
 impl HeaderText {
     /// A format string, in which a value that is not there is empty.
     pub fn compile(value: &str, context: &CompileContext<'_>) -> Result<Self, FieldError> {
-        let format = Format::compile_omitting_empty(value).map_err(|error| context.error(error.to_string()))?;
+        Self::compile_with(value, Extensions::default(), context)
+    }
+
+    fn compile_with(value: &str, extensions: Extensions, context: &CompileContext<'_>) -> Result<Self, FieldError> {
+        let format = Format::with(value, extensions, "").map_err(|error| context.error(error.to_string()))?;
         match format.constant() {
             Some(text) => {
                 HeaderValue::from_str(text).map(Self::Fixed).map_err(|_| context.error("not a header's value"))

@@ -141,7 +141,8 @@ impl HttpFilter for Filter {
 impl Counted {
     fn descriptors(&self, head: &RequestHead, stream: &StreamContext) -> SmallVec<[Descriptor; 4]> {
         let of = |limits: &[RateLimit], stage| {
-            let counts = move |limit: &&RateLimit| limit.stage == stage && limit.disable_key.is_none();
+            let counts =
+                move |limit: &&RateLimit| limit.stage == stage && limit.disable_key.is_none() && !limit.on_stream_done;
             let descriptors = limits.iter().filter(counts).filter_map(|limit| limit.descriptor(head, stream));
             descriptors.collect::<SmallVec<[Descriptor; 4]>>()
         };
@@ -340,7 +341,7 @@ response_headers_to_add: [{{header: {{key: x-l, value: v}}}}]
 {ON}"
         );
         let config = bench.compile_override(&limited).unwrap();
-        let level = super::super::Override { disabled: None, config: Some(config) };
+        let level = super::super::Override { disabled: None, config: Some(config), levels: Vec::new() };
         let mut answers = Vec::new();
         for _ in 0..3 {
             let mut filter = Arc::clone(&base).new_stream(Overrides(Some(&level))).unwrap();

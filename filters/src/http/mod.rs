@@ -23,9 +23,11 @@ mod local_ratelimit;
 pub mod local_reply;
 mod query_edits;
 pub mod rate_limit;
+mod rate_limit_action;
 mod rbac;
 mod set_filter_state;
 mod set_metadata;
+mod slow_body;
 #[cfg(test)]
 pub(crate) mod testing;
 

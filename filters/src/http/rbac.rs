@@ -1,7 +1,7 @@
 //! `envoy.extensions.filters.http.rbac.v3.RBAC`: answers 403 to requests that the policies do not allow.
 //! It must not know how policies match: that is `crate::rbac`.
 //!
-//! Acts: rules or a matcher tree, the same as a shadow, and their stat prefixes. Refused: `track_per_rule_stats`.
+//! Acts: all fields. Counters stand below the listener's prefixes whosever rules act; a route says whether its rules have their own.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -9,9 +9,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde_json::Map;
 use tidegate_stats::{Scope, stats_block};
-use tidegate_xds::pb::envoy::config::rbac::v3::Rbac as Policies;
 use tidegate_xds::pb::envoy::extensions::filters::http::rbac::v3 as pb;
-use tidegate_xds::pb::xds::r#type::matcher::v3::Matcher;
 use tidegate_xds::{Coverage, FieldError};
 
 use super::filter::OverrideConfig;
@@ -47,12 +45,16 @@ struct Rules {
     enforced_prefix: String,
     shadow: Option<Engine>,
     shadow_prefix: String,
+    /// Each policy has its own counters.
+    tracked: bool,
 }
 
 struct Config {
     rules: Arc<Rules>,
     enforced: Enforced,
+    enforced_scope: Scope,
     shadow: Shadow,
+    shadow_scope: Scope,
 }
 
 impl HttpFilterConfig for Config {
@@ -75,11 +77,11 @@ impl HttpFilter for Filter {
             let prefix = either(&self.rules.shadow_prefix, &self.config.rules.shadow_prefix);
             let decision = decide(shadow, prefix, "shadow", request, stream);
             let stats = &self.config.shadow;
-            if decision.allowed {
-                stats.shadow_allowed().inc()
-            } else {
-                stats.shadow_denied().inc()
-            };
+            match decision.allowed {
+                true => stats.shadow_allowed().inc(),
+                false => stats.shadow_denied().inc(),
+            }
+            self.count_policy(&self.config.shadow_scope, &decision, "shadow_");
         }
         let Some(enforced) = &self.rules.enforced else { return Step::Continue };
         let prefix = either(&self.rules.enforced_prefix, &self.config.rules.enforced_prefix);
@@ -88,12 +90,23 @@ impl HttpFilter for Filter {
             let hint = Map::from_iter([("access_log_hint".to_owned(), hint.into())]);
             stream.info.dynamic_metadata.merge("envoy.common", hint);
         }
+        self.count_policy(&self.config.enforced_scope, &decision, "");
         if decision.allowed {
             self.config.enforced.allowed().inc();
             return Step::Continue;
         }
         self.config.enforced.denied().inc();
         Step::reply(LocalReply::new(StatusCode::FORBIDDEN, decision.details()).body("RBAC: access denied"))
+    }
+}
+
+impl Filter {
+    /// Counts for the policy alone, where that is asked for: names come with their first use, as in Envoy.
+    fn count_policy(&self, scope: &Scope, decision: &Decision<'_>, kind: &str) {
+        if let Some(policy) = decision.policy.filter(|_| self.rules.tracked) {
+            let result = if decision.allowed { "allowed" } else { "denied" };
+            scope.counter(&format!("policy.{policy}.{kind}{result}")).inc();
+        }
     }
 }
 
@@ -117,6 +130,8 @@ fn decide<'e>(
         request: Some(&request.head),
         metadata: &info.dynamic_metadata,
         filter_state: &info.filter_state,
+        route: stream.route.as_deref(),
+        stream: engine.has_conditions().then_some(info),
     });
     let mut said = Map::new();
     decision.describe(prefix, kind, &mut said);
@@ -150,9 +165,13 @@ impl FilterFactory for Factory {
     ) -> Result<Arc<dyn HttpFilterConfig>, FieldError> {
         let config: pb::Rbac = context.decode(config)?;
         let scope = context.stats.scope("rbac.");
+        let enforced_scope = under(&scope, &config.rules_stat_prefix);
+        let shadow_scope = under(&scope, &config.shadow_rules_stat_prefix);
         Ok(Arc::new(Config {
-            enforced: Enforced::new(&under(&scope, &config.rules_stat_prefix)),
-            shadow: Shadow::new(&under(&scope, &config.shadow_rules_stat_prefix)),
+            enforced: Enforced::new(&enforced_scope),
+            enforced_scope,
+            shadow: Shadow::new(&shadow_scope),
+            shadow_scope,
             rules: Arc::new(Rules::compile(&config, context)?),
         }))
     }
@@ -190,6 +209,7 @@ const OWN_COVERAGE: &[Coverage] = &[
             "shadow_rules",
             "shadow_rules_stat_prefix",
             "shadow_matcher",
+            "track_per_rule_stats",
         ],
         listed: &[],
     },
@@ -198,33 +218,25 @@ const OWN_COVERAGE: &[Coverage] = &[
 
 impl Rules {
     fn none() -> Self {
-        Self { enforced: None, enforced_prefix: String::new(), shadow: None, shadow_prefix: String::new() }
+        Self {
+            enforced: None,
+            enforced_prefix: String::new(),
+            shadow: None,
+            shadow_prefix: String::new(),
+            tracked: false,
+        }
     }
 
     fn compile(config: &pb::Rbac, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
         let rules = (config.rules.as_ref(), config.matcher.as_ref());
         let shadow = (config.shadow_rules.as_ref(), config.shadow_matcher.as_ref());
         Ok(Self {
-            enforced: engine(("rules", "matcher"), rules, context)?,
+            enforced: Engine::compile_either(("rules", "matcher"), rules, Inputs::HttpRequest, context)?,
             enforced_prefix: config.rules_stat_prefix.clone(),
-            shadow: engine(("shadow_rules", "shadow_matcher"), shadow, context)?,
+            shadow: Engine::compile_either(("shadow_rules", "shadow_matcher"), shadow, Inputs::HttpRequest, context)?,
             shadow_prefix: config.shadow_rules_stat_prefix.clone(),
+            tracked: config.track_per_rule_stats,
         })
-    }
-}
-
-/// A matcher goes before rules, as in Envoy.
-fn engine(
-    fields: (&str, &str),
-    given: (Option<&Policies>, Option<&Matcher>),
-    context: &mut CompileContext<'_>,
-) -> Result<Option<Engine>, FieldError> {
-    match given {
-        (_, Some(matcher)) => {
-            context.within(fields.1, |context| Engine::compile_matcher(matcher, Inputs::HttpRequest, context)).map(Some)
-        }
-        (Some(rules), None) => context.within(fields.0, |context| Engine::compile(rules, context)).map(Some),
-        (None, None) => Ok(None),
     }
 }
 
@@ -349,7 +361,7 @@ shadow_rules: {policies: {shp: {permissions: [{url_path: {path: {prefix: /s}}}],
         for bad in [
             "rules: {policies: {p: {permissions: [{destination_port_range: {start: 8, end: 8}}], principals: [{any: true}]}}}",
             "rules: {policies: {p: {permissions: [{any: true}], principals: [{any: true}], condition: {id: 1}}}}",
-            "track_per_rule_stats: true",
+            "rules: {policies: {p: {permissions: [{matcher: {name: a, typed_config: {'@type': type.googleapis.com/envoy.type.v3.Percent}}}], principals: [{any: true}]}}}",
         ] {
             assert!(bench.compile(bad).is_err(), "{bad}");
         }

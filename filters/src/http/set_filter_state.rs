@@ -1,6 +1,6 @@
 //! `envoy.extensions.filters.http.set_filter_state.v3.Config`: puts formatted text into a request's filter state.
 //!
-//! Acts: all fields, for objects that `envoy.string` makes; a route's values replace the filter's.
+//! Acts: all fields. After the filter's values come those of all levels of the route, the least specific first.
 
 use std::sync::Arc;
 
@@ -21,24 +21,33 @@ struct Config {
     clear_route_cache: bool,
 }
 
-struct Filter(Arc<Config>);
+/// Those of a route's levels, least specific first.
+struct Levels(Vec<Arc<Config>>);
+
+struct Filter {
+    config: Arc<Config>,
+    levels: Option<Arc<Levels>>,
+}
 
 impl HttpFilterConfig for Config {
     fn new_stream(self: Arc<Self>, overrides: Overrides<'_>) -> Option<Box<dyn HttpFilter>> {
-        Some(Box::new(Filter(overrides.shared().unwrap_or(self))))
+        Some(Box::new(Filter { config: self, levels: overrides.shared() }))
     }
 }
 
 impl HttpFilter for Filter {
     fn on_request<'a>(&'a mut self, request: &'a mut Request, stream: &'a mut StreamContext) -> Step<'a> {
-        for value in &self.0.values {
-            let context = FormatContext { request: Some(&request.head), ..FormatContext::of(&stream.info) };
-            if let Some(text) = value.render(&context) {
-                value.set(text, &mut stream.info.filter_state);
+        let levels = self.levels.iter().flat_map(|levels| &levels.0);
+        for config in std::iter::once(&self.config).chain(levels) {
+            for value in &config.values {
+                let context = FormatContext { request: Some(&request.head), ..FormatContext::of(&stream.info) };
+                if let Some(text) = value.render(&context) {
+                    value.set(text, &mut stream.info.filter_state);
+                }
             }
-        }
-        if self.0.clear_route_cache {
-            stream.clear_route_cache();
+            if config.clear_route_cache {
+                stream.clear_route_cache();
+            }
         }
         Step::Continue
     }
@@ -68,7 +77,12 @@ impl FilterFactory for Factory {
     }
 
     fn compile_override(&self, config: &[u8], context: &mut CompileContext<'_>) -> Result<OverrideConfig, FieldError> {
-        Ok(Arc::new(Config::compile(config, context)?))
+        Ok(Arc::new(Levels(vec![Arc::new(Config::compile(config, context)?)])))
+    }
+
+    fn merge(&self, levels: &[OverrideConfig]) -> Option<OverrideConfig> {
+        let levels = levels.iter().filter_map(|level| level.downcast_ref::<Levels>());
+        Some(Arc::new(Levels(levels.flat_map(|level| level.0.iter().cloned()).collect())))
     }
 }
 
@@ -109,6 +123,17 @@ on_request_headers:
         let text = |key: &str| stream.info.filter_state.get(key).and_then(|object| object.text());
         assert_eq!((text("k").as_deref(), text("none")), (Some("p=/p"), None));
         assert!(stream.asks.clear_route);
+        let level = |name: &str| {
+            format!(
+                "on_request_headers: [{{object_key: k, factory_key: envoy.string, format_string: {{text_format_source: \
+                 {{inline_string: '%FILTER_STATE(k:PLAIN)%,{name}'}}}}}}]"
+            )
+        };
+        let mut filter = bench.filter_with(&level("own"), &[&level("host"), &level("route")]).unwrap();
+        let mut stream = super::super::testing::stream();
+        now(on_request(&mut *filter, &mut get("/p", &[]), &mut stream));
+        let text = stream.info.filter_state.get("k").and_then(|object| object.text());
+        assert_eq!(text.as_deref(), Some("-,own,host,route"));
         let unknown = "on_request_headers: [{object_key: k, format_string: {text_format_source: {inline_string: x}}}]";
         let error = "on_request_headers[0].factory_key: not supported yet: objects of 'k'";
         assert_eq!(bench.compile(unknown).err().unwrap(), error);

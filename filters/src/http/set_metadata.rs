@@ -1,6 +1,6 @@
 //! `envoy.extensions.filters.http.set_metadata.v3.Config`: sets dynamic metadata of each request.
 //!
-//! Acts: all fields but `typed_value`, which is refused.
+//! Acts: all fields. A route's entries act after the filter's own.
 
 use std::sync::Arc;
 
@@ -10,8 +10,10 @@ use tidegate_xds::pb::envoy::extensions::filters::http::set_metadata::v3 as pb;
 use tidegate_xds::pb::google::protobuf as wkt;
 use tidegate_xds::{Coverage, FieldError};
 
+use super::filter::OverrideConfig;
 use super::{FilterFactory, HttpFilter, HttpFilterConfig, Overrides, Request, Step, StreamContext};
 use crate::context::CompileContext;
+use crate::metadata::{Metadata, object};
 
 const MESSAGE: &str = "envoy.extensions.filters.http.set_metadata.v3.Config";
 
@@ -25,38 +27,64 @@ stats_block! {
 
 struct Config {
     stats: Stats,
-    entries: Vec<Entry>,
+    entries: Entries,
 }
+
+type Entries = Vec<Entry>;
 
 struct Entry {
     namespace: String,
-    value: Map<String, Value>,
+    value: What,
     overwrite: bool,
 }
 
-struct Filter(Arc<Config>);
+enum What {
+    Struct(Map<String, Value>),
+    Typed(wkt::Any),
+}
+
+struct Filter {
+    config: Arc<Config>,
+    of_route: Option<Arc<Entries>>,
+}
 
 impl HttpFilterConfig for Config {
-    fn new_stream(self: Arc<Self>, _: Overrides<'_>) -> Option<Box<dyn HttpFilter>> {
-        (!self.entries.is_empty()).then(|| Box::new(Filter(self)) as _)
+    fn new_stream(self: Arc<Self>, overrides: Overrides<'_>) -> Option<Box<dyn HttpFilter>> {
+        let of_route = overrides.shared();
+        let idle = self.entries.is_empty() && of_route.is_none();
+        (!idle).then(|| Box::new(Filter { config: self, of_route }) as _)
     }
 }
 
 impl HttpFilter for Filter {
     fn on_request<'a>(&'a mut self, _: &'a mut Request, stream: &'a mut StreamContext) -> Step<'a> {
         let metadata = &mut stream.info.dynamic_metadata;
-        for entry in &self.0.entries {
-            match metadata.namespace(&entry.namespace) {
-                None => metadata.set(&entry.namespace, entry.value.clone()),
-                Some(present) if entry.overwrite => {
-                    let mut updated = present.clone();
-                    update(&mut updated, &entry.value);
-                    metadata.set(&entry.namespace, updated);
-                }
-                Some(_) => self.0.stats.overwrite_denied().inc(),
+        for entry in self.config.entries.iter().chain(self.of_route.iter().flat_map(|entries| entries.iter())) {
+            if !entry.apply(metadata) {
+                self.config.stats.overwrite_denied().inc();
             }
         }
         Step::Continue
+    }
+}
+
+impl Entry {
+    /// Whether it might be set.
+    fn apply(&self, metadata: &mut Metadata) -> bool {
+        match &self.value {
+            What::Typed(_) if metadata.typed(&self.namespace).is_some() && !self.overwrite => return false,
+            What::Typed(value) => metadata.set_typed(&self.namespace, value.clone()),
+            What::Struct(value) => match metadata.namespace(&self.namespace) {
+                None => metadata.set(&self.namespace, value.clone()),
+                Some(present) if self.overwrite => {
+                    let mut updated = present.clone();
+                    update(&mut updated, value);
+                    metadata.set(&self.namespace, updated);
+                }
+                Some(_) => return false,
+            },
+        }
+        true
     }
 }
 
@@ -84,55 +112,52 @@ impl FilterFactory for Factory {
         COVERAGE
     }
 
-    #[expect(deprecated, reason = "Envoy takes the single namespace too")]
+    fn override_message(&self) -> Option<&'static str> {
+        Some(MESSAGE)
+    }
+
     fn compile(
         &self,
         config: &[u8],
         context: &mut CompileContext<'_>,
     ) -> Result<Arc<dyn HttpFilterConfig>, FieldError> {
-        let config: pb::Config = context.decode(config)?;
-        let single = config.value.as_ref().filter(|_| !config.metadata_namespace.is_empty());
-        let single = single.map(|value| Entry {
-            namespace: config.metadata_namespace.clone(),
-            value: object(value),
-            overwrite: true,
-        });
-        let entries = config.metadata.iter().map(|metadata| Entry {
-            namespace: metadata.metadata_namespace.clone(),
-            value: metadata.value.as_ref().map(object).unwrap_or_default(),
-            overwrite: metadata.allow_overwrite,
-        });
-        let entries = single.into_iter().chain(entries).collect();
+        let entries = entries(&context.decode(config)?);
         Ok(Arc::new(Config { stats: Stats::new(&context.stats.scope("set_metadata.")), entries }))
     }
+
+    fn compile_override(&self, config: &[u8], context: &mut CompileContext<'_>) -> Result<OverrideConfig, FieldError> {
+        Ok(Arc::new(entries(&context.decode(config)?)))
+    }
+}
+
+/// The deprecated single one first.
+#[expect(deprecated, reason = "Envoy takes the single namespace too")]
+fn entries(config: &pb::Config) -> Entries {
+    let mut entries = Vec::new();
+    if let Some(value) = config.value.as_ref().filter(|_| !config.metadata_namespace.is_empty()) {
+        let value = What::Struct(object(value));
+        entries.push(Entry { namespace: config.metadata_namespace.clone(), value, overwrite: true });
+    }
+    for metadata in &config.metadata {
+        let entry = |value| Entry {
+            namespace: metadata.metadata_namespace.clone(),
+            value,
+            overwrite: metadata.allow_overwrite,
+        };
+        entries.extend(metadata.value.as_ref().map(|value| entry(What::Struct(object(value)))));
+        entries.extend(metadata.typed_value.clone().map(|value| entry(What::Typed(value))));
+    }
+    entries
 }
 
 const COVERAGE: &[Coverage] = &[
     Coverage { message: MESSAGE, enforced: &["metadata_namespace", "value", "metadata"], listed: &[] },
     Coverage {
         message: "envoy.extensions.filters.http.set_metadata.v3.Metadata",
-        enforced: &["metadata_namespace", "allow_overwrite", "value"],
+        enforced: &["metadata_namespace", "allow_overwrite", "value", "typed_value"],
         listed: &[],
     },
 ];
-
-fn object(structure: &wkt::Struct) -> Map<String, Value> {
-    let mut fields: Vec<_> = structure.fields.iter().map(|(key, value)| (key.clone(), json(value))).collect();
-    fields.sort_by(|(a, _), (b, _)| a.cmp(b));
-    fields.into_iter().collect()
-}
-
-fn json(value: &wkt::Value) -> Value {
-    use wkt::value::Kind;
-    match &value.kind {
-        Some(Kind::NumberValue(number)) => Value::from(*number),
-        Some(Kind::StringValue(text)) => Value::from(text.as_str()),
-        Some(Kind::BoolValue(value)) => Value::from(*value),
-        Some(Kind::StructValue(structure)) => Value::Object(object(structure)),
-        Some(Kind::ListValue(list)) => Value::Array(list.values.iter().map(json).collect()),
-        Some(Kind::NullValue(_)) | None => Value::Null,
-    }
-}
 
 #[cfg(test)]
 mod tests {

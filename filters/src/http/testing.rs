@@ -64,7 +64,7 @@ impl Bench {
     /// The same with overrides, least specific first.
     pub(crate) fn filter_with(&self, yaml: &str, levels: &[&str]) -> Option<Box<dyn HttpFilter>> {
         let levels: Vec<_> = levels.iter().map(|level| self.compile_override(level).unwrap()).collect();
-        let merged = Override { disabled: None, config: self.factory.merge(&levels) };
+        let merged = Override { disabled: None, config: self.factory.merge(&levels), levels };
         self.compile(yaml).unwrap().new_stream(Overrides(Some(&merged)))
     }
 
@@ -113,7 +113,7 @@ fn show(error: &FieldError) -> String {
 #[derive(Default)]
 pub(crate) struct FakeServices {
     pub failing: bool,
-    pub healthy: BTreeMap<&'static str, f64>,
+    pub members: BTreeMap<&'static str, (u64, u64)>,
     pub runtime: FakeRuntime,
 }
 
@@ -127,8 +127,8 @@ impl Services for FakeServices {
     fn health_check_failing(&self) -> bool {
         self.failing
     }
-    fn cluster_healthy_percent(&self, cluster: &str) -> Option<f64> {
-        self.healthy.get(cluster).copied()
+    fn cluster_members(&self, cluster: &str) -> Option<(u64, u64)> {
+        self.members.get(cluster).copied()
     }
 }
 

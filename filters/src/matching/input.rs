@@ -189,6 +189,21 @@ pub(super) enum Input {
     Subject,
 }
 
+/// An input on its own, without a tree around it.
+#[derive(Debug, Clone)]
+pub struct LoneInput(Input);
+
+impl LoneInput {
+    pub fn compile(config: &Any, inputs: Inputs, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
+        Input::compile(config, inputs, context).map(Self)
+    }
+
+    /// Its value as text; `None` where it has none yet.
+    pub fn read<'a>(&self, data: &MatchData<'a>) -> Option<Cow<'a, [u8]>> {
+        self.0.read(data).into_text()
+    }
+}
+
 /// What an input gives.
 pub(super) enum Found<'a> {
     /// It cannot be known yet.

@@ -13,11 +13,12 @@ mod state;
 mod string;
 mod test;
 mod tree;
+pub mod uri_template;
 mod value;
 
 pub use cidr::{AddressMatcher, Cidr, CidrList};
 pub use header::HeaderMatcher;
-pub use input::{Inputs, MatchData};
+pub use input::{Inputs, LoneInput, MatchData};
 pub use number::{DoubleMatcher, IntRange};
 pub(crate) use query::percent_escape;
 pub use query::{CookieMatcher, QueryParameterMatcher, cookie, percent_decode, query_parameter, query_parameters};
@@ -30,6 +31,7 @@ pub use tree::{CompileAction, Matcher, Outcome};
 pub use value::{MetadataMatcher, MetadataPath, ValueMatcher};
 
 const GROUPS: &[&[Coverage]] = &[
+    cel::functions::COVERAGE,
     cidr::COVERAGE,
     header::COVERAGE,
     input::COVERAGE,

@@ -1,8 +1,6 @@
 //! `PathMatcher` and `FilterStateMatcher`: string and address matchers on a path and on filter state.
 //! They must not know who asks.
 
-use std::net::{IpAddr, SocketAddr};
-
 use tidegate_xds::pb::envoy::r#type::matcher::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
@@ -73,17 +71,12 @@ impl FilterStateMatcher {
 
     /// An object that is not there, or has no text, matches nothing.
     pub fn matches(&self, state: &FilterState) -> bool {
-        let Some(text) = state.get(&self.key).and_then(|object| object.text()) else { return false };
+        let Some(object) = state.get(&self.key) else { return false };
         match &self.condition {
-            Condition::Text(matcher) => matcher.matches(text.as_bytes()),
-            Condition::Address(matcher) => address(&text).is_some_and(|address| matcher.matches(address)),
+            Condition::Text(matcher) => object.text().is_some_and(|text| matcher.matches(text.as_bytes())),
+            Condition::Address(matcher) => object.ip().is_some_and(|ip| matcher.matches(ip)),
         }
     }
-}
-
-/// An address, with or without its port.
-fn address(text: &str) -> Option<IpAddr> {
-    text.parse().or_else(|_| text.parse::<SocketAddr>().map(|socket| socket.ip())).ok()
 }
 
 #[cfg(test)]
@@ -95,7 +88,7 @@ mod tests {
 
     use super::*;
     use crate::matching::testing::ok;
-    use crate::metadata::{Sharing, Text};
+    use crate::metadata::{Ip, Sharing, Text};
 
     fn exact(value: &str) -> pb::StringMatcher {
         let match_pattern = Some(pb::string_matcher::MatchPattern::Exact(value.to_owned()));
@@ -118,7 +111,8 @@ mod tests {
         use pb::filter_state_matcher::Matcher;
         let mut state = FilterState::default();
         state.set("text", Arc::new(Text("v".to_owned())), false, Sharing::None);
-        state.set("address", Arc::new(Text("10.1.1.1:80".to_owned())), false, Sharing::None);
+        state.set("address", Arc::new(Ip([10, 1, 1, 1].into())), false, Sharing::None);
+        state.set("like one", Arc::new(Text("10.1.1.1".to_owned())), false, Sharing::None);
         let ranges = vec![CidrRange {
             address_prefix: "10.0.0.0".to_owned(),
             prefix_len: Some(tidegate_xds::pb::google::protobuf::UInt32Value { value: 8 }),
@@ -129,7 +123,8 @@ mod tests {
             ("text", Matcher::StringMatch(exact("w")), false),
             ("none", Matcher::StringMatch(exact("v")), false),
             ("address", address.clone(), true),
-            ("text", address, false),
+            ("text", address.clone(), false),
+            ("like one", address, false),
         ] {
             let proto = pb::FilterStateMatcher { key: key.to_owned(), matcher: Some(matcher) };
             assert_eq!(ok(|c| FilterStateMatcher::compile(&proto, c)).matches(&state), expected, "{proto:?}");

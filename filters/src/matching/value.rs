@@ -1,7 +1,7 @@
 //! `ValueMatcher` and `MetadataMatcher`: conditions on a JSON value, and on where in metadata it stands.
 //! They must not know whose metadata it is.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tidegate_xds::pb::envoy::r#type::matcher::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
@@ -122,6 +122,12 @@ impl MetadataPath {
     pub fn find<'a>(&self, metadata: &'a Metadata) -> Option<&'a Value> {
         metadata.get(&self.namespace, self.keys.iter().map(String::as_str))
     }
+
+    /// Below the namespace's values, wherever they come from.
+    fn find_in<'a>(&self, values: &'a Map<String, Value>) -> Option<&'a Value> {
+        let (first, rest) = self.keys.split_first()?;
+        rest.iter().try_fold(values.get(first)?, |value, key| value.as_object()?.get(key))
+    }
 }
 
 /// A compiled `MetadataMatcher`.
@@ -154,6 +160,15 @@ impl MetadataMatcher {
 
     pub fn matches(&self, metadata: &Metadata) -> bool {
         self.value.matches(self.path.find(metadata)) != self.invert
+    }
+
+    pub fn namespace(&self) -> &str {
+        self.path.namespace()
+    }
+
+    /// The same where only the values of its namespace are at hand.
+    pub fn matches_namespace(&self, values: Option<&Map<String, Value>>) -> bool {
+        self.value.matches(values.and_then(|values| self.path.find_in(values))) != self.invert
     }
 }
 

@@ -1,11 +1,13 @@
 //! `envoy.extensions.filters.network.local_ratelimit.v3.LocalRateLimit`: closes connections while a bucket is empty.
 //! It must not know how a connection is closed.
 //!
-//! Acts: all fields but `share_key`, which is refused. The bucket lives as long as the configuration, as in Envoy.
+//! Acts: all fields. The bucket lives as long as the configuration, or as any that shares it, as in Envoy.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tidegate_stats::stats_block;
 use tidegate_xds::pb::envoy::extensions::filters::network::local_ratelimit::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
@@ -29,9 +31,27 @@ stats_block! {
     }
 }
 
+/// What buckets are shared by: the key, and how they fill.
+type ShareKey = (String, u32, u32, Duration);
+
+/// The buckets with a `share_key`. Listeners are compiled apart from one another, so there is one list for the process, as in
+/// Envoy; who uses a bucket keeps it.
+static SHARED: Mutex<BTreeMap<ShareKey, Weak<TokenBucket>>> = Mutex::new(BTreeMap::new());
+
+fn shared(key: ShareKey, make: impl FnOnce() -> TokenBucket) -> Arc<TokenBucket> {
+    let mut buckets = SHARED.lock();
+    buckets.retain(|_, bucket| bucket.strong_count() > 0);
+    if let Some(bucket) = buckets.get(&key).and_then(Weak::upgrade) {
+        return bucket;
+    }
+    let bucket = Arc::new(make());
+    buckets.insert(key, Arc::downgrade(&bucket));
+    bucket
+}
+
 struct Config {
     stats: Stats,
-    bucket: TokenBucket,
+    bucket: Arc<TokenBucket>,
     enabled: Option<Keyed<bool>>,
 }
 
@@ -66,7 +86,11 @@ impl NetworkFilterFactory for Factory {
 
     fn coverage(&self) -> &'static [Coverage] {
         &[
-            Coverage { message: MESSAGE, enforced: &["stat_prefix", "token_bucket", "runtime_enabled"], listed: &[] },
+            Coverage {
+                message: MESSAGE,
+                enforced: &["stat_prefix", "token_bucket", "runtime_enabled", "share_key"],
+                listed: &[],
+            },
             Coverage {
                 message: "envoy.type.v3.TokenBucket",
                 enforced: &["max_tokens", "tokens_per_fill", "fill_interval"],
@@ -89,9 +113,13 @@ impl NetworkFilterFactory for Factory {
         }
         let tokens = bucket.tokens_per_fill.as_ref().map_or(1, |tokens| tokens.value);
         let scope = context.stats.root().scope(&format!("local_rate_limit.{}.", config.stat_prefix));
+        let make = || TokenBucket::new(bucket.max_tokens, tokens, interval, Instant::now());
         Ok(Arc::new(Config {
             stats: Stats::new(&scope),
-            bucket: TokenBucket::new(bucket.max_tokens, tokens, interval, Instant::now()),
+            bucket: match config.share_key.as_str() {
+                "" => Arc::new(make()),
+                key => shared((key.to_owned(), bucket.max_tokens, tokens, interval), make),
+            },
             enabled: config.runtime_enabled.as_ref().map(Keyed::compile),
         }))
     }
@@ -127,7 +155,19 @@ mod tests {
         assert_eq!([0, 1, 2].map(|_| open(&config)), [None, None, None]);
         let fast = bench.compile("{stat_prefix: p, token_bucket: {max_tokens: 2, fill_interval: 0.01s}}");
         assert!(fast.err().unwrap().contains(">= 50ms"));
-        let shared = bench.compile(&format!("{{stat_prefix: p, {bucket}, share_key: k}}"));
-        assert!(shared.err().unwrap().starts_with("share_key"));
+    }
+
+    #[test]
+    fn filters_of_one_key_share_their_bucket() {
+        let bench = Bench::new(&Factory);
+        let config = |max: u32| {
+            let bucket = format!("token_bucket: {{max_tokens: {max}, fill_interval: 3600s}}");
+            bench.compile(&format!("{{stat_prefix: p, {bucket}, share_key: of the test}}")).unwrap()
+        };
+        let (first, second, other) = (config(1), config(1), config(2));
+        assert_eq!((open(&first), open(&other)), (None, None));
+        assert!(open(&second).is_some());
+        drop((first, second));
+        assert_eq!(open(&config(1)), None, "a new bucket");
     }
 }

@@ -73,18 +73,23 @@ pub trait NetworkFilter: Send {
         false
     }
 
-    /// Bytes came from downstream, before the last filter sees them. What it closes is closed; `metadata` is the
-    /// connection's dynamic metadata, which its log lines show.
-    fn on_data(
-        &mut self,
-        data: &[u8],
-        connection: &ConnectionInfo,
-        metadata: &mut Metadata,
-        runtime: &dyn Runtime,
-    ) -> Option<Closing> {
-        let _ = (data, connection, metadata, runtime);
+    /// Bytes came from downstream, before the last filter sees them. What it closes is closed.
+    fn on_data(&mut self, arrival: &mut Arrival<'_>) -> Option<Closing> {
+        let _ = arrival;
         None
     }
+}
+
+/// Bytes from downstream, and what is known of the connection beside them.
+pub struct Arrival<'a> {
+    /// Empty when the client sends no more.
+    pub data: &'a [u8],
+    /// All bytes so far, these among them.
+    pub received: u64,
+    pub connection: &'a ConnectionInfo,
+    /// The connection's dynamic metadata, which its log lines show.
+    pub metadata: &'a mut Metadata,
+    pub runtime: &'a dyn Runtime,
 }
 
 /// A network filter's compiled configuration.
@@ -108,7 +113,7 @@ pub const FACTORIES: &[&dyn NetworkFilterFactory] =
     &[&connection_limit::Factory, &local_ratelimit::Factory, &rbac::Factory, &set_filter_state::Factory];
 
 /// A duration in whole milliseconds, as Envoy reads them; none is 0.
-fn milliseconds(duration: Option<&wkt::Duration>) -> Duration {
+pub(crate) fn milliseconds(duration: Option<&wkt::Duration>) -> Duration {
     let Some(duration) = duration else { return Duration::ZERO };
     let (seconds, nanos) = (u64::try_from(duration.seconds), u32::try_from(duration.nanos));
     Duration::from_secs(seconds.unwrap_or(0)) + Duration::from_millis(u64::from(nanos.unwrap_or(0)) / 1_000_000)

@@ -1,23 +1,21 @@
 //! `envoy.extensions.filters.network.rbac.v3.RBAC`: closes connections that the policies do not allow.
 //! It must not know how policies match: that is `crate::rbac`.
 //!
-//! Refused: matcher trees. What shadow rules decide is noted in the connection's dynamic metadata.
+//! Acts: all fields. What shadow rules decide is noted in the connection's dynamic metadata.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Map;
 use tidegate_stats::stats_block;
 use tidegate_xds::pb::envoy::extensions::filters::network::rbac::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
-use super::{Closing, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory};
-use crate::connection::ConnectionInfo;
+use super::{Arrival, Closing, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory};
 use crate::context::CompileContext;
-use crate::matching::{count, gather};
-use crate::metadata::Metadata;
+use crate::matching::{Inputs, count, gather};
 use crate::rbac::{self, Engine, Facts};
-use crate::runtime::Runtime;
+use crate::stream_info::StreamInfo;
 
 const MESSAGE: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
 /// Of the dynamic metadata.
@@ -45,6 +43,8 @@ struct Config {
     enforced: Enforced,
     shadow: Shadow,
     shadow_prefix: String,
+    /// Whether policies look at all that is known of the connection.
+    conditional: bool,
     /// Asked for all data, not for the first only.
     continuous: bool,
     /// How long a denied connection stays, unread.
@@ -68,37 +68,39 @@ impl NetworkFilter for Filter {
         true
     }
 
-    fn on_data(
-        &mut self,
-        _: &[u8],
-        connection: &ConnectionInfo,
-        metadata: &mut Metadata,
-        _: &dyn Runtime,
-    ) -> Option<Closing> {
+    fn on_data(&mut self, arrival: &mut Arrival<'_>) -> Option<Closing> {
         if self.asked && !self.config.continuous {
             return None;
         }
         self.asked = true;
+        let Config { rules, shadow_rules, enforced, shadow, .. } = &*self.config;
+        let connection = arrival.connection;
+        let filter_state = connection.filter_state_now();
+        let stream = self.config.conditional.then(|| stream_of(arrival));
         let facts = Facts {
             connection,
             remote: &connection.remote,
             request: None,
             metadata: &connection.metadata,
-            filter_state: &connection.filter_state,
+            filter_state: &filter_state,
+            route: None,
+            stream: stream.as_ref(),
         };
-        let Config { rules, shadow_rules, enforced, shadow, .. } = &*self.config;
         if let Some(engine) = shadow_rules {
             let decision = engine.decide(&facts);
-            if decision.allowed {
-                shadow.shadow_allowed().inc();
-            } else {
-                shadow.shadow_denied().inc();
+            match decision.allowed {
+                true => shadow.shadow_allowed().inc(),
+                false => shadow.shadow_denied().inc(),
             }
             let mut told = Map::new();
             decision.describe(&self.config.shadow_prefix, "shadow", &mut told);
-            metadata.merge(NAMESPACE, told);
+            arrival.metadata.merge(NAMESPACE, told);
         }
         let decision = rules.as_ref()?.decide(&facts);
+        if let Some(hint) = decision.log {
+            let hint = Map::from_iter([("access_log_hint".to_owned(), hint.into())]);
+            arrival.metadata.merge("envoy.common", hint);
+        }
         if decision.allowed {
             enforced.allowed().inc();
             return None;
@@ -107,6 +109,16 @@ impl NetworkFilter for Filter {
         let closing = Closing::new(decision.details());
         Some(Closing { termination: true, delay: self.config.delay, ..closing })
     }
+}
+
+/// What conditions see of a connection.
+fn stream_of(arrival: &Arrival<'_>) -> StreamInfo {
+    let connection = arrival.connection;
+    let mut info = StreamInfo::new(Arc::new(connection.clone()), connection.start, SystemTime::now());
+    info.dynamic_metadata = connection.metadata.clone();
+    info.filter_state = connection.filter_state_now().into_owned();
+    info.bytes.body_received = arrival.received;
+    info
 }
 
 pub(super) struct Factory;
@@ -127,13 +139,15 @@ impl NetworkFilterFactory for Factory {
     ) -> Result<Arc<dyn NetworkFilterConfig>, FieldError> {
         let config: pb::Rbac = context.decode(config)?;
         let scope = context.stats.root().scope(&joined(&config.stat_prefix)).scope("rbac.");
-        let mut engine = |field, rules: Option<&_>| {
-            let compile = |rules| context.within(field, |context| Engine::compile(rules, context));
-            rules.map(compile).transpose()
-        };
+        let mut engine =
+            |fields, rules, matcher| Engine::compile_either(fields, (rules, matcher), Inputs::Network, context);
+        let rules = engine(("rules", "matcher"), config.rules.as_ref(), config.matcher.as_ref())?;
+        let shadow = (config.shadow_rules.as_ref(), config.shadow_matcher.as_ref());
+        let shadow_rules = engine(("shadow_rules", "shadow_matcher"), shadow.0, shadow.1)?;
         Ok(Arc::new(Config {
-            rules: engine("rules", config.rules.as_ref())?,
-            shadow_rules: engine("shadow_rules", config.shadow_rules.as_ref())?,
+            conditional: rules.iter().chain(&shadow_rules).any(Engine::has_conditions),
+            rules,
+            shadow_rules,
             enforced: Enforced::new(&scope),
             shadow: Shadow::new(&scope.scope(&joined(&config.shadow_rules_stat_prefix))),
             shadow_prefix: config.shadow_rules_stat_prefix,
@@ -152,13 +166,23 @@ const GROUPS: [&[Coverage]; 2] = [OWN_COVERAGE, rbac::COVERAGE];
 const ALL_COVERAGE: &[Coverage] = &gather::<{ count(&GROUPS) }>(&GROUPS);
 const OWN_COVERAGE: &[Coverage] = &[Coverage {
     message: MESSAGE,
-    enforced: &["rules", "shadow_rules", "shadow_rules_stat_prefix", "stat_prefix", "enforcement_type", "delay_deny"],
+    enforced: &[
+        "rules",
+        "matcher",
+        "shadow_rules",
+        "shadow_matcher",
+        "shadow_rules_stat_prefix",
+        "stat_prefix",
+        "enforcement_type",
+        "delay_deny",
+    ],
     listed: &[],
 }];
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metadata::Metadata;
     use crate::network::testing::*;
 
     const RULES: &str = "stat_prefix: tt
@@ -175,7 +199,7 @@ shadow_rules: {action: LOG}";
         let bench = Bench::new(&Factory);
         let mut filter = bench.compile(&format!("{}\ndelay_deny: 2s", rules(8080))).unwrap().new_connection().unwrap();
         let mut metadata = Metadata::default();
-        let closing = filter.on_data(b"x", &connection(), &mut metadata, &NoRuntime).unwrap();
+        let closing = filter.on_data(&mut arrival(b"x", &connection(), &mut metadata)).unwrap();
         assert_eq!(closing.reason, "rbac_access_denied_matched_policy[no_t]");
         assert_eq!((closing.termination, closing.delay), (true, Duration::from_secs(2)));
         let told = |key| metadata.get(NAMESPACE, [key]).and_then(|value| value.as_str()).map(str::to_owned);
@@ -190,7 +214,7 @@ shadow_rules: {action: LOG}";
             let config = format!("{}\nenforcement_type: {kind}", rules(1));
             let mut filter = bench.compile(&config).unwrap().new_connection().unwrap();
             for _ in 0..2 {
-                assert_eq!(filter.on_data(b"x", &connection(), &mut Metadata::default(), &NoRuntime), None);
+                assert_eq!(filter.on_data(&mut arrival(b"x", &connection(), &mut Metadata::default())), None);
             }
             let stats = ["allowed", "sh_.shadow_allowed"].map(|stat| format!("tt.rbac.{stat}: {times}"));
             assert_eq!(bench.counted(), stats);

@@ -7,10 +7,11 @@ use std::time::Instant;
 use tidegate_stats::Store;
 use tidegate_xds::FieldPath;
 
-use super::{NetworkFilterConfig, NetworkFilterFactory, NetworkStep};
+use super::{Arrival, NetworkFilterConfig, NetworkFilterFactory, NetworkStep};
 use crate::connection::ConnectionInfo;
 use crate::context::{CompileContext, Defaults, Needs};
 use crate::http::testing::{checked, counted};
+use crate::metadata::Metadata;
 pub(crate) use crate::runtime::NoRuntime;
 use crate::stream_info::Address;
 
@@ -49,6 +50,11 @@ impl Bench {
 pub(crate) fn connection() -> ConnectionInfo {
     let address = |port| Address::Ip(([127, 0, 0, 1], port).into());
     ConnectionInfo::new(1, address(40000), address(8080), Instant::now())
+}
+
+/// Bytes of a connection.
+pub(crate) fn arrival<'a>(data: &'a [u8], connection: &'a ConnectionInfo, metadata: &'a mut Metadata) -> Arrival<'a> {
+    Arrival { data, received: data.len() as u64, connection, metadata, runtime: &NoRuntime }
 }
 
 /// The details of a step that must not wait, when it closes.

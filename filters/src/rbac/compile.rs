@@ -1,17 +1,22 @@
 //! From `envoy.config.rbac.v3.RBAC` to an engine. It must not know which filter holds it.
 //!
-//! Refused: conditions (CEL), `principal.matcher`, `uri_template`, `custom`, audit loggers and metadata of the route.
+//! Refused: `principal.custom`, which asks for client certificates.
 
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::config::rbac::v3 as pb;
+use tidegate_xds::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
+use tidegate_xds::pb::envoy::extensions::rbac::matchers::upstream_ip_port::v3::UpstreamIpPortMatcher;
 use tidegate_xds::pb::envoy::r#type::matcher::v3 as matcher;
+use tidegate_xds::pb::envoy::r#type::v3::Int64Range;
 use tidegate_xds::pb::xds::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::xds::r#type::matcher::v3::Matcher;
 use tidegate_xds::{Coverage, FieldError, any};
 
-use super::rule::{Rule, State, Whose};
+use super::rule::{Rule, State, UpstreamRange, Whose};
 use super::{Action, Engine, Leaf, Policy};
 use crate::context::CompileContext;
+use crate::matching::cel::{Expression, Functions};
+use crate::matching::uri_template::UriTemplate;
 use crate::matching::{AddressMatcher, Cidr, HeaderMatcher, Inputs, MetadataMatcher, StringMatcher};
 
 /// Rules nested deeper than this are refused.
@@ -19,9 +24,28 @@ const MAX_DEPTH: usize = 32;
 
 /// The fields that act in the messages compiled here.
 pub(crate) const COVERAGE: &[Coverage] = &[
-    Coverage { message: "envoy.config.rbac.v3.RBAC", enforced: &["action", "policies"], listed: &[] },
+    Coverage {
+        message: "envoy.config.rbac.v3.RBAC",
+        enforced: &["action", "policies"],
+        listed: &[("audit_logging_options", "Envoy has no audit loggers; only gRPC's servers do")],
+    },
     Coverage { message: "envoy.config.rbac.v3.Action", enforced: &["name", "action"], listed: &[] },
-    Coverage { message: "envoy.config.rbac.v3.Policy", enforced: &["permissions", "principals"], listed: &[] },
+    Coverage {
+        message: "envoy.config.rbac.v3.Policy",
+        enforced: &["permissions", "principals", "condition", "checked_condition", "cel_config"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.path.match.uri_template.v3.UriTemplateMatchConfig",
+        enforced: &["path_template"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.rbac.matchers.upstream_ip_port.v3.UpstreamIpPortMatcher",
+        enforced: &["upstream_ip", "upstream_port_range"],
+        listed: &[],
+    },
+    Coverage { message: "envoy.type.v3.Int64Range", enforced: &["start", "end"], listed: &[] },
     Coverage {
         message: "envoy.config.rbac.v3.Permission",
         enforced: &[
@@ -37,6 +61,8 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "not_rule",
             "requested_server_name",
             "sourced_metadata",
+            "matcher",
+            "uri_template",
         ],
         listed: &[],
     },
@@ -79,7 +105,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
 type Compiled = Result<Rule, FieldError>;
 
 impl Engine {
-    pub(crate) fn compile(rules: &pb::Rbac, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
+    fn compile(rules: &pb::Rbac, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
         let action = action(rules.action, context)?;
         let mut sorted: Vec<_> = rules.policies.iter().collect();
         sorted.sort_by_key(|(name, _)| *name);
@@ -89,8 +115,24 @@ impl Engine {
         Ok(Self::Policies(action, sorted.into_iter().map(compile).collect::<Result<_, _>>()?))
     }
 
+    /// Of rules and a matcher tree the tree acts, as in Envoy; `fields` are where they stand.
+    pub(crate) fn compile_either(
+        fields: (&str, &str),
+        given: (Option<&pb::Rbac>, Option<&Matcher>),
+        inputs: Inputs,
+        context: &mut CompileContext<'_>,
+    ) -> Result<Option<Self>, FieldError> {
+        match given {
+            (_, Some(matcher)) => {
+                context.within(fields.1, |context| Self::compile_matcher(matcher, inputs, context)).map(Some)
+            }
+            (Some(rules), None) => context.within(fields.0, |context| Self::compile(rules, context)).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
     /// A matcher tree; `inputs` says what it may look at.
-    pub(crate) fn compile_matcher(
+    fn compile_matcher(
         matcher: &Matcher,
         inputs: Inputs,
         context: &mut CompileContext<'_>,
@@ -120,15 +162,25 @@ fn leaf(extension: &TypedExtensionConfig, context: &mut CompileContext<'_>) -> R
 
 impl Policy {
     fn compile(name: &str, policy: &pb::Policy, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
-        if policy.condition.is_some() || policy.checked_condition.is_some() {
-            return Err(context.error_at("condition", "not supported yet: CEL"));
-        }
         Ok(Self {
             name: name.to_owned(),
             permissions: Rule::Or(permissions("permissions", &policy.permissions, context, 0)?),
             principals: Rule::Or(principals("principals", &policy.principals, context, 0)?),
+            condition: condition(policy, context)?,
         })
     }
+}
+
+/// A checked expression goes for its expression: what the checker found is not looked at, as in Envoy.
+fn condition(policy: &pb::Policy, context: &CompileContext<'_>) -> Result<Option<Expression>, FieldError> {
+    let checked = policy.checked_condition.as_ref().map(|checked| checked.expr.clone().unwrap_or_default());
+    let (field, expression) = match (&policy.condition, &checked) {
+        (Some(condition), _) => ("condition", condition),
+        (None, Some(checked)) => ("checked_condition", checked),
+        (None, None) => return Ok(None),
+    };
+    let compiled = Expression::compile_parsed(expression, Functions::compile(policy.cel_config.as_ref()));
+    compiled.map(Some).map_err(|error| context.error_at(field, format!("failed to create an expression: {error}")))
 }
 
 fn permissions(
@@ -181,8 +233,10 @@ fn permission(message: &pb::Permission, context: &mut CompileContext<'_>, depth:
         Some(From::RequestedServerName(name)) => {
             Rule::ServerName(context.within("requested_server_name", |c| StringMatcher::compile(name, c))?)
         }
-        Some(From::Matcher(_)) => return Err(context.error_at("matcher", "not supported yet")),
-        Some(From::UriTemplate(_)) => return Err(context.error_at("uri_template", "not supported yet")),
+        Some(From::Matcher(matcher)) => context.within("matcher", |context| upstream(matcher, context))?,
+        Some(From::UriTemplate(template)) => {
+            context.within("uri_template", |context| uri_template(template, context))?
+        }
         None => return Err(context.error("a rule is required")),
     })
 }
@@ -235,13 +289,49 @@ fn url_path(path: &matcher::PathMatcher, context: &mut CompileContext<'_>) -> Co
 }
 
 fn sourced_metadata(metadata: &pb::SourcedMetadata, context: &mut CompileContext<'_>) -> Compiled {
-    if metadata.metadata_source != i32::from(pb::MetadataSource::Dynamic) {
-        return Err(context.error_at("metadata_source", "not supported yet: metadata of the route"));
-    }
     let Some(matcher) = &metadata.metadata_matcher else {
         return Err(context.error_at("metadata_matcher", "must be set"));
     };
-    context.within("metadata_matcher", |context| MetadataMatcher::compile(matcher, context)).map(Rule::Metadata)
+    let compiled = context.within("metadata_matcher", |context| MetadataMatcher::compile(matcher, context))?;
+    Ok(match pb::MetadataSource::try_from(metadata.metadata_source) {
+        Ok(pb::MetadataSource::Route) => Rule::RouteMetadata(compiled),
+        Ok(pb::MetadataSource::Dynamic) | Err(_) => Rule::Metadata(compiled),
+    })
+}
+
+/// The one extension that may stand at a place.
+fn extension<M: prost::Message + prost::Name + Default>(
+    config: &core::TypedExtensionConfig,
+    context: &CompileContext<'_>,
+) -> Result<M, FieldError> {
+    let config = config.typed_config.clone().unwrap_or_default();
+    if any::type_name(&config.type_url) != Some(&M::full_name()) {
+        return Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url)));
+    }
+    any::unpack(&config, &context.path.clone().field("typed_config"))
+}
+
+fn uri_template(config: &core::TypedExtensionConfig, context: &CompileContext<'_>) -> Compiled {
+    let config: UriTemplateMatchConfig = extension(config, context)?;
+    let compiled = UriTemplate::new(&config.path_template);
+    compiled.map(Rule::Template).map_err(|error| context.error_at("typed_config.path_template", error.to_string()))
+}
+
+fn upstream(config: &core::TypedExtensionConfig, context: &mut CompileContext<'_>) -> Compiled {
+    let config: UpstreamIpPortMatcher = extension(config, context)?;
+    context.within("typed_config", |context| {
+        if config.upstream_ip.is_none() && config.upstream_port_range.is_none() {
+            let reason =
+                "Invalid UpstreamIpPortMatcher configuration - missing `upstream_ip` and/or `upstream_port_range`";
+            return Err(context.error(reason));
+        }
+        let ip = config.upstream_ip.as_ref();
+        let ip = ip.map(|ip| context.within("upstream_ip", |context| Cidr::compile(ip, context))).transpose()?;
+        let port = |port: i64| u32::try_from(port.clamp(0, 65_536)).unwrap_or(0);
+        let ports = config.upstream_port_range.as_ref();
+        let ports = ports.map(|Int64Range { start, end }| port(*start)..port(*end));
+        Ok(Rule::Upstream(UpstreamRange { ip, ports }))
+    })
 }
 
 fn filter_state(state: &matcher::FilterStateMatcher, context: &mut CompileContext<'_>) -> Compiled {

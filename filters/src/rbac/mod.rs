@@ -9,6 +9,7 @@ pub(crate) use rule::Facts;
 use rule::Rule;
 use serde_json::{Map, Value};
 
+use crate::matching::cel::Expression;
 use crate::matching::{MatchData, Matcher, Outcome};
 
 /// What matching policies mean.
@@ -19,12 +20,21 @@ pub(crate) enum Action {
     Log,
 }
 
-/// Both of its rules hold: what is done, and who does it.
+/// All of it holds: what is done, who does it, and under which condition.
 #[derive(Debug)]
 pub(crate) struct Policy {
     name: String,
     permissions: Rule,
     principals: Rule,
+    condition: Option<Expression>,
+}
+
+impl Policy {
+    fn holds(&self, facts: &Facts<'_>) -> bool {
+        self.permissions.holds(facts)
+            && self.principals.holds(facts)
+            && self.condition.as_ref().is_none_or(|condition| facts.satisfies(condition))
+    }
 }
 
 /// Compiled `envoy.config.rbac.v3.RBAC`, or a matcher tree whose leaves are `envoy.config.rbac.v3.Action`.
@@ -62,11 +72,15 @@ impl Engine {
             Self::Matcher { tree, logs } => by_matcher(tree, *logs, facts),
         }
     }
+
+    /// Whether it looks at all that is known of a stream.
+    pub(crate) fn has_conditions(&self) -> bool {
+        matches!(self, Self::Policies(_, policies) if policies.iter().any(|policy| policy.condition.is_some()))
+    }
 }
 
 fn by_policies<'e>(action: Action, policies: &'e [Policy], facts: &Facts<'_>) -> Decision<'e> {
-    let matches = |policy: &&Policy| policy.permissions.holds(facts) && policy.principals.holds(facts);
-    let policy = policies.iter().find(matches).map(|policy| policy.name.as_str());
+    let policy = policies.iter().find(|policy| policy.holds(facts)).map(|policy| policy.name.as_str());
     let allowed = match action {
         Action::Allow => policy.is_some(),
         Action::Deny => policy.is_none(),

@@ -1,15 +1,18 @@
 //! One condition of a policy, and the facts it is asked about. It must not know the configuration it came from.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use http::HeaderMap;
 
 use crate::connection::ConnectionInfo;
 use crate::http::RequestHead;
+use crate::http::filter::RouteView;
+use crate::matching::cel::{self, Expression};
+use crate::matching::uri_template::UriTemplate;
 use crate::matching::{AddressMatcher, Cidr, HeaderMatcher, MetadataMatcher, StringMatcher};
 use crate::metadata::{FilterState, Metadata};
-use crate::stream_info::Address;
+use crate::stream_info::{Address, StreamInfo};
 
 /// What rules look at.
 pub(crate) struct Facts<'a> {
@@ -21,6 +24,10 @@ pub(crate) struct Facts<'a> {
     pub metadata: &'a Metadata,
     /// The stream's; the connection's stands behind it.
     pub filter_state: &'a FilterState,
+    /// None of a connection, and of a request that goes nowhere.
+    pub route: Option<&'a dyn RouteView>,
+    /// What conditions look at; `None` where no policy has one.
+    pub stream: Option<&'a StreamInfo>,
 }
 
 /// Whose address.
@@ -39,6 +46,16 @@ pub(super) enum State {
     Address(AddressMatcher),
 }
 
+/// Where the upstream must be; the dynamic forward proxy notes it before the request goes there.
+#[derive(Debug)]
+pub(super) struct UpstreamRange {
+    pub ip: Option<Cidr>,
+    pub ports: Option<Range<u32>>,
+}
+
+/// The filter state object that names the upstream's address.
+const UPSTREAM_ADDRESS: &str = "envoy.stream.upstream_address";
+
 /// A permission or a principal.
 #[derive(Debug)]
 pub(super) enum Rule {
@@ -51,6 +68,9 @@ pub(super) enum Rule {
     Ip(Whose, Cidr),
     Ports(Range<u32>),
     Metadata(MetadataMatcher),
+    RouteMetadata(MetadataMatcher),
+    Template(UriTemplate),
+    Upstream(UpstreamRange),
     ServerName(StringMatcher),
     FilterState(Box<str>, State),
     /// A connection with TLS; the name is one of the peer certificate's.
@@ -76,6 +96,11 @@ impl Rule {
                 facts.connection.local.ip().is_some_and(|address| range.contains(&u32::from(address.port())))
             }
             Self::Metadata(matcher) => matcher.matches(facts.metadata),
+            Self::RouteMetadata(matcher) => {
+                facts.route.is_some_and(|route| matcher.matches_namespace(route.metadata(matcher.namespace())))
+            }
+            Self::Template(template) => facts.request.is_some_and(|request| template.matches(request.path_only())),
+            Self::Upstream(range) => facts.upstream_is_in(range),
             Self::ServerName(matcher) => {
                 matcher.matches(facts.connection.requested_server_name.as_deref().unwrap_or_default().as_bytes())
             }
@@ -96,12 +121,26 @@ impl Facts<'_> {
         address.ip().map(|address| address.ip())
     }
 
+    /// Whether an expression holds; a connection's has no request to look at.
+    pub(super) fn satisfies(&self, condition: &Expression) -> bool {
+        self.stream.is_some_and(|info| {
+            condition.holds(&cel::Facts { request: self.request, route: self.route, ..cel::Facts::of(info) })
+        })
+    }
+
+    fn upstream_is_in(&self, range: &UpstreamRange) -> bool {
+        let object = self.filter_state.get(UPSTREAM_ADDRESS);
+        let Some(address) = object.and_then(|object| object.text()?.parse::<SocketAddr>().ok()) else { return false };
+        range.ip.as_ref().is_none_or(|ip| ip.contains(address.ip()))
+            && range.ports.as_ref().is_none_or(|ports| ports.contains(&u32::from(address.port())))
+    }
+
     fn state_holds(&self, key: &str, state: &State) -> bool {
         let object = self.filter_state.get(key).or_else(|| self.connection.filter_state.get(key));
-        let Some(text) = object.and_then(|object| object.text()) else { return false };
+        let Some(object) = object else { return false };
         match state {
-            State::Text(matcher) => matcher.matches(text.as_bytes()),
-            State::Address(matcher) => text.parse().is_ok_and(|ip| matcher.matches(ip)),
+            State::Text(matcher) => object.text().is_some_and(|text| matcher.matches(text.as_bytes())),
+            State::Address(matcher) => object.ip().is_some_and(|ip| matcher.matches(ip)),
         }
     }
 

@@ -32,13 +32,14 @@ impl All {
         let network = tidegate_filters::network::FACTORIES.iter().map(|factory| factory.coverage());
         let listener = tidegate_filters::listener::FACTORIES.iter().map(|factory| factory.coverage());
         // Those that own a message come before those that only hold it.
-        let shared: [&'static [Coverage]; 7] = [
+        let shared: [&'static [Coverage]; 8] = [
             tidegate_filters::access_log::COVERAGE,
             tidegate_filters::format::COVERAGE,
             tidegate_filters::http::header_options::COVERAGE,
             tidegate_filters::http::rate_limit::COVERAGE,
             tidegate_filters::listener::DISABLED_COVERAGE,
             tidegate_filters::matching::COVERAGE,
+            tidegate_filters::runtime::COVERAGE,
             super::cluster::SHARED_COVERAGE,
         ];
         let groups = own.into_iter().chain(http).chain(network).chain(listener).chain(shared);
@@ -56,7 +57,7 @@ impl CoverageSource for All {
     }
 
     fn opaque(&self, message: &str) -> bool {
-        super::cluster::OPAQUE.contains(&message)
+        super::cluster::OPAQUE.contains(&message) || tidegate_filters::matching::cel::OPAQUE.contains(&message)
     }
 }
 

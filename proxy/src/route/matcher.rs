@@ -8,9 +8,9 @@ use tidegate_filters::matching::{
 };
 use tidegate_filters::runtime::Fraction;
 
+use super::UriTemplate;
 use super::input::{Mismatch, RouteInput};
 use super::path_index::Key;
-use super::uri_template::UriTemplate;
 
 /// One route's `match`.
 #[derive(Debug)]

@@ -24,7 +24,6 @@ mod tally;
 mod testing;
 mod timeout;
 mod upgrade;
-mod uri_template;
 
 pub use entry::{Action, BufferLimit, Overrides, Route, RouteEntry};
 pub use forward::{ClusterName, ClusterSelector, ForwardAction, MetadataMatch, WeightedCluster, WeightedClusters};
@@ -48,8 +47,8 @@ pub(crate) use table::{Branch, Routes, TableBuilder};
 pub use tally::{Tallies, Tally};
 pub use tidegate_filters::http::HeaderMutations;
 pub use tidegate_filters::matching::Substitution;
+pub use tidegate_filters::matching::uri_template::{TemplateError, UriRewrite, UriTemplate};
 pub use timeout::{
     GrpcTimeout, Limit, RequestTimeouts, StreamDuration, TimeoutOptions, Timeouts, take_stream_duration,
 };
 pub use upgrade::{ConnectConfig, ProxyVersion, Upgrade};
-pub use uri_template::{TemplateError, UriRewrite, UriTemplate};

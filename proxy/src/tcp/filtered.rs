@@ -15,7 +15,7 @@ use pingora_core::protocols::{
 };
 use tidegate_filters::connection::ConnectionInfo;
 use tidegate_filters::metadata::Metadata;
-use tidegate_filters::network::{Closing, NetworkFilter};
+use tidegate_filters::network::{Arrival, Closing, NetworkFilter};
 use tidegate_filters::stream_info::StreamInfo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -66,6 +66,7 @@ pub(crate) fn filtered(
         connection: Arc::clone(connection),
         shared: Arc::clone(shared),
         seen: seen.clone(),
+        ended: false,
         delay: None,
     };
     (Transport::Other(Box::new(filtered)), seen)
@@ -78,6 +79,8 @@ struct Filtered {
     connection: Arc<ConnectionInfo>,
     shared: Arc<Shared>,
     seen: Seen,
+    /// The client sends no more.
+    ended: bool,
     /// A filter has closed the connection, and it waits for its end.
     delay: Option<Pin<Box<Sleep>>>,
 }
@@ -92,22 +95,29 @@ impl AsyncRead for Filtered {
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
         let data = &buf.filled()[before..];
-        let mut facts = this.seen.0.lock();
-        facts.received += data.len() as u64;
-        if data.is_empty() {
+        // Filters are told of the end once.
+        if data.is_empty() && std::mem::replace(&mut this.ended, true) {
             return Poll::Ready(Ok(()));
         }
-        for filter in this.filters.get_mut().iter_mut().filter(|filter| filter.reads_data()) {
-            let verdict = filter.on_data(data, &this.connection, &mut facts.metadata, this.shared.runtime());
-            if let Some(closing) = verdict {
-                buf.set_filled(before);
-                let mut delay = Box::pin(tokio::time::sleep(closing.delay));
-                facts.closing = Some(closing);
-                drop(facts);
-                let over = delay.as_mut().poll(cx).is_ready();
-                this.delay = Some(delay);
-                return if over { Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())) } else { Poll::Pending };
-            }
+        let mut facts = this.seen.0.lock();
+        let Facts { received, metadata, .. } = &mut *facts;
+        *received += data.len() as u64;
+        let mut arrival = Arrival {
+            data,
+            received: *received,
+            connection: &this.connection,
+            metadata,
+            runtime: this.shared.runtime(),
+        };
+        let mut filters = this.filters.get_mut().iter_mut().filter(|filter| filter.reads_data());
+        if let Some(closing) = filters.find_map(|filter| filter.on_data(&mut arrival)) {
+            buf.set_filled(before);
+            let mut delay = Box::pin(tokio::time::sleep(closing.delay));
+            facts.closing = Some(closing);
+            drop(facts);
+            let over = delay.as_mut().poll(cx).is_ready();
+            this.delay = Some(delay);
+            return if over { Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())) } else { Poll::Pending };
         }
         Poll::Ready(Ok(()))
     }

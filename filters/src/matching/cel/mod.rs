@@ -1,23 +1,31 @@
 //! CEL expressions over Envoy's attributes (`request.path`, `response.code`, ...), parsed once, asked for each stream.
 //! They must not know who asks; what an attribute is comes from `attributes`.
 //!
-//! As in Envoy, string conversion, concatenation and manipulation are not there unless `cel_config` allows them, which is
-//! not supported yet; an expression that fails has no value.
+//! As in Envoy, string conversion, concatenation and manipulation are not there unless `cel_config` allows them, and there
+//! are no loops (`all`, `exists`, `map`, …); an expression that fails has no value.
 
 mod attributes;
+pub(super) mod functions;
+mod syntax;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 pub use attributes::Facts;
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
-use cel::{Context, Env, Program, Value};
+use cel::{Context, Value};
+pub use functions::Functions;
 use serde_json::Value as Json;
+use tidegate_xds::pb::google::api::expr::v1alpha1 as pb;
 
 /// What is wrong with an expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExpressionError {
     #[error("failed to parse the CEL expression: {0}")]
     Syntax(String),
+    #[error("the CEL expression {0}")]
+    Malformed(&'static str),
+    #[error("Comprehension support is disabled")]
+    Loop,
     #[error("No overloads provided for FunctionExpr: {0}")]
     Function(String),
     #[error("not supported yet: the attribute {0}")]
@@ -29,38 +37,15 @@ pub enum ExpressionError {
 /// A compiled expression.
 #[derive(Debug, Clone)]
 pub struct Expression {
-    program: Arc<Program>,
+    tree: Arc<IdedExpr>,
+    /// Whether a function of ours is called.
+    prepared: bool,
     /// The first words of the attributes that it asks for.
     roots: Vec<&'static str>,
 }
 
-/// Functions that are there without `cel_config`, operators and macros' helpers aside.
-const FUNCTIONS: &[&str] = &[
-    "size",
-    "contains",
-    "startsWith",
-    "endsWith",
-    "matches",
-    "int",
-    "uint",
-    "double",
-    "bytes",
-    "bool",
-    "dyn",
-    "type",
-    "duration",
-    "timestamp",
-    "getDate",
-    "getDayOfMonth",
-    "getDayOfWeek",
-    "getDayOfYear",
-    "getFullYear",
-    "getHours",
-    "getMilliseconds",
-    "getMinutes",
-    "getMonth",
-    "getSeconds",
-];
+/// Messages whose every field acts: expressions that are held parsed.
+pub const OPAQUE: &[&str] = &["google.api.expr.v1alpha1.CheckedExpr", "google.api.expr.v1alpha1.Expr"];
 
 /// What an expression may hold at most.
 const MAX_BYTES: usize = 8 << 10;
@@ -69,32 +54,54 @@ const MAX_NESTING: usize = 64;
 /// Enough for what may nest, also in a build without optimisation.
 const PARSER_STACK_BYTES: usize = 16 << 20;
 
-fn environment() -> Arc<Env> {
-    static ENVIRONMENT: OnceLock<Arc<Env>> = OnceLock::new();
-    Arc::clone(ENVIRONMENT.get_or_init(|| Arc::new(Env::stdlib())))
-}
-
 impl Expression {
     /// # Errors
     /// What is no expression, or asks for a function or attribute that is not there.
-    pub fn compile(text: &str) -> Result<Self, ExpressionError> {
-        let program = parse(text).map_err(ExpressionError::Syntax)?;
+    pub fn compile(text: &str, functions: Functions) -> Result<Self, ExpressionError> {
+        Self::checked(parse(text).map_err(ExpressionError::Syntax)?, functions)
+    }
+
+    /// One that the configuration holds parsed.
+    ///
+    /// # Errors
+    /// What is not whole, or asks for a function or attribute that is not there.
+    pub fn compile_parsed(expression: &pb::Expr, functions: Functions) -> Result<Self, ExpressionError> {
+        let tree = syntax::convert(expression).map_err(|fault| match fault {
+            syntax::Fault::Missing => ExpressionError::Malformed("lacks a part"),
+            syntax::Fault::TooDeep => ExpressionError::Malformed("is nested too deeply"),
+        })?;
+        Self::checked(tree, functions)
+    }
+
+    fn checked(mut tree: IdedExpr, functions: Functions) -> Result<Self, ExpressionError> {
         let mut roots = Vec::new();
-        check(program.expression(), &mut roots)?;
-        Ok(Self { program: Arc::new(program), roots })
+        check(&tree, functions, &mut roots)?;
+        let prepared = functions.bind(&mut tree);
+        Ok(Self { tree: Arc::new(tree), prepared, roots })
     }
 
     fn evaluate(&self, facts: &Facts<'_>) -> Option<Value> {
-        let mut context = Context::with_env(environment());
+        let mut context = Context::with_env(functions::environment());
+        if self.prepared {
+            functions::prepare(&mut context);
+        }
         for root in &self.roots {
             context.add_variable_from_value(*root, facts.value(root));
         }
-        self.program.execute(&context).ok()
+        Value::resolve(&self.tree, &context).ok()
     }
 
     /// Whether it says `true`; what cannot be evaluated does not.
     pub fn holds(&self, facts: &Facts<'_>) -> bool {
         matches!(self.evaluate(facts), Some(Value::Bool(true)))
+    }
+
+    /// The value in plain words; `None` when it has none.
+    pub fn text(&self, facts: &Facts<'_>) -> Option<String> {
+        self.json(facts).map(|value| match value {
+            Json::String(text) => text,
+            other => other.to_string(),
+        })
     }
 
     /// The value as JSON; `None` when it cannot be evaluated or JSON has no such type.
@@ -105,12 +112,15 @@ impl Expression {
 
 /// The crate's parser recurses as deep as an expression nests, and may panic: what it is given is bounded, and it runs on a
 /// thread of its own.
-fn parse(text: &str) -> Result<Program, String> {
+fn parse(text: &str) -> Result<IdedExpr, String> {
     if text.len() > MAX_BYTES || nesting(text) > MAX_NESTING {
         return Err("too long, or nested too deeply".to_owned());
     }
     let owned = text.to_owned();
-    let parse = move || environment().compile(&owned).map_err(|errors| first_line(&errors.to_string()));
+    let parse = move || match functions::environment().compile(&owned) {
+        Ok(program) => Ok(program.expression().clone()),
+        Err(errors) => Err(first_line(&errors.to_string())),
+    };
     let parser = std::thread::Builder::new().name("cel".to_owned()).stack_size(PARSER_STACK_BYTES).spawn(parse);
     let parser = parser.map_err(|error| error.to_string())?;
     parser.join().unwrap_or_else(|_| Err("the parser failed".to_owned()))
@@ -137,7 +147,7 @@ fn first_line(text: &str) -> String {
 }
 
 /// Looks at every part: attributes must be known, functions be there.
-fn check(expression: &IdedExpr, roots: &mut Vec<&'static str>) -> Result<(), ExpressionError> {
+fn check(expression: &IdedExpr, functions: Functions, roots: &mut Vec<&'static str>) -> Result<(), ExpressionError> {
     match &expression.expr {
         Expr::Unspecified | Expr::Literal(_) => Ok(()),
         Expr::Ident(name) => {
@@ -158,27 +168,29 @@ fn check(expression: &IdedExpr, roots: &mut Vec<&'static str>) -> Result<(), Exp
             {
                 return Err(ExpressionError::Attribute(format!("{name}.{}", select.field)));
             }
-            check(&select.operand, roots)
+            check(&select.operand, functions, roots)
         }
         Expr::Call(call) => {
             let name = call.func_name.as_str();
-            let operator = !name.starts_with(|c: char| c.is_ascii_alphabetic());
-            if !operator && !FUNCTIONS.contains(&name) {
+            if !functions.has(name) {
                 return Err(ExpressionError::Function(name.to_owned()));
             }
             if name.starts_with("get") && !call.args.iter().all(is_known_zone) {
                 return Err(ExpressionError::TimeZone(name.to_owned()));
             }
-            call.target.iter().map(|target| &**target).chain(&call.args).try_for_each(|part| check(part, roots))
+            call.target
+                .iter()
+                .map(|target| &**target)
+                .chain(&call.args)
+                .try_for_each(|part| check(part, functions, roots))
         }
-        Expr::List(list) => list.elements.iter().try_for_each(|part| check(part, roots)),
-        Expr::Map(map) => map.entries.iter().try_for_each(|entry| check_entry(&entry.expr, roots)),
-        Expr::Struct(message) => message.entries.iter().try_for_each(|entry| check_entry(&entry.expr, roots)),
-        Expr::Comprehension(loop_) => {
-            [&loop_.iter_range, &loop_.accu_init, &loop_.loop_cond, &loop_.loop_step, &loop_.result]
-                .into_iter()
-                .try_for_each(|part| check(part, roots))
+        Expr::List(list) => list.elements.iter().try_for_each(|part| check(part, functions, roots)),
+        Expr::Map(map) => map.entries.iter().try_for_each(|entry| check_entry(&entry.expr, functions, roots)),
+        Expr::Struct(message) => {
+            message.entries.iter().try_for_each(|entry| check_entry(&entry.expr, functions, roots))
         }
+        // As in Envoy: an expression costs what it is long.
+        Expr::Comprehension(_) => Err(ExpressionError::Loop),
     }
 }
 
@@ -188,12 +200,12 @@ fn is_known_zone(argument: &IdedExpr) -> bool {
     matches!(zone.inner(), "" | "UTC") || zone.inner().contains(':')
 }
 
-fn check_entry(entry: &EntryExpr, roots: &mut Vec<&'static str>) -> Result<(), ExpressionError> {
+fn check_entry(entry: &EntryExpr, functions: Functions, roots: &mut Vec<&'static str>) -> Result<(), ExpressionError> {
     match entry {
-        EntryExpr::StructField(field) => check(&field.value, roots),
+        EntryExpr::StructField(field) => check(&field.value, functions, roots),
         EntryExpr::MapEntry(entry) => {
-            check(&entry.key, roots)?;
-            check(&entry.value, roots)
+            check(&entry.key, functions, roots)?;
+            check(&entry.value, functions, roots)
         }
     }
 }
@@ -242,12 +254,20 @@ mod tests {
         info
     }
 
+    fn compile(text: &str) -> Result<Expression, ExpressionError> {
+        Expression::compile(text, Functions::default())
+    }
+
     fn holds(text: &str) -> bool {
+        holds_with(text, Functions::default())
+    }
+
+    fn holds_with(text: &str, functions: Functions) -> bool {
         let info = info();
         let mut head = RequestHead::new(Method::GET, HeaderValue::from_static("h"), HeaderValue::from_static("/p?q=1"));
         head.headers.append("x-a", HeaderValue::from_static("1"));
         head.headers.append("x-a", HeaderValue::from_static("2"));
-        Expression::compile(text).unwrap().holds(&Facts { request: Some(&head), ..Facts::of(&info) })
+        Expression::compile(text, functions).unwrap().holds(&Facts { request: Some(&head), ..Facts::of(&info) })
     }
 
     #[test]
@@ -266,11 +286,60 @@ mod tests {
             "timestamp('2999-01-01T23:30:00Z').getHours('UTC') == 23",
             "has(request.headers) && request.path.startsWith('/p') && request.path.matches('q=.')",
             "response.grpc_status == 12",
-            "[1, 2].exists(n, n == 2) && size('abc') == 3",
+            "size('abc') == 3 && 2 in [1, 2] && 1 + 2 == 3 && [1] + [2] == [1, 2]",
             "request.headers['x-none'] == 'a' || true",
         ] {
             assert!(holds(text), "{text}");
         }
+    }
+
+    /// Measured on Envoy 1.40.
+    #[test]
+    fn strings_are_worked_on_where_they_may_be() {
+        use tidegate_xds::pb::envoy::config::core::v3::CelExpressionConfig;
+        let with = |conversion, concat, functions| {
+            Functions::compile(Some(&CelExpressionConfig {
+                enable_string_conversion: conversion,
+                enable_string_concat: concat,
+                enable_string_functions: functions,
+            }))
+        };
+        for (text, functions) in [
+            ("string(12) == '12'", with(true, false, false)),
+            ("request.method + '!' == 'GET!'", with(false, true, false)),
+            ("'Ab'.lowerAscii() == 'ab' && 'Ab'.upperAscii() == 'AB'", with(false, false, true)),
+            ("'a.b'.replace('.', '-') == 'a-b' && 'a.b'.split('.')[1] == 'b'", with(false, false, true)),
+        ] {
+            assert!(holds_with(text, functions), "{text}");
+            assert!(!compile(text).is_ok_and(|_| holds(text)), "{text}");
+        }
+        assert!(Expression::compile("' a '.trim() == 'a'", with(true, true, true)).is_err());
+    }
+
+    #[test]
+    fn parsed_expressions_are_the_same() {
+        use tidegate_xds::pb::google::api::expr::v1alpha1::expr::{Call, ExprKind, Ident, Select};
+        use tidegate_xds::pb::google::api::expr::v1alpha1::{Constant, constant::ConstantKind};
+        let node = |kind| pb::Expr { id: 1, expr_kind: Some(kind) };
+        let text = |text: &str| {
+            let constant_kind = Some(ConstantKind::StringValue(text.to_owned()));
+            node(ExprKind::ConstExpr(Constant { constant_kind }))
+        };
+        let request = node(ExprKind::IdentExpr(Ident { name: "request".into() }));
+        let select = Select { operand: Some(Box::new(request)), field: "host".into(), test_only: false };
+        let host = node(ExprKind::SelectExpr(Box::new(select)));
+        let call = |function: &str, args| {
+            node(ExprKind::CallExpr(Box::new(Call { target: None, function: function.to_owned(), args })))
+        };
+        let parsed = |expression: &pb::Expr| Expression::compile_parsed(expression, Functions::default());
+        let same = parsed(&call("_==_", vec![host, text("h")])).unwrap();
+        let info = info();
+        let head = RequestHead::new(Method::GET, HeaderValue::from_static("h"), HeaderValue::from_static("/"));
+        assert!(same.holds(&Facts { request: Some(&head), ..Facts::of(&info) }));
+        assert_eq!(parsed(&pb::Expr::default()).unwrap_err(), ExpressionError::Malformed("lacks a part"));
+        assert_eq!(parsed(&call("f", vec![])).unwrap_err(), ExpressionError::Function("f".into()));
+        let deep = (0..100).fold(text("a"), |inner, _| call("!_", vec![inner]));
+        assert_eq!(parsed(&deep).unwrap_err(), ExpressionError::Malformed("is nested too deeply"));
     }
 
     #[test]
@@ -283,23 +352,21 @@ mod tests {
     #[test]
     fn what_is_not_there_is_refused() {
         for zone in ["'Europe/Paris'", "request.host"] {
-            let refused = Expression::compile(&format!("request.time.getHours({zone}) == 1")).unwrap_err();
+            let refused = compile(&format!("request.time.getHours({zone}) == 1")).unwrap_err();
             assert_eq!(refused, ExpressionError::TimeZone("getHours".into()));
         }
-        assert!(matches!(Expression::compile("response.code >="), Err(ExpressionError::Syntax(_))));
-        assert_eq!(Expression::compile("f(1)").unwrap_err(), ExpressionError::Function("f".into()));
-        assert_eq!(Expression::compile("string(1) == '1'").unwrap_err(), ExpressionError::Function("string".into()));
-        assert_eq!(
-            Expression::compile("xds.node.id == ''").unwrap_err(),
-            ExpressionError::Attribute("xds.node".into())
-        );
+        assert_eq!(compile("[1, 2].exists(n, n == 2)").unwrap_err(), ExpressionError::Loop);
+        assert!(matches!(compile("response.code >="), Err(ExpressionError::Syntax(_))));
+        assert_eq!(compile("f(1)").unwrap_err(), ExpressionError::Function("f".into()));
+        assert_eq!(compile("string(1) == '1'").unwrap_err(), ExpressionError::Function("string".into()));
+        assert_eq!(compile("xds.node.id == ''").unwrap_err(), ExpressionError::Attribute("xds.node".into()));
         for odd in ["", "(", "'", "\"\\u{110000}\"", "a.b.", "1 +", "[", "{'a':}", "x.map(", "\u{0}", "?"] {
-            assert!(Expression::compile(odd).is_err(), "{odd}");
+            assert!(compile(odd).is_err(), "{odd}");
         }
         for unit in ["(", "[", "{'a':", "a?", "!", "-", "a.", "a(", "1+", "a&&", "\\"] {
-            assert!(Expression::compile(&unit.repeat(10_000)).is_err(), "{unit}");
-            assert!(Expression::compile(&unit.repeat(1_000)).is_err(), "{unit}");
-            assert!(Expression::compile(&unit.repeat(60)).is_err(), "{unit}");
+            assert!(compile(&unit.repeat(10_000)).is_err(), "{unit}");
+            assert!(compile(&unit.repeat(1_000)).is_err(), "{unit}");
+            assert!(compile(&unit.repeat(60)).is_err(), "{unit}");
         }
     }
 }

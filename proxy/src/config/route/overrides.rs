@@ -90,7 +90,9 @@ pub(super) fn merge(levels: &[&Level]) -> Arc<Overrides> {
     let merged = names.into_iter().map(|name| {
         let entries: Vec<&Entry> = levels.iter().filter_map(|level| level.get(name)).collect();
         let disabled = entries.last().map(|entry| entry.disabled);
-        (Arc::clone(name), Override { disabled, config: merge_configs(&entries) })
+        let levels = entries.iter().filter_map(|entry| entry.config.as_ref()).map(|(_, config)| Arc::clone(config));
+        let levels = levels.collect();
+        (Arc::clone(name), Override { disabled, config: merge_configs(&entries), levels })
     });
     Arc::new(Overrides(merged.collect()))
 }

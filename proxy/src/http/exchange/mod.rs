@@ -234,7 +234,7 @@ impl<'a> Exchange<'a> {
     fn new(connection: &'a Arc<Connection>, limits: &'a Limits, mut request: Request, version: Version) -> Self {
         let mut info = StreamInfo::new(Arc::clone(&connection.info), Instant::now(), SystemTime::now());
         info.protocol = Some(version);
-        info.filter_state = connection.info.filter_state.clone();
+        info.filter_state = connection.info.filter_state_now().into_owned();
         let progress = (!request.body.is_end()).then(|| {
             let progress = Progress::new(info.start);
             request.body = Body::stream(Counted::new(request.body.take(), Arc::clone(&progress)));

@@ -68,7 +68,7 @@ impl UriTemplate {
     }
 
     /// What every path that matches begins with.
-    pub(crate) fn literal_start(&self) -> &[u8] {
+    pub fn literal_start(&self) -> &[u8] {
         let end = self.text.find(['*', '{']).unwrap_or(self.text.len());
         &self.text.as_bytes()[..end]
     }
