@@ -28,3 +28,4 @@ pub(crate) mod wire_bytes;
 pub use access_logs::AccessLogOptions;
 pub(crate) use connection_manager::serve;
 pub use options::HttpConnectionManager;
+pub(crate) use request_headers::request_id;

@@ -393,7 +393,7 @@ fn join_repeated(headers: &mut HeaderMap, name: HeaderName, separator: &[u8]) {
 }
 
 /// A random UUID (version 4).
-fn request_id() -> HeaderValue {
+pub(crate) fn request_id() -> HeaderValue {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     let mut bits: u128 = rand::random();
     bits = bits & !(0xf << 76) | 0x4 << 76;

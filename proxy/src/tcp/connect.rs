@@ -52,10 +52,10 @@ pub(super) async fn connect(
     cluster: &Arc<Cluster>,
     stream: &mut StreamInfo,
 ) -> Option<Connected> {
-    let hash = proxy.hash_source_ip.then(|| {
-        let ip = stream.downstream_remote.ip().map(|address| address.ip().to_string()).unwrap_or_default();
-        xxhash_rust::xxh64::xxh64(ip.as_bytes(), 0)
-    });
+    let hash = proxy
+        .hash
+        .as_ref()
+        .and_then(|hash| hash.of(stream.downstream_remote.ip(), &stream.connection.filter_state_now()));
     let attempts = proxy.max_connect_attempts.max(1);
     for attempt in 1..=attempts {
         let Some(host) = choose_host(target, cluster, hash) else {

@@ -2,7 +2,9 @@
 //! They must not know heads or routes.
 
 mod connect;
+mod early;
 mod filtered;
+mod per_connection;
 mod pipe;
 mod proxy;
 mod proxy_header;
@@ -15,10 +17,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use connect::BackOff;
 pub(crate) use filtered::filtered;
+pub use per_connection::TcpHash;
 pub(crate) use proxy::serve;
 pub use proxy::{LogOptions, TcpCluster, TcpProxy, TcpStats};
 pub(crate) use proxy_header::proxy_header;
-pub use tunnel::Tunnel;
+pub use tunnel::{RequestId, Tunnel};
 
 use crate::listener::accept::Chosen;
 

@@ -16,6 +16,8 @@ pub(super) enum Ended {
     /// Both directions, the named side last.
     Done(Side),
     Idle,
+    /// Bytes came from downstream while the pipe was to leave.
+    Leaving,
     /// A side failed.
     Failed(Side, io::ErrorKind),
 }
@@ -67,11 +69,12 @@ impl Pipe {
         (self.upward.moved, self.downward.moved)
     }
 
-    /// Moves bytes until both directions have ended, a side has failed, or nothing has moved for `idle`.
-    pub(super) async fn run(&mut self, idle: Option<Duration>) -> Ended {
+    /// Moves bytes until both directions have ended, a side has failed, nothing has moved for `idle`, or bytes have while
+    /// `leaves` says so.
+    pub(super) async fn run(&mut self, idle: Option<Duration>, leaves: &(dyn Fn() -> bool + Sync)) -> Ended {
         loop {
             let last = self.last;
-            let moving = std::future::poll_fn(|cx| self.poll(cx));
+            let moving = std::future::poll_fn(|cx| self.poll(leaves, cx));
             let Some(idle) = idle else { return moving.await };
             tokio::select! {
                 biased;
@@ -84,12 +87,18 @@ impl Pipe {
         }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Ended> {
+    fn poll(&mut self, leaves: &(dyn Fn() -> bool + Sync), cx: &mut Context<'_>) -> Poll<Ended> {
         let before = (self.upward.moved, self.downward.moved);
         let upward = self.upward.poll(&mut self.down, &mut self.up, cx);
+        if before.0 != self.upward.moved && leaves() {
+            return Poll::Ready(Ended::Leaving);
+        }
         let downward = self.downward.poll(&mut self.up, &mut self.down, cx);
         if before != (self.upward.moved, self.downward.moved) {
             self.last = Instant::now();
+        }
+        if before.1 != self.downward.moved && leaves() {
+            return Poll::Ready(Ended::Leaving);
         }
         let failed = |side: Side, error: Failure| match error {
             Failure::Read(kind) => Ended::Failed(side, kind),
@@ -202,7 +211,7 @@ mod tests {
         let ((down, mut client), (up, mut host)) = (pair(), pair());
         let running = tokio::spawn(async move {
             let mut pipe = Pipe::new(down, up, b"early ".to_vec());
-            let ended = pipe.run(None).await;
+            let ended = pipe.run(None, &|| false).await;
             (ended, pipe.moved())
         });
         client.write_all(b"late").await.unwrap();
@@ -218,6 +227,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_leaves_does_so_after_the_next_bytes() {
+        let ((down, mut client), (up, mut host)) = (pair(), pair());
+        let mut pipe = Pipe::new(down, up, Vec::new());
+        client.write_all(b"last").await.unwrap();
+        assert!(matches!(pipe.run(None, &|| true).await, Ended::Leaving));
+        drop(pipe);
+        let mut read = Vec::new();
+        host.read_to_end(&mut read).await.unwrap();
+        assert_eq!(read, b"last");
+    }
+
+    #[tokio::test]
     async fn a_reader_that_does_not_read_bounds_what_is_taken() {
         let ((down, mut client), (up, _host)) = (pair(), pair());
         let mut pipe = Pipe::new(down, up, Vec::new());
@@ -229,7 +250,7 @@ mod tests {
         };
         // Both sockets' buffers fill, and then nothing moves any more: the pipe is idle with a writer that waits.
         tokio::select! {
-            ended = pipe.run(Some(Duration::from_millis(50))) => assert!(matches!(ended, Ended::Idle), "{ended:?}"),
+            ended = pipe.run(Some(Duration::from_millis(50)), &|| false) => assert!(matches!(ended, Ended::Idle), "{ended:?}"),
             () = writing => unreachable!(),
         }
         let (upward, _) = pipe.moved();

@@ -1,6 +1,7 @@
 //! `envoy.filters.network.tcp_proxy`: a connection to a host for each connection, bytes both ways, half closes kept.
 //! It must not know protocols above TCP.
 
+use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,9 +10,10 @@ use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::format::{AccessLogType, FormatContext};
 use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 use tidegate_stats::stats_block;
-use tokio::io::AsyncReadExt;
 
 use super::connect::{self, BackOff, Connected, Dial};
+use super::early;
+use super::per_connection::{PerConnection, TcpHash};
 use super::pipe::{Ended, Moved, Pipe, Side};
 use super::tunnel::{Client, Standing, Tunnel};
 use crate::app::Shared;
@@ -49,6 +51,7 @@ pub struct TcpCluster {
 /// When lines are written beside the one at the end (`access_log_options`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LogOptions {
+    pub on_start: bool,
     pub on_connected: bool,
     pub interval: Option<Duration>,
 }
@@ -58,34 +61,45 @@ pub struct TcpProxy {
     pub stats: TcpStats,
     /// At least one; more share by weight.
     pub clusters: Vec<TcpCluster>,
+    /// They came as `weighted_clusters`, be it one.
+    pub weighted: bool,
     pub idle_timeout: Option<Duration>,
     pub max_downstream_connection_duration: Option<Duration>,
     /// By how many percent, at random, that duration is lengthened.
     pub duration_jitter_percent: f64,
     pub max_connect_attempts: u32,
     pub back_off: Option<BackOff>,
-    /// Connect only once the client has said something, of which at most so much is read before.
+    /// So much is read at most before there is a host; `None` reads nothing.
     pub early_bytes: Option<usize>,
+    /// Connect only once the client has said something.
+    pub connects_on_data: bool,
+    /// Close a connection after its next bytes while its listener drains.
+    pub leaves_when_draining: bool,
     /// Carry the connection in a request to an HTTP host.
     pub tunnel: Option<Tunnel>,
-    /// Hash the client's address for hashing balancers.
-    pub hash_source_ip: bool,
+    pub hash: Option<TcpHash>,
     pub access_logs: Vec<Arc<AccessLog>>,
     pub log_options: LogOptions,
 }
 
 impl TcpProxy {
-    fn choose(&self, random: u64) -> Option<&TcpCluster> {
+    /// The cluster of a connection. Its own wish goes for the one cluster, not for weighted ones, as in Envoy.
+    fn choose(&self, wished: Option<&str>, random: u64) -> Option<Cow<'_, TcpCluster>> {
+        if let (Some(name), [only]) = (wished, &*self.clusters)
+            && !self.weighted
+        {
+            return Some(Cow::Owned(TcpCluster { name: name.into(), ..only.clone() }));
+        }
         let total: u64 = self.clusters.iter().map(|cluster| u64::from(cluster.weight)).sum();
         let mut left = random % total.max(1);
         for cluster in &self.clusters {
             let weight = u64::from(cluster.weight);
             if left < weight {
-                return Some(cluster);
+                return Some(Cow::Borrowed(cluster));
             }
             left -= weight;
         }
-        self.clusters.first()
+        self.clusters.first().map(Cow::Borrowed)
     }
 
     /// Writes a line to each access log.
@@ -105,11 +119,42 @@ impl TcpProxy {
 
 /// Proxies one connection to its end, and returns what is known of it then.
 pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpProxy) -> StreamInfo {
-    let Chosen { shared, chain, transport, .. } = chosen;
+    let Chosen { shared, chain, mut transport, .. } = chosen;
     proxy.stats.downstream_cx_total().inc();
+    if proxy.log_options.on_start {
+        proxy.log(&stream, AccessLogType::TcpConnectionStart, &shared);
+    }
+    let idle_timeout = |wishes: &PerConnection| wishes.idle_timeout.unwrap_or(proxy.idle_timeout);
+    let mut wishes = wishes(&stream);
+    let deadline = proxy.longest(rand::random()).map(|longest| stream.start + longest);
+    let mut early = Vec::new();
+    if proxy.connects_on_data {
+        let reading = early::wait(proxy, idle_timeout(&wishes), &mut transport);
+        let over = async {
+            tokio::select! {
+                () = chain.drain.until_cut() => Over::Cut,
+                () = until(deadline) => Over::TooLong,
+            }
+        };
+        tokio::select! {
+            read = reading => match read {
+                Some(read) => early = read,
+                None => return stream,
+            },
+            over = over => {
+                over.note(proxy, &mut stream);
+                return stream;
+            }
+        }
+        // What the first bytes made known counts too.
+        wishes = self::wishes(&stream);
+    }
     let snapshot = shared.snapshot();
-    let target = proxy.choose(rand::random());
-    let found = target.and_then(|target| Some((target, Arc::clone(snapshot.clusters.get(&target.name)?))));
+    let target = proxy.choose(wishes.cluster.as_deref(), rand::random());
+    let found = target.and_then(|target| {
+        let cluster = Arc::clone(snapshot.clusters.get(&target.name)?);
+        Some((target, cluster))
+    });
     drop(snapshot);
     let Some((target, cluster)) = found else {
         proxy.stats.downstream_cx_no_route().inc();
@@ -119,13 +164,25 @@ pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpPro
     stream.upstream.cluster = Some(Arc::clone(cluster.name()));
     stream.upstream.observability_name = Some(Arc::clone(cluster.config().observability_name()));
     stream.upstream.cluster_metadata = Some(Arc::clone(&cluster.config().metadata));
-    let deadline = proxy.longest(rand::random()).map(|longest| stream.start + longest);
-    let session = Session { proxy, target, cluster: &cluster, shared: &shared, drain: &chain.drain, deadline };
-    match &proxy.tunnel {
-        None => session.plain(transport, &mut stream).await,
+    let session = Session {
+        proxy,
+        target: &target,
+        cluster: &cluster,
+        shared: &shared,
+        drain: &chain.drain,
+        deadline,
+        idle_timeout: idle_timeout(&wishes),
+    };
+    match proxy.tunnel.as_ref().filter(|_| !wishes.disable_tunneling) {
+        None => session.plain(transport, early, &mut stream).await,
         Some(tunnel) => session.tunnelled(tunnel, transport, &mut stream).await,
     }
     stream
+}
+
+/// What the connection's filter state wishes, as of now.
+fn wishes(stream: &StreamInfo) -> PerConnection {
+    PerConnection::of(&stream.connection.filter_state_now())
 }
 
 /// One connection, and where it goes.
@@ -136,6 +193,7 @@ struct Session<'a> {
     shared: &'a Shared,
     drain: &'a Drain,
     deadline: Option<Instant>,
+    idle_timeout: Option<Duration>,
 }
 
 /// What ends a connection whatever it does.
@@ -146,6 +204,15 @@ enum Over {
     TooLong,
 }
 
+impl Over {
+    fn note(&self, proxy: &TcpProxy, stream: &mut StreamInfo) {
+        if matches!(self, Self::TooLong) {
+            proxy.stats.max_downstream_connection_duration().inc();
+            stream.flags |= ResponseFlags::DURATION_TIMEOUT;
+        }
+    }
+}
+
 impl Session<'_> {
     async fn over(&self) -> Over {
         tokio::select! {
@@ -154,11 +221,11 @@ impl Session<'_> {
         }
     }
 
-    fn note_over(&self, over: Over, stream: &mut StreamInfo) {
-        if matches!(over, Over::TooLong) {
-            self.proxy.stats.max_downstream_connection_duration().inc();
-            stream.flags |= ResponseFlags::DURATION_TIMEOUT;
-        }
+    /// Whether the next bytes are the last.
+    fn leaves(&self) -> bool {
+        self.proxy.leaves_when_draining
+            && (self.drain.should_close(rand::random())
+                || self.drain.heeds_health_check() && self.shared.is_health_check_failing())
     }
 
     fn note_connected(&self, stream: &StreamInfo) {
@@ -168,25 +235,27 @@ impl Session<'_> {
     }
 
     /// Bytes to a host as they are.
-    async fn plain(&self, mut transport: Transport, stream: &mut StreamInfo) {
+    async fn plain(&self, mut transport: Transport, mut early: Vec<u8>, stream: &mut StreamInfo) {
         let connecting = async {
-            let Some(early) = read_early(self.proxy, &mut transport).await else { return (None, Vec::new()) };
-            let connected = connect::connect(self.proxy, Dial::Plain, self.target, self.cluster, stream).await;
-            (connected, early)
+            let connecting = connect::connect(self.proxy, Dial::Plain, self.target, self.cluster, stream);
+            match self.proxy.early_bytes {
+                Some(most) => early::beside(self.proxy, connecting, &mut transport, &mut early, most).await,
+                None => connecting.await,
+            }
         };
         let connected = tokio::select! {
             connected = connecting => Ok(connected),
             over = self.over() => Err(over),
         };
         match connected {
-            Ok((Some(Connected::Plain(lease)), early)) => {
+            Ok(Some(Connected::Plain(lease))) => {
                 self.note_connected(stream);
                 let (up, mut held) = lease.split();
                 self.relay(Pipe::new(transport, up, early), &mut held, stream).await;
             }
             // Closed in order, as Envoy's; what was not read makes it a reset.
             Ok(_) => drop(transport),
-            Err(over) => self.note_over(over, stream),
+            Err(over) => over.note(self.proxy, stream),
         }
     }
 
@@ -194,11 +263,12 @@ impl Session<'_> {
         let proxy = self.proxy;
         let mut counted = (Moved::default(), Moved::default());
         let mut lines = Lines::new(proxy.log_options.interval);
+        let leaves = || self.leaves();
         let ended = loop {
             tokio::select! {
-                ended = pipe.run(proxy.idle_timeout) => break Some(ended),
+                ended = pipe.run(self.idle_timeout, &leaves) => break Some(ended),
                 over = self.over() => {
-                    self.note_over(over, stream);
+                    over.note(proxy, stream);
                     break None;
                 }
                 () = lines.next() => {
@@ -212,6 +282,7 @@ impl Session<'_> {
             None | Some(Ended::Done(Side::Down)) => {}
             Some(Ended::Done(Side::Up)) => held.closed_by_host(),
             Some(Ended::Idle) => proxy.stats.idle_timeout().inc(),
+            Some(Ended::Leaving) => proxy.stats.downstream_cx_drain_close().inc(),
             Some(Ended::Failed(side, kind)) => {
                 if side == Side::Up {
                     held.closed_by_host();
@@ -238,7 +309,7 @@ impl Session<'_> {
                 self.relay_tunnel(standing, client, stream).await;
             }
             Ok(_) => drop(client),
-            Err(over) => self.note_over(over, stream),
+            Err(over) => over.note(self.proxy, stream),
         }
     }
 
@@ -254,11 +325,17 @@ impl Session<'_> {
         let mut running = std::pin::pin!(standing.run(client));
         let mut last = (passed.read(), Instant::now());
         loop {
-            let idle = proxy.idle_timeout.map(|limit| last.1 + limit);
+            let idle = self.idle_timeout.map(|limit| last.1 + limit);
             tokio::select! {
                 () = &mut running => break,
+                () = passed.more(), if proxy.leaves_when_draining => {
+                    if self.leaves() {
+                        proxy.stats.downstream_cx_drain_close().inc();
+                        break;
+                    }
+                }
                 over = self.over() => {
-                    self.note_over(over, stream);
+                    over.note(proxy, stream);
                     break;
                 }
                 () = lines.next() => {
@@ -276,10 +353,11 @@ impl Session<'_> {
             }
         }
         count(proxy, moved(), &mut counted, stream);
+        passed.tell_trailers(stream);
     }
 }
 
-async fn until(moment: Option<Instant>) {
+pub(super) async fn until(moment: Option<Instant>) {
     match moment {
         Some(moment) => tokio::time::sleep_until(moment.into()).await,
         None => std::future::pending().await,
@@ -302,28 +380,6 @@ impl Lines {
         self.due = self.due.zip(self.interval).map(|(due, interval)| due + interval);
     }
 }
-
-/// The client's first bytes (`ON_DOWNSTREAM_DATA`); none where the host is connected to at once. `None` when there are
-/// none to connect for: such a client is connected to nothing, as in Envoy; here the idle timeout ends it.
-async fn read_early(proxy: &TcpProxy, transport: &mut Transport) -> Option<Vec<u8>> {
-    let Some(most) = proxy.early_bytes else { return Some(Vec::new()) };
-    let mut early = vec![0; most.clamp(1, EARLY_READ)];
-    let idle = || until(proxy.idle_timeout.map(|idle| Instant::now() + idle));
-    let n = tokio::select! {
-        read = transport.read(&mut early) => read.unwrap_or(0),
-        () = idle() => return None,
-    };
-    proxy.stats.early_data_received_count_total().inc();
-    if n == 0 {
-        idle().await;
-        return None;
-    }
-    early.truncate(n);
-    Some(early)
-}
-
-/// One read's worth: the rest is read when there is a host.
-const EARLY_READ: usize = 16 << 10;
 
 /// Brings the stream's facts and the stats up to what was moved up and down.
 fn count(proxy: &TcpProxy, moved: (Moved, Moved), counted: &mut (Moved, Moved), stream: &mut StreamInfo) {

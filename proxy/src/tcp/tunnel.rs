@@ -1,24 +1,28 @@
 //! `tunneling_config`: the connection's bytes in a CONNECT or POST to an HTTP host.
 //! It must not know how hosts are chosen or how often is tried.
 
+use std::any::Any;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
 use tidegate_filters::format::{Format, FormatContext};
 use tidegate_filters::http::{Body, BodyError, Frame, RequestHead};
+use tidegate_filters::metadata::{Sharing, StateObject};
 use tidegate_filters::stream_info::StreamInfo;
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::cluster::host::Host;
 use crate::cluster::pool::{Begun, Informational, PoolError, Stream, StreamRequest};
+use crate::http::request_id;
 use crate::io::Transport;
 use crate::route::HeaderMutations;
 
@@ -29,11 +33,56 @@ pub struct Tunnel {
     /// The path of a POST; a CONNECT without one.
     pub post_path: Option<HeaderValue>,
     pub headers: HeaderMutations,
+    /// A generated id, and where it is told.
+    pub request_id: Option<RequestId>,
+    /// The response's are put into the filter state.
+    pub tells_headers: bool,
+    pub tells_trailers: bool,
+}
+
+/// `request_id_extension`: each request of a tunnel has an id of its own.
+pub struct RequestId {
+    pub header: HeaderName,
+    /// Of the dynamic metadata.
+    pub metadata_key: String,
+}
+
+/// Where a request's id is noted.
+const NAMESPACE: &str = "envoy.filters.network.tcp_proxy";
+const TOLD_HEADERS: &str = "envoy.tcp_proxy.propagate_response_headers";
+const TOLD_TRAILERS: &str = "envoy.tcp_proxy.propagate_response_trailers";
+
+/// Headers or trailers as filter state.
+struct Told(Vec<(String, String)>);
+
+impl Told {
+    fn of(headers: &HeaderMap) -> Vec<(String, String)> {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect()
+    }
+
+    fn put(self, key: &str, stream: &mut StreamInfo) {
+        stream.filter_state.set(key, Arc::new(self), false, Sharing::None);
+    }
+}
+
+impl StateObject for Told {
+    fn text(&self) -> Option<String> {
+        None
+    }
+    fn json(&self) -> Option<Value> {
+        let entry = |(key, value): &(String, String)| json!({"key": key, "value": value});
+        Some(json!({"headers": self.0.iter().map(entry).collect::<Vec<_>>()}))
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
 }
 
 /// A tunnel that stands.
 pub(super) struct Standing {
     begun: Begun,
+    tells_trailers: bool,
 }
 
 /// The client's side while hosts are tried: nothing is read of it before one has agreed.
@@ -48,12 +97,27 @@ pub(super) struct Client {
 pub(super) struct Passed {
     received: AtomicU64,
     sent: AtomicU64,
+    moved: Notify,
+    /// The response's, where they are told.
+    trailers: Mutex<Option<HeaderMap>>,
 }
 
 impl Passed {
     /// From the client, and to it.
     pub(super) fn read(&self) -> (u64, u64) {
         (self.received.load(Relaxed), self.sent.load(Relaxed))
+    }
+
+    /// Waits until bytes have passed.
+    pub(super) async fn more(&self) {
+        self.moved.notified().await;
+    }
+
+    /// Puts the trailers that came into the filter state.
+    pub(super) fn tell_trailers(&self, stream: &mut StreamInfo) {
+        if let Some(trailers) = self.trailers.lock().take() {
+            Told(Told::of(&trailers)).put(TOLD_TRAILERS, stream);
+        }
     }
 }
 
@@ -112,15 +176,20 @@ impl Tunnel {
         });
         let begun = opened.send(&request, body).await.map_err(|_| Refused::Reset)?;
         let status = begun.response.head.status;
+        if self.tells_headers {
+            let mut headers = vec![(":status".to_owned(), status.as_str().to_owned())];
+            headers.extend(Told::of(&begun.response.head.headers));
+            Told(headers).put(TOLD_HEADERS, stream);
+        }
         if !status.is_success() {
             return Err(Refused::Status(status));
         }
         // The other end is held by what was just begun.
         let _ = open.send(());
-        Ok(Standing { begun })
+        Ok(Standing { begun, tells_trailers: self.tells_trailers })
     }
 
-    fn head(&self, stream: &StreamInfo) -> RequestHead {
+    fn head(&self, stream: &mut StreamInfo) -> RequestHead {
         let mut hostname = Vec::new();
         self.hostname.render(&FormatContext::of(stream), &mut hostname);
         let authority = HeaderValue::from_bytes(&hostname).unwrap_or(HeaderValue::from_static(""));
@@ -129,6 +198,12 @@ impl Tunnel {
             None => (Method::CONNECT, HeaderValue::from_static("")),
         };
         let mut head = RequestHead::new(method, authority, path);
+        if let Some(RequestId { header, metadata_key }) = &self.request_id {
+            let id = request_id();
+            let noted = id.to_str().unwrap_or_default().into();
+            stream.dynamic_metadata.merge(NAMESPACE, Map::from_iter([(metadata_key.clone(), noted)]));
+            head.headers.insert(header.clone(), id);
+        }
         self.headers.apply_request(&mut head, stream);
         head
     }
@@ -137,16 +212,24 @@ impl Tunnel {
 impl Standing {
     /// Moves bytes both ways until both directions have ended, or one has failed.
     pub(super) async fn run(self, client: Client) {
+        let tells_trailers = self.tells_trailers;
         let Begun { response, pump } = self.begun;
         let Client { mut write, passed, .. } = client;
         let mut body = response.body;
         let downward = async {
             while let Some(Ok(frame)) = body.frame().await {
-                let Ok(data) = frame.into_data() else { break };
+                let data = match frame.into_data() {
+                    Ok(data) => data,
+                    Err(frame) => {
+                        *passed.trailers.lock() = frame.into_trailers().ok().filter(|_| tells_trailers);
+                        break;
+                    }
+                };
                 if write.write_all(&data).await.is_err() {
                     return;
                 }
                 passed.sent.fetch_add(data.len() as u64, Relaxed);
+                passed.moved.notify_one();
             }
             // The client may be gone already; then there is nobody left to tell.
             let _ = write.shutdown().await;
@@ -194,6 +277,7 @@ impl http_body::Body for FromClient {
             return Poll::Ready(None);
         }
         this.passed.received.fetch_add(buffer.filled().len() as u64, Relaxed);
+        this.passed.moved.notify_one();
         Poll::Ready(Some(Ok(Frame::data(BytesMut::from(buffer.filled()).freeze()))))
     }
 }
