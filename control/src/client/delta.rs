@@ -1,0 +1,121 @@
+//! Incremental xDS: only what changed is asked for, sent and answered. Answers go first, in the order in which responses came;
+//! then changes of interest, types in the order in which they were first asked for; both as Envoy.
+//! It must not know how messages travel.
+
+mod state;
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use state::State;
+use tidegate_xds::pb::envoy::config::core::v3::Node;
+use tidegate_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use tidegate_xds::pb::google::rpc::Status;
+
+use super::{Handler, Interest, earlier, rejection};
+
+/// One stream's state, kept over reconnects.
+#[derive(Debug)]
+pub struct Delta {
+    node: Node,
+    connected: bool,
+    types: Vec<Type>,
+    answers: VecDeque<Answer>,
+}
+
+#[derive(Debug)]
+struct Type {
+    state: State,
+    pauses: usize,
+}
+
+/// An answer that is due.
+#[derive(Debug)]
+struct Answer {
+    place: usize,
+    nonce: String,
+    rejection: Option<Status>,
+}
+
+impl Delta {
+    pub fn new(node: Node) -> Self {
+        Self { node, connected: false, types: Vec::new(), answers: VecDeque::new() }
+    }
+
+    /// Asks for something else of a type than before; what is the same costs nothing.
+    pub fn ask(&mut self, type_url: &str, interest: &Interest) {
+        let place = self.place(type_url).unwrap_or_else(|| {
+            self.types.push(Type { state: State::new(type_url), pauses: 0 });
+            self.types.len() - 1
+        });
+        self.types[place].state.ask(interest);
+    }
+
+    /// Holds back the requests of a type; as often as [`Delta::resume`] is to follow.
+    pub fn pause(&mut self, type_url: &str) {
+        if let Some(place) = self.place(type_url) {
+            self.types[place].pauses += 1;
+        }
+    }
+
+    pub fn resume(&mut self, type_url: &str) {
+        if let Some(place) = self.place(type_url) {
+            let kind = &mut self.types[place];
+            kind.pauses = kind.pauses.saturating_sub(1);
+        }
+    }
+
+    /// A new stream: everything is asked for again, and the server told what is here.
+    pub fn connected(&mut self) {
+        self.connected = true;
+        self.answers.clear();
+        self.types.iter_mut().for_each(|kind| kind.state.stream_began());
+    }
+
+    pub fn disconnected(&mut self) {
+        self.connected = false;
+        self.answers.clear();
+    }
+
+    /// The next request to send, if one is due.
+    pub fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
+        if !self.connected {
+            return None;
+        }
+        let types = &self.types;
+        if let Some(first) = self.answers.iter().position(|answer| types[answer.place].pauses == 0) {
+            let answer = self.answers.remove(first)?;
+            let mut request = self.types[answer.place].state.request(&self.node);
+            request.response_nonce = answer.nonce;
+            request.error_detail = answer.rejection;
+            return Some(request);
+        }
+        let kind = self.types.iter_mut().find(|kind| kind.pauses == 0 && kind.state.is_due())?;
+        Some(kind.state.request(&self.node))
+    }
+
+    /// Takes a response: hands what it brings to `handler`, and makes the answer due.
+    pub fn receive(&mut self, response: DeltaDiscoveryResponse, handler: &mut impl Handler, now: Instant) {
+        let Some(place) = self.place(&response.type_url) else { return };
+        let nonce = response.nonce.clone();
+        let taken = self.types[place].state.take(response, handler, now);
+        self.answers.push_back(Answer { place, nonce, rejection: taken.err().map(|reason| rejection(&reason)) });
+    }
+
+    /// When [`Delta::expire`] has something to do.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.types.iter().map(|kind| kind.state.next_expiry()).fold(None, earlier)
+    }
+
+    /// Tells `handler` of what outlived its time.
+    pub fn expire(&mut self, handler: &mut impl Handler, now: Instant) {
+        self.types.iter_mut().for_each(|kind| kind.state.expire(handler, now));
+    }
+
+    fn place(&self, type_url: &str) -> Option<usize> {
+        self.types.iter().position(|kind| kind.state.type_url() == type_url)
+    }
+}
+
+#[cfg(test)]
+mod tests;

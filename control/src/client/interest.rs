@@ -1,0 +1,42 @@
+//! What is asked for of one type. It must not know what has come.
+
+use std::collections::BTreeSet;
+
+use super::WILDCARD;
+
+/// Every resource of a type, some by name, or both.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Interest {
+    /// [`WILDCARD`] is one of them.
+    names: BTreeSet<String>,
+    /// Every resource, asked for in the old way: by naming none in a stream's first request.
+    legacy_wildcard: bool,
+}
+
+impl Interest {
+    /// Every resource, as Envoy asks for clusters and listeners.
+    pub fn everything() -> Self {
+        Self { names: BTreeSet::new(), legacy_wildcard: true }
+    }
+
+    /// These and no others.
+    pub fn names(names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { names: names.into_iter().map(Into::into).collect(), legacy_wildcard: false }
+    }
+
+    pub(super) fn is_wildcard(&self) -> bool {
+        self.legacy_wildcard || self.names.contains(WILDCARD)
+    }
+
+    pub(super) fn is_legacy_wildcard(&self) -> bool {
+        self.legacy_wildcard
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.names.is_empty() && !self.legacy_wildcard
+    }
+
+    pub(super) fn list(&self) -> &BTreeSet<String> {
+        &self.names
+    }
+}
