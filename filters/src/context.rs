@@ -3,7 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
+use http::{HeaderMap, HeaderValue};
 use prost::{Message, Name};
 use tidegate_stats::Scope;
 use tidegate_xds::{FieldError, FieldPath, any};
@@ -39,6 +42,37 @@ pub struct RouteSubscription {
 pub enum ConfigSource {
     /// `path_config_source`: a file that is read again when it is moved into place, or when the watched directory changes.
     File { path: PathBuf, watched_directory: Option<PathBuf> },
+    /// `ads`: the stream of the bootstrap's `ads_config`.
+    Ads(Wait),
+    /// `api_config_source`: a stream of its own.
+    Stream(Arc<ControlPlane>, Wait),
+}
+
+/// How long the first answer is waited for (`initial_fetch_timeout`); none: for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait(pub Option<Duration>);
+
+/// A control plane that speaks gRPC, and how it is spoken to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlPlane {
+    pub service: GrpcService,
+    /// Incremental xDS; else state of the world.
+    pub delta: bool,
+    /// The node goes into a stream's first request only.
+    pub node_once: bool,
+}
+
+/// A gRPC service behind a cluster (`envoy_grpc`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrpcService {
+    pub cluster: String,
+    /// The cluster's name where it is not given.
+    pub authority: HeaderValue,
+    /// Goes with every call.
+    pub metadata: HeaderMap,
+    pub max_message_bytes: usize,
+    /// Whether calls carry `x-envoy-internal` and `x-forwarded-for`.
+    pub envoy_headers: bool,
 }
 
 /// The surroundings of one compile step.

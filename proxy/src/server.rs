@@ -22,6 +22,7 @@ use crate::config::Compiler;
 use crate::config::bootstrap::Bootstrap;
 use crate::config::files::{self, UnknownDynamicFields};
 use crate::config::store::{Placed, Store};
+use crate::discovery::Discovery;
 use crate::listener::ListenAddress;
 use crate::listener::manager::{DrainPlan, ListenerManager};
 use crate::process::{Asked, Process};
@@ -109,6 +110,15 @@ fn load_static(bootstrap: &Bootstrap, store: &mut Store) -> Vec<FieldError> {
         path: root.clone().field("clusters").index(index),
     });
     let mut errors = store.update_clusters(clusters.collect());
+    for (path, cluster) in bootstrap.control_plane_clusters() {
+        if !store.is_static_cluster(cluster) {
+            let path = path.field("grpc_services").index(0).field("envoy_grpc").field("cluster_name");
+            errors.push(FieldError::new(
+                path,
+                format!("unknown cluster '{cluster}': it must be one of static_resources"),
+            ));
+        }
+    }
     let listeners = bootstrap.listeners().iter().enumerate().map(|(index, listener)| Placed {
         resource: listener.clone(),
         path: root.clone().field("listeners").index(index),
@@ -151,6 +161,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         discoveries: Discoveries::new(shared.runtime_shared(), sender),
         resolved,
         sources: Sources::new(&bootstrap, &stats, options.unknown_dynamic_fields),
+        discovery: Discovery::new(&bootstrap, &shared, &stats),
         process: Arc::new(Process {
             shared: Arc::clone(&shared),
             stats,
@@ -179,7 +190,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
     };
     let (quit, mut quitting) = watch::channel(false);
     let signals = tokio::spawn(wait_for_signals(quit));
-    server.warm_up().await;
+    server.warm_up(&mut quitting).await;
     server.start_listening()?;
     server.process.gauges.initialized(Instant::now());
     allocator::give_back();
@@ -199,6 +210,7 @@ struct Server {
     /// Names of DNS clusters that were resolved for the first time.
     resolved: mpsc::UnboundedReceiver<Arc<str>>,
     sources: Sources,
+    discovery: Discovery,
     process: Arc<Process>,
     /// What the admin interface asks for.
     asked: mpsc::UnboundedReceiver<Asked>,
@@ -210,23 +222,31 @@ struct Server {
 }
 
 impl Server {
-    /// Reads what the configuration points at and waits until clusters and listeners are warm.
-    async fn warm_up(&mut self) {
+    /// Fetches what the configuration points at and waits until clusters, then listeners are warm.
+    async fn warm_up(&mut self, quitting: &mut watch::Receiver<bool>) {
         let deadline = tokio::time::Instant::now() + INITIAL_FETCH;
-        self.start_resolving();
+        let mut given_up = false;
         loop {
             self.sources.read(&mut self.store);
             self.start_resolving();
-            if !self.store.is_warming() && self.sources.is_settled(&self.store) {
-                return;
+            self.discovery.sync(&mut self.store);
+            if self.discovery.has_clusters() && !self.store.is_warming_clusters() {
+                self.discovery.begin_listeners();
+                self.discovery.sync(&mut self.store);
+                if !self.store.is_warming() && self.sources.is_settled(&self.store) && self.discovery.has_listeners() {
+                    return;
+                }
             }
             tokio::select! {
+                _ = quitting.changed() => return,
                 Some(name) = self.resolved.recv() => self.store.cluster_is_warm(&name),
+                report = self.discovery.next() => self.discovery.handle(report, &mut self.store),
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
-                () = tokio::time::sleep_until(deadline) => {
+                // Whatever comes from a control plane has times of its own.
+                () = tokio::time::sleep_until(deadline), if !given_up && self.discovery.is_idle() => {
+                    given_up = true;
                     tracing::warn!("gave up waiting for resources that were to be fetched first");
                     self.store.stop_waiting();
-                    return;
                 }
             }
         }
@@ -275,6 +295,10 @@ impl Server {
                     continue;
                 }
                 Some(name) = self.resolved.recv() => self.store.cluster_is_warm(&name),
+                report = self.discovery.next() => {
+                    self.discovery.handle(report, &mut self.store);
+                    self.start_resolving();
+                }
                 _ = look.tick() => {
                     self.process.layers.reload_if_moved();
                     if !self.sources.read(&mut self.store) {
@@ -283,6 +307,7 @@ impl Server {
                     self.start_resolving();
                 }
             }
+            self.discovery.sync(&mut self.store);
             for error in self.manager.apply(&self.shared.snapshot().listeners) {
                 tracing::error!(%error, "a listener could not be bound");
             }

@@ -17,7 +17,7 @@ use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::cluster::codes::Sides;
 use crate::cluster::host::Host;
 use crate::cluster::lb::PickContext;
-use crate::cluster::pool::{Informational, PoolError, Pump, Stream, StreamRequest};
+use crate::cluster::pool::{Begun, Informational, PoolError, Pump, Stream, StreamRequest};
 
 /// The services of one process.
 pub(crate) struct ProxyServices {
@@ -70,8 +70,15 @@ impl Services for ProxyServices {
     }
 }
 
-/// Sends a request to one host of a cluster, as an attempt of a route would, and reads all of its response.
+/// Sends a request to one host of a cluster and reads all of its response.
 async fn send(cluster: &Arc<Cluster>, request: Request, max_body_bytes: usize) -> Result<Response, CallError> {
+    let begun = begin(cluster, request).await?;
+    let body = read(begun.response.body, begun.pump, max_body_bytes).await?;
+    Ok(Response { head: begun.response.head, body })
+}
+
+/// Sends a request to one host of a cluster, as an attempt of a route would, and waits for the response's head.
+pub(crate) async fn begin(cluster: &Arc<Cluster>, request: Request) -> Result<Begun, CallError> {
     let Some(host) = choose(cluster) else {
         cluster.stats().traffic.upstream_cx_none_healthy().inc();
         return Err(CallError::NoHost);
@@ -103,8 +110,7 @@ async fn send(cluster: &Arc<Cluster>, request: Request, max_body_bytes: usize) -
         .stats()
         .codes
         .count(begun.response.head.status, Sides { internal: true, zone: &host.locality.zone, ..Sides::default() });
-    let body = read(begun.response.body, begun.pump, max_body_bytes).await?;
-    Ok(Response { head: begun.response.head, body })
+    Ok(begun)
 }
 
 fn choose(cluster: &Cluster) -> Option<Arc<Host>> {

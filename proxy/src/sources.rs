@@ -2,6 +2,7 @@
 //! checked and handed to the store. It must not know what the resources mean.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -57,13 +58,14 @@ struct Routes {
 impl Sources {
     pub(crate) fn new(bootstrap: &Bootstrap, stats: &Arc<StatsStore>, unknown: UnknownDynamicFields) -> Self {
         let root = stats.root();
-        let named = |source: &Option<ConfigSource>, stats: Subscription| {
-            source.as_ref().map(|source| Named { watched: Watched::new(file_of(source)), names: Vec::new(), stats })
+        let named = |source: &Option<ConfigSource>, stats: &dyn Fn() -> Subscription| {
+            let file = source.as_ref().and_then(file_of)?;
+            Some(Named { watched: Watched::new(file), names: Vec::new(), stats: stats() })
         };
         let (cds, lds) = (root.scope("cluster_manager.cds."), root.scope("listener_manager.lds."));
         Self {
-            clusters: bootstrap.cds.as_ref().and_then(|_| named(&bootstrap.cds, Subscription::with_reloads(&cds))),
-            listeners: bootstrap.lds.as_ref().and_then(|_| named(&bootstrap.lds, Subscription::new(&lds))),
+            clusters: named(&bootstrap.cds, &|| Subscription::with_reloads(&cds)),
+            listeners: named(&bootstrap.lds, &|| Subscription::new(&lds)),
             routes: BTreeMap::new(),
             assignments: BTreeMap::new(),
             rule: UnknownRule { fields: unknown, stats: ServerStats::new(&root.scope("server.")) },
@@ -73,8 +75,11 @@ impl Sources {
 
     /// Whether every file was asked for at least once.
     pub(crate) fn is_settled(&self, store: &Store) -> bool {
-        store.wanted_routes.keys().all(|name| self.routes.contains_key(name))
-            && store.wanted_assignments.keys().all(|name| self.assignments.contains_key(name))
+        let in_files = |source: &ConfigSource| file_of(source).is_some();
+        let routes = store.wanted_routes.iter().filter(|(_, wanted)| in_files(&wanted.source));
+        let assignments = store.wanted_assignments.iter().filter(|(_, source)| in_files(source));
+        routes.map(|(name, _)| name).all(|name| self.routes.contains_key(name))
+            && assignments.map(|(name, _)| name).all(|name| self.assignments.contains_key(name))
     }
 
     /// Reads the files that changed, in the order that keeps references whole: clusters, endpoints, listeners, routes.
@@ -88,7 +93,9 @@ impl Sources {
             clusters.read_clusters(store, &self.rule);
         }
         for (name, source) in &store.wanted_assignments {
-            self.assignments.entry(name.clone()).or_insert_with(|| Watched::new(file_of(source)));
+            if let Some(file) = file_of(source) {
+                self.assignments.entry(name.clone()).or_insert_with(|| Watched::new(file));
+            }
         }
         for (name, watched) in &mut self.assignments {
             if watched.changed() {
@@ -103,8 +110,10 @@ impl Sources {
             listeners.read_listeners(store, &self.rule);
         }
         for (name, subscription) in &store.wanted_routes {
-            let new = || Routes::new(&self.root, name, subscription);
-            self.routes.entry(name.clone()).or_insert_with(new);
+            if let Some(file) = file_of(&subscription.source) {
+                let new = || Routes::new(&self.root, name, subscription, file);
+                self.routes.entry(name.clone()).or_insert_with(new);
+            }
         }
         for (name, routes) in &mut self.routes {
             if routes.watched.changed() {
@@ -159,10 +168,10 @@ impl Named {
 }
 
 impl Routes {
-    fn new(root: &Scope, name: &str, subscription: &RouteSubscription) -> Self {
+    fn new(root: &Scope, name: &str, subscription: &RouteSubscription, file: PathBuf) -> Self {
         let scope = root.scope(&subscription.stats_prefix).scope(&format!("rds.{name}."));
         let stats = Subscription::with_empties(&scope);
-        Self { watched: Watched::new(file_of(&subscription.source)), stats, acting: Vec::new() }
+        Self { watched: Watched::new(file), stats, acting: Vec::new() }
     }
 
     fn read(&mut self, name: &str, store: &mut Store, rule: &UnknownRule) {

@@ -24,6 +24,11 @@ impl Interest {
         Self { names: names.into_iter().map(Into::into).collect(), legacy_wildcard: false }
     }
 
+    /// The names; none where everything is asked for by naming none.
+    pub fn names_asked(&self) -> &BTreeSet<String> {
+        &self.names
+    }
+
     pub(super) fn is_wildcard(&self) -> bool {
         self.legacy_wildcard || self.names.contains(WILDCARD)
     }
@@ -34,9 +39,5 @@ impl Interest {
 
     pub(super) fn is_empty(&self) -> bool {
         self.names.is_empty() && !self.legacy_wildcard
-    }
-
-    pub(super) fn list(&self) -> &BTreeSet<String> {
-        &self.names
     }
 }

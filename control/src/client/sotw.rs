@@ -2,7 +2,7 @@
 //! which they were first asked for, one request a change, none for a type that is paused.
 //! It must not know how messages travel.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use prost::{Message as _, Name as _};
@@ -67,7 +67,7 @@ impl Sotw {
                 self.types.len() - 1
             }
         };
-        let gone = self.types[place].interest.list().difference(interest.list());
+        let gone = self.types[place].interest.names_asked().difference(interest.names_asked());
         let gone: Vec<String> = gone.cloned().collect();
         gone.iter().for_each(|name| self.types[place].ttl.forget(name));
         self.types[place].interest = interest;
@@ -114,7 +114,7 @@ impl Sotw {
         Some(DiscoveryRequest {
             version_info: kind.version.clone(),
             node: with_node.then(|| self.node.clone()),
-            resource_names: kind.interest.list().iter().cloned().collect(),
+            resource_names: kind.interest.names_asked().iter().cloned().collect(),
             type_url: kind.url.clone(),
             response_nonce: kind.nonce.clone(),
             error_detail: kind.rejection.take(),
@@ -193,7 +193,6 @@ impl Type {
     ) -> Result<String, String> {
         let version = response.version_info;
         let mut resources = Vec::with_capacity(response.resources.len());
-        let mut names = HashSet::with_capacity(response.resources.len());
         let mut alive = Vec::new();
         for body in response.resources {
             let resource = unwrapped(body, &self.url, &version, handler)?;
@@ -202,10 +201,7 @@ impl Type {
             if heartbeat {
                 continue;
             }
-            if !names.insert(resource.name.clone()) {
-                return Err(format!("duplicate name {} found among the resources", resource.name));
-            }
-            let asked = self.interest.is_wildcard() || self.interest.list().contains(&resource.name);
+            let asked = self.interest.is_wildcard() || self.interest.names_asked().contains(&resource.name);
             if asked {
                 resources.push(resource);
             }

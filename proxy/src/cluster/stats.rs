@@ -332,6 +332,14 @@ impl ClusterStats {
         }
     }
 
+    /// The cluster's endpoints did not come in time.
+    pub(crate) fn fetch_timed_out(&self) {
+        self.updates.update_attempt().inc();
+        if let Some(subscription) = &self.subscription {
+            subscription.init_fetch_timeout().inc();
+        }
+    }
+
     /// Shows the hosts of a set in the gauges. `max_host_weight` is Envoy's: of EDS and STRICT_DNS clusters only (`weighed`),
     /// the largest weight that came new to the last priority, and at least 1.
     pub(crate) fn show_hosts(&self, hosts: &HostSet, change: &MembershipChange, weighed: bool) {

@@ -3,17 +3,19 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tidegate_filters::context::{CompileContext, ConfigSource, Defaults, Needs};
+use tidegate_filters::context::{CompileContext, ConfigSource, ControlPlane, Defaults, Needs};
 use tidegate_xds::pb::envoy::config::bootstrap::v3 as proto;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster;
+use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener;
 use tidegate_xds::pb::envoy::config::listener::v3::filter::ConfigType;
 use tidegate_xds::{Audit, Coverage, FieldError, FieldPath, Format, SourceMap, UnknownFields};
 
+use super::Node;
 use super::cluster::ClusterDefaults;
 use super::registry::Registry;
+use super::sources::{config_source, control_plane};
 use super::values::{self, duration};
-use super::{Node, config_source};
 use crate::application_log::pattern::Pattern;
 use crate::listener::ListenAddress;
 use crate::runtime::Layer;
@@ -62,7 +64,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Bootstrap.DynamicResources",
-        enforced: &["lds_config", "cds_config"],
+        enforced: &["lds_config", "cds_config", "ads_config"],
         listed: &[],
     },
     Coverage {
@@ -113,30 +115,23 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.core.v3.Node",
-        enforced: &["id", "cluster", "locality"],
+        enforced: &[
+            "id",
+            "cluster",
+            "locality",
+            "metadata",
+            "client_features",
+            "listening_addresses",
+            "dynamic_parameters",
+        ],
         listed: &[
-            ("metadata", "told to control planes only, and those are refused until they are built"),
-            ("user_agent_name", "told to control planes only"),
-            ("user_agent_version", "told to control planes only"),
-            ("user_agent_build_version", "told to control planes only"),
-            ("extensions", "told to control planes only"),
-            ("client_features", "told to control planes only"),
-            ("listening_addresses", "told to control planes only"),
-            ("dynamic_parameters", "told to control planes only"),
+            ("user_agent_name", "Envoy says its own to control planes, whatever is set"),
+            ("user_agent_version", "Envoy says its own to control planes, whatever is set"),
+            ("user_agent_build_version", "Envoy says its own to control planes, whatever is set"),
+            ("extensions", "Envoy says its own to control planes, whatever is set"),
         ],
     },
     Coverage { message: "envoy.config.core.v3.Locality", enforced: &["region", "zone", "sub_zone"], listed: &[] },
-    Coverage {
-        message: "envoy.config.core.v3.ConfigSource",
-        enforced: &["path", "path_config_source", "initial_fetch_timeout"],
-        listed: &[("resource_api_version", "there is only V3")],
-    },
-    Coverage {
-        message: "envoy.config.core.v3.PathConfigSource",
-        enforced: &["path", "watched_directory"],
-        listed: &[],
-    },
-    Coverage { message: "envoy.config.core.v3.WatchedDirectory", enforced: &["path"], listed: &[] },
 ];
 
 /// What the command line adds to a bootstrap.
@@ -165,6 +160,7 @@ pub struct Bootstrap {
     pub log_pattern: Option<Pattern>,
     pub(crate) lds: Option<ConfigSource>,
     pub(crate) cds: Option<ConfigSource>,
+    pub(crate) ads: Option<ControlPlane>,
     pub(crate) cluster_defaults: ClusterDefaults,
     pub(crate) runtime_layers: Vec<Layer>,
     pub(crate) stats_rules: tidegate_stats::Rules,
@@ -241,7 +237,8 @@ impl Bootstrap {
         let mut needs = Needs::default();
         let mut context = plain_context(&mut needs, defaults);
         let node = node(&message, overrides);
-        let (admin, lds, cds) = compile_sources(&message, &mut context).map_err(|error| place(vec![error]))?;
+        let (admin, Dynamic { lds, cds, ads }) =
+            compile_sources(&message, &mut context).map_err(|error| place(vec![error]))?;
         let cluster_defaults =
             ClusterDefaults::compile(&message, &node, &mut context).map_err(|error| place(vec![error]))?;
         let runtime_layers = match &message.layered_runtime {
@@ -278,6 +275,7 @@ impl Bootstrap {
             log_pattern,
             lds,
             cds,
+            ads,
             cluster_defaults,
             runtime_layers,
             stats_rules,
@@ -289,10 +287,33 @@ impl Bootstrap {
 
     /// The node as `/server_info` shows it.
     pub(crate) fn node_json(&self) -> serde_json::Value {
+        tidegate_xds::to_json("envoy.config.core.v3.Node", &prost::Message::encode_to_vec(&self.node_message()))
+    }
+
+    /// The node, the command line's words included.
+    pub(crate) fn node_message(&self) -> core::Node {
         let mut node = self.message.node.clone().unwrap_or_default();
         node.id.clone_from(&self.node.id);
         node.cluster.clone_from(&self.node.cluster);
-        tidegate_xds::to_json("envoy.config.core.v3.Node", &prost::Message::encode_to_vec(&node))
+        node
+    }
+
+    /// The clusters of control planes, each with the field that names it.
+    pub(crate) fn control_plane_clusters(&self) -> Vec<(FieldPath, &str)> {
+        let mut named = Vec::new();
+        let root = FieldPath::root().field("dynamic_resources");
+        if let Some(ads) = &self.ads {
+            named.push((root.clone().field("ads_config"), ads.service.cluster.as_str()));
+        }
+        for (field, source) in [("cds_config", &self.cds), ("lds_config", &self.lds)] {
+            if let Some(ConfigSource::Stream(control_plane, _)) = source {
+                named.push((
+                    root.clone().field(field).field("api_config_source"),
+                    control_plane.service.cluster.as_str(),
+                ));
+            }
+        }
+        named
     }
 
     pub(crate) fn admin_message(&self) -> proto::Admin {
@@ -344,16 +365,25 @@ fn plain_context(needs: &mut Needs, defaults: Defaults) -> CompileContext<'_> {
     CompileContext { resource: "bootstrap", path: FieldPath::root(), defaults, stats, needs }
 }
 
-type Sources = (Option<ListenAddress>, Option<ConfigSource>, Option<ConfigSource>);
+/// `dynamic_resources`.
+#[derive(Default)]
+struct Dynamic {
+    lds: Option<ConfigSource>,
+    cds: Option<ConfigSource>,
+    ads: Option<ControlPlane>,
+}
 
-fn compile_sources(message: &proto::Bootstrap, context: &mut CompileContext<'_>) -> Result<Sources, FieldError> {
+fn compile_sources(
+    message: &proto::Bootstrap,
+    context: &mut CompileContext<'_>,
+) -> Result<(Option<ListenAddress>, Dynamic), FieldError> {
     let admin = match message.admin.as_ref().and_then(|admin| admin.address.as_ref()) {
         Some(address) => Some(context.within("admin", |context| {
             context.within("address", |context| values::listen_address(Some(address), context))
         })?),
         None => None,
     };
-    let Some(dynamic) = &message.dynamic_resources else { return Ok((admin, None, None)) };
+    let Some(dynamic) = &message.dynamic_resources else { return Ok((admin, Dynamic::default())) };
     context.within("dynamic_resources", |context| {
         let mut source = |field: &str, source: Option<&_>| match source {
             Some(source) => context.within(field, |context| config_source(source, context)).map(Some),
@@ -361,7 +391,11 @@ fn compile_sources(message: &proto::Bootstrap, context: &mut CompileContext<'_>)
         };
         let lds = source("lds_config", dynamic.lds_config.as_ref())?;
         let cds = source("cds_config", dynamic.cds_config.as_ref())?;
-        Ok((admin, lds, cds))
+        let ads = match &dynamic.ads_config {
+            Some(ads) => Some(context.within("ads_config", |context| control_plane(ads, context))?),
+            None => None,
+        };
+        Ok((admin, Dynamic { lds, cds, ads }))
     })
 }
 
@@ -399,9 +433,10 @@ fn in_resource(name: &str, errors: Vec<FieldError>) -> Vec<FieldError> {
     errors.into_iter().map(|error| error.in_resource(name)).collect()
 }
 
-/// The file that a source names.
-pub(crate) fn file_of(source: &ConfigSource) -> PathBuf {
+/// The file that a source names, if it names one.
+pub(crate) fn file_of(source: &ConfigSource) -> Option<PathBuf> {
     match source {
-        ConfigSource::File { path, .. } => path.clone(),
+        ConfigSource::File { path, .. } => Some(path.clone()),
+        ConfigSource::Ads(_) | ConfigSource::Stream(..) => None,
     }
 }

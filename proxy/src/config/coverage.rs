@@ -12,8 +12,9 @@ pub struct All(HashMap<&'static str, Coverage, ahash::RandomState>);
 impl All {
     /// All that acts with these HTTP filters.
     pub(super) fn of(http: &[&'static dyn FilterFactory]) -> Self {
-        let own: [&'static [Coverage]; 14] = [
+        let own: [&'static [Coverage]; 15] = [
             super::bootstrap::COVERAGE,
+            super::sources::COVERAGE,
             super::cluster::COVERAGE,
             super::http_coverage::COVERAGE,
             super::listener::COVERAGE,

@@ -17,19 +17,19 @@ pub mod route;
 mod router;
 pub(crate) mod runtime;
 mod scoped_routes;
+mod sources;
 pub(crate) mod stats;
 pub(crate) mod store;
 pub(crate) mod tcp_proxy;
 mod upstream_filters;
 pub(crate) mod values;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderValue;
 use tidegate_filters::access_log::AccessLog;
-use tidegate_filters::context::{CompileContext, ConfigSource, Defaults, Needs, RouteSubscription};
+use tidegate_filters::context::{CompileContext, Defaults, Needs, RouteSubscription};
 use tidegate_filters::http::HttpFilterConfig;
 use tidegate_filters::http::header_mutations::HeaderEdits;
 use tidegate_filters::network::NetworkFilterConfig;
@@ -179,7 +179,7 @@ impl Compiler {
         source: &core::ConfigSource,
         context: &mut CompileContext<'_>,
     ) -> Result<(), FieldError> {
-        let source = config_source(source, context)?;
+        let source = sources::config_source(source, context)?;
         let stats_prefix = context.stats.prefix().to_owned();
         context.needs.route_configurations.insert(name.to_owned(), RouteSubscription { source, stats_prefix });
         Ok(())
@@ -203,28 +203,6 @@ impl Compiler {
                 .map_err(|_| context.error_at("environment_variable", format!("'{name}' is not set"))),
             None => Err(context.error("a data source is required")),
         }
-    }
-}
-
-/// A configuration source that we can read.
-#[expect(deprecated, reason = "Envoy 1.40 reads `path`")]
-pub(crate) fn config_source(
-    source: &core::ConfigSource,
-    context: &mut CompileContext<'_>,
-) -> Result<ConfigSource, FieldError> {
-    use core::config_source::ConfigSourceSpecifier as Specifier;
-    match &source.config_source_specifier {
-        Some(Specifier::PathConfigSource(path)) => Ok(ConfigSource::File {
-            path: PathBuf::from(&path.path),
-            watched_directory: path.watched_directory.as_ref().map(|directory| PathBuf::from(&directory.path)),
-        }),
-        Some(Specifier::Path(path)) => Ok(ConfigSource::File { path: PathBuf::from(path), watched_directory: None }),
-        Some(Specifier::ApiConfigSource(_)) => {
-            Err(context.error_at("api_config_source", "not supported yet: api_config_source"))
-        }
-        Some(Specifier::Ads(_)) => Err(context.error_at("ads", "not supported yet: ads")),
-        Some(Specifier::Self_(_)) => Err(context.error_at("self", "not supported yet: self")),
-        None => Err(context.error("a config source is required")),
     }
 }
 

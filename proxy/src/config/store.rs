@@ -46,6 +46,12 @@ pub(crate) struct Store {
     /// Digests of what was accepted last, by kind and name: an equal resource is no change.
     clusters: HashMap<Arc<str>, u64>,
     listeners: HashMap<Arc<str>, u64>,
+    /// Those of the bootstrap: no source changes them.
+    static_clusters: HashSet<Arc<str>>,
+    /// The route configurations that each listener needs.
+    listener_routes: HashMap<Arc<str>, Vec<String>>,
+    /// Route configurations that were waited for long enough.
+    given_up_routes: HashSet<String>,
     /// The last good assignment by name (EDS).
     assignments: HashMap<String, ClusterLoadAssignment>,
     warming_clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
@@ -72,6 +78,9 @@ impl Store {
             shared,
             clusters: HashMap::new(),
             listeners: HashMap::new(),
+            static_clusters: HashSet::new(),
+            listener_routes: HashMap::new(),
+            given_up_routes: HashSet::new(),
             assignments: HashMap::new(),
             warming_clusters: BTreeMap::new(),
             warming_listeners: BTreeMap::new(),
@@ -119,6 +128,9 @@ impl Store {
                         Some(_) => self.stats.cluster_modified().inc(),
                     }
                     self.accepted.put(Kind::Cluster, &name, resource.encode_to_vec(), !self.started);
+                    if !self.started {
+                        self.static_clusters.insert(Arc::clone(&name));
+                    }
                     if self.is_warm(&cluster) {
                         ready.push(cluster);
                     } else if !cluster.config().wait_for_warm_on_init {
@@ -163,7 +175,7 @@ impl Store {
             )?;
             if let (Discovery::Eds(eds), Some(source)) = (&compiled.config.discovery, &compiled.eds) {
                 let source = context.within("eds_cluster_config", |context| {
-                    context.within("eds_config", |context| super::config_source(source, context))
+                    context.within("eds_config", |context| super::sources::config_source(source, context))
                 })?;
                 self.wanted_assignments.insert(eds.service_name.to_string(), source);
             }
@@ -190,6 +202,9 @@ impl Store {
 
     /// Removes clusters that a source no longer names.
     pub(crate) fn remove_clusters(&mut self, names: &[Arc<str>]) {
+        if names.is_empty() {
+            return;
+        }
         for name in names {
             if self.clusters.remove(name).is_some() {
                 self.stats.cluster_removed().inc();
@@ -276,18 +291,50 @@ impl Store {
         errors
     }
 
-    /// The endpoints of this service are not there: clusters that wait for them go on without.
-    pub(crate) fn missing_assignment(&mut self, service: &str) {
-        let subscribed = |cluster: &Arc<Cluster>| matches!(&cluster.config().discovery, Discovery::Eds(eds) if *eds.service_name == *service);
-        let waiting: Vec<_> = self
-            .warming_clusters
-            .values()
-            .filter(|cluster| subscribed(cluster))
-            .map(|cluster| Arc::clone(cluster.name()))
+    pub(crate) fn is_static_cluster(&self, name: &str) -> bool {
+        self.static_clusters.contains(name)
+    }
+
+    pub(crate) fn is_warming_clusters(&self) -> bool {
+        !self.warming_clusters.is_empty()
+    }
+
+    /// The assignments that clusters need, and where they come from.
+    pub(crate) fn needed_assignments(&mut self) -> Vec<(String, ConfigSource)> {
+        let snapshot = self.shared.snapshot();
+        let clusters = self.warming_clusters.values().chain(snapshot.clusters.values());
+        let needed: HashSet<&str> = clusters
+            .filter_map(|cluster| match &cluster.config().discovery {
+                Discovery::Eds(eds) => Some(&*eds.service_name),
+                _ => None,
+            })
             .collect();
+        self.wanted_assignments.retain(|name, _| needed.contains(name.as_str()));
+        self.assignments.retain(|name, _| needed.contains(name.as_str()));
+        self.wanted_assignments.iter().map(|(name, source)| (name.clone(), source.clone())).collect()
+    }
+
+    /// The route configurations that listeners need, and where they come from.
+    pub(crate) fn needed_routes(&mut self) -> Vec<(String, ConfigSource)> {
+        let needed: HashSet<&String> = self.listener_routes.values().flatten().collect();
+        self.wanted_routes.retain(|name, _| needed.contains(name));
+        self.wanted_routes.iter().map(|(name, wanted)| (name.clone(), wanted.source.clone())).collect()
+    }
+
+    /// Clusters that wait for the endpoints of this service go on without.
+    pub(crate) fn go_on_without_assignment(&mut self, service: &str) {
+        let waits = |cluster: &Cluster| matches!(&cluster.config().discovery, Discovery::Eds(eds) if *eds.service_name == *service);
+        let waiting = self.warming_clusters.values().filter(|cluster| waits(cluster));
+        let waiting: Vec<_> = waiting.map(|cluster| Arc::clone(cluster.name())).collect();
         let warm = waiting.iter().filter_map(|name| self.warming_clusters.remove(name)).collect();
         self.publish_clusters(warm);
         self.show_clusters();
+    }
+
+    /// The endpoints of this service are not there: clusters that wait for them go on without.
+    pub(crate) fn missing_assignment(&mut self, service: &str) {
+        self.go_on_without_assignment(service);
+        let subscribed = |cluster: &Arc<Cluster>| matches!(&cluster.config().discovery, Discovery::Eds(eds) if *eds.service_name == *service);
         for cluster in self.shared.snapshot().clusters.values().filter(|cluster| subscribed(cluster)) {
             cluster.stats().updates.update_empty().inc();
             cluster.stats().updates.update_success().inc();
@@ -296,12 +343,24 @@ impl Store {
 
     /// Counts what became of an update of this service's endpoints.
     pub(crate) fn count_assignment(&self, service: &str, update: &Update, now: SystemTime) {
+        self.count_endpoints(service, |cluster| cluster.stats().count_update(update, now));
+    }
+
+    /// The endpoints of this service are asked for.
+    pub(crate) fn asked_assignment(&self, service: &str) {
+        self.count_endpoints(service, |cluster| cluster.stats().updates.update_attempt().inc());
+    }
+
+    /// The endpoints of this service did not come in time.
+    pub(crate) fn assignment_timed_out(&self, service: &str) {
+        self.count_endpoints(service, |cluster| cluster.stats().fetch_timed_out());
+    }
+
+    fn count_endpoints(&self, service: &str, count: impl Fn(&Cluster)) {
         let snapshot = self.shared.snapshot();
         let clusters = self.warming_clusters.values().chain(snapshot.clusters.values());
         let subscribed = |cluster: &&Arc<Cluster>| matches!(&cluster.config().discovery, Discovery::Eds(eds) if *eds.service_name == *service);
-        for cluster in clusters.filter(subscribed) {
-            cluster.stats().count_update(update, now);
-        }
+        clusters.filter(subscribed).for_each(|cluster| count(cluster));
     }
 
     fn assign(&self, cluster: &Cluster, assignment: &ClusterLoadAssignment) -> Result<(), FieldError> {
@@ -359,6 +418,8 @@ impl Store {
                     self.accepted.put(Kind::Listener, &name, resource.encode_to_vec(), !self.started);
                     self.accepted.put_inline_routes(&name, &super::inline_routes::of(&resource));
                     self.wanted_routes.extend(needs.route_configurations.clone());
+                    self.listener_routes
+                        .insert(Arc::clone(&name), needs.route_configurations.keys().cloned().collect());
                     let warming = Warming { compiled: Arc::new(listener), needs };
                     if self.has_routes(&warming.needs) {
                         ready.push(warming.compiled);
@@ -387,7 +448,8 @@ impl Store {
 
     fn has_routes(&self, needs: &Needs) -> bool {
         let snapshot = self.shared.snapshot();
-        needs.route_configurations.keys().all(|name| snapshot.routes.contains_key(name.as_str()))
+        let there = |name: &String| snapshot.routes.contains_key(name.as_str()) || self.given_up_routes.contains(name);
+        needs.route_configurations.keys().all(there)
     }
 
     pub(crate) fn remove_listeners(&mut self, names: &[Arc<str>]) {
@@ -396,6 +458,10 @@ impl Store {
             self.accepted.remove(Kind::Listener, name);
             self.accepted.put_inline_routes(name, &[]);
             self.warming_listeners.remove(name);
+            self.listener_routes.remove(name);
+        }
+        if names.is_empty() {
+            return;
         }
         self.publish(|snapshot| {
             for name in names {
@@ -424,15 +490,23 @@ impl Store {
                 snapshot.routes.insert(name, table);
             }
         });
-        let names: Vec<_> = self.warming_listeners.keys().cloned().collect();
-        let warm = names
-            .into_iter()
-            .filter(|name| self.warming_listeners.get(name).is_some_and(|warming| self.has_routes(&warming.needs)));
-        let warm: Vec<_> = warm.collect();
+        self.publish_warm_listeners();
+        errors
+    }
+
+    /// Listeners that have what they need serve.
+    fn publish_warm_listeners(&mut self) {
+        let has_routes = |(_, warming): &(&Arc<str>, &Warming<Listener>)| self.has_routes(&warming.needs);
+        let warm: Vec<_> = self.warming_listeners.iter().filter(has_routes).map(|(name, _)| Arc::clone(name)).collect();
         let ready = warm.iter().filter_map(|name| self.warming_listeners.remove(name)).map(|warming| warming.compiled);
         let ready = ready.collect();
         self.publish_listeners(ready);
-        errors
+    }
+
+    /// A route configuration does not come: listeners that wait for it serve without.
+    pub(crate) fn go_on_without_routes(&mut self, name: &str) {
+        self.given_up_routes.insert(name.to_owned());
+        self.publish_warm_listeners();
     }
 
     fn publish_clusters(&self, clusters: Vec<Arc<Cluster>>) {

@@ -6,7 +6,7 @@ pub mod codec;
 pub(crate) mod connection_manager;
 pub(crate) mod downstream;
 mod exchange;
-mod headers;
+pub(crate) mod headers;
 mod host;
 mod http2_connection;
 mod limits;

@@ -2,6 +2,7 @@
 //! are counted.
 
 pub mod cluster_manager;
+pub mod control_plane;
 pub mod listener;
 pub mod server;
 pub mod subscription;

@@ -76,6 +76,17 @@ impl Subscription {
         }
     }
 
+    /// It begins.
+    pub fn asked(&self) {
+        self.stats.update_attempt().inc();
+    }
+
+    /// Nothing came in time.
+    pub fn fetch_timed_out(&self) {
+        self.stats.init_fetch_timeout().inc();
+        self.stats.update_attempt().inc();
+    }
+
     /// An update was asked for, and this came.
     pub fn count(&self, update: &Update, now: SystemTime) {
         self.stats.update_attempt().inc();

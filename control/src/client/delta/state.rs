@@ -61,8 +61,9 @@ impl State {
             return;
         }
         let added: Vec<String> =
-            interest.list().iter().filter(|name| !self.asked.contains_key(*name)).cloned().collect();
-        let removed: Vec<String> = self.asked.keys().filter(|name| !interest.list().contains(*name)).cloned().collect();
+            interest.names_asked().iter().filter(|name| !self.asked.contains_key(*name)).cloned().collect();
+        let removed: Vec<String> =
+            self.asked.keys().filter(|name| !interest.names_asked().contains(*name)).cloned().collect();
         added.into_iter().for_each(|name| self.add(name));
         removed.into_iter().for_each(|name| self.remove(name));
     }

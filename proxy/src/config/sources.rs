@@ -1,0 +1,151 @@
+//! `ConfigSource` and what is below it -> where resources come from. It must not know which resources.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tidegate_filters::context::{CompileContext, ConfigSource, ControlPlane, GrpcService, Wait};
+use tidegate_xds::pb::envoy::config::core::v3 as core;
+use tidegate_xds::{Coverage, FieldError};
+
+use super::values::duration;
+
+/// What is compiled here.
+pub(crate) const COVERAGE: &[Coverage] = &[
+    Coverage {
+        message: "envoy.config.core.v3.ConfigSource",
+        enforced: &["path", "path_config_source", "api_config_source", "ads", "initial_fetch_timeout"],
+        listed: &[("resource_api_version", "there is only V3")],
+    },
+    Coverage {
+        message: "envoy.config.core.v3.PathConfigSource",
+        enforced: &["path", "watched_directory"],
+        listed: &[],
+    },
+    Coverage { message: "envoy.config.core.v3.WatchedDirectory", enforced: &["path"], listed: &[] },
+    Coverage { message: "envoy.config.core.v3.AggregatedConfigSource", enforced: &[], listed: &[] },
+    Coverage {
+        message: "envoy.config.core.v3.ApiConfigSource",
+        enforced: &["api_type", "transport_api_version", "grpc_services", "set_node_on_first_message_only"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.core.v3.GrpcService",
+        enforced: &["envoy_grpc", "initial_metadata"],
+        listed: &[("timeout", "of single calls; a stream has no deadline")],
+    },
+    Coverage {
+        message: "envoy.config.core.v3.GrpcService.EnvoyGrpc",
+        enforced: &["cluster_name", "authority", "max_receive_message_length", "skip_envoy_headers"],
+        listed: &[],
+    },
+    Coverage { message: "envoy.config.core.v3.HeaderValue", enforced: &["key", "value", "raw_value"], listed: &[] },
+];
+
+/// Envoy's `initial_fetch_timeout` where none is given.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A configuration source that we can read.
+///
+/// # Errors
+/// What cannot be read from, or not yet.
+#[expect(deprecated, reason = "Envoy 1.40 reads `path`")]
+pub(crate) fn config_source(
+    source: &core::ConfigSource,
+    context: &mut CompileContext<'_>,
+) -> Result<ConfigSource, FieldError> {
+    use core::config_source::ConfigSourceSpecifier as Specifier;
+    let timeout = source.initial_fetch_timeout.as_ref().map_or(FETCH_TIMEOUT, duration);
+    let wait = Wait(Some(timeout).filter(|timeout| !timeout.is_zero()));
+    match &source.config_source_specifier {
+        Some(Specifier::PathConfigSource(path)) => Ok(ConfigSource::File {
+            path: PathBuf::from(&path.path),
+            watched_directory: path.watched_directory.as_ref().map(|directory| PathBuf::from(&directory.path)),
+        }),
+        Some(Specifier::Path(path)) => Ok(ConfigSource::File { path: PathBuf::from(path), watched_directory: None }),
+        Some(Specifier::ApiConfigSource(api)) => context.within("api_config_source", |context| {
+            use core::api_config_source::ApiType;
+            if matches!(api.api_type(), ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc) {
+                // The type of the aggregated stream, named from elsewhere.
+                return Err(context.error_at("api_type", "not supported yet: an aggregated stream but in ads_config"));
+            }
+            Ok(ConfigSource::Stream(Arc::new(control_plane(api, context)?), wait))
+        }),
+        Some(Specifier::Ads(_)) => Ok(ConfigSource::Ads(wait)),
+        Some(Specifier::Self_(_)) => Err(context.error_at("self", "not supported yet: self")),
+        None => Err(context.error("a config source is required")),
+    }
+}
+
+/// The control plane of an `ApiConfigSource`: `ads_config`, or a source of its own.
+///
+/// # Errors
+/// A protocol that is not spoken, or a service that cannot be called.
+pub(crate) fn control_plane(
+    api: &core::ApiConfigSource,
+    context: &mut CompileContext<'_>,
+) -> Result<ControlPlane, FieldError> {
+    use core::api_config_source::ApiType;
+    let delta = match api.api_type() {
+        ApiType::Grpc | ApiType::AggregatedGrpc => false,
+        ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc => true,
+        ApiType::Rest => return Err(context.error_at("api_type", "not supported yet: REST")),
+        _ => return Err(context.error_at("api_type", "must be GRPC or DELTA_GRPC")),
+    };
+    if api.transport_api_version() != core::ApiVersion::V3 {
+        return Err(
+            context.error_at("transport_api_version", "V2 (and AUTO) xDS transport protocol versions are deprecated")
+        );
+    }
+    let [service] = api.grpc_services.as_slice() else {
+        return Err(context.error_at("grpc_services", "not supported yet: any number of services but one"));
+    };
+    let service = context.within_item("grpc_services", 0, |context| grpc_service(service, context))?;
+    Ok(ControlPlane { service, delta, node_once: api.set_node_on_first_message_only })
+}
+
+/// A gRPC service behind a cluster.
+///
+/// # Errors
+/// `google_grpc`, which has a transport of its own, and headers that are none.
+pub(crate) fn grpc_service(
+    service: &core::GrpcService,
+    context: &mut CompileContext<'_>,
+) -> Result<GrpcService, FieldError> {
+    use core::grpc_service::TargetSpecifier as Target;
+    let mut metadata = HeaderMap::new();
+    for (index, header) in service.initial_metadata.iter().enumerate() {
+        let (name, value) = context.within_item("initial_metadata", index, |context| entry(header, context))?;
+        metadata.append(name, value);
+    }
+    match &service.target_specifier {
+        Some(Target::EnvoyGrpc(grpc)) => context.within("envoy_grpc", |context| {
+            let authority = if grpc.authority.is_empty() { &grpc.cluster_name } else { &grpc.authority };
+            let authority =
+                HeaderValue::from_str(authority).map_err(|_| context.error_at("authority", "not a header value"))?;
+            Ok(GrpcService {
+                cluster: grpc.cluster_name.clone(),
+                authority,
+                metadata,
+                max_message_bytes: grpc.max_receive_message_length.map_or(usize::MAX, |most| most.value as usize),
+                envoy_headers: !grpc.skip_envoy_headers,
+            })
+        }),
+        Some(Target::GoogleGrpc(_)) => {
+            Err(context.error_at("google_grpc", "not supported: use envoy_grpc with a cluster of the same address"))
+        }
+        None => Err(context.error("a target is required")),
+    }
+}
+
+fn entry(header: &core::HeaderValue, context: &CompileContext<'_>) -> Result<(HeaderName, HeaderValue), FieldError> {
+    let name =
+        HeaderName::from_bytes(header.key.as_bytes()).map_err(|_| context.error_at("key", "not a header name"))?;
+    if header.value.contains('%') {
+        return Err(context.error_at("value", "not supported yet: operators in initial metadata"));
+    }
+    let bytes = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
+    let value = HeaderValue::from_bytes(bytes).map_err(|_| context.error_at("value", "not a header value"))?;
+    Ok((name, value))
+}

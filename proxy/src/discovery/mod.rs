@@ -1,0 +1,358 @@
+//! xDS over gRPC: which streams there are, what each is asked for, and when answers are held back (make before break).
+//! What resources mean is the store's; what the protocol says is `tidegate_control::client`'s.
+
+mod channel;
+mod mux;
+mod resources;
+mod stream;
+mod waits;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use http::uri::PathAndQuery;
+use tidegate_control::client::Interest;
+use tidegate_filters::context::{ConfigSource, ControlPlane};
+use tidegate_stats::{Scope, Store as StatsStore};
+use tidegate_xds::pb::envoy::config::core::v3::Node;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use self::channel::Channel;
+use self::mux::Mux;
+use self::resources::{Apply, Subscriptions};
+use self::stream::{Event, Happened, Report};
+use self::waits::Waits;
+use crate::app::Shared;
+use crate::config::bootstrap::Bootstrap;
+use crate::config::store::Store;
+use crate::stats::control_plane::ControlPlaneStats;
+use crate::stats::subscription::Update as Outcome;
+
+/// A type of resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    Cluster,
+    Endpoints,
+    Listener,
+    Route,
+}
+
+impl Kind {
+    const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+
+    fn type_url(self) -> &'static str {
+        match self {
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    fn of(type_url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+    }
+
+    /// The method of a stream that carries this type alone.
+    fn method(self, delta: bool) -> PathAndQuery {
+        PathAndQuery::from_static(match (self, delta) {
+            (Self::Cluster, false) => "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
+            (Self::Cluster, true) => "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters",
+            (Self::Endpoints, false) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
+            (Self::Endpoints, true) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
+            (Self::Listener, false) => "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners",
+            (Self::Listener, true) => "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
+            (Self::Route, false) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
+            (Self::Route, true) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+        })
+    }
+}
+
+fn ads_method(delta: bool) -> PathAndQuery {
+    PathAndQuery::from_static(if delta {
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
+    } else {
+        "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
+    })
+}
+
+/// All streams of a process.
+pub(crate) struct Discovery {
+    shared: Arc<Shared>,
+    node: Node,
+    root: Scope,
+    streams: Vec<Stream>,
+    reports: mpsc::Receiver<Report>,
+    reporting: mpsc::Sender<Report>,
+    ads: Option<usize>,
+    clusters: Option<ConfigSource>,
+    listeners: Option<ConfigSource>,
+    /// Listeners are asked for once clusters are there.
+    listeners_begun: bool,
+    subscriptions: Subscriptions,
+    waits: Waits,
+    /// The answer to the last clusters waits until they are warm.
+    held: Option<usize>,
+}
+
+/// One stream, open or not.
+struct Stream {
+    control_plane: Arc<ControlPlane>,
+    /// None: all types (ADS).
+    kind: Option<Kind>,
+    mux: Mux,
+    asked: BTreeMap<Kind, Interest>,
+    stats: ControlPlaneStats,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Discovery {
+    /// Needs a runtime: the aggregated stream is opened at once.
+    pub(crate) fn new(bootstrap: &Bootstrap, shared: &Arc<Shared>, stats: &Arc<StatsStore>) -> Self {
+        let (reporting, reports) = mpsc::channel(1);
+        let dynamic = |source: &Option<ConfigSource>| {
+            source.clone().filter(|source| !matches!(source, ConfigSource::File { .. }))
+        };
+        let mut discovery = Self {
+            shared: Arc::clone(shared),
+            node: mux::node(bootstrap.node_message()),
+            root: stats.root(),
+            streams: Vec::new(),
+            reports,
+            reporting,
+            ads: None,
+            clusters: dynamic(&bootstrap.cds),
+            listeners: dynamic(&bootstrap.lds),
+            listeners_begun: false,
+            subscriptions: Subscriptions::new(&stats.root()),
+            waits: Waits::default(),
+            held: None,
+        };
+        if let Some(ads) = &bootstrap.ads {
+            discovery.ads = Some(discovery.open(Arc::new(ads.clone()), None));
+        }
+        discovery
+    }
+
+    /// Whether nothing comes from control planes.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.streams.is_empty() && self.clusters.is_none() && self.listeners.is_none()
+    }
+
+    /// Whether clusters came, or were waited for long enough.
+    pub(crate) fn has_clusters(&self) -> bool {
+        self.clusters.is_none() || self.waits.is_over(Kind::Cluster, "")
+    }
+
+    /// Whether listeners came, or were waited for long enough.
+    pub(crate) fn has_listeners(&self) -> bool {
+        self.listeners.is_none() || self.waits.is_over(Kind::Listener, "")
+    }
+
+    /// From now on listeners are asked for, too.
+    pub(crate) fn begin_listeners(&mut self) {
+        self.listeners_begun = true;
+    }
+
+    /// Waits until something happens to a stream; `None`: time has passed for something.
+    pub(crate) async fn next(&mut self) -> Option<Report> {
+        let expiry = self.streams.iter().filter_map(|stream| stream.mux.next_expiry()).chain(self.waits.next()).min();
+        let due = async {
+            match expiry {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            report = self.reports.recv() => report,
+            () = due => None,
+        }
+    }
+
+    /// Takes what has happened.
+    pub(crate) fn handle(&mut self, report: Option<Report>, store: &mut Store) {
+        let now = Instant::now();
+        match report {
+            Some((place, happened)) => self.happened(place, happened, store, now),
+            None => self.time_passed(store, now),
+        }
+        self.sync(store);
+    }
+
+    fn happened(&mut self, place: usize, happened: Happened, store: &mut Store, now: Instant) {
+        let Some(stream) = self.streams.get_mut(place) else { return };
+        let type_url = match &happened {
+            Happened::Sotw(Event::Received(response)) => response.type_url.clone(),
+            Happened::Delta(Event::Received(response)) => response.type_url.clone(),
+            Happened::Sotw(Event::Connected(_)) | Happened::Delta(Event::Connected(_)) => {
+                stream.stats.connected();
+                stream.mux.connected(happened);
+                return;
+            }
+            Happened::Sotw(Event::Closed(status)) | Happened::Delta(Event::Closed(status)) => {
+                stream.stats.disconnected();
+                stream.mux.disconnected();
+                tracing::warn!(
+                    cluster = stream.control_plane.service.cluster,
+                    code = status.code() as i32,
+                    message = status.message(),
+                    "the stream to the control plane closed"
+                );
+                let asked: Vec<_> = stream.asked.clone().into_iter().collect();
+                self.subscriptions.count_all(&asked, &Outcome::Failure, store, SystemTime::now());
+                return;
+            }
+        };
+        let identifier = match &happened {
+            Happened::Sotw(Event::Received(response)) => response.control_plane.as_ref(),
+            Happened::Delta(Event::Received(response)) => response.control_plane.as_ref(),
+            _ => None,
+        };
+        if let Some(identifier) = identifier {
+            stream.stats.identified(&identifier.identifier);
+        }
+        stream.mux.pause(&type_url);
+        let mut apply = Apply { store, subscriptions: &mut self.subscriptions, waits: &mut self.waits };
+        stream.mux.receive(happened, &mut apply, now);
+        // What the update needs is asked for before it is answered.
+        self.sync(store);
+        let Some(stream) = self.streams.get_mut(place) else { return };
+        if Kind::of(&type_url) == Some(Kind::Cluster) && self.held.is_none() && store.is_warming_clusters() {
+            self.held = Some(place);
+        } else {
+            stream.mux.resume(&type_url);
+        }
+    }
+
+    fn time_passed(&mut self, store: &mut Store, now: Instant) {
+        for stream in &mut self.streams {
+            let mut apply = Apply { store, subscriptions: &mut self.subscriptions, waits: &mut self.waits };
+            stream.mux.expire(&mut apply, now);
+        }
+        for (kind, name) in self.waits.overdue(now) {
+            self.subscriptions.timed_out(kind, &name, store);
+        }
+    }
+
+    /// Asks for what the store needs now, and sends what is due.
+    pub(crate) fn sync(&mut self, store: &mut Store) {
+        if let Some(source) = self.clusters.clone() {
+            self.ask(Kind::Cluster, &source, Interest::everything(), [String::new()], store);
+        }
+        self.sync_named(Kind::Endpoints, store);
+        if let Some(source) = self.listeners.clone().filter(|_| self.listeners_begun) {
+            self.ask(Kind::Listener, &source, Interest::everything(), [String::new()], store);
+        }
+        self.sync_named(Kind::Route, store);
+        self.send();
+        if let Some(place) = self.held
+            && !store.is_warming_clusters()
+        {
+            self.held = None;
+            if let Some(stream) = self.streams.get_mut(place) {
+                stream.mux.resume(Kind::Cluster.type_url());
+            }
+            self.send();
+        }
+    }
+
+    /// What is asked for by name: grouped by where it comes from.
+    fn sync_named(&mut self, kind: Kind, store: &mut Store) {
+        let mut groups: Vec<(ConfigSource, BTreeSet<String>)> = Vec::new();
+        let needed = if kind == Kind::Route { store.needed_routes() } else { store.needed_assignments() };
+        for (name, source) in needed {
+            match groups.iter_mut().find(|(known, _)| *known == source) {
+                Some((_, names)) => {
+                    names.insert(name);
+                }
+                None => groups.push((source, BTreeSet::from([name]))),
+            }
+        }
+        let streams: Vec<usize> = groups
+            .into_iter()
+            .filter_map(|(source, names)| self.ask(kind, &source, Interest::names(names.iter().cloned()), names, store))
+            .collect();
+        // What nobody needs any more is let go.
+        for place in 0..self.streams.len() {
+            if !streams.contains(&place) && self.streams[place].asked.contains_key(&kind) {
+                self.streams[place].ask(kind, Interest::default());
+            }
+        }
+    }
+
+    /// The stream that was asked; none when the source is no stream.
+    fn ask(
+        &mut self,
+        kind: Kind,
+        source: &ConfigSource,
+        interest: Interest,
+        names: impl IntoIterator<Item = String>,
+        store: &mut Store,
+    ) -> Option<usize> {
+        let (place, wait) = match source {
+            ConfigSource::File { .. } => return None,
+            ConfigSource::Ads(wait) => (self.ads?, *wait),
+            ConfigSource::Stream(control_plane, wait) => (self.stream_of(kind, control_plane), *wait),
+        };
+        if self.streams[place].asked.get(&kind) == Some(&interest) {
+            return Some(place);
+        }
+        for name in names {
+            if self.waits.begin(kind, &name, wait, Instant::now()) {
+                self.subscriptions.begin(kind, &name, store);
+            }
+        }
+        self.streams[place].ask(kind, interest);
+        Some(place)
+    }
+
+    fn stream_of(&mut self, kind: Kind, control_plane: &Arc<ControlPlane>) -> usize {
+        let same = |stream: &Stream| stream.kind == Some(kind) && stream.control_plane == *control_plane;
+        match self.streams.iter().position(same) {
+            Some(place) => place,
+            None => self.open(Arc::clone(control_plane), Some(kind)),
+        }
+    }
+
+    fn open(&mut self, control_plane: Arc<ControlPlane>, kind: Option<Kind>) -> usize {
+        let place = self.streams.len();
+        let delta = control_plane.delta;
+        let channel = Channel::new(&self.shared, control_plane.service.clone());
+        let method = kind.map_or_else(|| ads_method(delta), |kind| kind.method(delta));
+        let prefix = match kind {
+            Some(Kind::Cluster) => "cluster_manager.cds.",
+            Some(Kind::Listener) => "listener_manager.lds.",
+            _ => "",
+        };
+        self.streams.push(Stream {
+            mux: Mux::new(&control_plane, self.node.clone()),
+            stats: ControlPlaneStats::at(&self.root.scope(prefix)),
+            task: tokio::spawn(stream::run(place, delta, channel, method, self.reporting.clone())),
+            asked: BTreeMap::new(),
+            control_plane,
+            kind,
+        });
+        place
+    }
+
+    fn send(&mut self) {
+        for stream in &mut self.streams {
+            stream.mux.send();
+        }
+    }
+}
+
+impl Stream {
+    fn ask(&mut self, kind: Kind, interest: Interest) {
+        self.mux.ask(kind.type_url(), interest.clone());
+        self.asked.insert(kind, interest);
+    }
+}

@@ -1,0 +1,127 @@
+//! The two dialects of a stream behind one face, and where their requests go. It must not know resources.
+
+use std::time::Instant;
+
+use tidegate_control::client::{Delta, Handler, Interest, Sotw};
+use tidegate_filters::context::ControlPlane;
+use tidegate_xds::pb::envoy::config::core::v3::node::UserAgentVersionType;
+use tidegate_xds::pb::envoy::config::core::v3::{BuildVersion, Node};
+use tidegate_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use tidegate_xds::pb::envoy::r#type::v3::SemanticVersion;
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::stream::{Event, Happened};
+
+/// A stream's state and, while it is open, its requests' way out.
+pub(super) enum Mux {
+    Sotw(Sotw, Option<UnboundedSender<DiscoveryRequest>>),
+    Delta(Delta, Option<UnboundedSender<DeltaDiscoveryRequest>>),
+}
+
+impl Mux {
+    pub(super) fn new(control_plane: &ControlPlane, node: Node) -> Self {
+        if control_plane.delta {
+            Self::Delta(Delta::new(node), None)
+        } else {
+            Self::Sotw(Sotw::new(node, control_plane.node_once), None)
+        }
+    }
+
+    pub(super) fn ask(&mut self, type_url: &str, interest: Interest) {
+        match self {
+            Self::Sotw(sotw, _) => sotw.ask(type_url, interest),
+            Self::Delta(delta, _) => delta.ask(type_url, &interest),
+        }
+    }
+
+    pub(super) fn pause(&mut self, type_url: &str) {
+        match self {
+            Self::Sotw(sotw, _) => sotw.pause(type_url),
+            Self::Delta(delta, _) => delta.pause(type_url),
+        }
+    }
+
+    pub(super) fn resume(&mut self, type_url: &str) {
+        match self {
+            Self::Sotw(sotw, _) => sotw.resume(type_url),
+            Self::Delta(delta, _) => delta.resume(type_url),
+        }
+    }
+
+    pub(super) fn connected(&mut self, happened: Happened) {
+        match (self, happened) {
+            (Self::Sotw(sotw, out), Happened::Sotw(Event::Connected(sender))) => {
+                *out = Some(sender);
+                sotw.connected();
+            }
+            (Self::Delta(delta, out), Happened::Delta(Event::Connected(sender))) => {
+                *out = Some(sender);
+                delta.connected();
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn disconnected(&mut self) {
+        match self {
+            Self::Sotw(sotw, out) => {
+                *out = None;
+                sotw.disconnected();
+            }
+            Self::Delta(delta, out) => {
+                *out = None;
+                delta.disconnected();
+            }
+        }
+    }
+
+    pub(super) fn receive(&mut self, happened: Happened, handler: &mut impl Handler, now: Instant) {
+        match (self, happened) {
+            (Self::Sotw(sotw, _), Happened::Sotw(Event::Received(response))) => sotw.receive(response, handler, now),
+            (Self::Delta(delta, _), Happened::Delta(Event::Received(response))) => {
+                delta.receive(response, handler, now);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn next_expiry(&self) -> Option<Instant> {
+        match self {
+            Self::Sotw(sotw, _) => sotw.next_expiry(),
+            Self::Delta(delta, _) => delta.next_expiry(),
+        }
+    }
+
+    pub(super) fn expire(&mut self, handler: &mut impl Handler, now: Instant) {
+        match self {
+            Self::Sotw(sotw, _) => sotw.expire(handler, now),
+            Self::Delta(delta, _) => delta.expire(handler, now),
+        }
+    }
+
+    /// Sends what is due. What cannot go, because the stream has just ended, is said again on the next one.
+    pub(super) fn send(&mut self) {
+        match self {
+            Self::Sotw(sotw, Some(out)) => {
+                while let Some(request) = sotw.next_request() {
+                    let _ = out.send(request);
+                }
+            }
+            Self::Delta(delta, Some(out)) => {
+                while let Some(request) = delta.next_request() {
+                    let _ = out.send(request);
+                }
+            }
+            Self::Sotw(_, None) | Self::Delta(_, None) => {}
+        }
+    }
+}
+
+/// The node as control planes are told: what was configured, and that it speaks as Envoy 1.40 does.
+pub(super) fn node(mut node: Node) -> Node {
+    let version = SemanticVersion { major_number: 1, minor_number: 40, patch: 0 };
+    node.user_agent_name = "envoy".to_owned();
+    node.user_agent_version_type =
+        Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion { version: Some(version), metadata: None }));
+    node
+}
