@@ -274,8 +274,9 @@ fn gone(known: &BTreeSet<Arc<str>>, now: &[Arc<str>], update: &Update) -> Vec<Ar
 /// `name: path: reason`, one after the other.
 fn joined(name: &str, errors: &[FieldError]) -> String {
     let one = |error: &FieldError| {
-        let shown = error.to_string();
-        if error.resource.is_none() && !name.is_empty() { format!("{name}: {shown}") } else { shown }
+        let name = error.resource.as_deref().unwrap_or(name);
+        let plain = FieldError { resource: None, ..error.clone() };
+        if name.is_empty() { plain.to_string() } else { format!("{name}: {plain}") }
     };
     errors.iter().map(one).collect::<Vec<_>>().join(", ")
 }

@@ -1,6 +1,7 @@
 //! Fixtures: a running gateway, upstreams that record what they saw, clients that speak bytes.
 
 pub mod contract;
+pub mod control_plane;
 pub mod frames;
 pub mod gateway;
 pub mod http;

@@ -1,0 +1,176 @@
+//! Resources from a control plane over gRPC, both dialects: order, answers, rejections, reconnects, and what serves
+//! meanwhile.
+
+use crate::support::control_plane::{Asked, ControlPlane};
+use crate::support::gateway::{eventually, free_port};
+use crate::support::{Client, Gateway, Upstream};
+
+const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+
+fn cluster(name: &str) -> String {
+    format!("{{ '@type': {CDS}, name: {name}, type: EDS, eds_cluster_config: {{ eds_config: {{ ads: {{}} }} }} }}")
+}
+
+fn endpoints(name: &str, port: u16) -> String {
+    format!(
+        "{{ '@type': {EDS}, cluster_name: {name}, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}"
+    )
+}
+
+fn listener(name: &str, port: u16) -> String {
+    format!(
+        "{{ '@type': {LDS}, name: {name}, address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}, filter_chains: [{{ filters: [{{ name: http, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: t, rds: {{ route_config_name: routes, config_source: {{ ads: {{}} }} }}, http_filters: [{{ name: router, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}] }} }}] }}] }}"
+    )
+}
+
+fn routes(cluster: &str) -> String {
+    format!(
+        "{{ '@type': {RDS}, name: routes, virtual_hosts: [{{ name: all, domains: ['*'], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: {cluster} }} }}] }}] }}"
+    )
+}
+
+/// Serves `up` from a control plane that speaks state of the world.
+fn serving(control: &ControlPlane, upstream: &Upstream, port: u16) -> Gateway {
+    let mut gateway = Gateway::spawn(&control.bootstrap("GRPC"), &[]);
+    assert_eq!(control.asked(), "connected");
+    let first = control.next();
+    assert!(matches!(&first, Asked::Sotw(asked) if asked.node.as_ref().is_some_and(|node| node.id == "node")));
+    assert_eq!(first.short(), "Cluster v n []");
+    control.answer("1", "a", &[cluster("up")]);
+    let second = control.next();
+    assert!(matches!(&second, Asked::Sotw(asked) if asked.node.is_none()), "the node goes once");
+    assert_eq!(
+        second.short(),
+        "ClusterLoadAssignment v n [up]",
+        "endpoints are asked for before clusters are accepted"
+    );
+    control.answer("1", "b", &[endpoints("up", upstream.port)]);
+    let mut both = [control.asked(), control.asked()];
+    both.sort();
+    assert_eq!(both, ["Cluster v1 na []", "ClusterLoadAssignment v1 nb [up]"]);
+    assert_eq!(control.asked(), "Listener v n []", "listeners follow clusters");
+    control.answer("1", "c", &[listener("main", port)]);
+    assert_eq!(control.asked(), "RouteConfiguration v n [routes]");
+    assert_eq!(control.asked(), "Listener v1 nc []");
+    control.answer("1", "d", &[routes("up")]);
+    assert_eq!(control.asked(), "RouteConfiguration v1 nd [routes]");
+    gateway.wait_for("listening");
+    gateway
+}
+
+#[test]
+fn everything_comes_in_order_and_changes_while_it_serves() {
+    let (first, second) = (Upstream::text("first"), Upstream::text("second"));
+    let (control, port) = (ControlPlane::start(), free_port());
+    let _gateway = serving(&control, &first, port);
+    let mut client = Client::new(port);
+    assert_eq!(client.get("/").text(), "first");
+    control.answer("2", "e", &[endpoints("up", second.port)]);
+    assert_eq!(control.asked(), "ClusterLoadAssignment v2 ne [up]");
+    eventually("the new endpoint", || client.get("/").text() == "second");
+    control.answer("2", "f", &[routes("none")]);
+    assert_eq!(control.asked(), "RouteConfiguration v2 nf [routes]");
+    eventually("the new routes", || client.get("/").status == 503);
+}
+
+#[test]
+fn one_bad_cluster_is_rejected_and_the_others_act() {
+    let upstream = Upstream::text("hello");
+    let (control, port) = (ControlPlane::start(), free_port());
+    let _gateway = serving(&control, &upstream, port);
+    let bad = format!("{{ '@type': {CDS}, name: bad, type: STATIC, lb_policy: CLUSTER_PROVIDED }}");
+    control.answer("2", "e", &[cluster("up"), bad, cluster("more")]);
+    assert_eq!(control.asked(), "ClusterLoadAssignment v1 nb [more,up]");
+    control.answer("2", "f", &[endpoints("more", upstream.port)]);
+    let mut both = [control.next(), control.next()];
+    both.sort_by_key(Asked::short);
+    assert_eq!(both[0].short(), "Cluster v1 ne [] !");
+    let Asked::Sotw(rejection) = &both[0] else { panic!("not state of the world") };
+    let detail = rejection.error_detail.as_ref().unwrap();
+    assert_eq!(detail.code, 13);
+    assert!(detail.message.starts_with("Error adding/updating cluster(s) bad: "), "{}", detail.message);
+    assert_eq!(both[1].short(), "ClusterLoadAssignment v2 nf [more,up]");
+    let mut client = Client::new(port);
+    assert_eq!(client.get("/").text(), "hello");
+    control.answer("2", "g", &[routes("more")]);
+    eventually("the cluster beside the bad one", || client.get("/").text() == "hello");
+}
+
+#[test]
+fn what_serves_goes_on_without_the_control_plane_and_says_what_it_has_on_the_next_stream() {
+    let upstream = Upstream::text("hello");
+    let (control, port) = (ControlPlane::start(), free_port());
+    let _gateway = serving(&control, &upstream, port);
+    control.hang_up();
+    let mut client = Client::new(port);
+    assert_eq!(client.get("/").text(), "hello");
+    let again: Vec<String> = (0..5).map(|_| control.asked()).collect();
+    assert_eq!(
+        again,
+        [
+            "connected",
+            "Cluster v1 n []",
+            "ClusterLoadAssignment v1 n [up]",
+            "Listener v1 n []",
+            "RouteConfiguration v1 n [routes]",
+        ]
+    );
+    control.answer_as(CDS, "2", "a", Vec::new());
+    assert_eq!(control.asked(), "ClusterLoadAssignment v1 n []");
+    assert_eq!(control.asked(), "Cluster v2 na []");
+    eventually("a cluster that is gone", || client.get("/").status == 503);
+}
+
+#[test]
+fn delta_brings_only_what_changed_and_takes_away_by_name() {
+    let upstream = Upstream::text("hello");
+    let (control, port) = (ControlPlane::start(), free_port());
+    let mut gateway = Gateway::spawn(&control.bootstrap("DELTA_GRPC"), &[]);
+    assert_eq!(control.asked(), "connected");
+    assert_eq!(control.asked(), "Cluster n +[] -[] has[]");
+    control.change(CDS, "a", &[("up", "1", cluster("up")), ("other", "1", cluster("other"))], &[]);
+    assert_eq!(control.asked(), "ClusterLoadAssignment n +[other,up] -[] has[]");
+    control.change(EDS, "b", &[("up", "1", endpoints("up", upstream.port))], &[]);
+    assert_eq!(control.asked(), "ClusterLoadAssignment nb +[] -[] has[]");
+    control.change(EDS, "c", &[("other", "1", endpoints("other", upstream.port))], &[]);
+    let mut both = [control.asked(), control.asked()];
+    both.sort();
+    assert_eq!(both, ["Cluster na +[] -[] has[]", "ClusterLoadAssignment nc +[] -[] has[]"]);
+    assert_eq!(control.asked(), "Listener n +[] -[] has[]");
+    control.change(LDS, "d", &[("main", "1", listener("main", port))], &[]);
+    assert_eq!(control.asked(), "RouteConfiguration n +[routes] -[] has[]");
+    assert_eq!(control.asked(), "Listener nd +[] -[] has[]");
+    control.change(RDS, "e", &[("routes", "1", routes("up"))], &[]);
+    assert_eq!(control.asked(), "RouteConfiguration ne +[] -[] has[]");
+    gateway.wait_for("listening");
+    let mut client = Client::new(port);
+    assert_eq!(client.get("/").text(), "hello");
+    control.change(CDS, "f", &[], &["other"]);
+    assert_eq!(control.asked(), "ClusterLoadAssignment n +[] -[other] has[]");
+    assert_eq!(control.asked(), "Cluster nf +[] -[] has[]");
+    control.hang_up();
+    let again: Vec<String> = (0..5).map(|_| control.asked()).collect();
+    assert_eq!(
+        again,
+        [
+            "connected",
+            "Cluster n +[] -[] has[up@1]",
+            "ClusterLoadAssignment n +[up] -[] has[up@1]",
+            "Listener n +[] -[] has[main@1]",
+            "RouteConfiguration n +[routes] -[] has[routes@1]",
+        ]
+    );
+    assert_eq!(client.get("/").text(), "hello");
+}
+
+#[test]
+fn a_control_plane_that_is_no_cluster_is_refused() {
+    let control = ControlPlane::start();
+    let mut gateway =
+        Gateway::spawn(&control.bootstrap("GRPC").replace("cluster_name: xds }", "cluster_name: nowhere }"), &[]);
+    gateway.wait_for("unknown cluster 'nowhere'");
+    assert!(!gateway.wait().success());
+}

@@ -1,0 +1,221 @@
+//! A control plane on a script: what a proxy asks is read by the test, and what it gets is what the test sends.
+
+use std::pin::Pin;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tidegate_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use tidegate_xds::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
+};
+use tidegate_xds::pb::google::protobuf::Any;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a proxy asked, in either dialect.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Asked {
+    Sotw(DiscoveryRequest),
+    Delta(DeltaDiscoveryRequest),
+    /// It opened a stream.
+    Connected,
+}
+
+impl Asked {
+    /// In short: the type's last word, version, nonce, names, and `!` where it is a rejection.
+    pub fn short(&self) -> String {
+        let word = |url: &str| url.rsplit('.').next().unwrap_or_default().to_owned();
+        match self {
+            Self::Sotw(asked) => {
+                let bad = if asked.error_detail.is_some() { " !" } else { "" };
+                let names = asked.resource_names.join(",");
+                format!("{} v{} n{} [{names}]{bad}", word(&asked.type_url), asked.version_info, asked.response_nonce)
+            }
+            Self::Delta(asked) => {
+                let bad = if asked.error_detail.is_some() { " !" } else { "" };
+                let plus = asked.resource_names_subscribe.join(",");
+                let minus = asked.resource_names_unsubscribe.join(",");
+                let mut here: Vec<_> = asked.initial_resource_versions.iter().collect();
+                here.sort();
+                let here: Vec<_> = here.iter().map(|(name, version)| format!("{name}@{version}")).collect();
+                let here = here.join(",");
+                format!("{} n{} +[{plus}] -[{minus}] has[{here}]{bad}", word(&asked.type_url), asked.response_nonce)
+            }
+            Self::Connected => "connected".to_owned(),
+        }
+    }
+}
+
+type Out<T> = Mutex<Option<UnboundedSender<Result<T, Status>>>>;
+
+struct Service {
+    asked: Mutex<Sender<Asked>>,
+    sotw: Out<DiscoveryResponse>,
+    delta: Out<DeltaDiscoveryResponse>,
+}
+
+impl Service {
+    fn follow<T: Send + 'static>(&self, mut incoming: Streaming<T>, wrap: fn(T) -> Asked) {
+        let asked = self.asked.lock().unwrap().clone();
+        let _ = asked.send(Asked::Connected);
+        tokio::spawn(async move {
+            while let Ok(Some(message)) = incoming.message().await {
+                let _ = asked.send(wrap(message));
+            }
+        });
+    }
+}
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Service {
+    type StreamAggregatedResourcesStream = Answers<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Answers<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let (sender, receiver) = unbounded_channel();
+        *self.sotw.lock().unwrap() = Some(sender);
+        self.follow(request.into_inner(), Asked::Sotw);
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let (sender, receiver) = unbounded_channel();
+        *self.delta.lock().unwrap() = Some(sender);
+        self.follow(request.into_inner(), Asked::Delta);
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
+    }
+}
+
+pub struct ControlPlane {
+    pub port: u16,
+    asked: Receiver<Asked>,
+    service: Arc<Service>,
+}
+
+impl ControlPlane {
+    pub fn start() -> Self {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let (sender, asked) = channel();
+        let service = Arc::new(Service { asked: Mutex::new(sender), sotw: Mutex::default(), delta: Mutex::default() });
+        let server = AggregatedDiscoveryServiceServer::from_arc(Arc::clone(&service));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let socket = tokio::net::TcpListener::from_std(socket).unwrap();
+                let incoming = tokio_stream::wrappers::TcpListenerStream::new(socket);
+                tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming).await.unwrap();
+            });
+        });
+        Self { port, asked, service }
+    }
+
+    /// A bootstrap that asks here for everything: `dialect` is GRPC or DELTA_GRPC.
+    pub fn bootstrap(&self, dialect: &str) -> String {
+        let port = self.port;
+        format!(
+            "node: {{ id: node, cluster: test }}
+dynamic_resources:
+  ads_config:
+    api_type: {dialect}
+    transport_api_version: V3
+    set_node_on_first_message_only: true
+    grpc_services: [{{ envoy_grpc: {{ cluster_name: xds }} }}]
+  cds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+  lds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+static_resources:
+  clusters:
+  - name: xds
+    connect_timeout: 1s
+    type: STATIC
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{}} }}
+    load_assignment:
+      cluster_name: xds
+      endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}]
+"
+        )
+    }
+
+    /// What is asked next.
+    pub fn next(&self) -> Asked {
+        self.asked.recv_timeout(PATIENCE).expect("nothing was asked")
+    }
+
+    /// The same, in short.
+    pub fn asked(&self) -> String {
+        self.next().short()
+    }
+
+    /// Answers on the stream that was opened last. Resources are YAML with their `@type`.
+    pub fn answer(&self, version: &str, nonce: &str, resources: &[String]) {
+        let resources: Vec<Any> = resources.iter().map(|text| any(text)).collect();
+        let type_url = resources.first().map(|any| any.type_url.clone()).unwrap_or_default();
+        self.answer_as(&type_url, version, nonce, resources);
+    }
+
+    pub fn answer_as(&self, type_url: &str, version: &str, nonce: &str, resources: Vec<Any>) {
+        let response = DiscoveryResponse {
+            version_info: version.to_owned(),
+            resources,
+            type_url: type_url.to_owned(),
+            nonce: nonce.to_owned(),
+            ..DiscoveryResponse::default()
+        };
+        self.service.sotw.lock().unwrap().as_ref().unwrap().send(Ok(response)).unwrap();
+    }
+
+    /// Answers a delta stream: resources with names and versions, and names of what is gone.
+    pub fn change(&self, type_url: &str, nonce: &str, came: &[(&str, &str, String)], gone: &[&str]) {
+        let resources = came.iter().map(|(name, version, text)| Resource {
+            name: (*name).to_owned(),
+            version: (*version).to_owned(),
+            resource: Some(any(text)),
+            ..Resource::default()
+        });
+        let response = DeltaDiscoveryResponse {
+            resources: resources.collect(),
+            type_url: type_url.to_owned(),
+            removed_resources: gone.iter().map(|name| (*name).to_owned()).collect(),
+            nonce: nonce.to_owned(),
+            ..DeltaDiscoveryResponse::default()
+        };
+        self.service.delta.lock().unwrap().as_ref().unwrap().send(Ok(response)).unwrap();
+    }
+
+    /// Ends the streams.
+    pub fn hang_up(&self) {
+        self.service.sotw.lock().unwrap().take();
+        self.service.delta.lock().unwrap().take();
+    }
+}
+
+/// A resource from YAML with its `@type`.
+pub fn any(text: &str) -> Any {
+    let decoded = tidegate_xds::decode(
+        "google.protobuf.Any",
+        text.as_bytes(),
+        tidegate_xds::Format::Yaml,
+        tidegate_xds::UnknownFields::Reject,
+    )
+    .unwrap();
+    tidegate_xds::any::decode(&decoded.bytes, &tidegate_xds::FieldPath::root()).unwrap()
+}
