@@ -14,6 +14,7 @@ pub mod io;
 pub mod listener;
 mod process;
 pub mod quickstart;
+pub mod resident;
 pub mod route;
 pub mod runtime;
 pub mod server;

@@ -26,6 +26,7 @@ use crate::discovery::Discovery;
 use crate::listener::ListenAddress;
 use crate::listener::manager::{DrainPlan, ListenerManager};
 use crate::process::{Asked, Process};
+use crate::resident;
 use crate::runtime::Layers;
 use crate::sources::Sources;
 use crate::stats::listener::ListenerManagerStats;
@@ -194,6 +195,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
     server.start_listening()?;
     server.process.gauges.initialized(Instant::now());
     allocator::give_back();
+    resident::forget_start();
     server.serve(&mut quitting, bootstrap.stats_flush_interval.unwrap_or(NEVER)).await;
     server.drain(&options).await;
     tidegate_filters::access_log::flush_all();
