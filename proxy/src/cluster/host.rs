@@ -109,6 +109,8 @@ pub struct HostId(u64);
 pub struct HostState {
     pub id: HostId,
     removed: AtomicBool,
+    /// Connections of an earlier one drain.
+    epoch: AtomicU32,
     counts: Arc<HostCounts>,
 }
 
@@ -144,7 +146,12 @@ impl HostState {
     pub(crate) fn new(predecessor: Option<&Self>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let counts = predecessor.map_or_else(Arc::default, |predecessor| Arc::clone(&predecessor.counts));
-        Arc::new(Self { id: HostId(NEXT.fetch_add(1, Relaxed)), removed: AtomicBool::new(false), counts })
+        Arc::new(Self {
+            id: HostId(NEXT.fetch_add(1, Relaxed)),
+            removed: AtomicBool::new(false),
+            epoch: AtomicU32::new(0),
+            counts,
+        })
     }
 
     /// Requests under way; least request goes by this.
@@ -163,6 +170,16 @@ impl HostState {
     /// Whether the host has left its cluster, or the cluster was replaced or removed: its pools drain.
     pub fn is_removed(&self) -> bool {
         self.removed.load(Relaxed)
+    }
+
+    /// Connections that were made in another epoch drain.
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Relaxed)
+    }
+
+    /// Lets the connections that there are go once they are free.
+    pub(crate) fn drain(&self) {
+        self.epoch.fetch_add(1, Relaxed);
     }
 
     pub(crate) fn set_removed(&self) {

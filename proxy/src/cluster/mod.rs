@@ -184,6 +184,11 @@ impl Cluster {
         for host in &change.removed {
             host.state.set_removed();
         }
+        if self.config.connection.close_on_host_set_change && !change.is_empty() {
+            for host in self.hosts.load().hosts() {
+                host.state.drain();
+            }
+        }
     }
 
     /// Draws whether a request is dropped before a host is picked (`drop_overloads`): it is answered 503 with flag `DO`, or

@@ -16,6 +16,8 @@ use super::endpoint::{Assignment, Name};
 use super::lb::Balancing;
 use crate::http::options::FilterChain;
 use crate::http::protocol::{Http1Options, Http2Options};
+use crate::listener::socket::set_option;
+use crate::listener::{SocketOption, SocketState};
 use crate::route::{HashPolicy, MirrorPolicy, RetryPolicy};
 
 /// One cluster as configured. Immutable.
@@ -164,6 +166,8 @@ pub struct ConnectionOptions {
     pub tcp_keepalive: Option<TcpKeepalive>,
     pub source: Option<Box<BindConfig>>,
     pub happy_eyeballs: HappyEyeballs,
+    /// `close_connections_on_host_set_change`: connections drain whenever hosts come or go.
+    pub close_on_host_set_change: bool,
 }
 
 impl ConnectionOptions {
@@ -171,7 +175,7 @@ impl ConnectionOptions {
     ///
     /// # Errors
     /// An option or address that the system refuses; Envoy counts these in `bind_errors`.
-    pub fn apply(&self, socket: &TcpSocket, upstream: SocketAddr) -> io::Result<()> {
+    pub fn apply(&self, socket: &TcpSocket, upstream: SocketAddr) -> Result<(), NotPrepared> {
         let options = SockRef::from(socket);
         if let Some(keepalive) = &self.tcp_keepalive {
             options.set_tcp_keepalive(&keepalive.system())?;
@@ -179,18 +183,30 @@ impl ConnectionOptions {
         let Some(bind) = &self.source else {
             return Ok(());
         };
-        let Some(source) = bind.source_for(upstream) else {
-            return Ok(());
-        };
+        let source = bind.source_for(upstream);
+        let ipv6 = upstream.is_ipv6();
         if bind.freebind {
-            if source.is_ipv6() {
+            if ipv6 {
                 options.set_freebind_v6(true)?;
             } else {
                 options.set_freebind_v4(true)?;
             }
         }
-        socket.bind(source)
+        source.set_options(socket, SocketState::BeforeBind, ipv6)?;
+        if let Some(address) = source.address {
+            socket.bind(address).map_err(|error| NotPrepared::Bind(address, error))?;
+        }
+        Ok(source.set_options(socket, SocketState::Bound, ipv6)?)
     }
+}
+
+/// Why a socket cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum NotPrepared {
+    #[error("cannot bind {0}: {1}")]
+    Bind(SocketAddr, io::Error),
+    #[error("cannot set an option: {0}")]
+    Option(#[from] io::Error),
 }
 
 /// `upstream_connection_options.tcp_keepalive`; what is not set is the system's.
@@ -220,15 +236,33 @@ impl TcpKeepalive {
 /// `upstream_bind_config`: the local end of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BindConfig {
-    /// Candidates in order: the first of the upstream address's family is bound. Never empty.
-    pub addresses: Vec<SocketAddr>,
+    pub first: Source,
+    /// Where the first is of the other family.
+    pub extra: Option<Source>,
     pub freebind: bool,
 }
 
 impl BindConfig {
-    /// The local address for a connection to `upstream`: the first one of its family, or none to let the system choose.
-    pub fn source_for(&self, upstream: SocketAddr) -> Option<SocketAddr> {
-        self.addresses.iter().copied().find(|source| source.is_ipv4() == upstream.is_ipv4())
+    /// The local end of a connection to `upstream`: the one of its family, or else the first, as in Envoy: then the connection
+    /// cannot be made.
+    pub fn source_for(&self, upstream: SocketAddr) -> &Source {
+        let fits = |source: &&Source| source.address.is_some_and(|address| address.is_ipv4() == upstream.is_ipv4());
+        [Some(&self.first), self.extra.as_ref()].into_iter().flatten().find(fits).unwrap_or(&self.first)
+    }
+}
+
+/// One local end.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Source {
+    /// `None` leaves it to the system.
+    pub address: Option<SocketAddr>,
+    pub options: Vec<SocketOption>,
+}
+
+impl Source {
+    fn set_options(&self, socket: &TcpSocket, state: SocketState, ipv6: bool) -> io::Result<()> {
+        let wanted = |option: &&SocketOption| option.state == state && option.only_v6.is_none_or(|only| only == ipv6);
+        self.options.iter().filter(wanted).try_for_each(|option| set_option(socket, option))
     }
 }
 
@@ -292,10 +326,43 @@ mod tests {
         assert_eq!(order(v4), ["1.1.1.1", "2.2.2.2", "::1", "::2", "::3"]);
     }
 
+    fn source(address: &str) -> Source {
+        Source { address: Some(address.parse().unwrap()), options: Vec::new() }
+    }
+
     #[test]
     fn the_source_address_is_of_the_upstreams_family() {
-        let bind = BindConfig { addresses: vec!["127.0.0.6:0".parse().unwrap()], freebind: false };
-        assert_eq!(bind.source_for("10.0.0.1:80".parse().unwrap()), Some(bind.addresses[0]));
-        assert_eq!(bind.source_for("[::1]:80".parse().unwrap()), None);
+        let bind = BindConfig { first: source("127.0.0.6:0"), extra: Some(source("[::1]:0")), freebind: false };
+        assert_eq!(bind.source_for("10.0.0.1:80".parse().unwrap()), &bind.first);
+        assert_eq!(Some(bind.source_for("[::1]:80".parse().unwrap())), bind.extra.as_ref());
+        let alone = BindConfig { extra: None, ..bind };
+        assert_eq!(alone.source_for("[::1]:80".parse().unwrap()), &alone.first);
+    }
+
+    #[tokio::test]
+    async fn sockets_are_as_configured() {
+        let time = Duration::from_secs(33);
+        let priority = SocketOption {
+            level: libc::SOL_SOCKET,
+            name: libc::SO_PRIORITY,
+            value: 3i32.to_ne_bytes().to_vec(),
+            state: SocketState::BeforeBind,
+            only_v6: None,
+        };
+        let first = Source { options: vec![priority], ..source("127.0.0.6:0") };
+        let options = ConnectionOptions {
+            tcp_keepalive: Some(TcpKeepalive { probes: Some(4), time: Some(time), interval: Some(time) }),
+            source: Some(Box::new(BindConfig { first, extra: None, freebind: true })),
+            ..ConnectionOptions::default()
+        };
+        let socket = TcpSocket::new_v4().unwrap();
+        options.apply(&socket, "127.0.0.1:80".parse().unwrap()).unwrap();
+        let set = SockRef::from(&socket);
+        assert!(set.keepalive().unwrap() && set.freebind_v4().unwrap());
+        assert_eq!((set.tcp_keepalive_time().unwrap(), set.tcp_keepalive_interval().unwrap()), (time, time));
+        assert_eq!(set.tcp_keepalive_retries().unwrap(), 4);
+        assert_eq!(socket.local_addr().unwrap().ip().to_string(), "127.0.0.6");
+        let other = TcpSocket::new_v6().unwrap();
+        assert!(options.apply(&other, "[::1]:80".parse().unwrap()).is_err());
     }
 }

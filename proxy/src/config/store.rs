@@ -166,6 +166,7 @@ impl Store {
         let config = {
             let mut context = self.compiler.context(&resource.name, path, &mut needs);
             let mut compiled = super::cluster::compile(resource, &self.compiler.cluster_defaults, &mut context)?;
+            compiled.config.added_via_api = self.started;
             let name = compiled.config.observability_name().replace(':', "_");
             context.stats = context.stats.scope(&format!("cluster.{name}."));
             compiled.config.upstream_filters = self.compiler.upstream_filters(

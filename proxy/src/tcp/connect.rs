@@ -69,12 +69,12 @@ pub(super) async fn connect(
                 host.state.count(HostCounter::Requests);
                 return Some(connected);
             }
-            Err(Refused::Pool(PoolError::Overflow)) => {
-                stream.flags |= ResponseFlags::UPSTREAM_OVERFLOW;
-                return None;
-            }
-            Err(Refused::Pool(PoolError::NoPool)) => {
-                stream.flags |= ResponseFlags::NO_HEALTHY_UPSTREAM;
+            Err(Refused::Pool(refused @ (PoolError::Overflow | PoolError::NoPool))) => {
+                stream.flags |= match refused {
+                    PoolError::NoPool => ResponseFlags::NO_HEALTHY_UPSTREAM,
+                    _ => ResponseFlags::UPSTREAM_OVERFLOW,
+                };
+                forget_host(stream);
                 return None;
             }
             Err(refused) => stream.upstream.transport_failure_reason = reason(refused),
@@ -109,7 +109,7 @@ async fn reach(
 /// Envoy's `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
 fn reason(refused: Refused) -> Option<Arc<str>> {
     match refused {
-        Refused::Pool(PoolError::Connect(reason)) => Some(reason),
+        Refused::Pool(PoolError::Connect(reason) | PoolError::Local(reason)) => Some(reason),
         Refused::Pool(PoolError::Timeout) => Some("connection timeout".into()),
         Refused::Status(status) => Some(format!("tunnel_response:{}", status.as_u16()).into()),
         Refused::Pool(PoolError::Overflow | PoolError::NoPool) | Refused::Reset => None,
@@ -123,6 +123,12 @@ fn choose_host(target: &TcpCluster, cluster: &Cluster, hash: Option<u64>) -> Opt
     let wanted = target.metadata_match.as_ref().filter(|_| divided).map(|wanted| MetadataMatch::new(&wanted.0));
     context.metadata_match = wanted.as_ref();
     cluster.pick(&context, None).map(|picked| picked.host)
+}
+
+/// A breaker speaks for the cluster, not for the host.
+fn forget_host(stream: &mut StreamInfo) {
+    let upstream = &mut stream.upstream;
+    (upstream.host, upstream.host_name, upstream.locality, upstream.host_metadata) = (None, None, None, None);
 }
 
 fn note_host(host: &Arc<Host>, attempt: u32, stream: &mut StreamInfo) {

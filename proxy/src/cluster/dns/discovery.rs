@@ -426,4 +426,19 @@ mod tests {
         }
         assert_eq!(fake.times().len(), 3);
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn jitter_makes_waits_longer_each_by_another_time() {
+        let fake = Arc::new(Fake::default());
+        let cluster = dns_cluster("STRICT_DNS", &["x"], ", dns_refresh_rate: 10s, dns_jitter: 4s");
+        fake.v4("x", &["1.1.1.1"], 0);
+        let _discovery = start(&cluster, &fake);
+        for _ in 0..4000 {
+            pass(10).await;
+        }
+        let times = fake.times();
+        let waits: Vec<u64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        assert!(waits.len() >= 2 && waits.iter().all(|wait| (10_000..14_000).contains(wait)), "{waits:?}");
+        assert!(waits.windows(2).all(|pair| pair[0] != pair[1]), "{waits:?}");
+    }
 }

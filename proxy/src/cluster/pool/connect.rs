@@ -4,6 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
 
 use tidegate_filters::stream_info::Address;
@@ -14,6 +15,7 @@ use super::meter::ConnectionBytes;
 use crate::cluster::Cluster;
 use crate::cluster::happy_eyeballs::race;
 use crate::cluster::host::Host;
+use crate::cluster::options::NotPrepared;
 use crate::io::Transport;
 
 /// Why no connection was made.
@@ -21,8 +23,8 @@ use crate::io::Transport;
 pub(crate) enum ConnectError {
     #[error("connection timeout")]
     Timeout,
-    #[error("cannot bind the source address: {0}")]
-    Bind(io::Error),
+    #[error("{0}")]
+    Prepare(#[from] NotPrepared),
     /// Refused by the system at once.
     #[error("{0}")]
     Immediate(io::Error),
@@ -33,6 +35,14 @@ pub(crate) enum ConnectError {
 /// Envoy's transport failure reason for a failed connect.
 pub(super) fn reason(error: &io::Error) -> Arc<str> {
     format!("delayed connect error: {}", system_text(error)).into()
+}
+
+/// The same where the source address was refused; of a socket's options Envoy says nothing.
+pub(super) fn local_reason(error: &NotPrepared) -> Arc<str> {
+    match error {
+        NotPrepared::Bind(source, error) => format!("failed to bind to {source}: {}", system_text(error)).into(),
+        NotPrepared::Option(_) => "".into(),
+    }
 }
 
 /// The same where the system said so at once: a unix socket.
@@ -97,7 +107,15 @@ async fn dial(cluster: &Cluster, host: &Host) -> Result<Transport, ConnectError>
         Address::Ip(first) => {
             let addresses: Vec<_> = std::iter::once(first).chain(&host.more_addresses).copied().collect();
             let ordered = cluster.config().connection.happy_eyeballs.order(&addresses);
-            match race(ordered, |address| dial_tcp(cluster, address)).await {
+            let begun = AtomicU32::new(0);
+            let another = |address| {
+                // Each is a connection of its own to the counter, as in Envoy; the first is counted already.
+                if begun.fetch_add(1, Relaxed) > 0 {
+                    cluster.stats().traffic.upstream_cx_total().inc();
+                }
+                dial_tcp(cluster, address)
+            };
+            match race(ordered, another).await {
                 Some(connected) => connected.map(Transport::Tcp),
                 None => Err(ConnectError::Io(io::ErrorKind::AddrNotAvailable.into())),
             }
@@ -108,7 +126,7 @@ async fn dial(cluster: &Cluster, host: &Host) -> Result<Transport, ConnectError>
 async fn dial_tcp(cluster: &Cluster, address: SocketAddr) -> Result<TcpStream, ConnectError> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
     socket.set_nodelay(true)?;
-    cluster.config().connection.apply(&socket, address).map_err(ConnectError::Bind)?;
+    cluster.config().connection.apply(&socket, address).map_err(ConnectError::Prepare)?;
     Ok(socket.connect(address).await?)
 }
 

@@ -132,7 +132,7 @@ impl Pool {
         let mut state = self.state.lock();
         let traffic = &self.cluster.stats().traffic;
         state.idle.retain_mut(|connection| {
-            if removed || !connection.is_quiet() {
+            if removed || connection.open.epoch != self.host.state.epoch() || !connection.is_quiet() {
                 return false;
             }
             if http.idle_timeout.is_some_and(|limit| now.duration_since(connection.idle_since) >= limit) {
@@ -152,7 +152,7 @@ impl Pool {
     fn take_idle(&self) -> Option<Box<Connection>> {
         let mut state = self.state.lock();
         while let Some(mut connection) = state.idle.pop() {
-            if connection.is_quiet() {
+            if connection.open.epoch == self.host.state.epoch() && connection.is_quiet() {
                 state.active += 1;
                 return Some(connection);
             }
@@ -169,7 +169,8 @@ impl Pool {
         if reusable && old && !worn {
             self.cluster.stats().traffic.upstream_cx_max_duration_reached().inc();
         }
-        let keep = reusable && !worn && !old && !self.host.state.is_removed();
+        let leaving = self.host.state.is_removed() || connection.open.epoch != self.host.state.epoch();
+        let keep = reusable && !worn && !old && !leaving;
         let mut state = self.state.lock();
         state.active -= 1;
         if !keep {

@@ -40,6 +40,8 @@ use crate::http::protocol::Http2Options;
 /// A connection that carries many requests.
 struct Connection {
     sender: SendRequest<Bytes>,
+    /// The host's when it was made.
+    epoch: u32,
     facts: ConnectionFacts,
     shared: Arc<Shared>,
     meter: Arc<Meter>,
@@ -131,6 +133,9 @@ impl Pool {
         state.connections.retain(|connection| {
             let shared = &connection.shared;
             let idle = shared.active.load(Relaxed) == 0;
+            if connection.epoch != self.host.state.epoch() {
+                shared.closing.store(true, Relaxed);
+            }
             if removed || shared.closing.load(Relaxed) {
                 return !idle;
             }
@@ -139,11 +144,12 @@ impl Pool {
             if expired {
                 traffic.upstream_cx_idle_timeout().inc();
             }
-            if http.max_connection_duration.is_some_and(|most| shared.started.elapsed() >= most) {
+            let old = http.max_connection_duration.is_some_and(|most| now.duration_since(shared.started) >= most);
+            if old {
                 traffic.upstream_cx_max_duration_reached().inc();
                 shared.closing.store(true, Relaxed);
             }
-            !expired
+            !(expired || old && idle)
         });
         state.leave_if_empty();
         !(removed && state.connections.is_empty() && !state.connecting && state.waiters.len() == 0)
@@ -163,7 +169,8 @@ impl Pool {
         let most = self.cluster.config().http.max_requests_per_connection;
         let left = most.map_or(u64::MAX, |most| u64::from(most).saturating_sub(shared.opened.load(Relaxed)));
         let left = usize::try_from(left).unwrap_or(usize::MAX);
-        if shared.closing.load(Relaxed) { 0 } else { at_once.saturating_sub(shared.active.load(Relaxed)).min(left) }
+        let leaving = shared.closing.load(Relaxed) || connection.epoch != self.host.state.epoch();
+        if leaving { 0 } else { at_once.saturating_sub(shared.active.load(Relaxed)).min(left) }
     }
 
     fn load(&self, state: &mut State) -> Load {
@@ -251,6 +258,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
         idle_since: Mutex::new(Instant::now()),
         started: Instant::now(),
     });
+    let epoch = open.epoch;
     let ping = connection.ping_pong();
     let mut running = Running { open: Some(open), shared: Arc::clone(&shared), pool: Arc::clone(pool) };
     let counting = Arc::clone(&meter);
@@ -274,7 +282,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
             }
         }
     });
-    Ok(Arc::new(Connection { sender, facts, shared, meter: counting, task: task.abort_handle() }))
+    Ok(Arc::new(Connection { sender, epoch, facts, shared, meter: counting, task: task.abort_handle() }))
 }
 
 /// The accounts of a connection, settled when its task ends, however it does.

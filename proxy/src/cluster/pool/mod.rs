@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use super::Cluster;
 use super::circuit_breaker::{Permit, Resource, RoutingPriority};
 use super::host::{Host, HostCounter, HostId, InFlight, OpenConnection, Waiting};
-use super::options::HttpProtocol;
+use super::options::{HttpProtocol, NotPrepared};
 use crate::http::wire_bytes::WireBytes;
 
 pub(crate) use connect::ConnectError;
@@ -46,6 +46,9 @@ pub(crate) enum PoolError {
     NoPool,
     #[error("{0}")]
     Connect(Arc<str>),
+    /// It failed on this side: nothing was sent to the host.
+    #[error("{0}")]
+    Local(Arc<str>),
     #[error("connection timeout")]
     Timeout,
 }
@@ -235,6 +238,8 @@ fn ensure_sweeper(pools: &mut Pools) {
 struct Open {
     cluster: Arc<Cluster>,
     started: Instant,
+    /// The host's when it was made.
+    epoch: u32,
     /// Requests that it carried.
     requests: u32,
     /// Whether the host closed it.
@@ -252,6 +257,7 @@ impl Open {
         Self {
             cluster: Arc::clone(cluster),
             started: Instant::now(),
+            epoch: host.state.epoch(),
             requests: 0,
             remote: false,
             busy: false,
@@ -420,9 +426,11 @@ fn count_connect_failure(cluster: &Cluster, host: &Host, error: &ConnectError) -
             traffic.upstream_cx_connect_timeout().inc();
             PoolError::Timeout
         }
-        ConnectError::Bind(error) => {
-            traffic.bind_errors().inc();
-            PoolError::Connect(error.to_string().into())
+        ConnectError::Prepare(error) => {
+            if matches!(error, NotPrepared::Bind(..)) {
+                traffic.bind_errors().inc();
+            }
+            PoolError::Local(connect::local_reason(error))
         }
         ConnectError::Immediate(error) => PoolError::Connect(connect::immediate_reason(error, &host.address)),
         ConnectError::Io(error) => PoolError::Connect(connect::reason(error)),

@@ -70,6 +70,7 @@ pub const COVERAGE: &[Coverage] = &[
             "upstream_connection_options",
             "load_balancing_policy",
             "preconnect_policy",
+            "upstream_config",
             "track_cluster_stats",
             "track_timeout_budgets",
             "wait_for_warm_on_init",
@@ -80,6 +81,7 @@ pub const COVERAGE: &[Coverage] = &[
             ("cleanup_interval", NO_ORIGINAL_DST),
             ("original_dst_lb_config", NO_ORIGINAL_DST),
             ("lrs_server", NOT_IN_ENVOY),
+            ("lrs_report_endpoint_metrics", "acts only in load reports, which are refused"),
         ],
     },
     Coverage {
@@ -144,6 +146,7 @@ pub const COVERAGE: &[Coverage] = &[
             "zone_aware_lb_config",
             "locality_weighted_lb_config",
             "consistent_hashing_lb_config",
+            "close_connections_on_host_set_change",
         ],
         listed: &[
             ("update_merge_window", "an update costs what changed, so each is applied at once"),
@@ -243,10 +246,26 @@ pub const COVERAGE: &[Coverage] = &[
     Coverage { message: "envoy.config.endpoint.v3.Endpoint.AdditionalAddress", enforced: &["address"], listed: &[] },
     Coverage {
         message: "envoy.config.core.v3.BindConfig",
-        enforced: &["source_address", "freebind", "extra_source_addresses", "additional_source_addresses"],
+        enforced: &[
+            "source_address",
+            "freebind",
+            "socket_options",
+            "extra_source_addresses",
+            "additional_source_addresses",
+            "local_address_selector",
+        ],
         listed: &[],
     },
-    Coverage { message: "envoy.config.core.v3.ExtraSourceAddress", enforced: &["address"], listed: &[] },
+    Coverage {
+        message: "envoy.config.core.v3.ExtraSourceAddress",
+        enforced: &["address", "socket_options"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.upstream.local_address_selector.v3.DefaultLocalAddressSelector",
+        enforced: &[],
+        listed: &[],
+    },
     Coverage {
         message: "envoy.config.core.v3.TcpKeepalive",
         enforced: &["keepalive_probes", "keepalive_time", "keepalive_interval"],
@@ -288,6 +307,11 @@ pub const COVERAGE: &[Coverage] = &[
         listed: &[],
     },
     Coverage { message: "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", enforced: &[], listed: &[] },
+    Coverage {
+        message: "envoy.extensions.upstreams.http.generic.v3.GenericConnectionPoolProto",
+        enforced: &[],
+        listed: &[],
+    },
     Coverage {
         message: "envoy.extensions.clusters.dns.v3.DnsCluster",
         enforced: &[

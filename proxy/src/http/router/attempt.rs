@@ -96,8 +96,9 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
             match &error {
                 // A breaker speaks for the cluster, not for the host.
                 PoolError::Overflow | PoolError::NoPool => host::forget(&mut stream.info.upstream),
-                PoolError::Connect(reason) => {
-                    stream.info.upstream.transport_failure_reason = Some(Arc::clone(reason));
+                PoolError::Connect(reason) | PoolError::Local(reason) => {
+                    stream.info.upstream.transport_failure_reason =
+                        Some(Arc::clone(reason)).filter(|text| !text.is_empty());
                 }
                 PoolError::Timeout => {}
             }

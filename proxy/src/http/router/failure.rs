@@ -22,6 +22,7 @@ fn reason(failure: &Failure) -> (&'static str, ResponseFlags) {
         Failure::Pool(PoolError::Connect(_)) => {
             ("remote connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
         }
+        Failure::Pool(PoolError::Local(_)) => ("local connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE),
         Failure::Pool(PoolError::Timeout) => ("connection timeout", ResponseFlags::UPSTREAM_CONNECTION_FAILURE),
         Failure::Reset(StreamReset::Termination) => {
             ("connection termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION)
@@ -84,7 +85,8 @@ pub(super) fn reply(shared: &Shared<'_>, failure: &Failure, stream: &StreamConte
     let begun = if shared.last_informational().is_some() { "after" } else { "before" };
     let mut details = format!("upstream_reset_{begun}_response_started{{{}", underscored(reason));
     let transport = upstream.transport_failure_reason.as_deref().filter(|text| !text.is_empty());
-    if let Some(transport) = transport.filter(|_| matches!(failure, Failure::Pool(PoolError::Connect(_)))) {
+    let connecting = matches!(failure, Failure::Pool(PoolError::Connect(_) | PoolError::Local(_)));
+    if let Some(transport) = transport.filter(|_| connecting) {
         details.push('|');
         details.push_str(&underscored(transport));
     }
