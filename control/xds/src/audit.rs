@@ -95,6 +95,25 @@ impl Coverage {
     }
 }
 
+impl Coverage {
+    /// Fields that act but hold a message of which nobody says what acts, so that a test can tell: they could not be set.
+    pub fn holes(&self, source: &dyn CoverageSource) -> Vec<String> {
+        let fields = schema::message(self.message).map(Message::fields).unwrap_or_default();
+        let acts = |field: &&Field| self.enforced.iter().any(|entry| split(entry).0 == field.name());
+        let hole = |field: &Field| {
+            let message = field.message()?;
+            let value = if field.is_map() { message.by_number(2)?.message()? } else { message };
+            let known = !matches!(value.special, Special::No)
+                || is_plain(value)
+                || is_typed_struct(value)
+                || source.opaque(value.name())
+                || source.of(value.name()).is_some();
+            (!known).then(|| format!("{}.{}: {}", self.message, field.name(), value.name()))
+        };
+        fields.iter().filter(acts).filter_map(hole).collect()
+    }
+}
+
 /// A field's name, and the enum values that act if they are restricted.
 fn split(entry: &'static str) -> (&'static str, Option<&'static str>) {
     entry.split_once('=').map_or((entry, None), |(name, values)| (name, Some(values)))

@@ -70,7 +70,10 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
     ("DOWNSTREAM_TLS_GROUP", |c| name(downstream_tls(c).map(|tls| &tls.group))),
     ("DOWNSTREAM_TLS_SESSION_ID", |c| name(downstream_tls(c).map(|tls| &tls.session_id))),
     ("DOWNSTREAM_TLS_VERSION", |c| Value::text(downstream_tls(c).and_then(|tls| tls.version))),
-    ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", |c| no_spaces(c.info.connection.transport_failure_reason.as_ref())),
+    // A request's connection did not fail, whatever an inspector made of its first bytes.
+    ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", |c| {
+        no_spaces(c.info.connection.transport_failure_reason.as_ref().filter(|_| c.request.is_none()))
+    }),
     ("DOWNSTREAM_WIRE_BYTES_RECEIVED", |c| Value::Unsigned(c.info.bytes.wire_received)),
     ("DOWNSTREAM_WIRE_BYTES_SENT", |c| Value::Unsigned(c.info.bytes.wire_sent)),
     ("DURATION", |c| millis(Some(c.info.start), Some(c.info.end.unwrap_or_else(Instant::now)))),

@@ -1,7 +1,7 @@
 //! The HTTP filter contract: what a filter is compiled from, what it is handed, and what it may answer.
 //! It must not know how bytes become requests nor who forwards them.
 
-mod base64;
+pub(crate) mod base64;
 pub mod body;
 mod buffer;
 mod cors;

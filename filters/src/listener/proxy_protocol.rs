@@ -1,9 +1,9 @@
 //! `envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol`: takes the PROXY header off the front of a connection
 //! and believes what it says of both addresses.
 //!
-//! Acts: all fields but `pass_through_tlvs`, which serves an upstream PROXY header, `tlv_location: FILTER_STATE` and the
-//! encoding `BASE64`; those are refused.
+//! Acts: all fields but `pass_through_tlvs`: what passes would stand in PROXY headers for hosts, which nothing writes yet.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,10 +17,14 @@ use super::proxy_header::{self, Error, FIRST_READ_BYTES, Header, Version};
 use super::{AcceptedSocket, Inspect, ListenerFilter, ListenerFilterConfig, ListenerFilterFactory};
 use crate::connection::ConnectionInfo;
 use crate::context::CompileContext;
+use crate::http::base64;
+use crate::metadata::{Sharing, StateObject};
 use crate::stream_info::Address;
 
 const MESSAGE: &str = "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol";
 const METADATA: &str = "envoy.filters.listener.proxy_protocol";
+/// Of the filter state.
+const TLVS: &str = "envoy.network.proxy_protocol.tlv";
 
 stats_block! {
     /// Under the root, where Envoy keeps it for those who know it.
@@ -55,6 +59,8 @@ struct Config {
     may_be_missing: bool,
     /// Where TLVs go, by type.
     rules: BTreeMap<u8, Rule>,
+    /// They go into one object of the filter state, not into metadata.
+    into_filter_state: bool,
 }
 
 struct OfVersion {
@@ -65,6 +71,25 @@ struct OfVersion {
 struct Rule {
     namespace: String,
     key: String,
+    base64: bool,
+}
+
+/// TLVs as filter state, by key.
+struct Tlvs(BTreeMap<String, String>);
+
+impl StateObject for Tlvs {
+    fn text(&self) -> Option<String> {
+        self.json().map(|json| json.to_string())
+    }
+    fn json(&self) -> Option<Value> {
+        Some(self.0.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect())
+    }
+    fn field(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned()
+    }
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
 }
 
 struct Shared(Arc<Config>);
@@ -142,14 +167,33 @@ impl Config {
                 connection.local_restored = true;
             }
         }
-        for (kind, value) in &header.tlvs {
-            let Some(rule) = self.rules.get(kind) else { continue };
+        let ruled = || {
+            header.tlvs.iter().filter_map(|(kind, value)| {
+                let rule = self.rules.get(kind)?;
+                Some((rule, rule.text(value)))
+            })
+        };
+        if self.into_filter_state {
+            // The last of a key stays.
+            let tlvs: BTreeMap<_, _> = ruled().map(|(rule, text)| (rule.key.clone(), text)).collect();
+            if !tlvs.is_empty() {
+                connection.filter_state.set(TLVS, Arc::new(Tlvs(tlvs)), false, Sharing::None);
+            }
+            return;
+        }
+        for (rule, text) in ruled() {
             // The first of its kind stays.
             if connection.metadata.get(&rule.namespace, [rule.key.as_str()]).is_none() {
-                let value = Map::from_iter([(rule.key.clone(), Value::String(sanitize(value)))]);
+                let value = Map::from_iter([(rule.key.clone(), Value::String(text))]);
                 connection.metadata.merge(&rule.namespace, value);
             }
         }
+    }
+}
+
+impl Rule {
+    fn text(&self, value: &[u8]) -> String {
+        if self.base64 { String::from_utf8_lossy(&base64::encode(value)).into_owned() } else { sanitize(value) }
     }
 }
 
@@ -193,15 +237,18 @@ impl ListenerFilterFactory for Factory {
             v1: of(PbVersion::V1, "v1"),
             v2: of(PbVersion::V2, "v2"),
             may_be_missing: config.allow_requests_without_proxy_protocol,
+            into_filter_state: config.tlv_location() == pb::proxy_protocol::TlvLocation::FilterState,
             rules: config.rules.into_iter().filter_map(rule).collect(),
         }))))
     }
 }
 
 fn rule(rule: pb::proxy_protocol::Rule) -> Option<(u8, Rule)> {
+    use pb::proxy_protocol::key_value_pair::ValueStringEncoding;
     let pair = rule.on_tlv_present.unwrap_or_default();
+    let base64 = pair.value_string_encoding() == ValueStringEncoding::Base64;
     let namespace = if pair.metadata_namespace.is_empty() { METADATA.to_owned() } else { pair.metadata_namespace };
-    Some((u8::try_from(rule.tlv_type).ok()?, Rule { namespace, key: pair.key }))
+    Some((u8::try_from(rule.tlv_type).ok()?, Rule { namespace, key: pair.key, base64 }))
 }
 
 const COVERAGE: &[Coverage] = &[
@@ -212,9 +259,12 @@ const COVERAGE: &[Coverage] = &[
             "allow_requests_without_proxy_protocol",
             "disallowed_versions",
             "stat_prefix",
-            "tlv_location=DYNAMIC_METADATA",
+            "tlv_location",
         ],
-        listed: &[],
+        listed: &[(
+            "pass_through_tlvs",
+            "they go into PROXY headers for hosts, and the transport socket that writes those is refused until it is built",
+        )],
     },
     Coverage {
         message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.Rule",
@@ -223,7 +273,7 @@ const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.KeyValuePair",
-        enforced: &["metadata_namespace", "key", "value_string_encoding=UNSPECIFIED|SANITIZED_UTF8"],
+        enforced: &["metadata_namespace", "key", "value_string_encoding"],
         listed: &[],
     },
 ];
@@ -310,7 +360,23 @@ mod tests {
             bench.compile("disallowed_versions: [V1, V2]").err().unwrap(),
             "disallowed_versions: all proxy protocol versions are disallowed"
         );
-        assert!(bench.compile("pass_through_tlvs: {}").is_err());
-        assert!(bench.compile("tlv_location: FILTER_STATE").is_err());
+    }
+
+    /// Measured on Envoy 1.40.
+    #[test]
+    fn tlvs_become_one_object_of_the_filter_state() {
+        let bench = Bench::new(&Factory);
+        let mut connection = connection();
+        let rules = "{tlv_location: FILTER_STATE, rules: [{tlv_type: 234, on_tlv_present: {key: k}},
+            {tlv_type: 235, on_tlv_present: {key: l, value_string_encoding: BASE64}}]}";
+        let mut filter = bench.filter(rules, &connection).unwrap();
+        let tlvs = [234, 0, 1, b'a', 234, 0, 2, b'b', 255, 235, 0, 3, b'c', 255, b'd'];
+        let header = v2_header(0x21, 0x11, &[V4_ADDRESSES, &tlvs[..]].concat());
+        assert_eq!(filter.inspect(&header, &mut connection), Inspect::Done { consume: header.len() });
+        let object = connection.filter_state.get(TLVS).unwrap();
+        let fields = ["k", "l", "m"].map(|name| object.field(name));
+        assert_eq!(fields, [Some("b!".to_owned()), Some("Y/9k".to_owned()), None]);
+        assert_eq!(object.text().as_deref(), Some(r#"{"k":"b!","l":"Y/9k"}"#));
+        assert!(connection.metadata.is_empty());
     }
 }

@@ -64,6 +64,16 @@ impl CoverageSource for All {
 
 #[cfg(test)]
 mod tests {
+    /// A field that acts must not be refused for what it holds.
+    #[test]
+    fn what_acts_may_be_set() {
+        let registry = crate::config::registry::Registry::built_in();
+        let coverage = registry.coverage();
+        let mut holes: Vec<_> = coverage.0.values().flat_map(|of| of.holes(coverage)).collect();
+        holes.sort();
+        assert!(holes.is_empty(), "{holes:#?}");
+    }
+
     #[test]
     fn every_name_exists_in_the_schema() {
         let mistakes: Vec<_> = crate::config::registry::Registry::built_in()

@@ -86,6 +86,11 @@ pub(crate) const COVERAGE: &[Coverage] = &[
         ],
         listed: &[],
     },
+    Coverage {
+        message: "envoy.config.core.v3.BackoffStrategy",
+        enforced: &["base_interval", "max_interval"],
+        listed: &[],
+    },
     Coverage { message: "envoy.type.v3.HashPolicy", enforced: &["source_ip", "filter_state"], listed: &[] },
     Coverage { message: "envoy.type.v3.HashPolicy.FilterState", enforced: &["key"], listed: &[] },
     Coverage { message: "envoy.type.v3.HashPolicy.SourceIp", enforced: &[], listed: &[] },
