@@ -1,0 +1,222 @@
+"""The same control plane (go-control-plane's own server and cache, loadtests/interop/controlplane) drives the real Envoy and
+tidegate through one script: start, update, a bad update, removal, and its own restart. What each of them asks is compared
+type by type: versions, names, rejections; nonces only by whether there is one. It ends with 0 when all is equal.
+
+    python3 loadtests/discovery.py                    # the newest tidegate in target/, both dialects
+    python3 loadtests/discovery.py --subject envoy    # Envoy on both sides
+    python3 loadtests/discovery.py --show             # and prints what was asked
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+
+from harness import environment, process
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+API = "type.googleapis.com/envoy."
+ADS = {"ads": {}, "resource_api_version": "V3"}
+PATIENCE = 30
+
+
+def address(port):
+    return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
+
+
+def endpoints(name, port):
+    return {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}]}
+
+
+def bootstrap(dialect, xds, admin):
+    http2 = {"@type": API + "extensions.upstreams.http.v3.HttpProtocolOptions",
+             "explicit_http_config": {"http2_protocol_options": {}}}
+    return {
+        "node": {"id": "node", "cluster": "test"},
+        "admin": {"address": address(admin)},
+        "dynamic_resources": {
+            "ads_config": {"api_type": dialect, "transport_api_version": "V3", "set_node_on_first_message_only": True,
+                           "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]},
+            "cds_config": ADS, "lds_config": ADS},
+        "static_resources": {"clusters": [{
+            "name": "xds", "connect_timeout": "1s", "type": "STATIC", "load_assignment": endpoints("xds", xds),
+            "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2}}]}}
+
+
+def snapshot(version, ports, clusters=("a",), target="a", bad=False):
+    """One node's resources; `bad` adds a cluster that neither proxy can build."""
+    eds = [{"name": name, "connect_timeout": "1s", "type": "EDS", "eds_cluster_config": {"eds_config": ADS}}
+           for name in clusters]
+    if bad:
+        eds.append({"name": "bad", "type": "STATIC", "lb_policy": "CLUSTER_PROVIDED"})
+    manager = {"@type": API + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+               "stat_prefix": "in", "rds": {"config_source": ADS, "route_config_name": "routes"},
+               "http_filters": [{"name": "envoy.filters.http.router",
+                                 "typed_config": {"@type": API + "extensions.filters.http.router.v3.Router"}}]}
+    routes = {"name": "routes", "response_headers_to_add": [{"header": {"key": "x-version", "value": version}}],
+              "virtual_hosts": [{"name": "all", "domains": ["*"],
+                                 "routes": [{"match": {"prefix": "/"}, "route": {"cluster": target}}]}]}
+    return {"version": version, "clusters": eds,
+            "endpoints": [endpoints(name, ports["upstream"]) for name in clusters],
+            "listeners": [{"name": "main", "address": address(ports["listener"]),
+                           "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}]}],
+            "routes": [routes]}
+
+
+class ControlPlane:
+    """The program, on the same ports each time it is started."""
+
+    def __init__(self, program, ports):
+        self.program, self.ports, self.lines = program, ports, []
+        self.process = None
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [self.program, "-listen", f"127.0.0.1:{self.ports['xds']}", "-control", f"127.0.0.1:{self.ports['control']}"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process.stdout.readline()
+        threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
+
+    def _read(self, output):
+        for line in output:
+            self.lines.append(json.loads(line))
+
+    def put(self, resources):
+        url = f"http://127.0.0.1:{self.ports['control']}/snapshot"
+        urllib.request.urlopen(url, json.dumps(resources).encode(), timeout=PATIENCE).read()
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+        self.lines.append("restart")
+
+    def settle(self):
+        """Waits until nothing more is asked for half a second."""
+        deadline = time.monotonic() + PATIENCE
+        seen, since = len(self.lines), time.monotonic()
+        while time.monotonic() - since < 0.5:
+            if time.monotonic() > deadline:
+                raise SystemExit("it never stops asking")
+            time.sleep(0.05)
+            if len(self.lines) != seen:
+                seen, since = len(self.lines), time.monotonic()
+
+    def wait_for(self, what, holds):
+        deadline = time.monotonic() + PATIENCE
+        while not any(isinstance(line, dict) and holds(line) for line in self.lines[:]):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"never: {what}")
+            time.sleep(0.05)
+
+
+def serves(port, version):
+    """Waits until a request is answered under this version of the routes."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2) as answer:
+                if answer.headers["x-version"] == version:
+                    return
+        except (urllib.error.URLError, OSError):
+            pass
+        time.sleep(0.05)
+    raise SystemExit(f"version {version} never served")
+
+
+def run(binary, program, dialect, directory):
+    """What one proxy asked during the script."""
+    ports = {name: process.free_port() for name in ("xds", "control", "listener", "admin", "upstream")}
+    upstream = subprocess.Popen([sys.executable, "-m", "http.server", str(ports["upstream"]), "--bind", "127.0.0.1"],
+                                cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    control = ControlPlane(program, ports)
+    config = os.path.join(directory, "bootstrap.json")
+    with open(config, "w") as file:
+        json.dump(bootstrap(dialect, ports["xds"], ports["admin"]), file)
+    proxy = None
+    try:
+        control.start()
+        control.put(snapshot("1", ports))
+        proxy = subprocess.Popen([binary, "-c", config, "--concurrency", "1"], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL)
+        serves(ports["listener"], "1")
+        control.settle()
+        control.put(snapshot("2", ports, clusters=("a", "b"), target="b"))
+        serves(ports["listener"], "2")
+        control.settle()
+        control.put(snapshot("3", ports, bad=True))
+        serves(ports["listener"], "3")
+        control.wait_for("a rejection", lambda line: line["code"] == 13)
+        control.put(snapshot("4", ports))
+        serves(ports["listener"], "4")
+        control.settle()
+        control.stop()
+        serves(ports["listener"], "4")
+        control.start()
+        control.put(snapshot("5", ports))
+        serves(ports["listener"], "5")
+        control.settle()
+    finally:
+        for child in (proxy, control.process, upstream):
+            if child:
+                child.kill()
+                child.wait()
+    return control.lines
+
+
+def traces(lines):
+    """By type, in short; the same said again is said once, since this control plane repeats what was rejected at once."""
+    kinds = {}
+    for line in lines:
+        if line == "restart":
+            for trace in kinds.values():
+                trace.append("restart")
+            continue
+        kind = line["type"].rsplit(".", 1)[-1]
+        short = (f"v{line['version']} {'nonce' if line['nonce'] else 'no nonce'} +{line['names']}"
+                 f" -{line.get('unsubscribe') or []} has{sorted(line.get('initial') or {})}"
+                 f" {'rejected ' + str(line['code']) if line['code'] else ''}").strip()
+        trace = kinds.setdefault(kind, [])
+        if not trace or trace[-1] != short:
+            trace.append(short)
+    return kinds
+
+
+def build():
+    """The control plane's binary, built once."""
+    program = os.path.join(HERE, ".cache", "controlplane")
+    go = environment.tool("go", "golang")
+    subprocess.run([go, "build", "-o", program, "."], cwd=os.path.join(HERE, "interop", "controlplane"), check=True)
+    return program
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subject", help="the tidegate binary (default: the newest in target/); `envoy`: the oracle")
+    parser.add_argument("--show", action="store_true", help="prints what was asked")
+    options = parser.parse_args()
+    environment.enter()
+    oracle, subject = environment.oracle(), environment.subject(options.subject)
+    program, different = build(), 0
+    for dialect in ("GRPC", "DELTA_GRPC"):
+        with tempfile.TemporaryDirectory() as directory:
+            sides = [traces(run(binary, program, dialect, directory)) for binary in (oracle, subject)]
+        for kind in sorted(set(sides[0]) | set(sides[1])):
+            wanted, found = (side.get(kind, []) for side in sides)
+            equal = wanted == found
+            different += not equal
+            print(f"{'equal    ' if equal else 'DIFFERENT'}  {dialect} {kind}")
+            if options.show or not equal:
+                for name, trace in (("envoy", wanted), ("tidegate", found)):
+                    print(f"  {name}:")
+                    print("".join(f"    {line}\n" for line in trace), end="")
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
