@@ -45,6 +45,12 @@ pub struct FormatContext<'a> {
     pub runtime: &'a dyn Runtime,
 }
 
+impl<'a> From<&'a StreamInfo> for FormatContext<'a> {
+    fn from(info: &'a StreamInfo) -> Self {
+        Self::of(info)
+    }
+}
+
 impl<'a> FormatContext<'a> {
     /// The stream's facts and nothing else.
     pub fn of(info: &'a StreamInfo) -> Self {

@@ -57,6 +57,11 @@ impl HttpFilterConfig for Config {
     }
 }
 
+/// What values may refer to, beside the heads.
+fn facts(stream: &StreamContext) -> FormatContext<'_> {
+    FormatContext { route: stream.route.as_deref(), ..FormatContext::of(&stream.info) }
+}
+
 struct Filter {
     mutations: Vec<Arc<Mutations>>,
     /// The request, where the response's headers may depend on it.
@@ -66,7 +71,7 @@ struct Filter {
 impl HttpFilter for Filter {
     fn on_request<'a>(&'a mut self, request: &'a mut Request, stream: &'a mut StreamContext) -> Step<'a> {
         for mutations in &self.mutations {
-            mutations.request.apply_request(&mut request.head, &stream.info);
+            mutations.request.apply_request(&mut request.head, facts(stream));
             mutations.query.apply(&mut request.head, &stream.info);
         }
         let dynamic =
@@ -81,7 +86,7 @@ impl HttpFilter for Filter {
 
     fn on_response<'a>(&'a mut self, response: &'a mut Response, stream: &'a mut StreamContext) -> Step<'a> {
         for mutations in &self.mutations {
-            mutations.response.apply_response(&mut response.head, self.request.as_deref(), &stream.info);
+            mutations.response.apply_response(&mut response.head, self.request.as_deref(), facts(stream));
         }
         if self.mutations.iter().any(|mutations| !mutations.response_trailers.is_empty()) {
             let request = self.request.as_deref().cloned();

@@ -8,7 +8,6 @@ use smallvec::SmallVec;
 use super::{RequestHead, ResponseHead};
 use crate::format::{Format, FormatContext};
 use crate::matching::StringMatcher;
-use crate::stream_info::StreamInfo;
 
 /// A list of headers to remove and one to add. All values are rendered before any header changes; then headers that
 /// replace are set, and after them those that add, as in Envoy.
@@ -71,22 +70,27 @@ impl HeaderMutations {
     }
 
     /// Changes a request's headers; values may refer to them as they were, after the removals.
-    pub fn apply_request(&self, head: &mut RequestHead, info: &StreamInfo) {
+    pub fn apply_request<'f>(&self, head: &mut RequestHead, facts: impl Into<FormatContext<'f>>) {
         if self.is_empty() {
             return;
         }
         self.remove(&mut head.headers);
-        let changes = self.render(&head.headers, &FormatContext { request: Some(head), ..FormatContext::of(info) });
+        let changes = self.render(&head.headers, &FormatContext { request: Some(head), ..facts.into() });
         changes.apply(&mut head.headers, Direction::Request);
     }
 
     /// Changes a response's. `request` is what the values may refer to besides; a codec error has none.
-    pub fn apply_response(&self, head: &mut ResponseHead, request: Option<&RequestHead>, info: &StreamInfo) {
+    pub fn apply_response<'f>(
+        &self,
+        head: &mut ResponseHead,
+        request: Option<&RequestHead>,
+        facts: impl Into<FormatContext<'f>>,
+    ) {
         if self.is_empty() {
             return;
         }
         self.remove(&mut head.headers);
-        let context = FormatContext { request, response: Some(head), ..FormatContext::of(info) };
+        let context = FormatContext { request, response: Some(head), ..facts.into() };
         let changes = self.render(&head.headers, &context);
         changes.apply(&mut head.headers, Direction::Response);
     }
@@ -170,20 +174,27 @@ impl HeaderEdits {
         self.0.is_empty()
     }
 
-    pub fn apply_request(&self, head: &mut RequestHead, info: &StreamInfo) {
+    pub fn apply_request<'f>(&self, head: &mut RequestHead, facts: impl Into<FormatContext<'f>>) {
+        let facts = facts.into();
         for edit in &self.0 {
             if let Some(addition) = edit.remove(&mut head.headers) {
-                let value = addition.render(&FormatContext { request: Some(head), ..FormatContext::of(info) });
+                let value = addition.render(&FormatContext { request: Some(head), ..facts });
                 addition.apply(value, &mut head.headers, Direction::Request);
             }
         }
     }
 
     /// Changes a response's headers. `request` is what the values may refer to besides.
-    pub fn apply_response(&self, head: &mut ResponseHead, request: Option<&RequestHead>, info: &StreamInfo) {
+    pub fn apply_response<'f>(
+        &self,
+        head: &mut ResponseHead,
+        request: Option<&RequestHead>,
+        facts: impl Into<FormatContext<'f>>,
+    ) {
+        let facts = facts.into();
         for edit in &self.0 {
             if let Some(addition) = edit.remove(&mut head.headers) {
-                let context = FormatContext { request, response: Some(head), ..FormatContext::of(info) };
+                let context = FormatContext { request, response: Some(head), ..facts };
                 let value = addition.render(&context);
                 addition.apply(value, &mut head.headers, Direction::Response);
             }
@@ -348,6 +359,7 @@ const RESPONSE_LINES: &[&str] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stream_info::StreamInfo;
     use AppendAction::*;
 
     fn add(name: &'static str, value: &'static str, action: AppendAction) -> HeaderAddition {

@@ -197,13 +197,20 @@ fn filters(
             };
             if any::type_name(&config.type_url) == Some(ROUTER) {
                 if !last {
-                    return Err(context.error("the router must be the last HTTP filter"));
+                    return Err(context.error(format!(
+                        "terminal filter named {} of type {ROUTER} must be the last filter in a http filter chain.",
+                        filter.name
+                    )));
                 }
                 router = Some(context.within("typed_config", |context| router::options(compiler, config, context))?);
                 return Ok(());
             }
             if last {
-                return Err(context.error("the last HTTP filter must be the router"));
+                return Err(context.error(format!(
+                    "non-terminal filter named {} of type {} is the last filter in a http filter chain.",
+                    filter.name,
+                    any::type_name(&config.type_url).unwrap_or_default()
+                )));
             }
             let Some(compiled) = compiler.http_filter(config, filter.is_optional, context)? else { return Ok(()) };
             let cors = any::type_name(&config.type_url) == Some("envoy.extensions.filters.http.cors.v3.Cors");

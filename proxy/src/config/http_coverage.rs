@@ -4,6 +4,10 @@ use tidegate_xds::Coverage;
 
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
+/// Why `max_outbound_frames` bounds nothing that is seen.
+pub(super) const NOTHING_QUEUES: &str =
+    "frames do not queue up: nothing is read from a peer while it does not take what waits for it";
+
 /// What is compiled here.
 pub(crate) const COVERAGE: &[Coverage] = &[
     Coverage {
@@ -196,8 +200,13 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "max_consecutive_inbound_frames_with_empty_payload",
             "max_inbound_priority_frames_per_stream",
             "max_inbound_window_update_frames_per_data_frame_sent",
+            "stream_reset_burst",
+            "stream_reset_rate",
         ],
         listed: &[
+            ("max_outbound_frames", NOTHING_QUEUES),
+            ("enable_huffman_encoding", "how a field is packed on the wire changes no message"),
+            ("disallow_obs_text", "acts with Envoy's oghttp2 codec only, which is not its default"),
             ("stream_error_on_invalid_http_messaging", "an invalid message always is a stream error"),
             ("override_stream_error_on_invalid_http_message", "an invalid message always is a stream error"),
             ("use_oghttp2_codec", "there is one codec here"),

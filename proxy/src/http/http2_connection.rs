@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::codec::h2 as codec;
+use super::codec::h2_frames::Flood;
 use super::codec::keepalive;
 use super::codec::metered::{CountBytes, Meter, Metered};
 use super::connection_manager::{Ended, sleep_or_never};
@@ -104,7 +105,13 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
             () = serving.leave.notified(), if !serving.leaving => serving.leave_gracefully(),
             flood = meter.flooded() => {
                 hcm.codec_stats.http2().count_flood(flood);
-                serving.close(Reason::ENHANCE_YOUR_CALM).await;
+                let reason = if flood == Flood::Resets {
+                    hcm.stats.downstream_cx_protocol_error().inc();
+                    Reason::INTERNAL_ERROR
+                } else {
+                    Reason::ENHANCE_YOUR_CALM
+                };
+                serving.close(reason).await;
                 break;
             }
             () = &mut alive => {

@@ -99,7 +99,7 @@ fn rewrite(
             head.status = status;
             info.response_code = Some(status);
         }
-        mapper.headers.apply_response(head, request, info);
+        mapper.headers.apply_response(head, request, &*info);
         format = mapper.format.as_ref().or(format);
     }
     let Some(format) = format else { return };

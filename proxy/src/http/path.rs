@@ -14,8 +14,8 @@ pub(crate) enum Normalized {
     Changed(HeaderValue),
     /// Tell the client to come back with this one (307).
     Redirect(HeaderValue),
-    /// Refuse (400).
-    Rejected,
+    /// Refuse (400). Logs name the path as far as it was made another.
+    Rejected(Option<HeaderValue>),
 }
 
 /// Applies the rules in Envoy's order: escaped slashes, then normalisation, then merging.
@@ -32,7 +32,8 @@ pub(crate) fn normalize(path: &HeaderValue, rules: PathRules) -> Normalized {
         && let Some(unescaped) = unescape_slashes(&current)
     {
         if rules.escaped_slashes == EscapedSlashes::Reject {
-            return Normalized::Rejected;
+            let shown = HeaderValue::from_bytes(&[&unescaped, query].concat()).ok();
+            return Normalized::Rejected(shown);
         }
         redirect = rules.escaped_slashes == EscapedSlashes::UnescapeAndRedirect;
         current = unescaped;
@@ -40,14 +41,14 @@ pub(crate) fn normalize(path: &HeaderValue, rules: PathRules) -> Normalized {
     if rules.normalize {
         match canonical(&current) {
             Some(canonical) => current = canonical,
-            None => return Normalized::Rejected,
+            None => return Normalized::Rejected(None),
         }
     }
     if rules.merge_slashes {
         current = merge_slashes(&current);
     }
     if rules.reject_hidden_dot_segments && hides_dot_segment(&current) {
-        return Normalized::Rejected;
+        return Normalized::Rejected(None);
     }
     if current == whole[..end] {
         return Normalized::Same;
@@ -56,7 +57,7 @@ pub(crate) fn normalize(path: &HeaderValue, rules: PathRules) -> Normalized {
     match HeaderValue::from_maybe_shared(bytes::Bytes::from(current)) {
         Ok(value) if redirect => Normalized::Redirect(value),
         Ok(value) => Normalized::Changed(value),
-        Err(_) => Normalized::Rejected,
+        Err(_) => Normalized::Rejected(None),
     }
 }
 
@@ -235,7 +236,7 @@ mod tests {
             Normalized::Same => path.to_owned(),
             Normalized::Changed(value) => value.to_str().unwrap().to_owned(),
             Normalized::Redirect(value) => format!("307 {}", value.to_str().unwrap()),
-            Normalized::Rejected => "400".to_owned(),
+            Normalized::Rejected(_) => "400".to_owned(),
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
-use tidegate_filters::http::{Body, BodyError};
+use tidegate_filters::http::{Body, BodyError, LocalReply};
 use tokio::sync::Notify;
 
 /// What has arrived of a body.
@@ -54,6 +54,21 @@ impl Progress {
     /// Why the body will never arrive whole; told once.
     pub(crate) fn take_failure(&self) -> Option<BodyError> {
         if self.failed.load(Relaxed) { self.failure.lock().take() } else { None }
+    }
+
+    /// What a filter has answered a body with that it found fault with; told once.
+    pub(crate) fn take_reply(&self) -> Option<Box<LocalReply>> {
+        if !self.failed.load(Relaxed) {
+            return None;
+        }
+        let mut failure = self.failure.lock();
+        match failure.take() {
+            Some(BodyError::Reply(reply)) => Some(reply),
+            other => {
+                *failure = other;
+                None
+            }
+        }
     }
 
     /// Someone on the body's way ended it: the first reason counts.

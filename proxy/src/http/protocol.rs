@@ -91,6 +91,9 @@ pub struct FloodLimits {
     /// `max_outbound_control_frames`: Envoy counts the answers that are queued. Here none are, for nothing is read while one
     /// waits; so many that ask for one may come at once, and more as answers are sent and time passes.
     pub control_frames: u32,
+    /// `stream_reset_burst`: so many streams a client may reset at once, and `stream_reset_rate` more each second.
+    pub reset_burst: u64,
+    pub reset_rate: u64,
 }
 
 impl Default for FloodLimits {
@@ -100,6 +103,8 @@ impl Default for FloodLimits {
             priority_frames_per_stream: 100,
             window_updates_per_data_frame: 10,
             control_frames: 1000,
+            reset_burst: 1000,
+            reset_rate: 33,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use serde_json::{Map, Value};
+use tidegate_filters::format::FormatContext;
 use tidegate_filters::http::filter::RouteView;
 use tidegate_filters::http::rate_limit::RateLimit;
 use tidegate_filters::http::{HeaderMutations, LocalReply, Override, RequestHead, ResponseHead};
@@ -137,8 +138,9 @@ impl Route {
     /// from headers that were just set. Envoy: `finalizeRequestHeaders`.
     pub fn finalize_request(&self, head: &mut RequestHead, info: &StreamInfo, keep_original: bool) {
         let Some(action) = self.forward() else { return };
+        let facts = FormatContext { route: Some(self), ..FormatContext::of(info) };
         if let Some(weighted) = &self.weighted {
-            weighted.request_headers.apply_request(head, info);
+            weighted.request_headers.apply_request(head, facts);
             if let Some(host) = &weighted.host_rewrite {
                 head.authority = host.clone();
             }
@@ -146,7 +148,7 @@ impl Route {
         for level in
             self.levels(|entry| &entry.request_headers, |host| &host.request_headers, |config| &config.request_headers)
         {
-            level.apply_request(head, info);
+            level.apply_request(head, facts);
         }
         if let Some(host) = action.host_rewrite.apply(head, info) {
             rewrite::set_host(head, host, action.append_x_forwarded_host, keep_original);
@@ -171,15 +173,16 @@ impl Route {
 
     /// Mutates a response's headers. Envoy: `finalizeResponseHeaders`.
     pub fn finalize_response(&self, head: &mut ResponseHead, request: Option<&RequestHead>, info: &StreamInfo) {
+        let facts = FormatContext { route: Some(self), ..FormatContext::of(info) };
         if let Some(weighted) = &self.weighted {
-            weighted.response_headers.apply_response(head, request, info);
+            weighted.response_headers.apply_response(head, request, facts);
         }
         for level in self.levels(
             |entry| &entry.response_headers,
             |host| &host.response_headers,
             |config| &config.response_headers,
         ) {
-            level.apply_response(head, request, info);
+            level.apply_response(head, request, facts);
         }
     }
 

@@ -559,7 +559,11 @@ pub const SHARED_COVERAGE: &[Coverage] = &[
             "max_inbound_priority_frames_per_stream",
             "max_inbound_window_update_frames_per_data_frame_sent",
         ],
-        listed: &[("stream_reset_burst", SERVER_ONLY), ("stream_reset_rate", SERVER_ONLY)],
+        listed: &[
+            ("stream_reset_burst", SERVER_ONLY),
+            ("stream_reset_rate", SERVER_ONLY),
+            ("max_outbound_frames", super::super::http_coverage::NOTHING_QUEUES),
+        ],
     },
     Coverage {
         message: "envoy.config.core.v3.KeepaliveSettings",

@@ -94,6 +94,8 @@ pub(crate) fn floods(proto: &Http2ProtocolOptions) -> FloodLimits {
             default.window_updates_per_data_frame,
         ),
         control_frames: or(proto.max_outbound_control_frames, default.control_frames),
+        reset_burst: proto.stream_reset_burst.as_ref().map_or(default.reset_burst, |burst| burst.value),
+        reset_rate: proto.stream_reset_rate.as_ref().map_or(default.reset_rate, |rate| rate.value),
     }
 }
 

@@ -33,6 +33,8 @@ pub(crate) enum Flood {
     WindowUpdate,
     /// Frames that ask for an answer, or undo what was asked: PING, SETTINGS, RST_STREAM, unknown ones.
     Control,
+    /// Streams that their client has reset.
+    Resets,
 }
 
 /// One frame, as its header says.
@@ -142,6 +144,9 @@ pub(crate) struct FrameMeter {
     /// Control frames that may still come.
     control: u64,
     refilled: Instant,
+    /// Streams that the client may still reset.
+    resets: u64,
+    resets_refilled: Instant,
 }
 
 impl FrameMeter {
@@ -161,6 +166,8 @@ impl FrameMeter {
             data_sent: 0,
             control: u64::from(limits.control_frames),
             refilled: now,
+            resets: limits.reset_burst,
+            resets_refilled: now,
         }
     }
 
@@ -227,10 +234,26 @@ impl FrameMeter {
             }
             PING | SETTINGS if frame.flags & ACK_OR_END_STREAM != 0 => Ok(()),
             // GOAWAY and PUSH_PROMISE are the codec's to judge.
-            PING | SETTINGS | RST_STREAM => self.spend(now),
+            PING | SETTINGS => self.spend(now),
+            RST_STREAM => self.spend_reset(now).and_then(|()| self.spend(now)),
             kind if kind > CONTINUATION => self.spend(now),
             _ => Ok(()),
         }
+    }
+
+    /// A client that opens streams only to reset them makes us work for nothing.
+    fn spend_reset(&mut self, now: Instant) -> Result<(), Flood> {
+        if !self.client {
+            return Ok(());
+        }
+        let seconds = now.saturating_duration_since(self.resets_refilled).as_secs();
+        if seconds > 0 {
+            self.resets_refilled = now;
+            let more = self.limits.reset_rate.saturating_mul(seconds);
+            self.resets = self.resets.saturating_add(more).min(self.limits.reset_burst);
+        }
+        self.resets = self.resets.checked_sub(1).ok_or(Flood::Resets)?;
+        Ok(())
     }
 
     fn spend(&mut self, now: Instant) -> Result<(), Flood> {
@@ -316,6 +339,22 @@ mod tests {
         meter.sent(&frame(DATA, 0, 1, b"abc"), None);
         feed(&mut meter, &update, 20).unwrap();
         assert_eq!(feed(&mut meter, &update, 1), Err(Flood::WindowUpdate));
+    }
+
+    #[test]
+    fn a_client_may_reset_so_many_streams_and_more_with_time() {
+        let reset = frame(RST_STREAM, 0, 1, &[]);
+        let limits = FloodLimits { reset_burst: 5, reset_rate: 2, ..FloodLimits::default() };
+        let start = Instant::now();
+        let mut meter = FrameMeter { inbound: Parser::default(), ..FrameMeter::new(limits, true, start) };
+        meter.received(&reset.repeat(5), start, None).unwrap();
+        assert_eq!(meter.received(&reset, start, None), Err(Flood::Resets));
+        let later = start + Duration::from_secs(1);
+        meter.received(&reset.repeat(2), later, None).unwrap();
+        assert_eq!(meter.received(&reset, later, None), Err(Flood::Resets));
+        // Hosts may take back what they were asked.
+        let mut meter = FrameMeter::new(limits, false, start);
+        meter.received(&reset.repeat(50), start, None).unwrap();
     }
 
     #[test]

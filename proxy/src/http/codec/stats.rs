@@ -46,6 +46,8 @@ impl Http2CodecStats {
             Flood::Priority => self.inbound_priority_frames_flood().inc(),
             Flood::WindowUpdate => self.inbound_window_update_frames_flood().inc(),
             Flood::Control => self.outbound_control_flood().inc(),
+            // Envoy leaves these to its library, which counts nothing.
+            Flood::Resets => {}
         }
     }
 }

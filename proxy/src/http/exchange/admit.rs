@@ -47,7 +47,10 @@ impl Exchange<'_> {
                     head.path = path.clone();
                     return Err(Box::new(reply.header(http::header::LOCATION, path)));
                 }
-                Normalized::Rejected => {
+                Normalized::Rejected(shown) => {
+                    if let Some(path) = shown {
+                        head.path = path;
+                    }
                     hcm.stats.downstream_rq_failed_path_normalization().inc();
                     return Err(Box::new(LocalReply::new(StatusCode::BAD_REQUEST, "path_normalization_failed")));
                 }

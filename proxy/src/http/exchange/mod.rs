@@ -318,6 +318,10 @@ impl<'a> Exchange<'a> {
             Ok(Answer::Redirect(redirected)) => self.follow_redirect(*redirected).ok_or(Anew::Redirected)?,
             Err(reply) => return Ok(self.produce_reply(*reply).await),
         };
+        // A filter has refused the body meanwhile: nobody has seen the upstream's answer, and nobody shall.
+        if let Some(reply) = self.progress.as_ref().and_then(|progress| progress.take_reply()) {
+            return Ok(self.produce_reply(*reply).await);
+        }
         self.filter_response(forwarded.into()).await.ok_or(Anew::Recreated)
     }
 

@@ -97,6 +97,7 @@ impl Unfinished {
         for cookie in cookies {
             head.headers.append(http::header::SET_COOKIE, cookie);
         }
+        stream.info.response_code = Some(head.status);
         route.finalize_response(head, Some(request), &stream.info);
         if let Some(idle) = idle.filter(|_| !response.body.is_end()) {
             response.body = served.watch(response.body.take(), idle);

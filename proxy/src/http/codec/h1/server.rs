@@ -218,7 +218,9 @@ impl Server {
     }
 
     pub(crate) fn read_bytes(&self) -> u64 {
-        self.reader.as_ref().map_or(0, |reader| reader.read_bytes)
+        let returned = self.returned.lock();
+        let reader = self.reader.as_ref().or(returned.as_ref().map(|part| &part.reader));
+        reader.map_or(0, |reader| reader.read_bytes)
     }
 
     pub(crate) fn written_bytes(&self) -> u64 {
