@@ -215,7 +215,9 @@ fn builder(hcm: &HttpConnectionManager) -> Builder {
         .max_concurrent_streams(options.max_concurrent_streams)
         .header_table_size(options.header_table_bytes)
         .max_header_list_size(codec::list_limit(hcm.max_request_headers_bytes))
-        .max_send_buffer_size(hcm.buffer_limit_bytes);
+        .max_send_buffer_size(hcm.buffer_limit_bytes)
+        // `stream_reset_burst` is the bound.
+        .max_pending_accept_reset_streams(usize::try_from(options.floods.reset_burst).unwrap_or(usize::MAX));
     if options.allow_connect {
         builder.enable_connect_protocol();
     }

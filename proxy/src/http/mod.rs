@@ -3,6 +3,7 @@
 
 mod access_logs;
 pub mod codec;
+mod connect_udp;
 pub(crate) mod connection_manager;
 pub(crate) mod downstream;
 mod exchange;

@@ -1,11 +1,11 @@
-//! A client that does not read stops the upstream: what is under way is bounded, whatever the response's size.
+//! Who does not read stops who sends, in both directions: what is under way is bounded, whatever a body's size.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use crate::support::frames::{Frame, GET, HEADERS, Peer, WHOLE};
+use crate::support::frames::{DATA, END_HEADERS, Frame, GET, HEADERS, POST, Peer, SETTINGS, WHOLE, WINDOW_UPDATE};
 use crate::support::gateway::free_port;
 use crate::support::{Client, Gateway, http_bootstrap};
 
@@ -66,4 +66,57 @@ fn over_http2() {
         received += if frame.kind == 0 { frame.payload.len() } else { 0 };
     }
     assert_eq!(received, 65_535);
+}
+
+/// An upstream that takes connections and reads nothing from them.
+fn sink() -> (u16, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    (listener.local_addr().unwrap().port(), listener)
+}
+
+#[test]
+fn an_upload_over_http1() {
+    let ((upstream, _listener), port) = (sink(), free_port());
+    let _gateway = Gateway::start(&http_bootstrap(port, ROUTES, &[("up", upstream)]));
+    let mut client = Client::new(port);
+    client.send(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {RESPONSE_BYTES}\r\n\r\n"));
+    client.stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let (piece, mut sent) = (vec![b'x'; 64 << 10], 0);
+    while let Ok(n) = client.stream.write(&piece) {
+        sent += n;
+        assert!(sent < UNDER_WAY_BYTES, "{sent} bytes are under way to a host that reads none");
+    }
+}
+
+#[test]
+fn an_upload_over_http2() {
+    let ((upstream, _listener), port) = (sink(), free_port());
+    let _gateway = Gateway::start(&http_bootstrap(port, ROUTES, &[("up", upstream)]));
+    let mut peer = Peer::client(port);
+    peer.send(&Frame::new(HEADERS, END_HEADERS, 1, POST));
+    peer.stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    // Of the connection and of the stream; what the settings say beyond the first 65,535 bytes counts as a gift.
+    let (mut windows, mut sent) = ([65_535_usize; 2], 0);
+    loop {
+        while windows.iter().all(|window| *window > 0) {
+            let piece = windows[0].min(windows[1]).min(16 << 10);
+            peer.send(&Frame::new(DATA, 0, 1, &vec![b'x'; piece]));
+            windows.iter_mut().for_each(|window| *window -= piece);
+            sent += piece;
+            assert!(sent < UNDER_WAY_BYTES, "{sent} bytes are under way to a host that reads none");
+        }
+        let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap()) as usize;
+        match peer.try_next() {
+            None => break,
+            Some(frame) if frame.kind == WINDOW_UPDATE => {
+                windows[usize::from(frame.stream > 0)] += number(&frame.payload);
+            }
+            Some(frame) if frame.kind == SETTINGS => {
+                let initial = frame.payload.chunks(6).find(|setting| setting[..2] == [0, 4]);
+                windows[1] += initial.map_or(0, |setting| number(&setting[2..]).saturating_sub(65_535));
+            }
+            Some(_) => {}
+        }
+    }
+    assert!(sent >= 65_535);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::support::frames::{Frame, GET, GOAWAY, HEADERS, Peer, WHOLE};
 use crate::support::gateway::free_port;
 use crate::support::upstream::{Answer, ok};
 use crate::support::{Client, Gateway, Upstream, http_bootstrap};
@@ -48,5 +49,35 @@ fn connections_that_still_come_are_served_and_told_to_go() {
     assert_eq!((response.status, response.header("connection")), (200, Some("close")));
     holding.send("\r\n");
     assert_eq!(holding.response().status, 200);
+    assert!(gateway.wait().success());
+}
+
+#[test]
+fn an_http2_client_is_told_by_goaway() {
+    let upstream = Upstream::text("still here");
+    let port = free_port();
+    let bootstrap = http_bootstrap(port, ROUTES, &[("up", upstream.port)]);
+    let mut gateway = Gateway::start_with(&bootstrap, &["--drain-time-s", "4", "--drain-strategy", "immediate"]);
+    let mut peer = Peer::client(port);
+    peer.send(&Frame::new(HEADERS, WHOLE, 1, GET));
+    assert_eq!(peer.next_of(HEADERS).unwrap().stream, 1);
+    gateway.signal("TERM");
+    gateway.wait_for("draining");
+    peer.send(&Frame::new(HEADERS, WHOLE, 3, GET));
+    // What was asked is answered; the first GOAWAY takes every stream still.
+    let mut answered = false;
+    let goaway = loop {
+        let frame = peer.next().unwrap();
+        match frame.kind {
+            GOAWAY => break frame.goaway(),
+            HEADERS => answered |= frame.stream == 3,
+            _ => {}
+        }
+    };
+    assert_eq!(goaway, (0x7fff_ffff, 0));
+    if !answered {
+        assert_eq!(peer.next_of(HEADERS).unwrap().stream, 3);
+    }
+    drop(peer);
     assert!(gateway.wait().success());
 }

@@ -8,6 +8,7 @@ use crate::support::{Client, Gateway, Upstream, http_bootstrap_with};
 
 const ROUTES: &str = "[{ match: { prefix: / }, route: { cluster: up } }]";
 const ENHANCE_YOUR_CALM: u32 = 11;
+const INTERNAL_ERROR: u32 = 2;
 const ALL_STREAMS: u32 = 0x7fff_ffff;
 
 /// A gateway whose connection manager has these fields, before an upstream that answers all.
@@ -62,7 +63,23 @@ fn streams_that_are_reset_at_once_end_the_connection() {
         .collect();
     let _ = std::io::Write::write_all(&mut peer.stream, &attack);
     let goaway = peer.next_of(GOAWAY);
-    assert!(goaway.is_none_or(|goaway| goaway.goaway().1 == ENHANCE_YOUR_CALM));
+    assert!(goaway.is_none_or(|goaway| goaway.goaway().1 == INTERNAL_ERROR));
+}
+
+#[test]
+fn a_connection_that_was_idle_is_pinged_with_its_next_stream() {
+    let (_gateway, _upstream, port) =
+        gateway("http2_protocol_options: { connection_keepalive: { timeout: 5s, connection_idle_interval: 0.3s } }");
+    let mut peer = Peer::client(port);
+    peer.send(&Frame::new(HEADERS, WHOLE, 1, GET));
+    peer.stream.set_read_timeout(Some(std::time::Duration::from_millis(600))).unwrap();
+    // All that comes until nothing has come for longer than the interval.
+    let first: Vec<Frame> = std::iter::from_fn(|| peer.try_next()).collect();
+    assert!(first.iter().any(|frame| frame.kind == HEADERS));
+    assert!(first.iter().all(|frame| frame.kind != PING), "{first:?}");
+    peer.stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    peer.send(&Frame::new(HEADERS, WHOLE, 3, GET));
+    assert_eq!(peer.next_of(PING).unwrap().flags, 0);
 }
 
 #[test]

@@ -124,3 +124,29 @@ fn the_routes_time_begins_when_the_request_is_whole_also_while_there_is_no_conne
     let response = client.response();
     assert_eq!((response.status, response.text()), (504, "upstream request timeout".into()));
 }
+
+#[test]
+fn each_hedged_try_has_upstream_filters_of_its_own() {
+    let held = first_is_held("slow", ok("fast"));
+    let port = free_port();
+    let routes = "[{ match: { prefix: / }, route: { cluster: up, timeout: 20s, hedge_policy: { hedge_on_per_try_timeout: true }, \
+                  retry_policy: { retry_on: 5xx, num_retries: 1, per_try_timeout: 0.05s } } }]";
+    let add = |name: &str| format!("[{{ append: {{ header: {{ key: {name}, value: once }} }} }}]");
+    let filters = format!(
+        "typed_extension_protocol_options: {{ envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {{ '@type': \
+         type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {{ \
+         http_protocol_options: {{}} }}, http_filters: [{{ name: m, typed_config: {{ '@type': \
+         type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation, mutations: {{ \
+         request_mutations: {}, response_mutations: {} }} }} }}, {{ name: c, typed_config: {{ '@type': \
+         type.googleapis.com/envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec }} }}] }} }}",
+        add("x-try"),
+        add("x-answer")
+    );
+    let _gateway = Gateway::start(&http_bootstrap_with(port, "", routes, &[("up", held.upstream.port)], &filters));
+    let response = Client::new(port).get("/");
+    assert_eq!((response.text().as_str(), response.header("x-answer")), ("fast", Some("once")));
+    held.release.send(()).unwrap();
+    for seen in [held.upstream.next(), held.upstream.next()] {
+        assert_eq!(seen.head.matches("x-try: once").count(), 1, "{}", seen.head);
+    }
+}

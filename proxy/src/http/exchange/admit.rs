@@ -7,7 +7,7 @@ use tidegate_filters::http::LocalReply;
 use super::Exchange;
 use crate::http::options::RouteSource;
 use crate::http::path::{self, Normalized};
-use crate::http::{headers, host, request_headers};
+use crate::http::{connect_udp, headers, host, request_headers};
 
 /// Unset or true, a path with a fragment is refused; false, the fragment is cut off.
 const REJECT_FRAGMENT: &str = "envoy.reloadable_features.http_reject_path_with_fragment";
@@ -19,6 +19,10 @@ impl Exchange<'_> {
         let head = &mut self.request.head;
         if head.authority.is_empty() {
             return Err(Box::new(LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header")));
+        }
+        if connect_udp::is_asked(head) && !connect_udp::retarget(head) {
+            let reply = LocalReply::new(StatusCode::NOT_FOUND, "invalid_path");
+            return Err(Box::new(reply.body("The path is incorrect for CONNECT-UDP")));
         }
         let connect = head.method == Method::CONNECT;
         if !connect && head.path.as_bytes().first() != Some(&b'/') {

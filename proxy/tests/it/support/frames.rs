@@ -3,18 +3,24 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 
+pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const PING: u8 = 6;
 pub const GOAWAY: u8 = 7;
+pub const WINDOW_UPDATE: u8 = 8;
 
 /// END_STREAM and END_HEADERS.
 pub const WHOLE: u8 = 5;
+pub const END_HEADERS: u8 = 4;
 pub const ACK: u8 = 1;
 
 /// GET / of http://a, in HPACK without Huffman.
 pub const GET: &[u8] = b"\x82\x86\x84\x01\x01a";
+
+/// The same with POST.
+pub const POST: &[u8] = b"\x83\x86\x84\x01\x01a";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
