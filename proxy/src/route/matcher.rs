@@ -88,14 +88,10 @@ impl<'a> PathView<'a> {
 
 const CONNECT_UDP: &[u8] = b"connect-udp";
 
-/// CONNECT, extended or not, and HTTP/1's GET that upgrades to connect-udp.
+/// CONNECT, extended or not, and what upgrades to connect-udp.
 pub(crate) fn is_connect(head: &RequestHead) -> bool {
     head.method == Method::CONNECT
-        || (head.method == Method::GET
-            && head
-                .headers
-                .get(http::header::UPGRADE)
-                .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(CONNECT_UDP)))
+        || head.headers.get(http::header::UPGRADE).is_some_and(|kind| kind.as_bytes().eq_ignore_ascii_case(CONNECT_UDP))
 }
 
 impl PathMatch {

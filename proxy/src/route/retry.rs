@@ -29,6 +29,8 @@ pub struct RetryPolicy {
     pub priority: Option<PreviousPriorities>,
     pub back_off: BackOff,
     pub rate_limited: Option<RateLimitedBackOff>,
+    /// `refresh_cluster_on_retry`: a matcher that names the cluster is asked again.
+    pub refresh_cluster: bool,
 }
 
 impl Default for RetryPolicy {
@@ -46,6 +48,7 @@ impl Default for RetryPolicy {
             priority: None,
             back_off: BackOff::default(),
             rate_limited: None,
+            refresh_cluster: false,
         }
     }
 }

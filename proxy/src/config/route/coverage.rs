@@ -277,6 +277,7 @@ pub const COVERAGE: &[Coverage] = &[
             "rate_limited_retry_back_off",
             "retriable_headers",
             "retriable_request_headers",
+            "refresh_cluster_on_retry",
         ],
         listed: &[],
     },

@@ -65,6 +65,7 @@ pub(in crate::config) fn policy(
         priority,
         back_off: back_off(proto.retry_back_off.as_ref(), context)?,
         rate_limited,
+        refresh_cluster: proto.refresh_cluster_on_retry,
     })
 }
 

@@ -50,11 +50,11 @@ pub(crate) struct Unfinished {
 
 impl Unfinished {
     pub(super) fn new(shared: &Shared<'_>, won: Won, cookies: Vec<HeaderValue>) -> Self {
-        let Won { begun, host, upgraded } = won;
+        let Won { begun, host, account, upgraded } = won;
         let canary = charge::is_canary(&begun.response.head.headers, &host);
         Self {
             begun,
-            served: Served::new(shared, host, canary),
+            served: Served::new(shared, account, host, canary),
             route: Arc::clone(shared.route),
             cookies,
             upgraded,

@@ -15,6 +15,7 @@ mod measure;
 mod mirror;
 mod read_ahead;
 mod redirect;
+mod refresh;
 mod replay;
 mod retry;
 mod served;

@@ -1,5 +1,6 @@
 //! Whether a try is repeated, and when (Envoy's `RetryStateImpl`). It must not know how tries are made, nor routes.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::{HeaderMap, HeaderValue};
@@ -8,6 +9,7 @@ use tidegate_filters::runtime::Runtime;
 
 use super::attempt::Failure;
 use super::charge::Account;
+use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::{Permit, Resource, RoutingPriority};
 use crate::cluster::pool::{PoolError, StreamReset};
 use crate::http::headers::{GRPC_STATUS, X_ENVOY_RATELIMITED};
@@ -23,6 +25,10 @@ pub(super) struct Retries<'a> {
     request: RequestRetries,
     left: u32,
     account: &'a Account,
+    /// Where retries are counted: the cluster that they go to.
+    cluster: Arc<Cluster>,
+    /// Where the next would go, if that is elsewhere.
+    next: Option<Arc<Cluster>>,
     priority: RoutingPriority,
     /// Held while a retry is under way.
     permit: Option<Permit>,
@@ -61,6 +67,8 @@ impl<'a> Retries<'a> {
             policy,
             request,
             account,
+            cluster: Arc::clone(&account.cluster),
+            next: None,
             priority,
             permit: None,
             runtime,
@@ -81,14 +89,20 @@ impl<'a> Retries<'a> {
         self.decide(wanted, None, random)
     }
 
+    /// The next retry goes to this cluster, if there is one.
+    pub(super) fn go_to(&mut self, cluster: &Arc<Cluster>) {
+        self.next = Some(Arc::clone(cluster));
+    }
+
     /// A try takes too long and goes on; another beside it is always wanted.
     pub(super) fn after_slowness(&mut self, random: u64) -> Decision {
         self.decide(true, None, random)
     }
 
     fn decide(&mut self, wanted: bool, wait: Option<Duration>, random: u64) -> Decision {
-        let Account { cluster, tallies, .. } = self.account;
-        let stats = &cluster.stats().traffic;
+        let next = self.next.take();
+        let tallies = &self.account.tallies;
+        let stats = &self.cluster.stats().traffic;
         if !wanted {
             if self.permit.take().is_some() {
                 stats.upstream_rq_retry_success().inc();
@@ -103,6 +117,11 @@ impl<'a> Retries<'a> {
         }
         self.left -= 1;
         self.permit = None;
+        if let Some(next) = next {
+            self.cluster = next;
+        }
+        let cluster = &self.cluster;
+        let stats = &cluster.stats().traffic;
         let Some(permit) = cluster.breakers(self.priority).acquire(Resource::Retries) else {
             stats.upstream_rq_retry_overflow().inc();
             tallies.each(|tally| tally.requests.upstream_rq_retry_overflow().inc());

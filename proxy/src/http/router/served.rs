@@ -31,9 +31,9 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(super) fn new(shared: &Shared<'_>, host: Arc<Host>, canary: bool) -> Self {
+    pub(super) fn new(shared: &Shared<'_>, account: Account, host: Arc<Host>, canary: bool) -> Self {
         Self {
-            account: shared.account.clone(),
+            account,
             host,
             canary,
             started: shared.started,

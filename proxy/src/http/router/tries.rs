@@ -10,7 +10,9 @@ use tidegate_filters::http::{Body, LocalReply, Request, RequestHead, ResponseHea
 use tidegate_filters::stream_info::ResponseFlags;
 
 use super::attempt::{Attempt, Failure, attempt};
+use super::charge::Account;
 use super::deadline::{Deadline, expires};
+use super::refresh::{Elsewhere, elsewhere};
 use super::replay::Replay;
 use super::retry::{Decision, Retries};
 use super::{Shared, failure, hedge, host};
@@ -22,6 +24,8 @@ use crate::http::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_IS_TIMEOUT_RETRY};
 pub(super) struct Won {
     pub begun: Begun,
     pub host: Arc<Host>,
+    /// To whose account it goes.
+    pub account: Account,
     /// The host agreed to leave HTTP.
     pub upgraded: bool,
 }
@@ -88,6 +92,10 @@ async fn one_by_one(
                 return Err(failure::timed_out(shared, stream));
             }
         };
+        let elsewhere = elsewhere(shared, head, stream);
+        if let (Some(Elsewhere::There(cluster)), Some(retries)) = (&elsewhere, &mut course.retries) {
+            retries.go_to(cluster);
+        }
         let (next, timeout) = match &outcome {
             Ok(begun) => (course.after_response(&begun.response.head, &host, stream), false),
             Err(failure) => (course.after_failure(failure, &host, stream), failure.is_timeout()),
@@ -105,6 +113,13 @@ async fn one_by_one(
         };
         if failure_in_time(wait, global.as_mut()).await {
             return Err(failure::timed_out(shared, stream));
+        }
+        if let Some(elsewhere) = elsewhere {
+            let Elsewhere::There(cluster) = elsewhere else { return Err(failure::no_healthy_host(shared, stream)) };
+            let shared = shared.towards(cluster, stream);
+            let mut course = course.go_on(&shared);
+            course.announce(head, timeout, stream);
+            return Box::pin(one_by_one(&mut course, body.take().unwrap_or_default(), head, global, stream)).await;
         }
         course.announce(head, timeout, stream);
     }
@@ -130,6 +145,21 @@ impl<'s> Course<'s> {
         let retries =
             retries.map(|request| Retries::new(policy, request, &shared.account, shared.action.priority, runtime));
         Self { shared, retries, replay, abandoned: false, tried: Vec::new(), sent: false }
+    }
+
+    /// The same course on its way to another cluster.
+    fn go_on<'n>(&mut self, shared: &'n Shared<'n>) -> Course<'n>
+    where
+        's: 'n,
+    {
+        Course {
+            shared,
+            retries: self.retries.take(),
+            replay: self.replay.clone(),
+            abandoned: self.abandoned,
+            tried: std::mem::take(&mut self.tried),
+            sent: self.sent,
+        }
     }
 
     /// The host of the next try.
@@ -239,6 +269,6 @@ impl<'s> Course<'s> {
     pub(super) fn won(&self, begun: Begun, host: Arc<Host>, method: &Method) -> Won {
         let status = begun.response.head.status;
         let agreed = status == StatusCode::SWITCHING_PROTOCOLS || *method == Method::CONNECT && status.is_success();
-        Won { begun, host, upgraded: self.shared.tunnel && agreed }
+        Won { begun, host, account: self.shared.account.clone(), upgraded: self.shared.tunnel && agreed }
     }
 }
