@@ -204,7 +204,7 @@ impl Tunnel {
             stream.dynamic_metadata.merge(NAMESPACE, Map::from_iter([(metadata_key.clone(), noted)]));
             head.headers.insert(header.clone(), id);
         }
-        self.headers.apply_request(&mut head, stream);
+        self.headers.apply_request(&mut head, &*stream);
         head
     }
 }
