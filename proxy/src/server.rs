@@ -98,6 +98,7 @@ fn make_store(
         defaults,
         stats: stats.root(),
         node: bootstrap.node.clone(),
+        ads: bootstrap.ads.is_some(),
         buffer_limit_bytes: 1 << 20,
         cluster_defaults: bootstrap.cluster_defaults.clone(),
     };
@@ -162,7 +163,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         discoveries: Discoveries::new(shared.runtime_shared(), sender),
         resolved,
         sources: Sources::new(&bootstrap, &stats, options.unknown_dynamic_fields),
-        discovery: Discovery::new(&bootstrap, &shared, &stats),
+        discovery: Discovery::new(&bootstrap, &shared, &stats, options.unknown_dynamic_fields),
         process: Arc::new(Process {
             shared: Arc::clone(&shared),
             stats,

@@ -19,7 +19,7 @@ use tidegate_xds::{FieldError, FieldPath};
 use crate::config::bootstrap::{Bootstrap, file_of};
 use crate::config::files::{self, UnknownDynamicFields, Watched};
 use crate::config::store::{Placed, Store};
-use crate::stats::server::ServerStats;
+use crate::config::unknown_fields::UnknownRule;
 use crate::stats::subscription::{Subscription, Update};
 
 /// All files of a process.
@@ -32,12 +32,6 @@ pub(crate) struct Sources {
     routes: BTreeMap<String, Routes>,
     /// By the name of the assignment.
     assignments: BTreeMap<String, Watched>,
-}
-
-/// What becomes of fields that the schema does not know, and where they are counted.
-struct UnknownRule {
-    fields: UnknownDynamicFields,
-    stats: ServerStats,
 }
 
 /// A file of many resources: one that it no longer names is gone.
@@ -68,7 +62,7 @@ impl Sources {
             listeners: named(&bootstrap.lds, &|| Subscription::new(&lds)),
             routes: BTreeMap::new(),
             assignments: BTreeMap::new(),
-            rule: UnknownRule { fields: unknown, stats: ServerStats::new(&root.scope("server.")) },
+            rule: UnknownRule::new(unknown, &root),
             root,
         }
     }
@@ -242,12 +236,7 @@ fn load<M: Message + Name + Default>(
         report(watched, errors);
         Update::Failure
     })?;
-    rule.stats.dynamic_unknown_fields().add(read.unknown.len() as u64);
-    if rule.fields == UnknownDynamicFields::Warn {
-        for error in &read.unknown {
-            tracing::warn!(file = %watched.path.display(), %error, "left out");
-        }
-    }
+    rule.note(&watched.path.display().to_string(), &read.unknown);
     let mut placed = Vec::with_capacity(read.resources.len());
     let mut errors = Vec::new();
     for (index, resource) in read.resources.iter().enumerate() {

@@ -386,7 +386,9 @@ fn compile_sources(
     let Some(dynamic) = &message.dynamic_resources else { return Ok((admin, Dynamic::default())) };
     context.within("dynamic_resources", |context| {
         let mut source = |field: &str, source: Option<&_>| match source {
-            Some(source) => context.within(field, |context| config_source(source, context)).map(Some),
+            Some(source) => {
+                context.within(field, |context| config_source(source, dynamic.ads_config.is_some(), context)).map(Some)
+            }
             None => Ok(None),
         };
         let lds = source("lds_config", dynamic.lds_config.as_ref())?;

@@ -21,6 +21,7 @@ mod sources;
 pub(crate) mod stats;
 pub(crate) mod store;
 pub(crate) mod tcp_proxy;
+pub(crate) mod unknown_fields;
 mod upstream_filters;
 pub(crate) mod values;
 
@@ -65,6 +66,8 @@ pub struct Compiler {
     /// The root of all stats.
     pub(crate) stats: Scope,
     pub(crate) node: Node,
+    /// Whether there is an aggregated stream (`ads_config`).
+    pub(crate) ads: bool,
     pub(crate) buffer_limit_bytes: usize,
     pub(crate) cluster_defaults: cluster::ClusterDefaults,
 }
@@ -179,7 +182,7 @@ impl Compiler {
         source: &core::ConfigSource,
         context: &mut CompileContext<'_>,
     ) -> Result<(), FieldError> {
-        let source = sources::config_source(source, context)?;
+        let source = sources::config_source(source, self.ads, context)?;
         let stats_prefix = context.stats.prefix().to_owned();
         context.needs.route_configurations.insert(name.to_owned(), RouteSubscription { source, stats_prefix });
         Ok(())

@@ -156,6 +156,7 @@ mod tests {
             defaults: Defaults::Envoy,
             stats: tidegate_stats::Store::new().root(),
             node: super::super::Node::default(),
+            ads: false,
             buffer_limit_bytes: 0,
             cluster_defaults: super::super::cluster::ClusterDefaults::default(),
         };

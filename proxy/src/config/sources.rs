@@ -46,13 +46,14 @@ pub(crate) const COVERAGE: &[Coverage] = &[
 /// Envoy's `initial_fetch_timeout` where none is given.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A configuration source that we can read.
+/// A configuration source that we can read. `ads`: there is an aggregated stream.
 ///
 /// # Errors
 /// What cannot be read from, or not yet.
 #[expect(deprecated, reason = "Envoy 1.40 reads `path`")]
 pub(crate) fn config_source(
     source: &core::ConfigSource,
+    ads: bool,
     context: &mut CompileContext<'_>,
 ) -> Result<ConfigSource, FieldError> {
     use core::config_source::ConfigSourceSpecifier as Specifier;
@@ -72,7 +73,10 @@ pub(crate) fn config_source(
             }
             Ok(ConfigSource::Stream(Arc::new(control_plane(api, context)?), wait))
         }),
-        Some(Specifier::Ads(_)) => Ok(ConfigSource::Ads(wait)),
+        Some(Specifier::Ads(_)) if ads => Ok(ConfigSource::Ads(wait)),
+        Some(Specifier::Ads(_)) => {
+            Err(context.error_at("ads", "ADS must be configured to support an ADS config source"))
+        }
         Some(Specifier::Self_(_)) => Err(context.error_at("self", "not supported yet: self")),
         None => Err(context.error("a config source is required")),
     }

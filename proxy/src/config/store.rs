@@ -176,7 +176,9 @@ impl Store {
             )?;
             if let (Discovery::Eds(eds), Some(source)) = (&compiled.config.discovery, &compiled.eds) {
                 let source = context.within("eds_cluster_config", |context| {
-                    context.within("eds_config", |context| super::sources::config_source(source, context))
+                    context.within("eds_config", |context| {
+                        super::sources::config_source(source, self.compiler.ads, context)
+                    })
                 })?;
                 self.wanted_assignments.insert(eds.service_name.to_string(), source);
             }

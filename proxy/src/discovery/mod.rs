@@ -26,7 +26,9 @@ use self::stream::{Event, Happened, Report};
 use self::waits::Waits;
 use crate::app::Shared;
 use crate::config::bootstrap::Bootstrap;
+use crate::config::files::UnknownDynamicFields;
 use crate::config::store::Store;
+use crate::config::unknown_fields::UnknownRule;
 use crate::stats::control_plane::ControlPlaneStats;
 use crate::stats::subscription::Update as Outcome;
 
@@ -92,6 +94,7 @@ pub(crate) struct Discovery {
     /// Listeners are asked for once clusters are there.
     listeners_begun: bool,
     subscriptions: Subscriptions,
+    unknown: UnknownRule,
     waits: Waits,
     /// The answer to the last clusters waits until they are warm.
     held: Option<usize>,
@@ -116,7 +119,12 @@ impl Drop for Stream {
 
 impl Discovery {
     /// Needs a runtime: the aggregated stream is opened at once.
-    pub(crate) fn new(bootstrap: &Bootstrap, shared: &Arc<Shared>, stats: &Arc<StatsStore>) -> Self {
+    pub(crate) fn new(
+        bootstrap: &Bootstrap,
+        shared: &Arc<Shared>,
+        stats: &Arc<StatsStore>,
+        unknown: UnknownDynamicFields,
+    ) -> Self {
         let (reporting, reports) = mpsc::channel(1);
         let dynamic = |source: &Option<ConfigSource>| {
             source.clone().filter(|source| !matches!(source, ConfigSource::File { .. }))
@@ -133,6 +141,7 @@ impl Discovery {
             listeners: dynamic(&bootstrap.lds),
             listeners_begun: false,
             subscriptions: Subscriptions::new(&stats.root()),
+            unknown: UnknownRule::new(unknown, &stats.root()),
             waits: Waits::default(),
             held: None,
         };
@@ -220,7 +229,8 @@ impl Discovery {
             stream.stats.identified(&identifier.identifier);
         }
         stream.mux.pause(&type_url);
-        let mut apply = Apply { store, subscriptions: &mut self.subscriptions, waits: &mut self.waits };
+        let mut apply =
+            Apply { store, subscriptions: &mut self.subscriptions, waits: &mut self.waits, unknown: &self.unknown };
         stream.mux.receive(happened, &mut apply, now);
         // What the update needs is asked for before it is answered.
         self.sync(store);
@@ -234,7 +244,8 @@ impl Discovery {
 
     fn time_passed(&mut self, store: &mut Store, now: Instant) {
         for stream in &mut self.streams {
-            let mut apply = Apply { store, subscriptions: &mut self.subscriptions, waits: &mut self.waits };
+            let mut apply =
+                Apply { store, subscriptions: &mut self.subscriptions, waits: &mut self.waits, unknown: &self.unknown };
             stream.mux.expire(&mut apply, now);
         }
         for (kind, name) in self.waits.overdue(now) {

@@ -19,6 +19,7 @@ use tidegate_xds::{FieldError, FieldPath};
 use super::Kind;
 use super::waits::Waits;
 use crate::config::store::{Placed, Store};
+use crate::config::unknown_fields::UnknownRule;
 use crate::stats::subscription::{Subscription, Update as Outcome};
 
 /// What is counted of each subscription, and the names that came without being asked for by name.
@@ -114,6 +115,7 @@ pub(super) struct Apply<'a> {
     pub(super) store: &'a mut Store,
     pub(super) subscriptions: &'a mut Subscriptions,
     pub(super) waits: &'a mut Waits,
+    pub(super) unknown: &'a UnknownRule,
 }
 
 impl Handler for Apply<'_> {
@@ -156,6 +158,10 @@ impl Apply<'_> {
             let Some(body) = body else { continue };
             let message = tidegate_xds::load_any::<M>(body).map_err(|errors| joined(name, &errors))?;
             let audit = tidegate_xds::audit(&M::full_name(), &body.value, self.store.registry().coverage());
+            if self.unknown.rejects() && !audit.unknown.is_empty() {
+                return Err(joined(name, &audit.unknown));
+            }
+            self.unknown.note(name, &audit.unknown);
             if audit.unsupported.is_empty() {
                 read.placed.push(Placed { resource: message, path: FieldPath::root() });
             } else {

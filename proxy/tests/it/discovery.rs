@@ -174,3 +174,11 @@ fn a_control_plane_that_is_no_cluster_is_refused() {
     gateway.wait_for("unknown cluster 'nowhere'");
     assert!(!gateway.wait().success());
 }
+
+#[test]
+fn ads_without_a_stream_is_refused() {
+    let bootstrap = "dynamic_resources: { cds_config: { ads: {} } }";
+    let mut gateway = Gateway::spawn(bootstrap, &[]);
+    gateway.wait_for("ADS must be configured to support an ADS config source");
+    assert!(!gateway.wait().success());
+}
