@@ -48,6 +48,9 @@ pub struct ConnectionInfo {
     pub round_trip_millis: Option<u64>,
     pub listener_name: Arc<str>,
     pub filter_chain_name: Arc<str>,
+    /// The metadata of the listener and of the filter chain, where they have some.
+    pub listener_metadata: Option<Arc<Metadata>>,
+    pub filter_chain_metadata: Option<Arc<Metadata>>,
     /// What its streams' filters keep for one another.
     pub shared: ConnectionState,
 }
@@ -102,6 +105,8 @@ impl ConnectionInfo {
             start,
             round_trip_millis: None,
             listener_name: Arc::from(""),
+            listener_metadata: None,
+            filter_chain_metadata: None,
             filter_chain_name: Arc::from(""),
             shared: ConnectionState::default(),
         }

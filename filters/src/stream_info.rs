@@ -186,6 +186,8 @@ pub struct UpstreamInfo {
     pub host_name: Option<Arc<str>>,
     pub local_address: Option<Address>,
     pub connection_id: Option<u64>,
+    /// The hosts of the attempts before this one.
+    pub tried: Vec<Tried>,
     pub protocol: Option<http::Version>,
     pub transport_failure_reason: Option<Arc<str>>,
     /// Attempts made, 1 for the first.
@@ -195,6 +197,29 @@ pub struct UpstreamInfo {
     pub bytes: ByteCounts,
     pub host_metadata: Option<Arc<Metadata>>,
     pub cluster_metadata: Option<Arc<Metadata>>,
+}
+
+/// A host that an attempt went to.
+#[derive(Debug, Clone)]
+pub struct Tried {
+    pub address: Address,
+    pub host_name: Option<Arc<str>>,
+    /// Of the connection, if the attempt got one.
+    pub connection_id: Option<u64>,
+}
+
+impl UpstreamInfo {
+    /// The host of the last attempt, if it had one.
+    pub fn last_tried(&self) -> Option<Tried> {
+        let address = self.host.clone()?;
+        Some(Tried { address, host_name: self.host_name.clone(), connection_id: self.connection_id })
+    }
+
+    /// An attempt begins: the host before is one that was tried.
+    pub fn remember_host(&mut self) {
+        let last = self.last_tried();
+        self.tried.extend(last);
+    }
 }
 
 /// Where a host is (`envoy.config.core.v3.Locality`).
@@ -252,7 +277,11 @@ pub struct StreamInfo {
     pub upstream: UpstreamInfo,
     pub route_name: Option<Arc<str>>,
     pub virtual_host: Option<Arc<str>>,
+    /// Where it has some.
+    pub virtual_host_metadata: Option<Arc<Metadata>>,
     pub virtual_cluster: Option<Arc<str>>,
+    /// How often a route was looked for: again where a filter cleared it.
+    pub route_resolutions: u32,
     pub request_id: Option<http::HeaderValue>,
     /// `%TRACE_ID%` and `%SPAN_ID%` of the stream's span.
     pub trace_id: Option<Arc<str>>,
@@ -286,7 +315,9 @@ impl StreamInfo {
             upstream: UpstreamInfo::default(),
             route_name: None,
             virtual_host: None,
+            virtual_host_metadata: None,
             virtual_cluster: None,
+            route_resolutions: 0,
             request_id: None,
             trace_id: None,
             span_id: None,

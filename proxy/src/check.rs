@@ -95,11 +95,11 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_told_in_the_order_of_the_file() {
-        let report = said("node: {id: a}\nheader_prefix: x\nhds_config: {api_type: GRPC}\n");
+        let report = said("node: {id: a}\ndefault_config_source: {path: x}\nhds_config: {api_type: GRPC}\n");
         assert!(report.refused);
         let lines: Vec<_> = report.text.lines().collect();
-        assert!(lines[0].starts_with("a.yaml:2:1: header_prefix: not supported yet"), "{}", report.text);
-        assert!(!lines[0].contains("yet: header_prefix"), "{}", report.text);
+        assert!(lines[0].starts_with("a.yaml:2:1: default_config_source: not supported yet"), "{}", report.text);
+        assert!(!lines[0].contains("yet: default_config_source"), "{}", report.text);
         assert!(lines[1].starts_with("a.yaml:3:1: hds_config"), "{}", report.text);
         assert_eq!(lines[2], "a.yaml: refused, 2 errors");
     }

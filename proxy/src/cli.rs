@@ -106,7 +106,7 @@ pub struct EnvoyFlags {
     pub mode: Mode,
     /// Worker threads; as many as the processors (or the cgroup's quota) allow by default
     #[arg(long)]
-    pub concurrency: Option<usize>,
+    pub concurrency: Option<u32>,
     /// trace, debug, info, warning, error, critical or off
     #[arg(short = 'l', long, default_value = "info")]
     pub log_level: String,
@@ -127,12 +127,12 @@ pub struct EnvoyFlags {
     pub service_zone: Option<String>,
     /// How long connections are drained, in seconds
     #[arg(long, default_value_t = 600)]
-    pub drain_time_s: u64,
+    pub drain_time_s: u32,
     #[arg(long, value_enum, default_value_t)]
     pub drain_strategy: DrainStrategy,
     /// How long after a hot restart the parent ends, in seconds
     #[arg(long, default_value_t = 900)]
-    pub parent_shutdown_time_s: u64,
+    pub parent_shutdown_time_s: u32,
     /// Which of the node's addresses names it
     #[arg(long, value_enum, default_value_t)]
     pub local_address_ip_version: IpVersion,
@@ -147,10 +147,10 @@ pub struct EnvoyFlags {
     pub ignore_unknown_dynamic_fields: bool,
     /// How often access logs are flushed, in milliseconds
     #[arg(long, default_value_t = 10_000)]
-    pub file_flush_interval_msec: u64,
+    pub file_flush_interval_msec: u32,
     /// How much is buffered before an access log is flushed, in KiB
     #[arg(long, default_value_t = 64)]
-    pub file_flush_min_size_kb: u64,
+    pub file_flush_min_size_kb: u32,
     /// There is no hot restart; an upgrade is a new process on the same ports and a drain of the old one
     #[arg(long)]
     pub disable_hot_restart: bool,
@@ -159,11 +159,11 @@ pub struct EnvoyFlags {
     pub envoy_defaults: bool,
     /// Accepted without effect: there is no shared memory
     #[arg(long, hide = true)]
-    pub base_id: Option<u64>,
+    pub base_id: Option<u32>,
     #[arg(long, hide = true)]
     pub use_dynamic_base_id: bool,
     #[arg(long, hide = true)]
-    pub restart_epoch: Option<u64>,
+    pub restart_epoch: Option<u32>,
     #[arg(long, hide = true)]
     pub skip_deprecated_logs: bool,
 }
@@ -184,7 +184,7 @@ impl EnvoyFlags {
     }
 
     pub fn drain_time(&self) -> Duration {
-        Duration::from_secs(self.drain_time_s)
+        Duration::from_secs(self.drain_time_s.into())
     }
 }
 
@@ -193,16 +193,14 @@ pub fn called_as_envoy(program: &str) -> bool {
     std::path::Path::new(program).file_stem().is_some_and(|name| name == "envoy")
 }
 
+const SUBCOMMANDS: [&str; 4] = ["run", "check", "quickstart", "help"];
+
 /// Reads a command line, program name first.
 ///
 /// # Errors
 /// Clap's, which print themselves.
 pub fn parse(arguments: Vec<String>) -> Result<Command, clap::Error> {
-    const SUBCOMMANDS: [&str; 4] = ["run", "check", "quickstart", "help"];
-    let first = arguments.get(1).map(String::as_str);
-    let as_envoy = arguments.first().is_some_and(|program| called_as_envoy(program));
-    let own = !as_envoy && first.is_none_or(|first| SUBCOMMANDS.contains(&first) || matches!(first, "-h" | "--help"));
-    if !own {
+    if speaks_envoy(&arguments) {
         return EnvoyFlags::try_parse_from(arguments).map(|flags| Command::Run(Box::new(flags)));
     }
     Cli::try_parse_from(arguments).map(|cli| match cli.command {
@@ -210,6 +208,40 @@ pub fn parse(arguments: Vec<String>) -> Result<Command, clap::Error> {
         Sub::Check(flags) => Command::Check(flags),
         Sub::Quickstart(flags) => Command::Quickstart(flags),
     })
+}
+
+/// Whether a command line is Envoy's: called by its name, or with its flags and no subcommand.
+pub fn speaks_envoy(arguments: &[String]) -> bool {
+    let first = arguments.get(1).map(String::as_str);
+    let as_envoy = arguments.first().is_some_and(|program| called_as_envoy(program));
+    let own = |first: &str| SUBCOMMANDS.contains(&first) || matches!(first, "-h" | "--help");
+    as_envoy || first.is_some_and(|first| !own(first))
+}
+
+/// What is wrong with a command line, in the words that Envoy has for it.
+pub fn envoys_words(error: &clap::Error) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let flag = text(ContextKind::InvalidArg)?.split(' ').next().unwrap_or_default();
+    let value = text(ContextKind::InvalidValue).unwrap_or_default();
+    let parse_error =
+        |argument: &str, reason: &str| Some(format!("PARSE ERROR: Argument: {argument}\n             {reason}"));
+    match (error.kind(), flag) {
+        (ErrorKind::InvalidValue, "--mode") => Some(format!("error: unknown mode '{value}'")),
+        (ErrorKind::InvalidValue, "--drain-strategy") => Some(format!("error: unknown drain-strategy '{value}'")),
+        (ErrorKind::InvalidValue, "--local-address-ip-version") => {
+            Some(format!("error: unknown IP address version '{value}'"))
+        }
+        (ErrorKind::ValueValidation, _) => {
+            parse_error(&format!("({flag})"), &format!("Couldn't read argument value from string '{value}'"))
+        }
+        (ErrorKind::UnknownArgument, _) => parse_error(flag, "Couldn't find match for argument"),
+        (ErrorKind::ArgumentConflict, _) => parse_error(&format!("({flag})"), "Argument already set!"),
+        _ => None,
+    }
 }
 
 /// As many workers as processors, or as the cgroup's quota gives (`std` knows both).

@@ -11,6 +11,7 @@ use tidegate::cli::{self, CheckFlags, Command, DrainStrategy, EnvoyFlags, Mode};
 use tidegate::config::bootstrap::{Bootstrap, Overrides};
 use tidegate::config::files::UnknownDynamicFields;
 use tidegate::server::{self, Options, StartError};
+use tidegate::stats::server::VERSION;
 use tidegate::{allocator, check, quickstart};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, Format};
@@ -21,13 +22,9 @@ static ALLOCATOR: allocator::Allocator = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let as_envoy = arguments.first().is_some_and(|program| cli::called_as_envoy(program));
-    let command = match cli::parse(arguments) {
+    let command = match cli::parse(arguments.clone()) {
         Ok(command) => command,
-        Err(error) => {
-            // As Envoy, and so are its exit codes.
-            let _ = error.print();
-            return if error.exit_code() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-        }
+        Err(error) => return answer(&error, &arguments),
     };
     let result = match command {
         Command::Run(flags) => run(&flags, as_envoy),
@@ -46,6 +43,21 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What a command line gets that starts nothing: help, the version, or what is wrong with it. Exit codes are Envoy's.
+fn answer(error: &clap::Error, arguments: &[String]) -> ExitCode {
+    let words = if cli::speaks_envoy(arguments) { cli::envoys_words(error) } else { None };
+    let program = arguments.first().map(String::as_str).unwrap_or_default();
+    match words {
+        Some(words) => eprintln!("{words}\n\nFor complete USAGE and HELP type: \n   {program} --help\n"),
+        None if error.kind() == clap::error::ErrorKind::DisplayVersion && cli::called_as_envoy(program) => {
+            println!("\n{program}  version: {VERSION}\n");
+        }
+        // Nobody reads it where it cannot be printed.
+        None => drop(error.print()),
+    }
+    if error.exit_code() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
@@ -68,7 +80,12 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
     };
     let bootstrap = match &flags.config_path {
         Some(path) => read(path, &overrides, defaults)?,
-        None if flags.config_yaml.is_some() => Bootstrap::read(b"{}", Format::Yaml, &overrides, defaults),
+        None if flags.config_yaml.is_some() => {
+            // All there is: what is wrong is found in its lines.
+            let alone = Overrides { yaml: None, ..overrides.clone() };
+            let yaml = flags.config_yaml.as_deref().unwrap_or_default();
+            Bootstrap::read(yaml.as_bytes(), Format::Yaml, &alone, defaults)
+        }
         None => anyhow::bail!("at least one of --config-path or --config-yaml should be non-empty"),
     };
     if flags.mode == Mode::Validate {
@@ -89,11 +106,11 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
     if bootstrap.as_ref().is_ok_and(clash) {
         anyhow::bail!("Only one of ApplicationLogConfig.log_format or CLI option --log-format can be specified.");
     }
-    let concurrency = flags.concurrency.filter(|n| *n > 0).unwrap_or_else(cli::default_concurrency);
+    let concurrency = flags.concurrency.filter(|n| *n > 0).map_or_else(cli::default_concurrency, |n| n as usize);
     let mut options = options(concurrency, defaults, flags.drain_time());
     options.drain_immediately = flags.drain_strategy == DrainStrategy::Immediate;
-    options.parent_shutdown_time = Duration::from_secs(flags.parent_shutdown_time_s);
-    options.file_flush_interval = Duration::from_millis(flags.file_flush_interval_msec);
+    options.parent_shutdown_time = Duration::from_secs(flags.parent_shutdown_time_s.into());
+    options.file_flush_interval = Duration::from_millis(flags.file_flush_interval_msec.into());
     options.node_address = cli::node_address(flags.local_address_ip_version);
     options.admin_address_path.clone_from(&flags.admin_address_path);
     options.unknown_dynamic_fields = flags.unknown_dynamic_fields();
@@ -142,7 +159,7 @@ fn command_line(flags: &EnvoyFlags, options: &Options, level: LogLevel) -> Comma
         service_node: text(&flags.service_node),
         service_zone: text(&flags.service_zone),
         file_flush_interval: options.file_flush_interval,
-        file_flush_min_size_kb: u32::try_from(flags.file_flush_min_size_kb).unwrap_or(u32::MAX),
+        file_flush_min_size_kb: flags.file_flush_min_size_kb,
         drain_time: options.drain_time,
         drain_immediately: options.drain_immediately,
         parent_shutdown_time: options.parent_shutdown_time,

@@ -23,8 +23,8 @@ use crate::config::bootstrap::Bootstrap;
 use crate::config::files::{self, UnknownDynamicFields};
 use crate::config::store::{Placed, Store};
 use crate::discovery::Discovery;
-use crate::listener::ListenAddress;
 use crate::listener::manager::{DrainPlan, ListenerManager};
+use crate::listener::{ListenAddress, SocketOption, SocketSettings, socket};
 use crate::process::{Asked, Process};
 use crate::resident;
 use crate::runtime::Layers;
@@ -66,6 +66,9 @@ fn join(errors: &[FieldError]) -> String {
 
 /// Longer than any process runs.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// How many connections may wait for the admin interface.
+const ADMIN_BACKLOG: i32 = 128;
 
 /// How long what must be fetched before serving is waited for (`initial_fetch_timeout`).
 const INITIAL_FETCH: Duration = Duration::from_secs(15);
@@ -140,6 +143,9 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
     tidegate_filters::access_log::set_flush_min_size(min_kilobytes.saturating_mul(1 << 10));
     let stats = StatsStore::with_rules(std::mem::take(&mut bootstrap.stats_rules));
     let gauges = ServerGauges::new(&stats, options.concurrency, Instant::now());
+    if let Some(version) = bootstrap.version_override() {
+        gauges.stats().version().set(version);
+    }
     let layers = Arc::new(Layers::new(bootstrap.runtime_layers.clone(), &stats));
     let (mut store, shared) =
         make_store(&bootstrap, options.defaults, &stats, Arc::clone(&layers), options.node_address);
@@ -187,7 +193,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         draining: false,
     };
     let admin = match &bootstrap.admin {
-        Some(address) => Some(serve_admin(address, &options, &server.process)?),
+        Some(address) => Some(serve_admin(address, bootstrap.admin_socket_options(), &options, &server.process)?),
         None => None,
     };
     let (quit, mut quitting) = watch::channel(false);
@@ -358,40 +364,39 @@ impl Server {
 /// Binds the admin interface and serves it on the control runtime.
 fn serve_admin(
     address: &ListenAddress,
+    socket_options: Vec<SocketOption>,
     options: &Options,
     process: &Arc<Process>,
 ) -> Result<JoinHandle<()>, StartError> {
     let failed = |cause: std::io::Error| StartError::Listen(format!("cannot bind admin address '{address}': {cause}"));
     let state: Arc<dyn AdminState> = Arc::clone(process) as _;
     let traffic = Traffic::new(&process.stats.root());
-    match address {
-        ListenAddress::Ip { address: ip, .. } => {
-            let socket = std::net::TcpListener::bind(ip).map_err(failed)?;
-            socket.set_nonblocking(true).map_err(failed)?;
-            let bound = socket.local_addr().map_err(failed)?;
-            if let Some(path) = &options.admin_address_path {
-                std::fs::write(path, bound.to_string())?;
-            }
-            tracing::info!(%bound, "admin interface");
-            let socket = tokio::net::TcpListener::from_std(socket).map_err(failed)?;
-            Ok(tokio::spawn(async move {
-                // It serves until it is aborted.
-                let _ = crate::admin::serve(socket, state, traffic).await;
-            }))
-        }
-        ListenAddress::Pipe { path, .. } => {
-            // A socket that a former process left behind is of no more use.
-            let _ = std::fs::remove_file(path);
-            let socket = tokio::net::UnixListener::bind(path).map_err(failed)?;
-            if let Some(file) = &options.admin_address_path {
-                std::fs::write(file, path.display().to_string())?;
-            }
-            Ok(tokio::spawn(async move {
-                // It serves until it is aborted.
-                let _ = crate::admin::serve(socket, state, traffic).await;
-            }))
-        }
+    let settings = SocketSettings { options: socket_options, backlog: ADMIN_BACKLOG, ..SocketSettings::default() };
+    let socket = socket::listen(address, &settings).map_err(failed)?;
+    let bound = match address {
+        ListenAddress::Ip { .. } => socket.local_addr().map_err(failed)?.as_socket().map(|bound| bound.to_string()),
+        ListenAddress::Pipe { .. } => None,
+    };
+    let bound = bound.unwrap_or_else(|| address.to_string());
+    if let Some(path) = &options.admin_address_path {
+        std::fs::write(path, &bound)?;
     }
+    tracing::info!(%bound, "admin interface");
+    // It serves until it is aborted.
+    Ok(match address {
+        ListenAddress::Ip { .. } => {
+            let socket = tokio::net::TcpListener::from_std(socket.into()).map_err(failed)?;
+            tokio::spawn(async move {
+                let _ = crate::admin::serve(socket, state, traffic).await;
+            })
+        }
+        ListenAddress::Pipe { .. } => {
+            let socket = tokio::net::UnixListener::from_std(socket.into()).map_err(failed)?;
+            tokio::spawn(async move {
+                let _ = crate::admin::serve(socket, state, traffic).await;
+            })
+        }
+    })
 }
 
 async fn wait_for_signals(quit: watch::Sender<bool>) {

@@ -200,9 +200,9 @@ fn any_metadata(parameter: &str, length: Option<usize>) -> Result<Operator, Form
         "CLUSTER" => MetadataOf::Cluster,
         "ROUTE" => MetadataOf::Route,
         "UPSTREAM_HOST" => MetadataOf::UpstreamHost,
-        "LISTENER" | "LISTENER_FILTER_CHAIN" | "VIRTUAL_HOST" => {
-            return Err(FormatError::NotSupportedYet(format!("METADATA({kind})")));
-        }
+        "LISTENER" => MetadataOf::Listener,
+        "LISTENER_FILTER_CHAIN" => MetadataOf::FilterChain,
+        "VIRTUAL_HOST" => MetadataOf::VirtualHost,
         _ => return Err(FormatError::Parameter(format!("{kind} is not supported type of metadata"))),
     };
     Ok(metadata(of, rest, length))

@@ -10,7 +10,7 @@ use super::grpc::GrpcForm;
 use super::value::{FlagNames, Value};
 use crate::connection::TlsInfo;
 use crate::http::{RequestHead, ResponseHead};
-use crate::stream_info::{Address, StreamInfo};
+use crate::stream_info::{Address, StreamInfo, Tried};
 
 /// Reads one field.
 pub(super) type Read = for<'a> fn(&FormatContext<'a>) -> Value<'a>;
@@ -96,6 +96,7 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
     // HTTP/3's alone.
     ("ROUNDTRIP_DURATION", |_| Value::Absent),
     ("ROUTE_NAME", |c| Value::non_empty(c.info.route_name.as_ref())),
+    ("ROUTE_RESOLUTION_COUNT", |c| Value::Unsigned(c.info.route_resolutions.into())),
     ("SPAN_ID", |c| Value::non_empty(c.info.span_id.as_ref())),
     ("STREAM_ID", |c| Value::text(c.info.request_id.as_ref())),
     ("TLS_JA3_FINGERPRINT", |c| Value::non_empty(c.info.connection.ja3.as_ref())),
@@ -107,12 +108,24 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
     }),
     ("UPSTREAM_CLUSTER_RAW", |c| Value::non_empty(c.info.upstream.cluster.as_ref())),
     ("UPSTREAM_CONNECTION_ID", |c| Value::Unsigned(c.info.upstream.connection_id.unwrap_or(0))),
+    ("UPSTREAM_CONNECTION_IDS_ATTEMPTED", |c| attempted(c.info, |tried| tried.connection_id.map(|id| id.to_string()))),
     ("UPSTREAM_HEADER_BYTES_RECEIVED", |c| Value::Unsigned(c.info.upstream.bytes.header_received)),
     ("UPSTREAM_HEADER_BYTES_SENT", |c| Value::Unsigned(c.info.upstream.bytes.header_sent)),
     ("UPSTREAM_HOST", |c| address(c.info.upstream.host.as_ref())),
+    ("UPSTREAM_HOSTS_ATTEMPTED", |c| attempted(c.info, |tried| Some(tried.address.to_string()))),
+    ("UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT", |c| {
+        attempted(c.info, |tried| Some(address_without_port(&tried.address)))
+    }),
     ("UPSTREAM_HOST_NAME", |c| match host_name(c.info) {
         Some(name) => Value::Text(name.as_bytes()),
         None => address(c.info.upstream.host.as_ref()),
+    }),
+    ("UPSTREAM_HOST_NAMES_ATTEMPTED", |c| attempted(c.info, |tried| Some(name_of(tried)))),
+    ("UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT", |c| {
+        attempted(c.info, |tried| {
+            let name = tried.host_name.as_deref().filter(|name| !name.is_empty());
+            Some(name.map_or_else(|| address_without_port(&tried.address), |name| without_port(name).to_owned()))
+        })
     }),
     ("UPSTREAM_HOST_NAME_WITHOUT_PORT", |c| match (host_name(c.info), &c.info.upstream.host) {
         (Some(name), _) => Value::Text(without_port(name).as_bytes()),
@@ -153,17 +166,13 @@ pub(super) const NOT_SUPPORTED_YET: &[&str] = &[
     "DOWNSTREAM_DETECTED_CLOSE_TYPE",
     "DOWNSTREAM_LOCAL_CLOSE_REASON",
     "EMIT_TIME_LOCAL",
+    "ROUTE_RESOLUTION_TIME_US",
     "START_TIME_LOCAL",
-    "UPSTREAM_CONNECTION_IDS_ATTEMPTED",
     "UPSTREAM_CONNECTION_POOL_READY_DURATION",
     "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
     "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
     "UPSTREAM_DETECTED_CLOSE_TYPE",
     "UPSTREAM_FILTER_STATE",
-    "UPSTREAM_HOSTS_ATTEMPTED",
-    "UPSTREAM_HOSTS_ATTEMPTED_WITHOUT_PORT",
-    "UPSTREAM_HOST_NAMES_ATTEMPTED",
-    "UPSTREAM_HOST_NAMES_ATTEMPTED_WITHOUT_PORT",
     "UPSTREAM_LOCAL_CLOSE_REASON",
 ];
 
@@ -230,6 +239,27 @@ fn list(items: Option<&Vec<Arc<str>>>) -> Value<'_> {
 
 fn no_spaces(text: Option<&Arc<str>>) -> Value<'_> {
     text.filter(|text| !text.is_empty()).map_or(Value::Absent, |text| Value::NoSpaces(text))
+}
+
+/// What is said of each host that was tried, the last one included, and said once.
+fn attempted<'a>(info: &StreamInfo, say: impl Fn(&Tried) -> Option<String>) -> Value<'a> {
+    let last = info.upstream.last_tried();
+    let mut said: Vec<String> = Vec::new();
+    for one in info.upstream.tried.iter().chain(&last).filter_map(say) {
+        if !said.contains(&one) {
+            said.push(one);
+        }
+    }
+    if said.is_empty() { Value::Absent } else { Value::Owned(said.join(",").into_bytes()) }
+}
+
+fn name_of(tried: &Tried) -> String {
+    let name = tried.host_name.as_deref().filter(|name| !name.is_empty());
+    name.map_or_else(|| tried.address.to_string(), str::to_owned)
+}
+
+fn address_without_port(address: &Address) -> String {
+    address.ip().map_or_else(|| address.to_string(), |socket| socket.ip().to_string())
 }
 
 fn host_name(info: &StreamInfo) -> Option<&str> {

@@ -120,6 +120,9 @@ pub(super) enum MetadataOf {
     Route,
     Cluster,
     UpstreamHost,
+    VirtualHost,
+    Listener,
+    FilterChain,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -275,6 +278,9 @@ impl MetadataOf {
             Self::Dynamic if context.request.is_none() && info.dynamic_metadata.is_empty() => &info.connection.metadata,
             Self::Dynamic => &info.dynamic_metadata,
             Self::Cluster => info.upstream.cluster_metadata.as_deref()?,
+            Self::VirtualHost => info.virtual_host_metadata.as_deref()?,
+            Self::Listener => info.connection.listener_metadata.as_deref()?,
+            Self::FilterChain => info.connection.filter_chain_metadata.as_deref()?,
             Self::UpstreamHost => info.upstream.host_metadata.as_deref()?,
         };
         metadata.get(namespace, path.iter().map(String::as_str)).map(Cow::Borrowed)

@@ -11,13 +11,13 @@ use tidegate_xds::pb::envoy::config::listener::v3::Listener;
 use tidegate_xds::pb::envoy::config::listener::v3::filter::ConfigType;
 use tidegate_xds::{Audit, Coverage, FieldError, FieldPath, Format, SourceMap, UnknownFields};
 
-use super::Node;
 use super::cluster::ClusterDefaults;
 use super::registry::Registry;
 use super::sources::{config_source, control_plane};
 use super::values::{self, duration};
+use super::{Node, bootstrap_values as plain};
 use crate::application_log::pattern::Pattern;
-use crate::listener::ListenAddress;
+use crate::listener::{ListenAddress, SocketOption};
 use crate::runtime::Layer;
 
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
@@ -42,10 +42,15 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "layered_runtime",
             "overload_manager",
             "stats_config",
+            "stats_eviction_interval",
+            "stats_server_version_override",
+            "header_prefix",
+            "default_socket_interface",
+            "default_regex_engine",
         ],
         listed: &[
+            ("node_context_params", "told to control planes only, in xdstp names"),
             ("flags_path", "the directory is Envoy's way to fail a start by hand, and nothing reads it here"),
-            ("enable_dispatcher_stats", "there are no dispatchers to count"),
             ("watchdog", "there is no watchdog thread"),
             ("watchdogs", "there is no watchdog thread"),
             ("memory_allocator_manager", "there is no tcmalloc here"),
@@ -69,7 +74,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Admin",
-        enforced: &["address", "access_log", "access_log_path", "allow_paths"],
+        enforced: &["address", "access_log", "access_log_path", "allow_paths", "socket_options"],
         listed: &[
             ("profile_path", "there is no profiler to write there"),
             ("ignore_global_conn_limit", "the admin interface is never limited"),
@@ -100,6 +105,12 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "buffer_size_kb",
             "of internal connections, and internal listeners are refused until they are built",
         )],
+    },
+    Coverage { message: "envoy.extensions.regex_engines.v3.GoogleRE2", enforced: &[], listed: &[] },
+    Coverage {
+        message: "envoy.extensions.network.socket_interface.v3.DefaultSocketInterface",
+        enforced: &[],
+        listed: &[],
     },
     Coverage { message: "envoy.config.bootstrap.v3.LayeredRuntime", enforced: &["layers"], listed: &[] },
     Coverage {
@@ -264,6 +275,7 @@ impl Bootstrap {
             Some(proto::bootstrap::StatsFlush::StatsFlushOnAdmin(true)) => None,
             _ => Some(message.stats_flush_interval.as_ref().map_or(Duration::from_secs(5), duration)),
         };
+        plain::check(&message, stats_flush_interval, &context).map_err(|error| place(vec![error]))?;
         Ok(Self {
             message,
             bytes,
@@ -314,6 +326,16 @@ impl Bootstrap {
             }
         }
         named
+    }
+
+    /// What is said of the version in `server.version`.
+    pub(crate) fn version_override(&self) -> Option<u64> {
+        self.message.stats_server_version_override.as_ref().map(|value| value.value)
+    }
+
+    /// Options of the admin interface's socket.
+    pub(crate) fn admin_socket_options(&self) -> Vec<SocketOption> {
+        self.message.admin.as_ref().map_or_else(Vec::new, |admin| values::socket_options(&admin.socket_options))
     }
 
     pub(crate) fn admin_message(&self) -> proto::Admin {

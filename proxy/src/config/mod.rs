@@ -3,6 +3,7 @@
 
 pub(crate) mod admin;
 pub mod bootstrap;
+mod bootstrap_values;
 pub mod cluster;
 pub mod coverage;
 pub mod defaults;

@@ -56,7 +56,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Arc<Listener>, mut 
         && !Arc::ptr_eq(&target, &listener)
     {
         listener = target;
-        info.listener_name = Arc::clone(&listener.name);
+        belongs_to(&mut info, &listener);
         worker_stats = None;
     }
     let chain = listener.chains.find(&info).cloned();
@@ -70,6 +70,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Arc<Listener>, mut 
         return log_end(&listener, &shared, stream);
     };
     info.filter_chain_name = Arc::clone(&chain.name);
+    info.filter_chain_metadata.clone_from(&chain.metadata);
     let stats = &listener.stats;
     stats.downstream_cx_total().inc();
     stats.downstream_cx_active().inc();
@@ -115,8 +116,13 @@ fn describe(accepted: &Accepted, listener: &Listener) -> Option<ConnectionInfo> 
         }
     };
     let mut info = ConnectionInfo::new(next_connection_id(), remote, local, Instant::now());
-    info.listener_name = Arc::clone(&listener.name);
+    belongs_to(&mut info, listener);
     Some(info)
+}
+
+fn belongs_to(info: &mut ConnectionInfo, listener: &Listener) {
+    info.listener_name = Arc::clone(&listener.name);
+    info.listener_metadata.clone_from(&listener.metadata);
 }
 
 /// An IPv4 peer of a dual-stack socket is an IPv4 peer.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tidegate_filters::connection::ConnectionInfo;
 use tidegate_filters::matching::cidr::Cidr;
 use tidegate_filters::matching::{MatchData, Matcher, Outcome};
+use tidegate_filters::metadata::Metadata;
 use tidegate_filters::network::NetworkFilterConfig;
 use tidegate_filters::stream_info::Address;
 
@@ -20,6 +21,8 @@ use crate::tcp::TcpProxy;
 /// What a connection goes through once it is accepted.
 pub struct FilterChain {
     pub name: Arc<str>,
+    /// What logs may print; `None` where there is none.
+    pub metadata: Option<Arc<Metadata>>,
     /// Network filters before the last one.
     pub filters: Vec<Arc<dyn NetworkFilterConfig>>,
     pub terminal: Terminal,
@@ -247,6 +250,7 @@ mod tests {
 
     fn chain(name: &str) -> Arc<FilterChain> {
         Arc::new(FilterChain {
+            metadata: None,
             name: name.into(),
             filters: Vec::new(),
             terminal: Terminal::Close,

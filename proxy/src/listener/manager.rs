@@ -51,9 +51,21 @@ struct Bound {
 }
 
 impl Bound {
-    fn try_clone(&self) -> io::Result<Self> {
-        let sockets = self.sockets.iter().map(Socket::try_clone).collect::<Result<_, _>>()?;
-        Ok(Self { wanted: self.wanted.clone(), address: self.address.clone(), sockets })
+    /// Whether its sockets can be what is wanted.
+    fn serves(&self, wanted: &ListenSocket) -> bool {
+        let ListenSocket { address, settings } = &self.wanted;
+        !self.sockets.is_empty() && *address == wanted.address && settings.same_but_backlog(&wanted.settings)
+    }
+
+    /// The same sockets, with the backlog that is wanted now.
+    fn for_settings(&self, wanted: &ListenSocket) -> io::Result<Self> {
+        let sockets: Vec<Socket> = self.sockets.iter().map(Socket::try_clone).collect::<Result<_, _>>()?;
+        if wanted.settings.backlog != self.wanted.settings.backlog {
+            for socket in &sockets {
+                socket.listen(wanted.settings.backlog)?;
+            }
+        }
+        Ok(Self { wanted: wanted.clone(), address: self.address.clone(), sockets })
     }
 }
 
@@ -126,8 +138,8 @@ impl ListenerManager {
     fn bind(&self, name: &Arc<str>, listener: &Listener, before: &[Bound]) -> Result<Vec<Bound>, BindError> {
         let wanted = listener.sockets.iter().filter(|_| listener.bind_to_port);
         let bind = |wanted: &ListenSocket| {
-            let bound = match before.iter().find(|bound| bound.wanted == *wanted && !bound.sockets.is_empty()) {
-                Some(same) => same.try_clone(),
+            let bound = match before.iter().find(|bound| bound.serves(wanted)) {
+                Some(same) => same.for_settings(wanted),
                 None => bind_address(wanted, self.workers.len()),
             };
             let address = wanted.address.to_string();

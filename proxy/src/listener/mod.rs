@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::listener::ListenerFilterConfig;
+use tidegate_filters::metadata::Metadata;
 
 pub use filter_chain::{ChainMatch, FilterChain, FilterChains, Terminal};
 
@@ -69,7 +70,7 @@ pub struct ListenSocket {
 }
 
 /// How sockets are made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SocketSettings {
     pub options: Vec<SocketOption>,
     pub reuse_port: bool,
@@ -78,6 +79,13 @@ pub struct SocketSettings {
     pub backlog: i32,
     pub tcp_fast_open: Option<u32>,
     pub keepalive: Option<Keepalive>,
+}
+
+impl SocketSettings {
+    /// Whether a socket made so can serve with the other settings: its backlog can still change.
+    pub fn same_but_backlog(&self, other: &Self) -> bool {
+        Self { backlog: other.backlog, ..self.clone() } == *other
+    }
 }
 
 /// TCP keep-alive; `None` leaves the system's value.
@@ -100,6 +108,8 @@ pub enum DrainType {
 /// A listener, compiled. An update with the same name and addresses swaps it in place.
 pub struct Listener {
     pub name: Arc<str>,
+    /// What logs may print; `None` where there is none.
+    pub metadata: Option<Arc<Metadata>>,
     /// All addresses, the main one first; stats are named by it.
     pub sockets: Vec<ListenSocket>,
     pub bind_to_port: bool,

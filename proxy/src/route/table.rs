@@ -40,7 +40,8 @@ pub struct VirtualHost {
     pub require_tls: TlsRequirement,
     pub request_headers: HeaderMutations,
     pub response_headers: HeaderMutations,
-    pub metadata: Metadata,
+    /// `None` where there is none.
+    pub metadata: Option<Arc<Metadata>>,
     pub attempts: AttemptHeaders,
     /// Where there are any, the last one is `other`, which takes the rest.
     pub virtual_clusters: Vec<VirtualCluster>,

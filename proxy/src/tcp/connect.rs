@@ -133,7 +133,9 @@ fn forget_host(stream: &mut StreamInfo) {
 
 fn note_host(host: &Arc<Host>, attempt: u32, stream: &mut StreamInfo) {
     let upstream = &mut stream.upstream;
+    upstream.remember_host();
     upstream.attempts = attempt;
+    upstream.connection_id = None;
     upstream.host = Some(host.address.clone());
     upstream.host_name = Some(Arc::clone(&host.hostname));
     upstream.locality = Some(Arc::clone(&host.locality));

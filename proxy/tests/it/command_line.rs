@@ -34,8 +34,18 @@ fn wrong_flags_end_with_1() {
         (&["--no-such-flag"][..], "--no-such-flag"),
         (&["-c", "x", "-l", "nope"], "invalid log level specified 'nope'"),
         (&["-c", "x", "--component-log-level", "nope:info"], "invalid component specified 'nope'"),
-        (&["-c", "x", "--concurrency", "many"], "many"),
-        (&["-c", "x", "--mode", "nope"], "nope"),
+        (
+            &["-c", "x", "--concurrency", "many"],
+            "PARSE ERROR: Argument: (--concurrency)\n             Couldn't read argument value from string 'many'",
+        ),
+        (&["-c", "x", "--concurrency", "99999999999"], "Couldn't read argument value from string '99999999999'"),
+        (&["-c", "x", "--drain-time-s", "99999999999"], "PARSE ERROR: Argument: (--drain-time-s)"),
+        (&["-c", "x", "--mode", "nope"], "error: unknown mode 'nope'"),
+        (&["-c", "x", "--drain-strategy", "nope"], "error: unknown drain-strategy 'nope'"),
+        (&["-c", "x", "--local-address-ip-version", "v5"], "error: unknown IP address version 'v5'"),
+        (&["-c", "x", "--component-log-level", "http"], "error: component log level not correctly specified 'http'"),
+        (&["-c", "x", "-c", "y"], "Argument already set!"),
+        (&["-c", "x", "nope"], "PARSE ERROR: Argument: nope\n             Couldn't find match for argument"),
         (&["-c", "/nonexistent/file"], "/nonexistent/file"),
         (&["--mode", "validate"], "at least one of --config-path or --config-yaml should be non-empty"),
     ] {
@@ -50,6 +60,25 @@ fn a_version_is_told() {
     let output = called(&["--version"]);
     assert!(output.status.success());
     assert!(said(&output).contains(env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn called_as_envoy_the_version_has_its_form() {
+    let directory = Directory::new();
+    let envoy = directory.0.join("envoy");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_tidegate"), &envoy).unwrap();
+    let output = Command::new(&envoy).arg("--version").output().unwrap();
+    let text = said(&output);
+    assert!(text.starts_with(&format!("\n{}  version: tidegate/", envoy.display())), "{text}");
+    assert_eq!(text.trim().split('/').count(), envoy.display().to_string().split('/').count() + 4, "{text}");
+    assert!(output.status.success());
+}
+
+#[test]
+fn what_is_wrong_in_yaml_without_a_file_has_its_place() {
+    let output = called(&["--mode", "validate", "--config-yaml", "node: {id: a}\nadmin: {nope: 1}\n"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said(&output).contains("(line 2, column "), "{}", said(&output));
 }
 
 #[test]

@@ -34,12 +34,10 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "max_connections_to_accept_per_socket_event",
             "connection_balance_config",
             "ignore_global_conn_limit",
+            "metadata",
             "bypass_overload_manager",
         ],
-        listed: &[
-            ("metadata", "what reads it, %METADATA(LISTENER)%, is refused"),
-            ("reuse_port", "deprecated and ignored by Envoy as well"),
-        ],
+        listed: &[("reuse_port", "deprecated and ignored by Envoy as well")],
     },
     Coverage { message: "envoy.config.listener.v3.Listener.DeprecatedV1", enforced: &["bind_to_port"], listed: &[] },
     Coverage {
@@ -60,8 +58,15 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.listener.v3.FilterChain",
-        enforced: &["filter_chain_match", "filters", "name", "transport_socket", "transport_socket_connect_timeout"],
-        listed: &[("metadata", "what reads it, %METADATA(LISTENER)%, is refused")],
+        enforced: &[
+            "filter_chain_match",
+            "filters",
+            "metadata",
+            "name",
+            "transport_socket",
+            "transport_socket_connect_timeout",
+        ],
+        listed: &[],
     },
     Coverage {
         message: "envoy.config.listener.v3.FilterChainMatch",

@@ -15,7 +15,7 @@ use tidegate_xds::{FieldError, any};
 
 use super::digest;
 use crate::config::values::duration;
-use crate::config::{Compiler, http_connection_manager, tcp_proxy};
+use crate::config::{Compiler, cluster, http_connection_manager, tcp_proxy};
 use crate::http::stats::ListenerHttpStats;
 use crate::listener::drain::Drain;
 use crate::listener::filter_chain::{ChainMatcher, SourceType};
@@ -164,6 +164,7 @@ fn compile_chain(
     let (filters, terminal) = compile_filters(around, &chain.filters, context)?;
     Ok(Arc::new(FilterChain {
         name: chain.name.as_str().into(),
+        metadata: chain.metadata.as_ref().map(|metadata| Arc::new(cluster::values::metadata(Some(metadata)))),
         filters,
         terminal,
         transport_connect_timeout: chain.transport_socket_connect_timeout.as_ref().map(duration),

@@ -4,6 +4,7 @@ mod coverage;
 mod filter_chain;
 mod listener_filter;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -15,8 +16,8 @@ use tidegate_xds::pb::google::protobuf::BoolValue;
 
 pub(crate) use coverage::COVERAGE;
 
-use super::Compiler;
 use super::values::{self, wrapped_bool, wrapped_u32};
+use super::{Compiler, cluster};
 use crate::listener::{DrainType, ListenSocket, Listener, SocketSettings};
 use crate::stats::listener::ListenerStats;
 
@@ -33,6 +34,9 @@ pub(crate) fn compile(
     context: &mut CompileContext<'_>,
 ) -> Result<Listener, FieldError> {
     let sockets = sockets(listener, context)?;
+    if let Some(previous) = previous {
+        keeps_its_sockets(listener, &sockets, previous, context)?;
+    }
     let main = sockets.first().map(|socket| socket.address.to_string()).unwrap_or_default();
     let stat_name = if listener.stat_prefix.is_empty() { main } else { listener.stat_prefix.clone() };
     let scope = compiler.stats.scope(&format!("listener.{}.", stat_name.replace(':', "_")));
@@ -47,6 +51,7 @@ pub(crate) fn compile(
     Ok(Listener {
         limit_key: format!("envoy.resource_limits.listener.{name}.connection_limit"),
         name: name.into(),
+        metadata: listener.metadata.as_ref().map(|metadata| Arc::new(cluster::values::metadata(Some(metadata)))),
         sockets,
         bind_to_port: bind.unwrap_or(true),
         filters,
@@ -64,6 +69,33 @@ pub(crate) fn compile(
         digest: digest(listener),
         position: previous.map_or(0, |previous| previous.position),
     })
+}
+
+/// A port that is not shared cannot be bound a second time, with other options, while the first socket serves.
+fn keeps_its_sockets(
+    listener: &proto::Listener,
+    sockets: &[ListenSocket],
+    previous: &Listener,
+    context: &CompileContext<'_>,
+) -> Result<(), FieldError> {
+    let changed = |socket: &ListenSocket| {
+        let before = previous.sockets.iter().find(|before| before.address == socket.address);
+        before.is_some_and(|before| !before.settings.same_but_backlog(&socket.settings))
+    };
+    let name = &listener.name;
+    let shares = |sockets: &[ListenSocket]| sockets.first().map(|socket| socket.settings.reuse_port);
+    if shares(sockets) != shares(&previous.sockets) {
+        let reason = format!("Listener {name}: reuse port cannot be changed during an update");
+        return Err(context.error_at("enable_reuse_port", reason));
+    }
+    if !previous.bind_to_port || sockets.iter().all(|socket| socket.settings.reuse_port || !changed(socket)) {
+        return Ok(());
+    }
+    let reason = format!(
+        "listener '{name}' has the address of the existing one, whose sockets are made otherwise, and 'enable_reuse_port' is \
+         'false'"
+    );
+    Err(context.error_at("enable_reuse_port", reason))
 }
 
 #[expect(deprecated, reason = "Envoy 1.40 reads it")]

@@ -98,7 +98,7 @@ fn shared(proto: &HostProto, table: &Table<'_>, context: &mut CompileContext<'_>
             &proto.response_headers_to_remove,
             context,
         )?,
-        metadata: values::metadata(proto.metadata.as_ref()),
+        metadata: proto.metadata.as_ref().map(|metadata| Arc::new(values::metadata(Some(metadata)))),
         attempts: AttemptHeaders {
             count_upstream: proto.include_request_attempt_count,
             count_downstream: proto.include_attempt_count_in_response,

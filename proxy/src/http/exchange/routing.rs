@@ -27,6 +27,7 @@ impl Exchange<'_> {
     /// Chooses the route; runs again when a filter cleared it.
     pub(super) fn choose_route(&mut self) {
         self.stream.asks.clear_route = false;
+        self.stream.info.route_resolutions += 1;
         let outcome = match self.table() {
             None => Outcome::NoVirtualHost,
             Some(table) => {
@@ -53,6 +54,7 @@ impl Exchange<'_> {
         info.route_name = outcome.route().and_then(|route| route.name_shared());
         info.virtual_cluster = None;
         info.virtual_host = outcome.virtual_host().map(|host| Arc::clone(&host.name));
+        info.virtual_host_metadata = outcome.virtual_host().and_then(|host| host.metadata.clone());
         self.stream.route = outcome.route().map(|route| Arc::clone(route) as _);
         self.outcome = outcome;
         self.note_cluster();

@@ -47,8 +47,10 @@ pub(super) fn choose(shared: &Shared<'_>, tried: &[Arc<Host>]) -> Option<Arc<Hos
 
 /// A try begins: what was known of the one before is gone.
 pub(super) fn forget(upstream: &mut UpstreamInfo) {
-    let UpstreamInfo { cluster, observability_name, cluster_metadata, attempts, .. } = std::mem::take(upstream);
-    *upstream = UpstreamInfo { cluster, observability_name, cluster_metadata, attempts, ..UpstreamInfo::default() };
+    upstream.remember_host();
+    let UpstreamInfo { cluster, observability_name, cluster_metadata, attempts, tried, .. } = std::mem::take(upstream);
+    *upstream =
+        UpstreamInfo { cluster, observability_name, cluster_metadata, attempts, tried, ..UpstreamInfo::default() };
 }
 
 /// The try goes to this host.
