@@ -71,6 +71,7 @@ impl ListenerFilter for Filter {
             }
             Parsed::NotTls => {
                 stats.bytes_processed().record(RECORD_HEADER_BYTES.min(bytes.len() as u64));
+                stats.tls_not_found().inc();
                 if *close_on_error {
                     if bytes.len() >= *most_bytes {
                         fail(connection, "ClientHelloTooLarge");
@@ -78,7 +79,6 @@ impl ListenerFilter for Filter {
                     }
                     return Inspect::Reject("client_hello_parsing_error");
                 }
-                stats.tls_not_found().inc();
                 fail(connection, "ClientHelloNotDetected");
                 connection.transport_failure_reason = Some(boring_error(bytes).into());
                 Inspect::Done { consume: 0 }
