@@ -115,6 +115,8 @@ pub struct HttpOptions {
     /// How long a connection without requests stays open; `None` for ever.
     pub idle_timeout: Option<Duration>,
     pub max_connection_duration: Option<Duration>,
+    /// How long one try may last, its response's body included.
+    pub max_stream_duration: Option<Duration>,
     /// Response headers.
     pub max_headers_count: u32,
     /// Unset, each protocol has a limit of its own.
@@ -132,6 +134,7 @@ impl Default for HttpOptions {
             protocol: HttpProtocol::Http1(Http1Options::default()),
             idle_timeout: Some(Duration::from_secs(3600)),
             max_connection_duration: None,
+            max_stream_duration: None,
             max_headers_count: 100,
             max_response_headers_bytes: None,
             max_requests_per_connection: None,

@@ -130,9 +130,7 @@ fn common(proto: &CommonOptions, options: &mut HttpOptions, context: &CompileCon
     }
     let max_connection_duration = proto.max_connection_duration.as_ref();
     options.max_connection_duration = limit(max_connection_duration, "max_connection_duration", context)?;
-    if limit(proto.max_stream_duration.as_ref(), "max_stream_duration", context)?.is_some() {
-        return Err(context.error_at("max_stream_duration", "not supported yet: max_stream_duration towards hosts"));
-    }
+    options.max_stream_duration = limit(proto.max_stream_duration.as_ref(), "max_stream_duration", context)?;
     if let Some(most) = proto.max_headers_count {
         options.max_headers_count = most.value;
     }

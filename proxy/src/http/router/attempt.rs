@@ -11,7 +11,7 @@ use super::deadline::{expires, falls_silent};
 use super::measure::Measure;
 use super::read_ahead::ReadAhead;
 use super::upstream_log::TryLog;
-use super::{Shared, UpstreamFilters, failure, host};
+use super::{Shared, UpstreamFilters, failure, host, lasting};
 use crate::cluster::host::{Host, HostCounter};
 use crate::cluster::pool::{Begun, PoolError, Stream, StreamRequest, StreamReset, Terminate};
 use crate::http::progress::Watched;
@@ -25,6 +25,8 @@ pub(super) enum Failure {
     Reset(StreamReset),
     PerTryTimeout,
     PerTryIdleTimeout,
+    /// The cluster's limit on one stream.
+    MaxStreamDuration,
 }
 
 impl Failure {
@@ -144,6 +146,7 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
             None => within_limits(shared, host, sent).await,
         }
     };
+    let sent = lasting::within(shared.cluster.config().http.max_stream_duration, &shared.cluster, sent);
     let mut sent = match log {
         Some(log) => logged(log, sent, stream).await,
         None => sent.await,

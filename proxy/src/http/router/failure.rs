@@ -7,9 +7,9 @@ use http::{HeaderValue, StatusCode};
 use tidegate_filters::http::{LocalReply, StreamContext};
 use tidegate_filters::stream_info::ResponseFlags;
 
-use super::Shared;
 use super::attempt::Failure;
 use super::measure::record_budget;
+use super::{Shared, lasting};
 use crate::cluster::host::Host;
 use crate::cluster::pool::{PoolError, StreamReset};
 use crate::http::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED};
@@ -32,6 +32,7 @@ fn reason(failure: &Failure) -> (&'static str, ResponseFlags) {
         Failure::Replied(_) => ("local reply", ResponseFlags::empty()),
         Failure::PerTryTimeout | Failure::PerTryIdleTimeout => ("local reset", ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
         Failure::Reset(StreamReset::Protocol) => ("protocol error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR),
+        Failure::MaxStreamDuration => ("local reset", ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED),
     }
 }
 
@@ -53,7 +54,7 @@ fn status(shared: &Shared<'_>, failure: &Failure) -> StatusCode {
 
 /// The try counts as failed.
 pub(super) fn charge(shared: &Shared<'_>, failure: &Failure, host: &Host) {
-    if matches!(failure, Failure::Replied(_) | Failure::Pool(PoolError::NoPool)) {
+    if matches!(failure, Failure::Replied(_) | Failure::Pool(PoolError::NoPool) | Failure::MaxStreamDuration) {
         return;
     }
     if shared.last_informational().is_none() {
@@ -75,6 +76,10 @@ pub(super) fn reply(shared: &Shared<'_>, failure: &Failure, stream: &StreamConte
         Failure::PerTryTimeout => return timeout(shared, "upstream_per_try_timeout", stream),
         Failure::PerTryIdleTimeout => return timeout(shared, "upstream_per_try_idle_timeout", stream),
         Failure::Replied(reply) => return reply.clone(),
+        Failure::MaxStreamDuration => {
+            let reply = lasting::reply(shared.request_complete().is_some());
+            return with_attempts(shared, reply, stream);
+        }
         Failure::Pool(PoolError::NoPool) => return no_healthy_host(shared, stream),
         Failure::Pool(_) | Failure::Reset(_) => {}
     }

@@ -11,6 +11,7 @@ mod failure;
 mod hedge;
 mod host;
 mod idle;
+mod lasting;
 mod measure;
 mod mirror;
 mod read_ahead;
