@@ -1,3 +1,5 @@
+//! What delta streams say, request by request.
+
 use std::time::Duration;
 
 use super::super::testing::{CDS, EDS, Recorder, node, seconds, wrapper};

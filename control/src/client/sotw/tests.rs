@@ -1,3 +1,5 @@
+//! What state-of-the-world streams say, request by request.
+
 use std::time::Duration;
 
 use super::super::testing::{CDS, EDS, Recorder, body, node, seconds, wrapper};

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use h2::RecvStream;
 use tidegate_filters::http::BodyError;
 
-use super::StreamGuard;
+use super::stream::StreamGuard;
 
 /// A response's body: dropped before its end, the stream is reset.
 pub(super) struct ResponseBody {
