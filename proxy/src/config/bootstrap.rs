@@ -142,6 +142,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             ("extensions", "Envoy says its own to control planes, whatever is set"),
         ],
     },
+    Coverage { message: "xds.core.v3.ContextParams", enforced: &["params"], listed: &[] },
     Coverage { message: "envoy.config.core.v3.Locality", enforced: &["region", "zone", "sub_zone"], listed: &[] },
 ];
 
