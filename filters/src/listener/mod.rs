@@ -14,6 +14,7 @@ mod tls_inspector;
 use std::net::SocketAddr;
 
 pub use disabled::{COVERAGE as DISABLED_COVERAGE, Disabled};
+pub use original_dst::original_destination;
 use tidegate_xds::{Coverage, FieldError};
 
 use crate::connection::ConnectionInfo;

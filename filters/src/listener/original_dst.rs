@@ -3,6 +3,8 @@
 //!
 //! It has no fields. Not done: `traffic_direction` of Windows, and internal listeners' original destinations.
 
+use std::sync::Arc;
+
 use tidegate_xds::pb::envoy::extensions::filters::listener::original_dst::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
@@ -35,6 +37,11 @@ impl ListenerFilter for Filter {
         }
         Inspect::Done { consume: 0 }
     }
+}
+
+/// The filter that a listener has without naming it (`use_original_dst`).
+pub fn original_destination() -> Arc<dyn ListenerFilterConfig> {
+    Arc::new(Config)
 }
 
 pub(super) struct Factory;

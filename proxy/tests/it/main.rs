@@ -20,6 +20,7 @@ mod framing;
 mod http2;
 mod http2_connection;
 mod listeners;
+mod namespace;
 mod tcp;
 mod tries;
 mod upgrades;

@@ -43,7 +43,12 @@ pub(crate) fn compile(
     // What is buffered for a connection is the listener's to say.
     let compiler = &Compiler { buffer_limit_bytes: buffer_limit(listener), ..compiler.clone() };
     let chains = filter_chain::compile_all(compiler, listener, previous, &scope, context)?;
-    let filters = listener_filter::compile_all(&listener.listener_filters, context)?;
+    let use_original_dst = wrapped_bool(listener.use_original_dst.as_ref(), false);
+    let mut filters = listener_filter::compile_all(&listener.listener_filters, context)?;
+    if use_original_dst {
+        // After the others, as in Envoy: who hands connections on must know where they were going.
+        filters.push(tidegate_filters::listener::original_destination());
+    }
     let access_logs = compiler.access_logs("access_log", &listener.access_log, context)?;
     let name = if listener.name.is_empty() { stat_name.clone() } else { listener.name.clone() };
     let bind = listener.bind_to_port.or_else(|| old_bind_to_port(listener)).map(|value| value.value);
@@ -57,7 +62,7 @@ pub(crate) fn compile(
         filters,
         filters_timeout: values::timeout(listener.listener_filters_timeout.as_ref(), Some(Duration::from_secs(15))),
         continue_on_filters_timeout: listener.continue_on_listener_filters_timeout,
-        use_original_dst: wrapped_bool(listener.use_original_dst.as_ref(), false),
+        use_original_dst,
         chains,
         inbound: listener.traffic_direction == i32::from(core::TrafficDirection::Inbound),
         access_logs,

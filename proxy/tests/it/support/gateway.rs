@@ -136,7 +136,10 @@ pub fn eventually(what: &str, mut check: impl FnMut() -> bool) {
 
 /// A connection with timeouts, so that no test hangs.
 pub fn connect(port: u16) -> TcpStream {
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    connect_to(SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+pub fn connect_to(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect_timeout(&address, PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use super::gateway::connect;
+use super::gateway::{connect, connect_to};
 
 pub struct Client {
     pub stream: TcpStream,
@@ -31,6 +31,10 @@ impl Response {
 impl Client {
     pub fn new(port: u16) -> Self {
         Self { stream: connect(port), buffer: Vec::new() }
+    }
+
+    pub fn to(address: std::net::SocketAddr) -> Self {
+        Self { stream: connect_to(address), buffer: Vec::new() }
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
