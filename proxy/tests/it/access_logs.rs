@@ -1,29 +1,55 @@
 //! Access logs: which lines a request has, and when.
 
+use std::path::Path;
+
 use crate::support::gateway::{Directory, eventually, free_port};
 use crate::support::{Client, Gateway, Upstream, http_bootstrap_with};
 
 const ROUTES: &str = "[{ match: { prefix: / }, route: { cluster: up } }]";
 
-#[test]
-fn a_request_may_have_a_line_when_it_begins() {
-    let (upstream, port, directory) = (Upstream::text("hello"), free_port(), Directory::new());
-    let path = directory.0.join("log");
-    let manager = format!(
-        "access_log_options: {{ flush_access_log_on_new_request: true }}
-          access_log:
+/// The field of a connection manager that logs to a file.
+fn log(path: &Path, format: &str) -> String {
+    format!(
+        "access_log:
           - name: file
             typed_config:
               '@type': type.googleapis.com/envoy.extensions.access_loggers.file.v3.FileAccessLog
               path: {}
-              log_format:
-                text_format_source: {{ inline_string: \"%ACCESS_LOG_TYPE% %RESPONSE_CODE% %UPSTREAM_CLUSTER%\\n\" }}",
+              log_format: {{ text_format_source: {{ inline_string: \"{format}\\n\" }} }}",
         path.display()
-    );
-    let bootstrap = http_bootstrap_with(port, &manager, ROUTES, &[("up", upstream.port)], "");
+    )
+}
+
+#[test]
+fn a_request_may_have_a_line_when_it_begins() {
+    let (upstream, port, directory) = (Upstream::text("hello"), free_port(), Directory::new());
+    let path = directory.0.join("log");
+    let options = "access_log_options: { flush_access_log_on_new_request: true }
+          ";
+    let log = log(&path, "%ACCESS_LOG_TYPE% %RESPONSE_CODE% %UPSTREAM_CLUSTER%");
+    let bootstrap = http_bootstrap_with(port, &format!("{options}{log}"), ROUTES, &[("up", upstream.port)], "");
     let _gateway = Gateway::start_with(&bootstrap, &["--file-flush-interval-msec", "10"]);
     assert_eq!(Client::new(port).get("/").status, 200);
     eventually("both lines", || {
         std::fs::read_to_string(&path).unwrap() == "DownstreamStart 0 up\nDownstreamEnd 200 up\n"
     });
+}
+
+#[test]
+fn a_file_that_was_moved_away_is_opened_again_by_sigusr1() {
+    let (upstream, port, directory) = (Upstream::text("hello"), free_port(), Directory::new());
+    let (path, moved) = (directory.0.join("log"), directory.0.join("log.1"));
+    let bootstrap = http_bootstrap_with(port, &log(&path, "%REQ(:PATH)%"), ROUTES, &[("up", upstream.port)], "");
+    let gateway = Gateway::start_with(&bootstrap, &["--file-flush-interval-msec", "10"]);
+    let mut client = Client::new(port);
+    assert_eq!(client.get("/before").status, 200);
+    eventually("the first line", || std::fs::read_to_string(&path).unwrap() == "/before\n");
+    std::fs::rename(&path, &moved).unwrap();
+    assert_eq!(client.get("/moved").status, 200);
+    eventually("a line in the file that was moved", || std::fs::read_to_string(&moved).unwrap() == "/before\n/moved\n");
+    gateway.signal("USR1");
+    eventually("a new file", || path.exists());
+    assert_eq!(client.get("/after").status, 200);
+    eventually("a line in the new file", || std::fs::read_to_string(&path).unwrap() == "/after\n");
+    assert_eq!(std::fs::read_to_string(&moved).unwrap(), "/before\n/moved\n");
 }
