@@ -81,6 +81,7 @@ static COMMANDS: &[Command] = &[
     command("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::remote, p)),
     command("DYNAMIC_METADATA", true, true, |p, n| Ok(metadata(MetadataOf::Dynamic, p, n))),
     command("EMIT_TIME", false, false, |p, _| time(TimeOf::Emit, p)),
+    command("EMIT_TIME_LOCAL", false, false, |p, _| local_time("EMIT_TIME_LOCAL", TimeOf::Emit, p)),
     command("ENVIRONMENT", true, true, environment),
     command("FILTER_STATE", false, true, filter_state),
     command("GRPC_STATUS", false, false, |p, _| grpc_status(p)),
@@ -98,6 +99,7 @@ static COMMANDS: &[Command] = &[
     command("RESPONSE_HEADER", true, true, |p, n| header(HeadersOf::Response, p, n, false)),
     command("RESPONSE_TRAILER", true, true, |p, n| header(HeadersOf::ResponseTrailers, p, n, false)),
     command("START_TIME", false, false, |p, _| time(TimeOf::Start, p)),
+    command("START_TIME_LOCAL", false, false, |p, _| local_time("START_TIME_LOCAL", TimeOf::Start, p)),
     command("TRAILER", true, true, |p, n| header(HeadersOf::ResponseTrailers, p, n, false)),
     command("TYPED_CEL", true, true, |p, length| cel(p, true, length)),
     command("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::upstream_local, p)),
@@ -141,9 +143,21 @@ fn header(
     Ok(Operator::Header { from, name: key(name)?, alternative, without_query, length })
 }
 
+fn newline() -> FormatError {
+    FormatError::Parameter("Invalid header configuration. Format string contains newline.".to_owned())
+}
+
 fn time(of: TimeOf, format: &str) -> Result<Operator, FormatError> {
-    let newline = || FormatError::Parameter("Invalid header configuration. Format string contains newline.".to_owned());
     Ok(Operator::Time { of, format: TimeFormat::compile(format).ok_or_else(newline)? })
+}
+
+/// Zones are known by their distance from UTC, not by their names.
+fn local_time(command: &str, of: TimeOf, format: &str) -> Result<Operator, FormatError> {
+    let format = TimeFormat::compile_local(format).ok_or_else(newline)?;
+    if format.names_local_zone() {
+        return Err(FormatError::NotSupportedYet(format!("{command}(%Z)")));
+    }
+    Ok(Operator::Time { of, format })
 }
 
 fn common_duration(parameter: &str) -> Result<Operator, FormatError> {

@@ -192,6 +192,7 @@ fn errors_name_what_is_wrong() {
         ("%CLUSTER_METADATA(a):5%", "CLUSTER_METADATA does not allow length to be specified."),
         ("%REQ(a?b?c)%", "More than 1 alternative header specified in token: a?b?c"),
         ("%REQ(a b)%", "Invalid header configuration. Format string contains invalid characters."),
+        ("%START_TIME_LOCAL(%Y %Z)%", "not supported yet: %START_TIME_LOCAL(%Z)%"),
         ("%START_TIME(%n)%", "Invalid header configuration. Format string contains newline."),
         ("%COMMON_DURATION(a:b:s)%", "Invalid common duration precision: s."),
         ("%COMMON_DURATION(a)%", "Invalid common duration configuration: a."),

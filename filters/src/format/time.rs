@@ -1,16 +1,20 @@
-//! Date formats: `strftime` in the C locale and UTC, with Envoy's `%s`, `%3f` and the `%E` forms of its library.
+//! Date formats: `strftime` in the C locale, in UTC or the machine's time zone, with Envoy's `%s`, `%3f` and the `%E` forms of its library.
 //! It must not know the clock: a time comes in, text goes out.
 
 use std::cell::Cell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use chrono::{DateTime, Datelike, Timelike, Utc};
+use chrono::{DateTime, Datelike, FixedOffset, Local, Timelike, Utc};
 
 use super::write::{padded, unsigned};
 
 /// A compiled date format.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TimeFormat(Kind);
+pub(super) struct TimeFormat {
+    kind: Kind,
+    /// In the machine's time zone, else UTC.
+    local: bool,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Kind {
@@ -31,6 +35,7 @@ enum Item {
         field: Text,
         upper: bool,
     },
+    Zone(Zone),
     /// Digits of the second's fraction; `None` is as many as matter.
     Fraction {
         digits: Option<usize>,
@@ -67,6 +72,22 @@ enum Text {
     HalfDay { lower: bool },
 }
 
+/// How far the zone is from UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Zone {
+    /// `+0530`
+    Plain,
+    /// `+05:30`
+    Colons,
+    /// `+05:30:00`
+    Seconds,
+    /// `UTC`: the only name that is known.
+    Name,
+}
+
+/// Envoy's default where the zone is local.
+const LOCAL_DEFAULT: &str = "%Y-%m-%dT%H:%M:%E3S%z";
+
 const WEEKDAYS: [&str; 7] = ["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"];
 const MONTHS: [&str; 12] = [
     "January",
@@ -89,28 +110,42 @@ const MAX_DIGITS: usize = 1024;
 impl TimeFormat {
     /// An empty format is the default one. `None` where the format has a newline.
     pub(super) fn compile(format: &str) -> Option<Self> {
-        if format.is_empty() {
-            return Some(Self(Kind::Default));
-        }
-        let mut items = Vec::new();
-        let mut rest = format;
-        while let Some(at) = rest.find('%') {
-            push_literal(&mut items, &rest[..at]);
-            rest = specifier(&rest[at..], &mut items)?;
-        }
-        push_literal(&mut items, rest);
-        Some(Self(Kind::Items(items)))
+        let kind = if format.is_empty() { Kind::Default } else { Kind::Items(items_of(format)?) };
+        Some(Self { kind, local: false })
+    }
+
+    /// The same in the machine's time zone.
+    pub(super) fn compile_local(format: &str) -> Option<Self> {
+        let format = if format.is_empty() { LOCAL_DEFAULT } else { format };
+        Some(Self { kind: Kind::Items(items_of(format)?), local: true })
+    }
+
+    /// Whether it asks for the name of a zone that has one of its own.
+    pub(super) fn names_local_zone(&self) -> bool {
+        self.local && matches!(&self.kind, Kind::Items(items) if items.contains(&Item::Zone(Zone::Name)))
     }
 
     pub(super) fn write(&self, time: SystemTime, out: &mut Vec<u8>) {
-        match &self.0 {
+        match &self.kind {
             Kind::Default => write_default(time, out),
             Kind::Items(items) => {
                 let at = utc(time);
+                let at = if self.local { at.with_timezone(&Local).fixed_offset() } else { at.fixed_offset() };
                 items.iter().for_each(|item| item.write(&at, out));
             }
         }
     }
+}
+
+fn items_of(format: &str) -> Option<Vec<Item>> {
+    let mut items = Vec::new();
+    let mut rest = format;
+    while let Some(at) = rest.find('%') {
+        push_literal(&mut items, &rest[..at]);
+        rest = specifier(&rest[at..], &mut items)?;
+    }
+    push_literal(&mut items, rest);
+    Some(items)
 }
 
 /// Reads one specifier at the start of `text` and returns what follows it; what is none is literal text.
@@ -155,11 +190,15 @@ fn extended_specifier(text: &str, items: &mut Vec<Item>) -> Option<usize> {
         items.push(number(Number::Year, 4));
         return Some(2);
     }
-    for (zone, shown) in [("*z", "+00:00:00"), ("z", "+00:00"), ("T", "T")] {
-        if text.starts_with(zone) {
-            push_literal(items, shown);
-            return Some(zone.len());
+    for (letters, zone) in [("*z", Zone::Seconds), ("z", Zone::Colons)] {
+        if text.starts_with(letters) {
+            items.push(Item::Zone(zone));
+            return Some(letters.len());
         }
+    }
+    if text.starts_with('T') {
+        push_literal(items, "T");
+        return Some(1);
     }
     let (digits, length) = match bytes.first() {
         Some(b'*') => (None, 1),
@@ -229,8 +268,8 @@ fn plain(letter: u8, flags: &[u8], width: Option<usize>, items: &mut Vec<Item>) 
         b'R' => expand("%H:%M", items),
         b'r' => expand("%I:%M:%S %p", items),
         b'c' => expand("%a %b %e %H:%M:%S %Y", items),
-        b'z' => push_literal(items, "+0000"),
-        b'Z' => push_literal(items, "UTC"),
+        b'z' => items.push(Item::Zone(Zone::Plain)),
+        b'Z' => items.push(Item::Zone(Zone::Name)),
         b't' => push_literal(items, "\t"),
         b'%' => push_literal(items, "%"),
         _ => return false,
@@ -257,7 +296,7 @@ fn push_literal(items: &mut Vec<Item>, text: &str) {
 }
 
 impl Item {
-    fn write(&self, at: &DateTime<Utc>, out: &mut Vec<u8>) {
+    fn write(&self, at: &DateTime<FixedOffset>, out: &mut Vec<u8>) {
         match self {
             Self::Literal(text) => out.extend_from_slice(text.as_bytes()),
             Self::Number { field, width, pad } => {
@@ -274,6 +313,7 @@ impl Item {
                     out[start..].make_ascii_uppercase();
                 }
             }
+            Self::Zone(zone) => zone.write(at.offset().local_minus_utc(), out),
             Self::Fraction { digits, dot } => write_fraction(at.timestamp_subsec_nanos(), *digits, *dot, out),
         }
     }
@@ -295,8 +335,27 @@ fn write_fraction(nanos: u32, digits: Option<usize>, dot: bool, out: &mut Vec<u8
     }
 }
 
+impl Zone {
+    fn write(self, east_seconds: i32, out: &mut Vec<u8>) {
+        if self == Self::Name {
+            return out.extend_from_slice(b"UTC");
+        }
+        let (sign, distance) = (if east_seconds < 0 { b'-' } else { b'+' }, u64::from(east_seconds.unsigned_abs()));
+        out.push(sign);
+        padded(out, distance / 3600, 2, b'0');
+        if self != Self::Plain {
+            out.push(b':');
+        }
+        padded(out, distance / 60 % 60, 2, b'0');
+        if self == Self::Seconds {
+            out.push(b':');
+            padded(out, distance % 60, 2, b'0');
+        }
+    }
+}
+
 impl Number {
-    fn of(self, at: &DateTime<Utc>) -> i64 {
+    fn of(self, at: &DateTime<FixedOffset>) -> i64 {
         let weekday = at.weekday();
         let week = |days_since_first: u32| (at.ordinal0() + 7 - days_since_first) / 7;
         let small = match self {
@@ -324,7 +383,7 @@ impl Number {
 }
 
 impl Text {
-    fn of(self, at: &DateTime<Utc>) -> &'static str {
+    fn of(self, at: &DateTime<FixedOffset>) -> &'static str {
         let cut = |text: &'static str, short: bool| if short { &text[..3] } else { text };
         match self {
             Self::Weekday { short } => cut(WEEKDAYS[at.weekday().num_days_from_sunday() as usize], short),
