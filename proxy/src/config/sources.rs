@@ -71,6 +71,12 @@ pub(crate) fn config_source(
                 // The type of the aggregated stream, named from elsewhere.
                 return Err(context.error_at("api_type", "not supported yet: an aggregated stream but in ads_config"));
             }
+            if api.transport_api_version() != core::ApiVersion::V3 {
+                return Err(context.error_at(
+                    "transport_api_version",
+                    "V2 (and AUTO) xDS transport protocol versions are deprecated",
+                ));
+            }
             Ok(ConfigSource::Stream(Arc::new(control_plane(api, context)?), wait))
         }),
         Some(Specifier::Ads(_)) if ads => Ok(ConfigSource::Ads(wait)),
@@ -82,7 +88,7 @@ pub(crate) fn config_source(
     }
 }
 
-/// The control plane of an `ApiConfigSource`: `ads_config`, or a source of its own.
+/// The control plane of an `ApiConfigSource`: `ads_config` (whose version Envoy does not look at), or a source of its own.
 ///
 /// # Errors
 /// A protocol that is not spoken, or a service that cannot be called.
@@ -97,11 +103,6 @@ pub(crate) fn control_plane(
         ApiType::Rest => return Err(context.error_at("api_type", "not supported yet: REST")),
         _ => return Err(context.error_at("api_type", "must be GRPC or DELTA_GRPC")),
     };
-    if api.transport_api_version() != core::ApiVersion::V3 {
-        return Err(
-            context.error_at("transport_api_version", "V2 (and AUTO) xDS transport protocol versions are deprecated")
-        );
-    }
     let [service] = api.grpc_services.as_slice() else {
         return Err(context.error_at("grpc_services", "not supported yet: any number of services but one"));
     };

@@ -176,6 +176,22 @@ fn a_control_plane_that_is_no_cluster_is_refused() {
 }
 
 #[test]
+fn only_a_stream_of_its_own_needs_a_version() {
+    let control = ControlPlane::start();
+    let bootstrap = control.bootstrap("GRPC").replace("    transport_api_version: V3\n", "");
+    let _gateway = Gateway::spawn(&bootstrap, &[]);
+    assert_eq!(control.asked(), "connected");
+    let own = "{ api_config_source: { api_type: GRPC, grpc_services: [{ envoy_grpc: { cluster_name: xds } }] } }";
+    let bootstrap = bootstrap.replace(
+        "cds_config: { ads: {}, resource_api_version: V3, initial_fetch_timeout: 0s }",
+        &format!("cds_config: {own}"),
+    );
+    let mut refused = Gateway::spawn(&bootstrap, &[]);
+    refused.wait_for("V2 (and AUTO) xDS transport protocol versions are deprecated");
+    assert!(!refused.wait().success());
+}
+
+#[test]
 fn ads_without_a_stream_is_refused() {
     let bootstrap = "dynamic_resources: { cds_config: { ads: {} } }";
     let mut gateway = Gateway::spawn(bootstrap, &[]);
