@@ -198,12 +198,13 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
     };
     let (quit, mut quitting) = watch::channel(false);
     let signals = tokio::spawn(wait_for_signals(quit));
-    server.warm_up(&mut quitting).await;
-    server.start_listening()?;
-    server.process.gauges.initialized(Instant::now());
-    allocator::give_back();
-    resident::forget_start();
-    server.serve(&mut quitting, bootstrap.stats_flush_interval.unwrap_or(NEVER)).await;
+    if server.warm_up(&mut quitting).await {
+        server.start_listening()?;
+        server.process.gauges.initialized(Instant::now());
+        allocator::give_back();
+        resident::forget_start();
+        server.serve(&mut quitting, bootstrap.stats_flush_interval.unwrap_or(NEVER)).await;
+    }
     server.drain(&options).await;
     tidegate_filters::access_log::flush_all();
     signals.abort();
@@ -231,8 +232,8 @@ struct Server {
 }
 
 impl Server {
-    /// Fetches what the configuration points at and waits until clusters, then listeners are warm.
-    async fn warm_up(&mut self, quitting: &mut watch::Receiver<bool>) {
+    /// Fetches what the configuration points at and waits until clusters, then listeners are warm. False: told to leave before.
+    async fn warm_up(&mut self, quitting: &mut watch::Receiver<bool>) -> bool {
         let deadline = tokio::time::Instant::now() + INITIAL_FETCH;
         let mut given_up = false;
         loop {
@@ -243,11 +244,11 @@ impl Server {
                 self.discovery.begin_listeners();
                 self.discovery.sync(&mut self.store);
                 if !self.store.is_warming() && self.sources.is_settled(&self.store) && self.discovery.has_listeners() {
-                    return;
+                    return true;
                 }
             }
             tokio::select! {
-                _ = quitting.changed() => return,
+                _ = quitting.changed() => return false,
                 Some(name) = self.resolved.recv() => self.store.cluster_is_warm(&name),
                 report = self.discovery.next() => self.discovery.handle(report, &mut self.store),
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}

@@ -51,6 +51,13 @@ impl Delta {
         self.types[place].state.ask(interest);
     }
 
+    /// Asks once more for names of a type that were asked for before.
+    pub fn ask_again(&mut self, type_url: &str, names: &[&String]) {
+        if let Some(place) = self.place(type_url) {
+            self.types[place].state.ask_again(names);
+        }
+    }
+
     /// Holds back the requests of a type; as often as [`Delta::resume`] is to follow.
     pub fn pause(&mut self, type_url: &str) {
         if let Some(place) = self.place(type_url) {

@@ -54,6 +54,9 @@ pub trait Handler {
     /// The name of a resource that carries it in its own body; none for what cannot be read.
     fn name_of(&self, body: &Any) -> Option<String>;
 
+    /// A response of this type was rejected before anyone could take it.
+    fn rejected(&mut self, type_url: &str, reason: &str);
+
     /// Takes an update.
     ///
     /// # Errors

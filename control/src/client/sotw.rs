@@ -195,7 +195,8 @@ impl Type {
         let mut resources = Vec::with_capacity(response.resources.len());
         let mut alive = Vec::new();
         for body in response.resources {
-            let resource = unwrapped(body, &self.url, &version, handler)?;
+            let resource = unwrapped(body, &self.url, &version, handler);
+            let resource = resource.inspect_err(|reason| handler.rejected(&self.url, reason))?;
             alive.push((resource.name.clone(), resource.ttl));
             let heartbeat = resource.body.is_none() && resource.version == self.version;
             if heartbeat {

@@ -27,6 +27,8 @@ impl Handler for Recorder {
         String::from_utf8(body.value.clone()).ok()
     }
 
+    fn rejected(&mut self, _: &str, _: &str) {}
+
     fn apply(&mut self, update: Update) -> Result<(), String> {
         if update.resources.iter().any(|resource| resource.name == "bad") {
             return Err("bad: it is".to_owned());

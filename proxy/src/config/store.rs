@@ -2,7 +2,7 @@
 //! One path for all: the bootstrap's static resources, files, and whatever brings resources later. It must not know where
 //! they come from.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -48,6 +48,9 @@ pub(crate) struct Store {
     listeners: HashMap<Arc<str>, u64>,
     /// Those of the bootstrap: no source changes them.
     static_clusters: HashSet<Arc<str>>,
+    static_listeners: HashSet<Arc<str>>,
+    /// Services whose clusters have begun to warm since they were last asked about.
+    warming_again: BTreeSet<String>,
     /// The route configurations that each listener needs.
     listener_routes: HashMap<Arc<str>, Vec<String>>,
     /// Route configurations that were waited for long enough.
@@ -79,6 +82,8 @@ impl Store {
             clusters: HashMap::new(),
             listeners: HashMap::new(),
             static_clusters: HashSet::new(),
+            static_listeners: HashSet::new(),
+            warming_again: BTreeSet::new(),
             listener_routes: HashMap::new(),
             given_up_routes: HashSet::new(),
             assignments: HashMap::new(),
@@ -131,15 +136,20 @@ impl Store {
                     if !self.started {
                         self.static_clusters.insert(Arc::clone(&name));
                     }
+                    // Whatever warmed under this name is of the past.
+                    if let Some(superseded) = self.warming_clusters.remove(&name) {
+                        superseded.retire();
+                    }
                     if self.is_warm(&cluster) {
                         ready.push(cluster);
                     } else if !cluster.config().wait_for_warm_on_init {
                         self.unwaited.push(Arc::clone(&cluster));
                         ready.push(cluster);
                     } else {
-                        if let Some(replaced) = self.warming_clusters.insert(name, cluster) {
-                            replaced.retire();
+                        if let Discovery::Eds(eds) = &cluster.config().discovery {
+                            self.warming_again.insert(eds.service_name.to_string());
                         }
+                        self.warming_clusters.insert(name, cluster);
                     }
                 }
                 Err(error) => errors.push(error),
@@ -298,8 +308,17 @@ impl Store {
         self.static_clusters.contains(name)
     }
 
+    pub(crate) fn is_static_listener(&self, name: &str) -> bool {
+        self.static_listeners.contains(name)
+    }
+
     pub(crate) fn is_warming_clusters(&self) -> bool {
         !self.warming_clusters.is_empty()
+    }
+
+    /// The services whose clusters have begun to warm: their endpoints are asked for anew.
+    pub(crate) fn take_warming_again(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.warming_again)
     }
 
     /// The assignments that clusters need, and where they come from.
@@ -312,7 +331,13 @@ impl Store {
                 _ => None,
             })
             .collect();
-        self.wanted_assignments.retain(|name, _| needed.contains(name.as_str()));
+        self.wanted_assignments.retain(|name, _| {
+            let needed = needed.contains(name.as_str());
+            if !needed {
+                self.accepted.remove(Kind::Endpoints, name);
+            }
+            needed
+        });
         self.assignments.retain(|name, _| needed.contains(name.as_str()));
         self.wanted_assignments.iter().map(|(name, source)| (name.clone(), source.clone())).collect()
     }
@@ -321,6 +346,7 @@ impl Store {
     pub(crate) fn needed_routes(&mut self) -> Vec<(String, ConfigSource)> {
         let needed: HashSet<&String> = self.listener_routes.values().flatten().collect();
         self.wanted_routes.retain(|name, _| needed.contains(name));
+        self.given_up_routes.retain(|name| needed.contains(name));
         self.wanted_routes.iter().map(|(name, wanted)| (name.clone(), wanted.source.clone())).collect()
     }
 
@@ -419,10 +445,14 @@ impl Store {
                     }
                     self.listeners.insert(Arc::clone(&name), digest);
                     self.accepted.put(Kind::Listener, &name, resource.encode_to_vec(), !self.started);
+                    if !self.started {
+                        self.static_listeners.insert(Arc::clone(&name));
+                    }
                     self.accepted.put_inline_routes(&name, &super::inline_routes::of(&resource));
                     self.wanted_routes.extend(needs.route_configurations.clone());
                     self.listener_routes
                         .insert(Arc::clone(&name), needs.route_configurations.keys().cloned().collect());
+                    self.warming_listeners.remove(&name);
                     let warming = Warming { compiled: Arc::new(listener), needs };
                     if self.has_routes(&warming.needs) {
                         ready.push(warming.compiled);

@@ -13,7 +13,7 @@ use std::time::{Instant, SystemTime};
 
 use http::uri::PathAndQuery;
 use tidegate_control::client::Interest;
-use tidegate_filters::context::{ConfigSource, ControlPlane};
+use tidegate_filters::context::{ConfigSource, ControlPlane, Wait};
 use tidegate_stats::{Scope, Store as StatsStore};
 use tidegate_xds::pb::envoy::config::core::v3::Node;
 use tokio::sync::mpsc;
@@ -256,11 +256,11 @@ impl Discovery {
     /// Asks for what the store needs now, and sends what is due.
     pub(crate) fn sync(&mut self, store: &mut Store) {
         if let Some(source) = self.clusters.clone() {
-            self.ask(Kind::Cluster, &source, Interest::everything(), [String::new()], store);
+            self.ask_for_all(Kind::Cluster, &source, store);
         }
         self.sync_named(Kind::Endpoints, store);
         if let Some(source) = self.listeners.clone().filter(|_| self.listeners_begun) {
-            self.ask(Kind::Listener, &source, Interest::everything(), [String::new()], store);
+            self.ask_for_all(Kind::Listener, &source, store);
         }
         self.sync_named(Kind::Route, store);
         self.send();
@@ -275,54 +275,48 @@ impl Discovery {
         }
     }
 
-    /// What is asked for by name: grouped by where it comes from.
+    /// What is asked for by name: all names of a stream at once, each with its own time.
     fn sync_named(&mut self, kind: Kind, store: &mut Store) {
-        let mut groups: Vec<(ConfigSource, BTreeSet<String>)> = Vec::new();
         let needed = if kind == Kind::Route { store.needed_routes() } else { store.needed_assignments() };
+        let names: BTreeSet<&str> = needed.iter().map(|(name, _)| name.as_str()).collect();
+        let again = if kind == Kind::Endpoints { store.take_warming_again() } else { BTreeSet::new() };
+        self.waits.forget(kind, |name| names.contains(name) && !again.contains(name));
+        self.subscriptions.forget(kind, |name| names.contains(name));
+        let mut groups: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
         for (name, source) in needed {
-            match groups.iter_mut().find(|(known, _)| *known == source) {
-                Some((_, names)) => {
-                    names.insert(name);
+            if let Some((place, wait)) = self.place_of(kind, &source) {
+                if self.waits.begin(kind, &name, wait, Instant::now()) {
+                    self.subscriptions.begin(kind, &name, store);
                 }
-                None => groups.push((source, BTreeSet::from([name]))),
+                groups.entry(place).or_default().insert(name);
             }
         }
-        let streams: Vec<usize> = groups
-            .into_iter()
-            .filter_map(|(source, names)| self.ask(kind, &source, Interest::names(names.iter().cloned()), names, store))
-            .collect();
-        // What nobody needs any more is let go.
         for place in 0..self.streams.len() {
-            if !streams.contains(&place) && self.streams[place].asked.contains_key(&kind) {
-                self.streams[place].ask(kind, Interest::default());
-            }
+            let names = groups.remove(&place).unwrap_or_default();
+            let again: Vec<&String> = names.intersection(&again).collect();
+            self.streams[place].ask_again(kind, &again);
+            // What nobody needs any more is let go.
+            self.streams[place].ask(kind, Interest::names(names));
         }
     }
 
-    /// The stream that was asked; none when the source is no stream.
-    fn ask(
-        &mut self,
-        kind: Kind,
-        source: &ConfigSource,
-        interest: Interest,
-        names: impl IntoIterator<Item = String>,
-        store: &mut Store,
-    ) -> Option<usize> {
-        let (place, wait) = match source {
-            ConfigSource::File { .. } => return None,
-            ConfigSource::Ads(wait) => (self.ads?, *wait),
-            ConfigSource::Stream(control_plane, wait) => (self.stream_of(kind, control_plane), *wait),
-        };
-        if self.streams[place].asked.get(&kind) == Some(&interest) {
-            return Some(place);
-        }
-        for name in names {
-            if self.waits.begin(kind, &name, wait, Instant::now()) {
-                self.subscriptions.begin(kind, &name, store);
+    /// Everything of a type.
+    fn ask_for_all(&mut self, kind: Kind, source: &ConfigSource, store: &Store) {
+        if let Some((place, wait)) = self.place_of(kind, source) {
+            if self.waits.begin(kind, "", wait, Instant::now()) {
+                self.subscriptions.begin(kind, "", store);
             }
+            self.streams[place].ask(kind, Interest::everything());
         }
-        self.streams[place].ask(kind, interest);
-        Some(place)
+    }
+
+    /// The stream that carries a type from there; none for a file.
+    fn place_of(&mut self, kind: Kind, source: &ConfigSource) -> Option<(usize, Wait)> {
+        match source {
+            ConfigSource::File { .. } => None,
+            ConfigSource::Ads(wait) => Some((self.ads?, *wait)),
+            ConfigSource::Stream(control_plane, wait) => Some((self.stream_of(kind, control_plane), *wait)),
+        }
     }
 
     fn stream_of(&mut self, kind: Kind, control_plane: &Arc<ControlPlane>) -> usize {
@@ -362,8 +356,22 @@ impl Discovery {
 }
 
 impl Stream {
+    /// Asks for something else than before; what was never asked for and is not now needs no word.
     fn ask(&mut self, kind: Kind, interest: Interest) {
+        let before = self.asked.get(&kind);
+        if before == Some(&interest) || (before.is_none() && interest == Interest::default()) {
+            return;
+        }
         self.mux.ask(kind.type_url(), interest.clone());
         self.asked.insert(kind, interest);
+    }
+
+    /// Asks once more for names that were asked for before: whoever needs them begins anew.
+    fn ask_again(&mut self, kind: Kind, names: &[&String]) {
+        let Some(asked) = self.asked.get(&kind) else { return };
+        let known: Vec<&String> = names.iter().copied().filter(|name| asked.names_asked().contains(*name)).collect();
+        if !known.is_empty() {
+            self.mux.ask_again(kind.type_url(), asked, &known);
+        }
     }
 }

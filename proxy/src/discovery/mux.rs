@@ -34,6 +34,14 @@ impl Mux {
         }
     }
 
+    /// The interest is the same, and some of it is asked for once more.
+    pub(super) fn ask_again(&mut self, type_url: &str, interest: &Interest, names: &[&String]) {
+        match self {
+            Self::Sotw(sotw, _) => sotw.ask(type_url, interest.clone()),
+            Self::Delta(delta, _) => delta.ask_again(type_url, names),
+        }
+    }
+
     pub(super) fn pause(&mut self, type_url: &str) {
         match self {
             Self::Sotw(sotw, _) => sotw.pause(type_url),
@@ -121,6 +129,8 @@ impl Mux {
 pub(super) fn node(mut node: Node) -> Node {
     let version = SemanticVersion { major_number: 1, minor_number: 40, patch: 0 };
     node.user_agent_name = "envoy".to_owned();
+    // What is set is not the proxy's own list, which it does not tell yet.
+    node.extensions.clear();
     node.user_agent_version_type =
         Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion { version: Some(version), metadata: None }));
     node

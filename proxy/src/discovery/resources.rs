@@ -95,6 +95,13 @@ impl Subscriptions {
         }
     }
 
+    /// What nobody asks for any more is not counted any more.
+    pub(super) fn forget(&mut self, kind: Kind, is_needed: impl Fn(&str) -> bool) {
+        if kind == Kind::Route {
+            self.routes.retain(|name, _| is_needed(name));
+        }
+    }
+
     /// What was asked for did not come in time: what waits for it goes on without.
     pub(super) fn timed_out(&self, kind: Kind, name: &str, store: &mut Store) {
         tracing::warn!(?kind, name, "gave up waiting for the first answer");
@@ -110,6 +117,13 @@ impl Subscriptions {
     }
 }
 
+/// What all four types begin with: a name in field 1.
+#[derive(Clone, PartialEq, Message)]
+struct Named {
+    #[prost(string, tag = "1")]
+    name: String,
+}
+
 /// Takes updates to the store.
 pub(super) struct Apply<'a> {
     pub(super) store: &'a mut Store,
@@ -120,11 +134,16 @@ pub(super) struct Apply<'a> {
 
 impl Handler for Apply<'_> {
     fn name_of(&self, body: &Any) -> Option<String> {
-        match Kind::of(&body.type_url)? {
-            Kind::Cluster => ClusterProto::decode(&*body.value).ok().map(|cluster| cluster.name),
-            Kind::Endpoints => ClusterLoadAssignment::decode(&*body.value).ok().map(|endpoints| endpoints.cluster_name),
-            Kind::Listener => ListenerProto::decode(&*body.value).ok().map(|listener| listener.name),
-            Kind::Route => RouteConfiguration::decode(&*body.value).ok().map(|routes| routes.name),
+        Kind::of(&body.type_url)?;
+        Named::decode(&*body.value).ok().map(|named| named.name)
+    }
+
+    fn rejected(&mut self, type_url: &str, reason: &str) {
+        let Some(kind) = Kind::of(type_url) else { return };
+        tracing::warn!(?kind, reason, "rejected");
+        if matches!(kind, Kind::Cluster | Kind::Listener) {
+            self.waits.came(kind, "");
+            self.count(kind, &Outcome::Rejected, SystemTime::now());
         }
     }
 
@@ -172,68 +191,69 @@ impl Apply<'_> {
     }
 
     fn clusters(&mut self, update: &Update) -> Result<(), String> {
-        let now = SystemTime::now();
-        let read =
-            self.read::<ClusterProto>(update).inspect_err(|_| self.count(Kind::Cluster, &Outcome::Rejected, now))?;
-        let Read { mut placed, mut wrong } = read;
-        placed.retain(|cluster| !self.store.is_static_cluster(&cluster.resource.name));
-        let names: Vec<Arc<str>> = update.resources.iter().map(|resource| resource.name.as_str().into()).collect();
-        wrong.extend(self.store.update_clusters(placed));
-        let known = &mut self.subscriptions.cluster_names;
-        let gone = gone(known, &names, update);
-        known.extend(names);
-        known.retain(|name| !gone.contains(name));
-        self.store.remove_clusters(&gone);
+        // A rejected answer is an answer: what waited for it goes on, as in Envoy.
         self.waits.came(Kind::Cluster, "");
-        self.finish(Kind::Cluster, "cluster", update, &wrong, now)
+        let Read { mut placed, mut wrong } = self.read_or_count::<ClusterProto>(Kind::Cluster, update)?;
+        placed.retain(|cluster| !self.store.is_static_cluster(&cluster.resource.name));
+        let names = names(update, |name| !self.store.is_static_cluster(name));
+        wrong.extend(self.store.update_clusters(placed));
+        let gone = replace(&mut self.subscriptions.cluster_names, names, update);
+        self.store.remove_clusters(&gone);
+        self.finish(Kind::Cluster, "cluster", update, &wrong)
     }
 
     fn listeners(&mut self, update: &Update) -> Result<(), String> {
-        let now = SystemTime::now();
-        let read =
-            self.read::<ListenerProto>(update).inspect_err(|_| self.count(Kind::Listener, &Outcome::Rejected, now))?;
-        let Read { placed, mut wrong } = read;
-        let names: Vec<Arc<str>> = update.resources.iter().map(|resource| resource.name.as_str().into()).collect();
-        let known = &mut self.subscriptions.listener_names;
+        self.waits.came(Kind::Listener, "");
+        let Read { mut placed, mut wrong } = self.read_or_count::<ListenerProto>(Kind::Listener, update)?;
+        placed.retain(|listener| !self.store.is_static_listener(&listener.resource.name));
+        let names = names(update, |name| !self.store.is_static_listener(name));
         // What is gone goes first: its address may be another's now.
-        let gone = gone(known, &names, update);
-        known.extend(names);
-        known.retain(|name| !gone.contains(name));
+        let gone = replace(&mut self.subscriptions.listener_names, names, update);
         self.store.remove_listeners(&gone);
         wrong.extend(self.store.update_listeners(placed));
-        self.waits.came(Kind::Listener, "");
-        self.finish(Kind::Listener, "listener", update, &wrong, now)
+        self.finish(Kind::Listener, "listener", update, &wrong)
+    }
+
+    fn read_or_count<M: Message + Name + Default>(&self, kind: Kind, update: &Update) -> Result<Read<M>, String> {
+        self.read(update).inspect_err(|_| self.count(kind, &Outcome::Rejected, SystemTime::now()))
     }
 
     fn endpoints(&mut self, update: &Update) -> Result<(), String> {
-        let now = SystemTime::now();
-        let names: Vec<String> = update.resources.iter().map(|resource| resource.name.clone()).collect();
-        let outcome = self.read::<ClusterLoadAssignment>(update).and_then(|Read { placed, mut wrong }| {
+        for name in &update.removed {
+            // There is none: whoever waits for it goes on.
+            self.waits.came(Kind::Endpoints, name);
+            self.store.missing_assignment(name);
+        }
+        let outcome = self.read::<ClusterLoadAssignment>(update).and_then(|Read { mut placed, mut wrong }| {
+            // What nobody asked for is not kept.
+            placed.retain(|assignment| self.store.wanted_assignments.contains_key(&assignment.resource.cluster_name));
             wrong.extend(self.store.update_assignments(placed));
             if wrong.is_empty() { Ok(()) } else { Err(joined("", &wrong)) }
         });
-        let counted = counted(&outcome, update);
-        for name in names {
-            self.store.count_assignment(&name, &counted, now);
-            if outcome.is_ok() {
-                self.waits.came(Kind::Endpoints, &name);
+        let (counted, now) = (counted(&outcome, update), SystemTime::now());
+        for Resource { name, .. } in &update.resources {
+            self.store.count_assignment(name, &counted, now);
+            self.waits.came(Kind::Endpoints, name);
+            if outcome.is_err() {
+                // Clusters that have had endpoints keep them; those that wait for their first go on, as in Envoy.
+                self.store.go_on_without_assignment(name);
             }
         }
         outcome
     }
 
     fn routes(&mut self, update: &Update) -> Result<(), String> {
-        let now = SystemTime::now();
-        let names: Vec<String> = update.resources.iter().map(|resource| resource.name.clone()).collect();
-        let outcome = self.read::<RouteConfiguration>(update).and_then(|Read { placed, mut wrong }| {
+        let outcome = self.read::<RouteConfiguration>(update).and_then(|Read { mut placed, mut wrong }| {
+            placed.retain(|routes| self.store.wanted_routes.contains_key(&routes.resource.name));
             wrong.extend(self.store.update_routes(placed));
             if wrong.is_empty() { Ok(()) } else { Err(joined("", &wrong)) }
         });
-        let counted = counted(&outcome, update);
-        for name in names {
-            self.subscriptions.count(Kind::Route, &name, &counted, self.store, now);
-            if outcome.is_ok() {
-                self.waits.came(Kind::Route, &name);
+        let (counted, now) = (counted(&outcome, update), SystemTime::now());
+        for Resource { name, .. } in &update.resources {
+            self.subscriptions.count(Kind::Route, name, &counted, self.store, now);
+            self.waits.came(Kind::Route, name);
+            if outcome.is_err() {
+                self.store.go_on_without_routes(name);
             }
         }
         outcome
@@ -243,14 +263,8 @@ impl Apply<'_> {
         self.subscriptions.count(kind, "", outcome, self.store, now);
     }
 
-    fn finish(
-        &self,
-        kind: Kind,
-        word: &str,
-        update: &Update,
-        wrong: &[FieldError],
-        now: SystemTime,
-    ) -> Result<(), String> {
+    fn finish(&self, kind: Kind, word: &str, update: &Update, wrong: &[FieldError]) -> Result<(), String> {
+        let now = SystemTime::now();
         if wrong.is_empty() {
             self.count(kind, &Outcome::Success(update.version.clone()), now);
             return Ok(());
@@ -260,20 +274,27 @@ impl Apply<'_> {
     }
 }
 
+/// The names in an update that are the control plane's to say.
+fn names(update: &Update, is_its_own: impl Fn(&str) -> bool) -> BTreeSet<Arc<str>> {
+    let names = update.resources.iter().map(|resource| resource.name.as_str());
+    names.filter(|name| is_its_own(name)).map(Into::into).collect()
+}
+
+/// Takes the names of an update among those that are known, and returns those that it takes away: never one that did not
+/// come from there.
+fn replace(known: &mut BTreeSet<Arc<str>>, now: BTreeSet<Arc<str>>, update: &Update) -> Vec<Arc<str>> {
+    let removed: BTreeSet<&str> = update.removed.iter().map(String::as_str).collect();
+    let is_gone = |name: &&Arc<str>| if update.whole { !now.contains(*name) } else { removed.contains(&***name) };
+    let gone: Vec<Arc<str>> = known.iter().filter(is_gone).cloned().collect();
+    known.extend(now);
+    known.retain(|name| !gone.contains(name));
+    gone
+}
+
 fn counted(outcome: &Result<(), String>, update: &Update) -> Outcome {
     match outcome {
         Ok(()) => Outcome::Success(update.version.clone()),
         Err(_) => Outcome::Rejected,
-    }
-}
-
-/// What an update takes away.
-fn gone(known: &BTreeSet<Arc<str>>, now: &[Arc<str>], update: &Update) -> Vec<Arc<str>> {
-    if update.whole {
-        let now: BTreeSet<_> = now.iter().collect();
-        known.iter().filter(|name| !now.contains(name)).cloned().collect()
-    } else {
-        update.removed.iter().map(|name| name.as_str().into()).collect()
     }
 }
 

@@ -30,11 +30,16 @@ impl Waits {
         true
     }
 
-    /// It came; or it is gone, and will be waited for again if it is asked for again.
+    /// It came, or was rejected.
     pub(super) fn came(&mut self, kind: Kind, name: &str) {
         if let Some(state) = self.0.get_mut(&(kind, name.to_owned())) {
             *state = State::Over;
         }
+    }
+
+    /// What nobody asks for any more is forgotten: asked for again, it is waited for again.
+    pub(super) fn forget(&mut self, kind: Kind, is_needed: impl Fn(&str) -> bool) {
+        self.0.retain(|(one, name), _| *one != kind || is_needed(name));
     }
 
     pub(super) fn is_over(&self, kind: Kind, name: &str) -> bool {
@@ -76,5 +81,7 @@ mod tests {
         assert_eq!(waits.overdue(now + second), [(Kind::Route, "b".to_owned())]);
         assert!(waits.is_over(Kind::Route, "b") && !waits.is_over(Kind::Cluster, ""));
         assert_eq!(waits.next(), None);
+        waits.forget(Kind::Route, |name| name == "a");
+        assert!(!waits.begin(Kind::Route, "a", wait, now) && waits.begin(Kind::Route, "b", wait, now));
     }
 }

@@ -1,7 +1,12 @@
 //! Resources from a control plane over gRPC, both dialects: order, answers, rejections, reconnects, and what serves
 //! meanwhile.
 
-use crate::support::control_plane::{Asked, ControlPlane};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use tidegate_xds::pb::google::protobuf::Any;
+
+use crate::support::control_plane::{Asked, ControlPlane, any};
 use crate::support::gateway::{eventually, free_port};
 use crate::support::{Client, Gateway, Upstream};
 
@@ -197,4 +202,178 @@ fn ads_without_a_stream_is_refused() {
     let mut gateway = Gateway::spawn(bootstrap, &[]);
     gateway.wait_for("ADS must be configured to support an ADS config source");
     assert!(!gateway.wait().success());
+}
+
+/// A bootstrap with a listener of its own, beside what the control plane says.
+fn with_static_listener(control: &ControlPlane, dialect: &str, port: u16) -> String {
+    let own = listener("own", port).replace("rds: { route_config_name: routes, config_source: { ads: {} } }", "route_config: { virtual_hosts: [{ name: all, domains: ['*'], routes: [{ match: { prefix: / }, direct_response: { status: 200, body: { inline_string: own } } }] }] }");
+    let own = own.replace(&format!("'@type': {LDS}, "), "");
+    format!("{}  listeners: [{own}]\n", control.bootstrap(dialect))
+}
+
+#[test]
+fn what_is_in_the_bootstrap_is_not_the_control_planes_to_change() {
+    let (control, port) = (ControlPlane::start(), free_port());
+    let mut gateway = Gateway::spawn(&with_static_listener(&control, "DELTA_GRPC", port), &[]);
+    assert_eq!(control.asked(), "connected");
+    assert_eq!(control.asked(), "Cluster n +[] -[] has[]");
+    let other = format!("{{ '@type': {CDS}, name: xds, type: STATIC }}");
+    control.change(CDS, "a", &[("xds", "1", other)], &[]);
+    assert_eq!(control.asked(), "Cluster na +[] -[] has[]");
+    assert_eq!(control.asked(), "Listener n +[] -[] has[]");
+    control.change(LDS, "b", &[("own", "1", listener("own", free_port()))], &[]);
+    assert_eq!(control.asked(), "Listener nb +[] -[] has[]");
+    gateway.wait_for("listening");
+    control.change(CDS, "c", &[], &["xds"]);
+    assert_eq!(control.asked(), "Cluster nc +[] -[] has[]");
+    control.change(LDS, "d", &[], &["own"]);
+    assert_eq!(control.asked(), "Listener nd +[] -[] has[]");
+    assert_eq!(Client::new(port).get("/").text(), "own");
+    control.hang_up();
+    assert_eq!(control.asked(), "connected", "the cluster of the control plane is still there");
+}
+
+#[test]
+fn what_cannot_be_read_is_rejected_whole_and_a_start_goes_on() {
+    let (control, port) = (ControlPlane::start(), free_port());
+    let mut gateway = Gateway::spawn(&with_static_listener(&control, "GRPC", port), &[]);
+    assert_eq!([control.asked(), control.asked()], ["connected", "Cluster v n []"]);
+    let garbage = Any { type_url: CDS.to_owned(), value: vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x7f, 1] };
+    control.answer_as(CDS, "1", "a", vec![any(&cluster("good")), garbage]);
+    assert_eq!(control.asked(), "Cluster v na [] !");
+    assert_eq!(control.asked(), "Listener v n []", "nothing of it acts, and nothing waits for it");
+    control.answer_as(LDS, "1", "b", vec![any(&cluster("good"))]);
+    assert_eq!(control.asked(), "Listener v nb [] !");
+    gateway.wait_for("listening");
+    assert_eq!(Client::new(port).get("/").text(), "own");
+}
+
+#[test]
+fn a_bad_first_assignment_lets_the_others_go_on() {
+    let (control, port) = (ControlPlane::start(), free_port());
+    let mut gateway = Gateway::spawn(&with_static_listener(&control, "GRPC", port), &[]);
+    assert_eq!([control.asked(), control.asked()], ["connected", "Cluster v n []"]);
+    control.answer("1", "a", &[cluster("up")]);
+    assert_eq!(control.asked(), "ClusterLoadAssignment v n [up]");
+    let bad = format!(
+        "{{ '@type': {EDS}, cluster_name: up, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: no.ip, port_value: 1 }} }} }} }}] }}] }}"
+    );
+    control.answer("1", "b", &[bad]);
+    let mut both = [control.asked(), control.asked()];
+    both.sort();
+    assert_eq!(both, ["Cluster v1 na []", "ClusterLoadAssignment v nb [up] !"]);
+    assert_eq!(control.asked(), "Listener v n []");
+    control.answer_as(LDS, "1", "c", Vec::new());
+    gateway.wait_for("listening");
+}
+
+#[test]
+fn a_silent_control_plane_is_waited_for_as_long_as_it_says() {
+    let (control, port) = (ControlPlane::start(), free_port());
+    let bootstrap = with_static_listener(&control, "GRPC", port).replace("timeout: 0s", "timeout: 0.2s");
+    let mut gateway = Gateway::spawn(&bootstrap, &[]);
+    gateway.wait_for("gave up waiting for the first answer");
+    gateway.wait_for("listening");
+    assert_eq!(Client::new(port).get("/").text(), "own");
+}
+
+#[test]
+fn a_start_that_waits_can_be_ended() {
+    let control = ControlPlane::start();
+    let mut gateway = Gateway::spawn(&control.bootstrap("GRPC"), &[]);
+    assert_eq!(control.asked(), "connected");
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+}
+
+#[test]
+fn a_cluster_that_comes_back_is_waited_for_again() {
+    let (control, port) = (ControlPlane::start(), free_port());
+    let upstream = Upstream::text("hello");
+    let _gateway = serving(&control, &upstream, port);
+    control.answer_as(CDS, "2", "e", Vec::new());
+    assert_eq!(control.asked(), "ClusterLoadAssignment v1 nb []");
+    assert_eq!(control.asked(), "Cluster v2 ne []");
+    control.answer("3", "f", &[cluster("up").replace("ads: {}", "ads: {}, initial_fetch_timeout: 0.1s")]);
+    assert_eq!(control.asked(), "ClusterLoadAssignment v1 nb [up]");
+    assert_eq!(control.asked(), "Cluster v3 nf []", "it goes on without endpoints that do not come");
+    control.answer("2", "g", &[endpoints("up", upstream.port)]);
+    assert_eq!(control.asked(), "ClusterLoadAssignment v2 ng [up]");
+    let mut client = Client::new(port);
+    eventually("the endpoints that came late", || client.get("/").text() == "hello");
+}
+
+#[test]
+fn updates_good_and_bad_under_traffic_fail_no_request() {
+    let upstreams = [Upstream::text("hello"), Upstream::text("hello")];
+    let (control, port) = (ControlPlane::start(), free_port());
+    let _gateway = serving(&control, &upstreams[0], port);
+    let done = Arc::new(AtomicBool::new(false));
+    let traffic: Vec<_> = (0..4)
+        .map(|_| {
+            let done = Arc::clone(&done);
+            std::thread::spawn(move || {
+                let mut client = Client::new(port);
+                let mut answered = 0;
+                while !done.load(Relaxed) {
+                    assert_eq!(client.get("/").text(), "hello");
+                    answered += 1;
+                }
+                answered
+            })
+        })
+        .collect();
+    for round in 0..40 {
+        let (nonce, port) = (format!("r{round}"), upstreams[round % 2].port);
+        let changed = cluster("up").replace("type: EDS", &format!("type: EDS, connect_timeout: {}s", round + 1));
+        let bad = format!("{{ '@type': {CDS}, name: bad, type: STATIC, lb_policy: CLUSTER_PROVIDED }}");
+        match round % 4 {
+            0 => control.answer(&nonce, &nonce, &[endpoints("up", port)]),
+            1 => control.answer(&nonce, &nonce, &[changed, bad]),
+            2 => control.answer(&nonce, &nonce, &[routes("up")]),
+            _ => control.answer(
+                &nonce,
+                &nonce,
+                &[format!("{{ '@type': {RDS}, name: routes, virtual_hosts: [{{ name: a, domains: [] }}] }}")],
+            ),
+        }
+        // Each is taken before the next.
+        eventually("an answer", || control.asked().contains(&format!(" n{nonce} ")));
+    }
+    done.store(true, Relaxed);
+    let answered: usize = traffic.into_iter().map(|client| client.join().unwrap()).sum();
+    assert!(answered > 0);
+}
+
+#[test]
+fn names_with_times_of_their_own_are_asked_for_together_and_once() {
+    for dialect in ["GRPC", "DELTA_GRPC"] {
+        let control = ControlPlane::start();
+        let _gateway = Gateway::spawn(&control.bootstrap(dialect), &[]);
+        assert_eq!(control.asked(), "connected");
+        let first = control.asked();
+        let slow = cluster("slow").replace("ads: {}", "ads: {}, initial_fetch_timeout: 60s");
+        let (both, ask) = if dialect == "GRPC" {
+            assert_eq!(first, "Cluster v n []");
+            control.answer("1", "a", &[cluster("quick"), slow]);
+            (endpoints("quick", 1), "ClusterLoadAssignment v n [quick,slow]")
+        } else {
+            control.change(CDS, "a", &[("quick", "1", cluster("quick")), ("slow", "1", slow)], &[]);
+            (endpoints("quick", 1), "ClusterLoadAssignment n +[quick,slow] -[] has[]")
+        };
+        assert_eq!(control.asked(), ask);
+        if dialect == "GRPC" {
+            control.answer("1", "b", &[both]);
+            assert_eq!(control.asked(), "ClusterLoadAssignment v1 nb [quick,slow]");
+        } else {
+            control.change(EDS, "b", &[("quick", "1", both)], &["slow"]);
+            let mut rest = [control.asked(), control.asked()];
+            rest.sort();
+            assert_eq!(
+                rest,
+                ["Cluster na +[] -[] has[]", "ClusterLoadAssignment nb +[] -[] has[]"],
+                "there is no slow"
+            );
+        }
+    }
 }

@@ -68,6 +68,11 @@ impl State {
         removed.into_iter().for_each(|name| self.remove(name));
     }
 
+    pub(super) fn ask_again(&mut self, names: &[&String]) {
+        let asked = names.iter().filter(|name| self.asked.contains_key(name.as_str()));
+        self.to_subscribe.extend(asked.map(|name| (*name).clone()));
+    }
+
     fn add(&mut self, name: String) {
         if name != WILDCARD {
             self.legacy_wildcard = false;
@@ -97,12 +102,18 @@ impl State {
 
     pub(super) fn stream_began(&mut self) {
         self.begun = false;
+        // The first request says everything that is asked for; what is not was never asked for on this stream.
+        self.to_subscribe.clear();
+        self.to_unsubscribe.clear();
     }
 
     /// Whether there is something to say without being asked.
     pub(super) fn is_due(&self) -> bool {
-        let changed = !self.to_subscribe.is_empty() || !self.to_unsubscribe.is_empty();
-        changed || (!self.begun && (!self.asked.is_empty() || self.legacy_wildcard))
+        if !self.begun {
+            // A first request that names nothing would ask for everything.
+            return !self.asked.is_empty() || self.legacy_wildcard;
+        }
+        !self.to_subscribe.is_empty() || !self.to_unsubscribe.is_empty()
     }
 
     /// What is to be said now; a stream's first request says everything.
@@ -145,7 +156,7 @@ impl State {
         handler: &mut impl Handler,
         now: Instant,
     ) -> Result<(), String> {
-        self.check(&response)?;
+        self.check(&response).inspect_err(|reason| handler.rejected(&self.type_url, reason))?;
         let DeltaDiscoveryResponse { system_version_info, resources, removed_resources, .. } = response;
         let alive: Vec<_> = resources
             .iter()
