@@ -59,12 +59,11 @@ pub(super) fn write(rules: &ProxyStatus, info: &StreamInfo, head: &mut ResponseH
         parts.join("; ").chars().for_each(|c| push_escaped(c, &mut text));
         text.push('"');
     }
-    // Those further away have spoken first.
-    if let Some(earlier) = head.headers.get(&PROXY_STATUS).and_then(|earlier| earlier.to_str().ok()) {
-        text = format!("{earlier}, {text}");
-    }
+    // Those further away have spoken first, each in a line of its own or several in one: it is a list either way.
     if let Ok(value) = HeaderValue::try_from(text) {
-        head.headers.insert(PROXY_STATUS, value);
+        let earlier: Vec<&[u8]> = head.headers.get_all(&PROXY_STATUS).iter().map(HeaderValue::as_bytes).collect();
+        let all = [&earlier[..], &[value.as_bytes()]].concat().join(&b", "[..]);
+        head.headers.insert(PROXY_STATUS, HeaderValue::from_bytes(&all).unwrap_or(value));
     }
     if let Some(status) = recommended.filter(|_| rules.recommended_status) {
         head.status = status;
@@ -117,5 +116,27 @@ mod tests {
         let expected = "me; error=dns_error".to_owned();
         assert_eq!(written(&rules, ResponseFlags::DNS_RESOLUTION_FAILED), (502, Some(expected)));
         assert_eq!(written(&rules, ResponseFlags::INVALID_ENVOY_REQUEST_HEADERS).0, 404);
+    }
+
+    #[test]
+    fn those_who_spoke_before_are_kept() {
+        let rules = ProxyStatus {
+            name: "me".into(),
+            details: false,
+            connection_termination_details: false,
+            response_flags: false,
+            recommended_status: false,
+        };
+        let address = Address::Pipe("@test".into());
+        let connection = ConnectionInfo::new(1, address.clone(), address, Instant::now());
+        let mut info = StreamInfo::new(Arc::new(connection), Instant::now(), SystemTime::now());
+        info.flags = ResponseFlags::DNS_RESOLUTION_FAILED;
+        let mut head = ResponseHead::new(StatusCode::BAD_GATEWAY);
+        for earlier in [&b"one"[..], b"t\xffwo"] {
+            head.headers.append(PROXY_STATUS, HeaderValue::from_bytes(earlier).unwrap());
+        }
+        write(&rules, &info, &mut head);
+        let lines: Vec<_> = head.headers.get_all(PROXY_STATUS).iter().map(HeaderValue::as_bytes).collect();
+        assert_eq!(lines, [b"one, t\xffwo, me; error=dns_error"]);
     }
 }

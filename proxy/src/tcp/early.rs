@@ -17,7 +17,8 @@ pub(super) async fn wait(proxy: &TcpProxy, idle: Option<Duration>, transport: &m
     let mut early = vec![0; proxy.early_bytes.unwrap_or(0).clamp(1, EARLY_READ)];
     let idle = || until(idle.map(|idle| Instant::now() + idle));
     let n = tokio::select! {
-        read = transport.read(&mut early) => read.unwrap_or(0),
+        // Who is gone is not waited for.
+        read = transport.read(&mut early) => read.ok()?,
         () = idle() => return None,
     };
     proxy.stats.early_data_received_count_total().inc();

@@ -175,7 +175,7 @@ pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpPro
     };
     match proxy.tunnel.as_ref().filter(|_| !wishes.disable_tunneling) {
         None => session.plain(transport, early, &mut stream).await,
-        Some(tunnel) => session.tunnelled(tunnel, transport, &mut stream).await,
+        Some(tunnel) => session.tunnelled(tunnel, transport.rewind(early.into()), &mut stream).await,
     }
     stream
 }

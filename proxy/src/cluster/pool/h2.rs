@@ -179,9 +179,14 @@ impl Pool {
 
 /// Starts a connection for those who wait, or ahead of others where the cluster wants that, unless one is being made.
 fn grow(pool: &Arc<Pool>) {
+    grow_for(pool, pool.cluster.config().preconnects());
+}
+
+/// The same; `ahead` of others only where that is said. A connection that failed or ended is no reason for one ahead: a host
+/// that takes none would be asked without pause.
+fn grow_for(pool: &Arc<Pool>, ahead: bool) {
     let permit = {
         let mut state = pool.state.lock();
-        let ahead = pool.cluster.config().preconnects();
         let wanted =
             state.waiters.len() > 0 || ahead && pool.load(&mut state).wants_connection(&pool.cluster, &pool.host);
         if state.connecting || !wanted {
@@ -200,6 +205,7 @@ fn grow(pool: &Arc<Pool>) {
         let made = make(&pool, open).await;
         let mut state = pool.state.lock();
         state.connecting = false;
+        let failed = made.is_err();
         match made {
             Ok(connection) => {
                 state.connections.push(Arc::clone(&connection));
@@ -215,7 +221,7 @@ fn grow(pool: &Arc<Pool>) {
             }
         }
         drop(state);
-        grow(&pool);
+        grow_for(&pool, !failed && pool.cluster.config().preconnects());
     });
 }
 
@@ -310,7 +316,7 @@ impl Drop for Running {
         }
         // Its place is free for whoever waits; when the process ends, nobody does.
         if tokio::runtime::Handle::try_current().is_ok() {
-            grow(pool);
+            grow_for(pool, false);
         }
     }
 }

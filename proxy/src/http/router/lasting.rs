@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -66,12 +66,12 @@ impl http_body::Body for Lasting {
     type Error = BodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        if let Poll::Ready(frame) = self.body.poll_frame(cx) {
-            return Poll::Ready(frame);
+        // First: a host that always has more to say has no more time than others.
+        if self.sleep.as_mut().poll(cx).is_ready() {
+            count(&self.cluster);
+            return Poll::Ready(Some(Err(BodyError::Reply(Box::new(reply(true))))));
         }
-        ready!(self.sleep.as_mut().poll(cx));
-        count(&self.cluster);
-        Poll::Ready(Some(Err(BodyError::Reply(Box::new(reply(true))))))
+        self.body.poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
