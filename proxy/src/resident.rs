@@ -2,7 +2,8 @@
 //! compilers of routes and filters), and every page of it would count as resident for as long as the process lives.
 //! It must not know what ran.
 
-use std::fs::read_to_string;
+use std::fs::{read_link, read_to_string};
+use std::path::Path;
 
 /// A mapping of a file that holds nothing but what stands in the file.
 #[derive(Debug, PartialEq, Eq)]
@@ -11,11 +12,12 @@ struct Mapping {
     length: usize,
 }
 
-/// Lets go of the program's own pages, and of its libraries': what is needed is mapped again from the page cache when it is
-/// next used, and what only the start needed never is. For the end of a start; it takes a millisecond.
+/// Lets go of the program's own pages: what is needed is mapped again from the page cache when it is next used, and what only
+/// the start needed never is. For the end of a start; it takes a millisecond.
 pub fn forget_start() {
     // Not on every system; then the pages stay.
-    for mapping in read_to_string("/proc/self/smaps").map(|text| unchanged(&text)).unwrap_or_default() {
+    let (Ok(program), Ok(smaps)) = (read_link("/proc/self/exe"), read_to_string("/proc/self/smaps")) else { return };
+    for mapping in unchanged(&smaps, &program) {
         release(&mapping);
     }
 }
@@ -23,7 +25,7 @@ pub fn forget_start() {
 #[cfg(target_os = "linux")]
 #[expect(
     unsafe_code,
-    reason = "the pages are those of files, mapped read-only and never written: reading them again gives the same"
+    reason = "the pages are the program's own, which is mapped as long as it runs, read-only and never written: reading them again gives the same"
 )]
 fn release(mapping: &Mapping) {
     // Whether it works or not, the contents are the same.
@@ -33,9 +35,9 @@ fn release(mapping: &Mapping) {
 #[cfg(not(target_os = "linux"))]
 fn release(_: &Mapping) {}
 
-/// The private read-only mappings of files of which no page was ever written, from the text of `/proc/self/smaps`. What was
-/// relocated and then protected was written.
-fn unchanged(smaps: &str) -> Vec<Mapping> {
+/// The private read-only mappings of the program of which no page was ever written, from the text of `/proc/self/smaps`. What
+/// was relocated and then protected was written.
+fn unchanged(smaps: &str, program: &Path) -> Vec<Mapping> {
     let mut found = Vec::new();
     let mut candidate = None;
     for line in smaps.lines() {
@@ -47,8 +49,8 @@ fn unchanged(smaps: &str) -> Vec<Mapping> {
             }
             (Some(name), _) if name.ends_with(':') => {}
             (Some(range), Some(access)) => {
-                let of_file = words.nth(3).is_some_and(|path| path.starts_with('/'));
-                candidate = mapping(range).filter(|_| of_file && matches!(access, "r-xp" | "r--p"));
+                let own = line.find('/').is_some_and(|path| Path::new(&line[path..]) == program);
+                candidate = mapping(range).filter(|_| own && matches!(access, "r-xp" | "r--p"));
             }
             _ => {}
         }
@@ -70,14 +72,16 @@ mod tests {
     #[test]
     fn only_what_is_as_in_the_file_is_let_go() {
         let smaps = "\
-1000-3000 r--p 00000000 fe:00 7 /usr/bin/x
+1000-3000 r--p 00000000 fe:00 7 /usr/bin/x y
 Size:                  8 kB
 Anonymous:             0 kB
-3000-5000 r-xp 00002000 fe:00 7 /usr/bin/x y
+3000-5000 r-xp 00002000 fe:00 7   /usr/bin/x y
 Anonymous:             0 kB
-5000-6000 r--p 00004000 fe:00 7 /usr/bin/x
+5000-6000 r--p 00004000 fe:00 7 /usr/bin/x y
 Anonymous:             4 kB
-6000-7000 rw-p 00005000 fe:00 7 /usr/bin/x
+5800-6000 r-xp 00000000 fe:00 8 /usr/lib/libc.so.6
+Anonymous:             0 kB
+6000-7000 rw-p 00005000 fe:00 7 /usr/bin/x y
 Anonymous:             0 kB
 7000-8000 r--p 00000000 00:00 0 [vvar]
 Anonymous:             0 kB
@@ -86,9 +90,9 @@ Anonymous:             0 kB
 nonsense
 VmFlags: rd mr
 ";
-        let found = unchanged(smaps);
+        let found = unchanged(smaps, Path::new("/usr/bin/x y"));
         assert_eq!(found, [Mapping { start: 0x1000, length: 0x2000 }, Mapping { start: 0x3000, length: 0x2000 }]);
-        assert!(unchanged("").is_empty() && mapping("3-1").is_none() && mapping("x").is_none());
+        assert!(unchanged("", Path::new("/x")).is_empty() && mapping("3-1").is_none() && mapping("x").is_none());
     }
 
     #[test]
