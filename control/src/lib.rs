@@ -2,3 +2,4 @@
 //! It must not know what a resource means: names, versions and bytes go through, and whoever asked judges them.
 
 pub mod client;
+pub mod server;

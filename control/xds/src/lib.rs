@@ -15,11 +15,12 @@ mod record;
 pub mod schema;
 mod to_json;
 mod validate;
+pub mod walk;
 mod wire;
 mod yaml;
 
 pub use audit::{Audit, Coverage, CoverageSource, audit};
-pub use decode::{Decoded, Format, UnknownFields, decode, merge};
+pub use decode::{Decoded, Format, UnknownFields, decode, merge, root_keys};
 pub use document::SourceMap;
 /// Envoy's API as typed messages; those that it lacks are in [`protos`].
 pub use envoy_types::pb;

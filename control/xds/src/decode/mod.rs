@@ -9,7 +9,12 @@ mod suggest;
 mod tests;
 mod well_known;
 
-use crate::{FieldError, FieldPath, document::SourceMap, error::Trail, json, schema, yaml};
+use crate::{
+    FieldError, FieldPath,
+    document::{Document, SourceMap, Value},
+    error::Trail,
+    json, schema, yaml,
+};
 use encoder::Encoder;
 
 /// How the text is written.
@@ -62,18 +67,34 @@ pub fn decode(
 ) -> Result<Decoded, Vec<FieldError>> {
     let fail = |reason: String| vec![FieldError::new(FieldPath::root(), reason)];
     let schema = schema::message(message).ok_or_else(|| fail(format!("`{message}` is not a known message")))?;
-    let text = std::str::from_utf8(text).map_err(|error| fail(format!("not UTF-8 at byte {}", error.valid_up_to())))?;
-    let document = match format {
-        Format::Yaml => yaml::parse(text),
-        Format::Json => json::parse(text),
-    }
-    .map_err(|error| vec![error])?;
+    let document = parse(text, format).map_err(|error| vec![error])?;
 
     let mut encoder = Encoder::new(&document, unknown_fields);
     let mut bytes = Vec::new();
     encoder.message(schema, document.root(), &mut bytes, &Trail::ROOT, 0);
     let (errors, unknown) = encoder.finish();
     if errors.is_empty() { Ok(Decoded { bytes, unknown, source: SourceMap::new(document) }) } else { Err(errors) }
+}
+
+/// The keys of the object that the first document of `text` is, in their order; none where it is something else.
+///
+/// # Errors
+/// A text that cannot be read.
+pub fn root_keys(text: &[u8], format: Format) -> Result<Vec<String>, FieldError> {
+    let document = parse(text, format)?;
+    Ok(match &document.node(document.root()).value {
+        Value::Object(entries) => entries.iter().map(|(key, _)| key.name.clone()).collect(),
+        _ => Vec::new(),
+    })
+}
+
+fn parse(text: &[u8], format: Format) -> Result<Document, FieldError> {
+    let not_text = |error: std::str::Utf8Error| format!("not UTF-8 at byte {}", error.valid_up_to());
+    let text = std::str::from_utf8(text).map_err(|error| FieldError::new(FieldPath::root(), not_text(error)))?;
+    match format {
+        Format::Yaml => yaml::parse(text),
+        Format::Json => json::parse(text),
+    }
 }
 
 /// Merges `overlay` over `base`, two messages of one type, as protobuf's `MergeFrom` does: scalars are replaced, lists

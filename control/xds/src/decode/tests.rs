@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{Format, UnknownFields, decode, to_json};
+use crate::{Format, UnknownFields, decode, root_keys, to_json};
 
 const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
 const NODE: &str = "envoy.config.core.v3.Node";
@@ -197,4 +197,12 @@ fn json_numbers_are_numbers() {
     assert_eq!(to_json(NODE, &decoded.bytes), json!({"id": "x", "metadata": {"a": 1.5, "b": 3_000_000_000_i64}}));
     assert!(decode(NODE, br#"{"metadata": {"a": 1, "a": 2}}"#, Format::Json, UnknownFields::Reject).is_err());
     assert!(decode(NODE, br#"{"id": 1.5}"#, Format::Json, UnknownFields::Reject).is_err());
+}
+
+#[test]
+fn the_keys_of_the_root_tell_what_a_text_is() {
+    let keys = |text: &str| root_keys(text.as_bytes(), Format::Yaml).unwrap();
+    assert_eq!(keys("resources: []\nversion_info: '1'\n"), ["resources", "version_info"]);
+    assert_eq!(keys("- a\n"), [""; 0]);
+    assert!(root_keys(b"{", Format::Json).is_err());
 }

@@ -1,0 +1,123 @@
+//! One resource as it is served: name, version, bytes, what it names. It must not know which others there are.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::sync::Arc;
+
+use tidegate_xds::pb::google::protobuf::Any;
+use tidegate_xds::{FieldError, FieldPath, Location, SourceMap, validate, walk};
+use xxhash_rust::xxh64::xxh64;
+
+use super::references::{self, Reference};
+use super::types::ResourceType;
+
+/// A resource's version: a hash of its bytes, so that the same content has the same version for ever and everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Version(NonZeroU64);
+
+impl Version {
+    fn of(bytes: &[u8]) -> Self {
+        Self(NonZeroU64::new(xxh64(bytes, 0)).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// The version that a client says it has; none if no resource of ours ever had it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let well_formed = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        u64::from_str_radix(text, 16).ok().filter(|_| well_formed).and_then(NonZeroU64::new).map(Self)
+    }
+
+    pub(super) fn number(self) -> u64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A resource.
+#[derive(Debug)]
+pub struct Resource {
+    pub kind: ResourceType,
+    pub name: Arc<str>,
+    pub version: Version,
+    pub body: Any,
+    pub references: Box<[Reference]>,
+    /// The file that it came from, and where it begins there.
+    pub origin: Option<(Arc<str>, Option<Location>)>,
+}
+
+/// Two with one name are the same where their versions are.
+impl PartialEq for Resource {
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version && self.kind == other.kind && self.name == other.name
+    }
+}
+
+impl Resource {
+    /// Reads a resource and checks it by the schema's rules.
+    ///
+    /// # Errors
+    /// A type that is not served, no name, and every rule that is broken.
+    pub fn read(body: Any) -> Result<Self, Vec<FieldError>> {
+        Self::from_source(body, None)
+    }
+
+    /// The same for one that stands in a file, `path` below its root.
+    ///
+    /// # Errors
+    /// As [`Resource::read`]; paths are the file's.
+    pub fn read_in(body: Any, file: &Arc<str>, map: &SourceMap, path: &FieldPath) -> Result<Self, Vec<FieldError>> {
+        let mut resource = Self::from_source(body, Some((map, path))).map_err(|errors| {
+            let mut errors: Vec<_> = errors.into_iter().map(|error| error.under(path)).collect();
+            map.place(&mut errors);
+            errors
+        })?;
+        resource.origin = Some((file.clone(), map.locate(path)));
+        Ok(resource)
+    }
+
+    fn from_source(body: Any, source: Option<(&SourceMap, &FieldPath)>) -> Result<Self, Vec<FieldError>> {
+        let fail = |path: FieldPath, reason: String| vec![FieldError::new(path, reason)];
+        let Some(kind) = ResourceType::of_url(&body.type_url) else {
+            return Err(fail(FieldPath::root(), format!("'{}' is not a type of resources", body.type_url)));
+        };
+        let name = name_of(kind, &body.value);
+        let named = |error: FieldError| match &name {
+            Some(name) => error.in_resource(name),
+            None => error,
+        };
+        validate(kind.message(), &body.value).map_err(|errors| errors.into_iter().map(named).collect::<Vec<_>>())?;
+        let Some(name) = name else {
+            return Err(fail(FieldPath::root().field(kind.name_field()), "a resource needs a name".to_owned()));
+        };
+        let version = Version::of(&body.value);
+        let references = references::of(kind, &body.value, source).into();
+        let body = Any { type_url: kind.url(), value: body.value };
+        Ok(Self { kind, name: name.into(), version, body, references, origin: None })
+    }
+
+    /// `file:line`, or nothing for what came from no file.
+    pub fn place(&self, location: Option<Location>) -> String {
+        match &self.origin {
+            Some((file, start)) => match location.or(*start) {
+                Some(location) => format!("{file}:{}", location.line),
+                None => file.to_string(),
+            },
+            None => String::new(),
+        }
+    }
+}
+
+fn name_of(kind: ResourceType, bytes: &[u8]) -> Option<String> {
+    let mut name = None;
+    let mut outermost = true;
+    walk::walk(kind.message(), bytes, &mut |visited| {
+        if std::mem::take(&mut outermost) {
+            name = visited.texts(kind.name_field()).pop().map(|(_, name)| name);
+        }
+    });
+    name
+}
