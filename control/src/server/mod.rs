@@ -1,4 +1,49 @@
 //! The server's side of xDS (<https://www.envoyproxy.io/docs/envoy/v1.40.0/api-docs/xds_protocol>): what there is, what
 //! each client asked for, and what it is told. It must not know what a resource means, nor where it comes from.
+//!
+//! [`Sotw`] and [`Delta`] are the two dialects of one stream, without sockets.
 
+mod delta;
 pub mod resource_set;
+mod rollout;
+mod sotw;
+mod status;
+mod subscription;
+#[cfg(test)]
+mod testing;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+pub use delta::Delta;
+pub use resource_set::{Resource, ResourceSet, ResourceType};
+pub use sotw::Sotw;
+pub use status::{Refusal, ResourceStatus, State, TypeStatus};
+use tidegate_xds::pb::envoy::config::core::v3::ControlPlane;
+
+use crate::client::WILDCARD;
+
+/// One stream of a client, in one of the dialects.
+pub trait Dialect: Send + 'static {
+    type Request: Send;
+    type Response: Send;
+
+    /// A stream that begins. `aggregated`: it is of many types, whose order matters.
+    fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane) -> Self;
+
+    /// There is a newer set. What was not sent of the one before is skipped.
+    fn update(&mut self, set: &Arc<ResourceSet>);
+
+    /// The client said something.
+    fn receive(&mut self, request: Self::Request, now: Instant);
+
+    /// What to say next; it counts as sent.
+    fn next_response(&mut self, now: Instant) -> Option<Self::Response>;
+
+    /// When [`Dialect::next_response`] is worth asking even if nothing happens.
+    fn deadline(&self) -> Option<Instant>;
+
+    fn types(&self) -> Vec<TypeStatus>;
+
+    fn resources(&self) -> Vec<ResourceStatus>;
+}

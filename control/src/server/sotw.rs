@@ -1,0 +1,96 @@
+//! State of the world: each response of a type says what is asked for. Clusters, listeners and scopes are always said
+//! together, since absence means that they are gone; of other types only what changed is sent.
+//! It must not know how messages travel; time is handed in.
+
+mod watch;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tidegate_xds::pb::envoy::config::core::v3::ControlPlane;
+use tidegate_xds::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use watch::Watch;
+
+use super::resource_set::{ResourceSet, ResourceType};
+use super::rollout::{Progress, Rollout, order};
+use super::{Dialect, ResourceStatus, TypeStatus};
+
+/// One stream.
+#[derive(Debug)]
+pub struct Sotw {
+    rollout: Rollout,
+    /// By type, in the order of additions.
+    watches: Vec<Watch>,
+    nonce: u64,
+    control_plane: ControlPlane,
+}
+
+impl Dialect for Sotw {
+    type Request = DiscoveryRequest;
+    type Response = DiscoveryResponse;
+
+    fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane) -> Self {
+        Self { rollout: Rollout::new(set, aggregated), watches: Vec::new(), nonce: 0, control_plane }
+    }
+
+    fn update(&mut self, set: &Arc<ResourceSet>) {
+        self.rollout.begin(set);
+        self.serve();
+    }
+
+    fn receive(&mut self, request: DiscoveryRequest, now: Instant) {
+        let Some(kind) = ResourceType::of_url(&request.type_url) else { return };
+        match self.watches.binary_search_by_key(&kind, Watch::kind) {
+            Ok(place) => self.watches[place].receive(&request, now),
+            Err(place) => {
+                let served = self.rollout.served(kind).clone();
+                self.watches.insert(place, Watch::new(kind, served, &request));
+            }
+        }
+    }
+
+    fn next_response(&mut self, now: Instant) -> Option<DiscoveryResponse> {
+        let progress = self.watches.iter().map(Watch::progress);
+        let progress = progress.min_by_key(|progress| *progress as u8).unwrap_or(Progress::Settled);
+        if self.rollout.ends(progress, now) {
+            self.serve();
+        }
+        for place in order(self.watches.len(), self.rollout.is_removing()) {
+            let watch = &mut self.watches[place];
+            let Some(resources) = watch.next_resources(self.nonce + 1) else { continue };
+            self.nonce += 1;
+            return Some(DiscoveryResponse {
+                version_info: watch.served().version(),
+                resources: resources.iter().map(|resource| resource.body.clone()).collect(),
+                type_url: watch.kind().url(),
+                nonce: self.nonce.to_string(),
+                control_plane: Some(self.control_plane.clone()),
+                ..DiscoveryResponse::default()
+            });
+        }
+        None
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.rollout.deadline()
+    }
+
+    fn types(&self) -> Vec<TypeStatus> {
+        self.watches.iter().map(Watch::status).collect()
+    }
+
+    fn resources(&self) -> Vec<ResourceStatus> {
+        self.watches.iter().flat_map(Watch::resources).collect()
+    }
+}
+
+impl Sotw {
+    fn serve(&mut self) {
+        for watch in &mut self.watches {
+            watch.serve(self.rollout.served(watch.kind()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

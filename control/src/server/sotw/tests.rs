@@ -1,0 +1,174 @@
+//! What streams of the state of the world are told, response by response.
+
+use tidegate_xds::pb::envoy::config::cluster::v3::Cluster;
+use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use tidegate_xds::pb::google::rpc::Status;
+
+use super::*;
+use crate::server::testing::{CDS, EDS, LDS, RDS, cluster, endpoints, listener, routes, set};
+use crate::server::{Resource, State};
+
+struct Client {
+    server: Sotw,
+    now: Instant,
+}
+
+fn name(body: &tidegate_xds::pb::google::protobuf::Any) -> String {
+    use prost::Message;
+    match body.type_url.as_str() {
+        EDS => ClusterLoadAssignment::decode(&*body.value).unwrap().cluster_name,
+        // The name is the first field of all the others.
+        _ => Cluster::decode(&body.value[..2 + usize::from(body.value[1])]).unwrap().name,
+    }
+}
+
+impl Client {
+    fn new(set: Arc<ResourceSet>) -> Self {
+        Self { server: Sotw::new(set, true, ControlPlane::default()), now: Instant::now() }
+    }
+
+    fn heard(&mut self) -> Vec<String> {
+        let mut all = Vec::new();
+        while let Some(response) = self.server.next_response(self.now) {
+            let kind = response.type_url.rsplit('.').next().unwrap();
+            let came: String = response.resources.iter().map(|body| format!(" {}", name(body))).collect();
+            all.push(format!("{kind} {}:{came}", response.nonce));
+        }
+        all
+    }
+
+    fn say(&mut self, type_url: &str, nonce: &str, names: &[&str], error: Option<&str>) -> Vec<String> {
+        let request = DiscoveryRequest {
+            type_url: type_url.to_owned(),
+            response_nonce: nonce.to_owned(),
+            resource_names: names.iter().map(ToString::to_string).collect(),
+            error_detail: error.map(|error| Status { code: 13, message: error.to_owned(), details: Vec::new() }),
+            ..DiscoveryRequest::default()
+        };
+        self.server.receive(request, self.now);
+        self.heard()
+    }
+
+    fn update(&mut self, resources: impl IntoIterator<Item = Arc<Resource>>) -> Vec<String> {
+        self.server.update(&set(resources));
+        self.heard()
+    }
+}
+
+#[test]
+fn clusters_are_said_together_whenever_one_changes() {
+    let mut client = Client::new(set([cluster("a", ""), cluster("b", "")]));
+    assert_eq!(client.say(CDS, "", &[], None), ["Cluster 1: a b"]);
+    assert!(client.say(CDS, "1", &[], None).is_empty());
+    assert_eq!(client.update([cluster("a", "x"), cluster("b", "")]), ["Cluster 2: a b"]);
+    assert!(client.say(CDS, "2", &[], None).is_empty());
+    assert!(client.update([cluster("a", "x"), cluster("b", ""), endpoints("a", "")]).is_empty());
+}
+
+#[test]
+fn of_endpoints_only_what_changed_is_said() {
+    let mut client = Client::new(set([endpoints("a", ""), endpoints("b", "")]));
+    assert_eq!(client.say(EDS, "", &["a", "b"], None), ["ClusterLoadAssignment 1: a b"]);
+    client.say(EDS, "1", &["a", "b"], None);
+    let heard = client.update([endpoints("a", "x"), endpoints("b", ""), endpoints("c", "")]);
+    assert_eq!(heard, ["ClusterLoadAssignment 2: a"]);
+    assert_eq!(client.say(EDS, "2", &["a", "b", "c"], None), ["ClusterLoadAssignment 3: c"]);
+    client.say(EDS, "3", &["a", "b", "c"], None);
+    // What is gone cannot be said of endpoints.
+    assert!(client.update([endpoints("b", "")]).is_empty());
+    assert!(client.say(EDS, "3", &["b"], None).is_empty());
+    assert!(client.update([endpoints("b", ""), endpoints("c", "")]).is_empty());
+}
+
+#[test]
+fn an_answer_to_an_older_response_is_ignored() {
+    let mut client = Client::new(set([endpoints("a", "")]));
+    client.say(EDS, "", &["a"], None);
+    assert_eq!(client.update([endpoints("a", "x"), endpoints("b", "")]), ["ClusterLoadAssignment 2: a"]);
+    assert!(client.say(EDS, "1", &["a", "b"], Some("stale")).is_empty());
+    assert!(client.server.types()[0].refusal.is_none());
+    assert_eq!(client.say(EDS, "2", &["a", "b"], None), ["ClusterLoadAssignment 3: b"]);
+}
+
+#[test]
+fn what_is_asked_for_again_is_said_again() {
+    let mut client = Client::new(set([endpoints("a", "")]));
+    client.say(EDS, "", &["a"], None);
+    assert!(client.say(EDS, "1", &["a"], None).is_empty());
+    assert_eq!(client.say(EDS, "1", &["a"], None), ["ClusterLoadAssignment 2: a"]);
+    assert!(client.say(EDS, "2", &["a"], None).is_empty());
+}
+
+#[test]
+fn a_refusal_is_kept_until_something_is_accepted() {
+    let mut client = Client::new(set([cluster("a", "")]));
+    client.say(CDS, "", &[], None);
+    assert!(client.say(CDS, "1", &[], Some("no")).is_empty());
+    assert_eq!(client.server.types()[0].refusal.as_ref().unwrap().reason, "no");
+    assert_eq!(client.server.resources()[0].state, State::Refused);
+    assert_eq!(client.update([cluster("a", "x")]), ["Cluster 2: a"]);
+    assert_eq!(client.server.resources()[0].state, State::Unanswered);
+    client.say(CDS, "2", &[], None);
+    assert_eq!(client.server.resources()[0].state, State::Synced);
+    assert!(client.server.types()[0].refusal.is_none());
+}
+
+#[test]
+fn who_comes_back_with_everything_is_left_alone() {
+    let world = set([cluster("a", ""), endpoints("a", "")]);
+    let version = world.kind(ResourceType::CLUSTER).version();
+    let mut client = Client::new(world.clone());
+    let request = |type_url: &str, version_info: String, names: &[&str]| DiscoveryRequest {
+        type_url: type_url.to_owned(),
+        version_info,
+        resource_names: names.iter().map(ToString::to_string).collect(),
+        ..DiscoveryRequest::default()
+    };
+    client.server.receive(request(CDS, version.clone(), &[]), client.now);
+    assert!(client.heard().is_empty());
+    assert_eq!(client.update([cluster("a", "x"), endpoints("a", "")]), ["Cluster 1: a"]);
+    let mut other = Client::new(world.clone());
+    other.server.receive(request(CDS, "older".to_owned(), &[]), other.now);
+    assert_eq!(other.heard(), ["Cluster 1: a"]);
+    // A version of endpoints does not tell which names the client had.
+    let version = world.kind(ResourceType::ENDPOINTS).version();
+    other.server.receive(request(EDS, version, &["a"]), other.now);
+    assert_eq!(other.heard(), ["ClusterLoadAssignment 2: a"]);
+}
+
+#[test]
+fn absence_is_said_of_what_a_grpc_client_asks_for_by_name() {
+    let mut client = Client::new(set([listener("l", "")]));
+    assert_eq!(client.say(LDS, "", &["none"], None), ["Listener 1:"]);
+    assert_eq!(client.say(LDS, "1", &["none", "l"], None), ["Listener 2: l"]);
+    client.say(LDS, "2", &["none", "l"], None);
+    assert_eq!(client.update([]), ["Listener 3:"]);
+    assert!(client.say(RDS, "", &["r"], None).is_empty());
+    assert_eq!(client.update([routes("r", "")]), ["RouteConfiguration 4: r"]);
+}
+
+#[test]
+fn to_name_nothing_later_asks_for_nothing() {
+    let mut client = Client::new(set([cluster("a", "")]));
+    assert_eq!(client.say(CDS, "", &["*"], None), ["Cluster 1: a"]);
+    client.say(CDS, "1", &[], None);
+    assert!(client.update([cluster("a", "x")]).is_empty());
+    assert!(client.say(EDS, "", &[], None).is_empty());
+}
+
+#[test]
+fn removals_wait_until_routes_are_accepted() {
+    let world = |version: &str, name: &str| [cluster(name, ""), routes("r", version), listener("l", version)];
+    let mut client = Client::new(set(world("1", "a")));
+    client.say(CDS, "", &[], None);
+    client.say(LDS, "", &[], None);
+    client.say(RDS, "", &["r"], None);
+    client.say(CDS, "1", &[], None);
+    client.say(LDS, "2", &[], None);
+    client.say(RDS, "3", &["r"], None);
+    let heard = client.update(world("2", "b"));
+    assert_eq!(heard, ["Cluster 4: a b", "Listener 5: l", "RouteConfiguration 6: r"]);
+    assert!(client.say(CDS, "4", &[], None).is_empty());
+    assert!(client.say(LDS, "5", &[], None).is_empty());
+    assert_eq!(client.say(RDS, "6", &["r"], None), ["Cluster 7: b"]);
+}

@@ -1,0 +1,68 @@
+//! What is known of a client's state: what it has, what is on the way to it, what it refused and why. It must not know how
+//! that is shown.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::resource_set::{Resource, ResourceType};
+
+/// The longest explanation of a client that is kept, in bytes.
+const MAX_REASON_BYTES: usize = 4096;
+
+/// What a client said against something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The version of what was refused; empty for a removal.
+    pub version: String,
+    pub code: i32,
+    pub reason: String,
+    pub at: Instant,
+}
+
+impl Refusal {
+    pub(super) fn new(version: String, error: &tidegate_xds::pb::google::rpc::Status, at: Instant) -> Self {
+        let mut end = error.message.len().min(MAX_REASON_BYTES);
+        while !error.message.is_char_boundary(end) {
+            end -= 1;
+        }
+        Self { version, code: error.code, reason: error.message[..end].to_owned(), at }
+    }
+}
+
+/// How far a client has come with a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// It has what is served.
+    Synced,
+    /// It has to be sent.
+    NotSent,
+    /// It was sent and not answered.
+    Unanswered,
+    Refused,
+}
+
+/// One resource of one client.
+#[derive(Debug, Clone)]
+pub struct ResourceStatus {
+    pub kind: ResourceType,
+    pub name: Arc<str>,
+    /// None: there is no such resource.
+    pub resource: Option<Arc<Resource>>,
+    pub state: State,
+    pub refusal: Option<Refusal>,
+}
+
+/// One type of one client.
+#[derive(Debug, Clone)]
+pub struct TypeStatus {
+    pub kind: ResourceType,
+    pub wildcard: bool,
+    /// Names that were asked for.
+    pub names: usize,
+    /// The version that is served.
+    pub version: String,
+    /// What was refused last, unless something was accepted since.
+    pub refusal: Option<Refusal>,
+    /// Names of what is refused by itself.
+    pub refused: Vec<Arc<str>>,
+}
