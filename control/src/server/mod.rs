@@ -1,13 +1,19 @@
 //! The server's side of xDS (<https://www.envoyproxy.io/docs/envoy/v1.40.0/api-docs/xds_protocol>): what there is, what
 //! each client asked for, and what it is told. It must not know what a resource means, nor where it comes from.
 //!
-//! [`Sotw`] and [`Delta`] are the two dialects of one stream, without sockets.
+//! [`Sotw`] and [`Delta`] are the two dialects of one stream, without sockets; [`Server`] is gRPC and HTTP around them.
 
+mod clients;
 mod delta;
+mod fetch;
+mod groups;
+mod loads;
 pub mod resource_set;
 mod rollout;
+mod services;
 mod sotw;
 mod status;
+mod stream;
 mod subscription;
 #[cfg(test)]
 mod testing;
@@ -15,8 +21,12 @@ mod testing;
 use std::sync::Arc;
 use std::time::Instant;
 
+pub use clients::{Client, Clients};
 pub use delta::Delta;
+pub use groups::{Group, REST, Sets};
+pub use loads::{Load, Loads};
 pub use resource_set::{Resource, ResourceSet, ResourceType};
+pub use services::{Options, Server};
 pub use sotw::Sotw;
 pub use status::{Refusal, ResourceStatus, State, TypeStatus};
 use tidegate_xds::pb::envoy::config::core::v3::ControlPlane;
@@ -25,8 +35,8 @@ use crate::client::WILDCARD;
 
 /// One stream of a client, in one of the dialects.
 pub trait Dialect: Send + 'static {
-    type Request: Send;
-    type Response: Send;
+    type Request: Send + 'static;
+    type Response: Send + 'static;
 
     /// A stream that begins. `aggregated`: it is of many types, whose order matters.
     fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane) -> Self;

@@ -26,5 +26,5 @@ pub use document::SourceMap;
 pub use envoy_types::pb;
 pub use error::{FieldError, FieldPath, Location};
 pub use load::{Loaded, load, load_any, load_bytes};
-pub use to_json::to_json;
+pub use to_json::{to_json, to_whole_json};
 pub use validate::validate;

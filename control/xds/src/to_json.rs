@@ -13,16 +13,27 @@ const REDACTED: &str = "[redacted]";
 /// The message of this full name as JSON: names as in the .proto files, each Any of a known type expanded, defaults left
 /// out, sensitive fields shown as `[redacted]`. What cannot be read is null.
 pub fn to_json(message: &str, bytes: &[u8]) -> Value {
-    schema::message(message).map_or(Value::Null, |schema| Printer { redacting: false }.message(schema, bytes, 0))
+    schema::message(message).map_or(Value::Null, |schema| Printer::new(true).message(schema, bytes, 0))
+}
+
+/// The same with sensitive fields as they are: for another program that is to act on them, never for people.
+pub fn to_whole_json(message: &str, bytes: &[u8]) -> Value {
+    schema::message(message).map_or(Value::Null, |schema| Printer::new(false).message(schema, bytes, 0))
 }
 
 #[derive(Clone, Copy)]
 struct Printer {
+    /// Sensitive fields are not shown.
+    discreet: bool,
     /// Inside of a sensitive field.
     redacting: bool,
 }
 
 impl Printer {
+    fn new(discreet: bool) -> Self {
+        Self { discreet, redacting: false }
+    }
+
     fn message(self, message: &'static Message, bytes: &[u8], depth: usize) -> Value {
         let Ok(record) = Record::parse(message, bytes) else {
             return Value::Null;
@@ -61,7 +72,7 @@ impl Printer {
     fn object(self, record: &Record<'_>, depth: usize) -> Value {
         let mut object = Map::new();
         for (field, values) in record.fields() {
-            let printer = Self { redacting: self.redacting || field.is_sensitive() };
+            let printer = Self { redacting: self.redacting || (self.discreet && field.is_sensitive()), ..self };
             let has_text = matches!(field.kind, Kind::Message | Kind::String | Kind::Bytes);
             if printer.redacting && !has_text {
                 continue;

@@ -31,6 +31,12 @@ fn share(resource: &Resource) -> u64 {
     xxh64(resource.name.as_bytes(), resource.version.number())
 }
 
+/// The version of some resources of one type.
+pub(super) fn version_of<'a>(resources: impl Iterator<Item = &'a Arc<Resource>>) -> String {
+    let sum = resources.fold(0u64, |sum, resource| sum.wrapping_add(share(resource)));
+    format!("{sum:016x}")
+}
+
 impl Kind {
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
         self.resources.get(name)
