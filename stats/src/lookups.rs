@@ -2,7 +2,7 @@
 //! often. It must not know what is looked up.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use parking_lot::Mutex;
 
@@ -13,12 +13,17 @@ const KEPT: usize = 100;
 #[derive(Default)]
 pub struct Lookups {
     total: AtomicU64,
+    /// Whether `recent` is something: spares everyone its lock.
+    tracked: AtomicBool,
     recent: Mutex<Option<VecDeque<String>>>,
 }
 
 impl Lookups {
     pub(crate) fn note(&self, prefix: &str, name: &str) {
         self.total.fetch_add(1, Relaxed);
+        if !self.tracked.load(Relaxed) {
+            return;
+        }
         let mut recent = self.recent.lock();
         let Some(recent) = recent.as_mut() else { return };
         if recent.len() == KEPT {
@@ -40,6 +45,7 @@ impl Lookups {
             (Some(_), false) => *recent = None,
             _ => {}
         }
+        self.tracked.store(on, Relaxed);
     }
 
     /// Forgets them, and counts from 0.

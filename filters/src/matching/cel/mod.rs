@@ -50,6 +50,8 @@ pub const OPAQUE: &[&str] = &["google.api.expr.v1alpha1.CheckedExpr", "google.ap
 /// What an expression may hold at most.
 const MAX_BYTES: usize = 8 << 10;
 const MAX_NESTING: usize = 64;
+/// How many parts may stand in one another, brackets or not: an expression is evaluated as deep, on the stack of who asks.
+const MAX_DEPTH: usize = 32;
 
 /// Enough for what may nest, also in a build without optimisation.
 const PARSER_STACK_BYTES: usize = 16 << 20;
@@ -118,12 +120,46 @@ fn parse(text: &str) -> Result<IdedExpr, String> {
     }
     let owned = text.to_owned();
     let parse = move || match functions::environment().compile(&owned) {
+        Ok(program) if is_deeper(program.expression(), MAX_DEPTH) => Err("nested too deeply".to_owned()),
         Ok(program) => Ok(program.expression().clone()),
         Err(errors) => Err(first_line(&errors.to_string())),
     };
     let parser = std::thread::Builder::new().name("cel".to_owned()).stack_size(PARSER_STACK_BYTES).spawn(parse);
     let parser = parser.map_err(|error| error.to_string())?;
     parser.join().unwrap_or_else(|_| Err("the parser failed".to_owned()))
+}
+
+/// Whether parts stand in one another more than `most` times: `1 + 1 + 1` does so without a bracket, and is evaluated as deep.
+fn is_deeper(expression: &IdedExpr, most: usize) -> bool {
+    let mut open = vec![(expression, 1)];
+    while let Some((expression, depth)) = open.pop() {
+        if depth > most {
+            return true;
+        }
+        open.extend(parts(expression).into_iter().map(|part| (part, depth + 1)));
+    }
+    false
+}
+
+fn parts(expression: &IdedExpr) -> Vec<&IdedExpr> {
+    match &expression.expr {
+        Expr::Unspecified | Expr::Literal(_) | Expr::Ident(_) => Vec::new(),
+        Expr::Select(select) => vec![&*select.operand],
+        Expr::Call(call) => call.target.iter().map(|target| &**target).chain(&call.args).collect(),
+        Expr::List(list) => list.elements.iter().collect(),
+        Expr::Map(map) => map.entries.iter().flat_map(|entry| entry_parts(&entry.expr)).collect(),
+        Expr::Struct(message) => message.entries.iter().flat_map(|entry| entry_parts(&entry.expr)).collect(),
+        Expr::Comprehension(loop_) => {
+            vec![&loop_.iter_range, &loop_.accu_init, &loop_.loop_cond, &loop_.loop_step, &loop_.result]
+        }
+    }
+}
+
+fn entry_parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
+    match entry {
+        EntryExpr::StructField(field) => vec![&field.value],
+        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
+    }
 }
 
 /// How deep brackets nest, and how many choices may nest in one another; those in strings count too.
@@ -362,6 +398,11 @@ mod tests {
         assert_eq!(compile("xds.node.id == ''").unwrap_err(), ExpressionError::Attribute("xds.node".into()));
         for odd in ["", "(", "'", "\"\\u{110000}\"", "a.b.", "1 +", "[", "{'a':}", "x.map(", "\u{0}", "?"] {
             assert!(compile(odd).is_err(), "{odd}");
+        }
+        let chain = |terms: usize| format!("{}1 == 0", "1 + ".repeat(terms));
+        assert!(!holds(&chain(30)), "as deep as may be, it is evaluated on any stack");
+        for terms in [100, 2_000] {
+            assert!(Expression::compile(&chain(terms), Functions::default()).is_err());
         }
         for unit in ["(", "[", "{'a':", "a?", "!", "-", "a.", "a(", "1+", "a&&", "\\"] {
             assert!(compile(&unit.repeat(10_000)).is_err(), "{unit}");

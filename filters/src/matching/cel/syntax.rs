@@ -18,9 +18,6 @@ pub(super) enum Fault {
     TooDeep,
 }
 
-/// Deeper ones are refused: the interpreter recurses.
-const MAX_DEPTH: usize = 64;
-
 type Converted<T> = Result<T, Fault>;
 
 pub(super) fn convert(expression: &pb::Expr) -> Converted<IdedExpr> {
@@ -29,7 +26,7 @@ pub(super) fn convert(expression: &pb::Expr) -> Converted<IdedExpr> {
 
 fn node(expression: Option<&pb::Expr>, depth: usize) -> Converted<IdedExpr> {
     let expression = expression.ok_or(Fault::Missing)?;
-    if depth > MAX_DEPTH {
+    if depth > super::MAX_DEPTH {
         return Err(Fault::TooDeep);
     }
     let depth = depth + 1;
