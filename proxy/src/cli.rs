@@ -19,6 +19,8 @@ pub enum Command {
     Check(CheckFlags),
     /// Serve the embedded demonstration.
     Quickstart(QuickstartFlags),
+    /// Ask a running process how it is.
+    Status(StatusFlags),
 }
 
 #[derive(Debug, Parser)]
@@ -41,6 +43,19 @@ enum Sub {
     Check(CheckFlags),
     /// Serve a demonstration: a gateway on 127.0.0.1:10000, admin on 127.0.0.1:9901, two upstreams
     Quickstart(QuickstartFlags),
+    /// Tell how a running process is: its control planes, which versions act, what was refused and why
+    Status(StatusFlags),
+}
+
+/// `tidegate status`.
+#[derive(Debug, Clone, Args)]
+pub struct StatusFlags {
+    /// Where its admin interface listens
+    #[arg(long, default_value = "127.0.0.1:9901")]
+    pub admin: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `tidegate check`.
@@ -193,7 +208,7 @@ pub fn called_as_envoy(program: &str) -> bool {
     std::path::Path::new(program).file_stem().is_some_and(|name| name == "envoy")
 }
 
-const SUBCOMMANDS: [&str; 4] = ["run", "check", "quickstart", "help"];
+const SUBCOMMANDS: [&str; 5] = ["run", "check", "quickstart", "status", "help"];
 
 /// Reads a command line, program name first.
 ///
@@ -207,6 +222,7 @@ pub fn parse(arguments: Vec<String>) -> Result<Command, clap::Error> {
         Sub::Run(flags) => Command::Run(flags),
         Sub::Check(flags) => Command::Check(flags),
         Sub::Quickstart(flags) => Command::Quickstart(flags),
+        Sub::Status(flags) => Command::Status(flags),
     })
 }
 

@@ -22,5 +22,6 @@ mod services;
 pub mod snapshot;
 mod sources;
 pub mod stats;
+pub mod status;
 pub mod tcp;
 mod worker;

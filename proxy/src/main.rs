@@ -12,7 +12,7 @@ use tidegate::config::bootstrap::{Bootstrap, Overrides};
 use tidegate::config::files::UnknownDynamicFields;
 use tidegate::server::{self, Options, StartError};
 use tidegate::stats::server::VERSION;
-use tidegate::{allocator, check, quickstart};
+use tidegate::{allocator, check, quickstart, status};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, Format};
 
@@ -29,6 +29,10 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Run(flags) => run(&flags, as_envoy),
         Command::Check(flags) => run_check(&flags),
+        Command::Status(flags) => status::ask(&flags.admin, if flags.json { "json" } else { "text" }).map(|answer| {
+            print!("{answer}");
+            ExitCode::SUCCESS
+        }),
         Command::Quickstart(flags) => {
             let _without_components = application_log::init(LogLevel::Info, None, None);
             quickstart::announce();

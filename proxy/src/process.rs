@@ -1,32 +1,30 @@
 //! The running process as the admin interface sees it: state, facts, configuration, and what may be asked of it.
 //! It must not know how answers are written, nor how anything is done that it hands on.
 
+mod dump;
 mod endpoints;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Instant, SystemTime};
 
-use chrono::{DateTime, SecondsFormat, Utc};
 use parking_lot::Mutex;
-use prost::Message as _;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::stream_info::Address;
 use tidegate_stats::Store;
-use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use tokio::sync::mpsc;
 
 use crate::admin::AdminState;
 use crate::admin::state::{
     ClusterStatus, CommandLine, DrainListeners, HostCounts, HostHealth, HostStatus, Limits, ListenerStatus, LogLevel,
-    Memory, ServerInfo, ServerState,
+    Memory, Rejected, ServerInfo, ServerState,
 };
 use crate::app::Shared;
 use crate::application_log;
 use crate::cluster;
 use crate::config::admin::AdminOptions;
+use crate::config::store::{Entry, Kind, Ledger};
 use crate::listener::ListenAddress;
 use crate::runtime::Layers;
 use crate::stats::server::{Facts, ServerGauges};
@@ -36,51 +34,6 @@ use crate::stats::server::{Facts, ServerGauges};
 pub(crate) enum Asked {
     Quit,
     Drain(DrainListeners),
-}
-
-/// Kinds of resources in a configuration dump.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    Cluster,
-    Listener,
-    Route,
-    Endpoints,
-}
-
-/// A resource as it was accepted last.
-struct Accepted {
-    bytes: Vec<u8>,
-    is_static: bool,
-    at: SystemTime,
-}
-
-/// The resources that act, on the wire: what `/config_dump` shows.
-#[derive(Default)]
-pub(crate) struct Accepteds(Mutex<BTreeMap<(Kind, Arc<str>), Accepted>>);
-
-impl Accepteds {
-    pub(crate) fn put(&self, kind: Kind, name: &str, bytes: Vec<u8>, is_static: bool) {
-        self.0.lock().insert((kind, name.into()), Accepted { bytes, is_static, at: SystemTime::now() });
-    }
-
-    /// The route configurations that stand in a listener, in place of those that stood there before.
-    pub(crate) fn put_inline_routes(&self, listener: &str, routes: &[RouteConfiguration]) {
-        let mut accepted = self.0.lock();
-        let prefix = format!("{listener}/");
-        accepted.retain(|(kind, name), known| {
-            !(*kind == Kind::Route
-                && known.is_static
-                && name.strip_prefix(&*prefix).is_some_and(|rest| !rest.contains('/')))
-        });
-        for (index, routes) in routes.iter().enumerate() {
-            let entry = Accepted { bytes: routes.encode_to_vec(), is_static: true, at: SystemTime::now() };
-            accepted.insert((Kind::Route, format!("{prefix}{index}").into()), entry);
-        }
-    }
-
-    pub(crate) fn remove(&self, kind: Kind, name: &str) {
-        self.0.lock().remove(&(kind, name.into()));
-    }
 }
 
 /// The process.
@@ -93,7 +46,7 @@ pub(crate) struct Process {
     /// The bootstrap on the wire.
     pub(crate) bootstrap: Vec<u8>,
     pub(crate) node: Value,
-    pub(crate) accepted: Arc<Accepteds>,
+    pub(crate) ledger: Arc<Ledger>,
     pub(crate) bound: Mutex<Vec<(Arc<str>, Vec<ListenAddress>)>>,
     pub(crate) serving: AtomicBool,
     pub(crate) started: SystemTime,
@@ -128,44 +81,6 @@ impl Process {
         statuses.sort_by(|a, b| a.name.cmp(&b.name));
         statuses
     }
-
-    fn dump(&self, kind: Kind, is_static: bool, message: &str, field: &str) -> Vec<Value> {
-        let accepted = self.accepted.0.lock();
-        let of_kind = accepted.iter().filter(|((one, _), accepted)| *one == kind && accepted.is_static == is_static);
-        of_kind.map(|((_, name), accepted)| self.entry(name, accepted, message, field)).collect()
-    }
-
-    fn entry(&self, name: &str, accepted: &Accepted, message: &str, field: &str) -> Value {
-        let mut resource = json!({ "@type": format!("type.googleapis.com/{message}") });
-        merge(&mut resource, tidegate_xds::to_json(message, &accepted.bytes));
-        let updated = timestamp(accepted.at);
-        if field == "listener" && !accepted.is_static {
-            return json!({ "name": name, "active_state": { "listener": resource, "last_updated": updated } });
-        }
-        json!({ field: resource, "last_updated": updated })
-    }
-}
-
-fn merge(into: &mut Value, from: Value) {
-    if let (Some(into), Value::Object(from)) = (into.as_object_mut(), from) {
-        into.extend(from);
-    }
-}
-
-/// A section of a dump; empty lists are left out.
-fn section(kind: &str, lists: Vec<(&str, Vec<Value>)>) -> Value {
-    let mut section = json!({ "@type": format!("type.googleapis.com/envoy.admin.v3.{kind}") });
-    for (field, list) in lists {
-        if !list.is_empty() {
-            section[field] = Value::Array(list);
-        }
-    }
-    section
-}
-
-/// RFC 3339 with milliseconds, as protobuf prints timestamps.
-fn timestamp(at: SystemTime) -> String {
-    DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 impl AdminState for Process {
@@ -229,47 +144,27 @@ impl AdminState for Process {
     }
 
     fn config_dump(&self, include_endpoints: bool) -> Vec<Value> {
-        const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
-        const LISTENER: &str = "envoy.config.listener.v3.Listener";
-        const ROUTE: &str = "envoy.config.route.v3.RouteConfiguration";
-        const ENDPOINTS: &str = "envoy.config.endpoint.v3.ClusterLoadAssignment";
-        let mut bootstrap = section("BootstrapConfigDump", Vec::new());
-        bootstrap["bootstrap"] = tidegate_xds::to_json("envoy.config.bootstrap.v3.Bootstrap", &self.bootstrap);
-        bootstrap["last_updated"] = Value::String(timestamp(self.started));
-        let mut sections = vec![
-            bootstrap,
-            section(
-                "ClustersConfigDump",
-                vec![
-                    ("static_clusters", self.dump(Kind::Cluster, true, CLUSTER, "cluster")),
-                    ("dynamic_active_clusters", self.dump(Kind::Cluster, false, CLUSTER, "cluster")),
-                ],
-            ),
-        ];
-        if include_endpoints {
-            let endpoints = self.dump(Kind::Endpoints, false, ENDPOINTS, "endpoint_config");
-            let clusters: Vec<_> = self.statuses();
-            let fixed = endpoints::static_endpoints(clusters.iter());
-            let lists = vec![("static_endpoint_configs", fixed), ("dynamic_endpoint_configs", endpoints)];
-            sections.push(section("EndpointsConfigDump", lists));
-        }
-        sections.push(section(
-            "ListenersConfigDump",
-            vec![
-                ("static_listeners", self.dump(Kind::Listener, true, LISTENER, "listener")),
-                ("dynamic_listeners", self.dump(Kind::Listener, false, LISTENER, "listener")),
-            ],
-        ));
-        sections.push(section("ScopedRoutesConfigDump", Vec::new()));
-        sections.push(section(
-            "RoutesConfigDump",
-            vec![
-                ("static_route_configs", self.dump(Kind::Route, true, ROUTE, "route_config")),
-                ("dynamic_route_configs", self.dump(Kind::Route, false, ROUTE, "route_config")),
-            ],
-        ));
-        sections.push(section("SecretsConfigDump", Vec::new()));
-        sections
+        let endpoints = include_endpoints.then(|| endpoints::static_endpoints(self.statuses().iter()));
+        dump::sections(dump::Bootstrap { bytes: &self.bootstrap, at: self.started }, endpoints, &self.ledger)
+    }
+
+    fn rejected(&self) -> Vec<Rejected> {
+        let of = |kind: Kind| {
+            let rejected = move |(name, entry): (Arc<str>, Entry)| {
+                let Entry { acting, refused, .. } = entry;
+                refused.map(|refused| Rejected {
+                    type_url: kind.type_url(),
+                    name,
+                    version: refused.text.version,
+                    reason: refused.reason,
+                    since: refused.since,
+                    last_attempt: refused.text.at,
+                    acting_version: acting.map(|text| text.version),
+                })
+            };
+            self.ledger.of_kind(kind).into_iter().filter_map(rejected)
+        };
+        Kind::ALL.into_iter().flat_map(of).collect()
     }
 
     fn drain_listeners(&self, drain: DrainListeners) {

@@ -21,7 +21,7 @@ use crate::cluster::dns::Discoveries;
 use crate::config::Compiler;
 use crate::config::bootstrap::Bootstrap;
 use crate::config::files::{self, UnknownDynamicFields};
-use crate::config::store::{Placed, Store};
+use crate::config::store::{Kind, Placed, Store};
 use crate::discovery::Discovery;
 use crate::listener::manager::{DrainPlan, ListenerManager};
 use crate::listener::{ListenAddress, SocketOption, SocketSettings, socket};
@@ -67,6 +67,9 @@ fn join(errors: &[FieldError]) -> String {
 /// Longer than any process runs.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
+/// How long no update may have come before memory is given back.
+const QUIET: Duration = Duration::from_secs(1);
+
 /// How many connections may wait for the admin interface.
 const ADMIN_BACKLOG: i32 = 128;
 
@@ -110,13 +113,13 @@ fn make_store(
 
 fn load_static(bootstrap: &Bootstrap, store: &mut Store) -> Vec<FieldError> {
     let root = FieldPath::root().field("static_resources");
-    let clusters = bootstrap.clusters().iter().enumerate().map(|(index, cluster)| Placed {
-        resource: cluster.clone(),
-        path: root.clone().field("clusters").index(index),
+    let unversioned: Arc<str> = "".into();
+    let clusters = bootstrap.clusters().iter().enumerate().map(|(index, cluster)| {
+        Placed::encoded(cluster.clone(), root.clone().field("clusters").index(index), &unversioned)
     });
     let mut errors = store.update_clusters(clusters.collect());
     for (path, cluster) in bootstrap.control_plane_clusters() {
-        if !store.is_static_cluster(cluster) {
+        if !store.ledger().is_static(Kind::Cluster, cluster) {
             let path = path.field("grpc_services").index(0).field("envoy_grpc").field("cluster_name");
             errors.push(FieldError::new(
                 path,
@@ -124,9 +127,8 @@ fn load_static(bootstrap: &Bootstrap, store: &mut Store) -> Vec<FieldError> {
             ));
         }
     }
-    let listeners = bootstrap.listeners().iter().enumerate().map(|(index, listener)| Placed {
-        resource: listener.clone(),
-        path: root.clone().field("listeners").index(index),
+    let listeners = bootstrap.listeners().iter().enumerate().map(|(index, listener)| {
+        Placed::encoded(listener.clone(), root.clone().field("listeners").index(index), &unversioned)
     });
     errors.extend(store.update_listeners(listeners.collect()));
     errors
@@ -178,7 +180,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
             options: options.command_line.clone(),
             bootstrap: std::mem::take(&mut bootstrap.bytes),
             node: bootstrap.node_json(),
-            accepted: store.accepted(),
+            ledger: Arc::clone(store.ledger()),
             bound: Mutex::default(),
             serving: AtomicBool::new(false),
             started: SystemTime::now(),
@@ -191,6 +193,8 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         shared,
         plan,
         draining: false,
+        applied: 0,
+        untidy: None,
     };
     let admin = match &bootstrap.admin {
         Some(address) => Some(serve_admin(address, bootstrap.admin_socket_options(), &options, &server.process)?),
@@ -229,6 +233,10 @@ struct Server {
     plan: DrainPlan,
     /// `/drain_listeners` has begun to ask connections to leave.
     draining: bool,
+    /// The version of the snapshot that the sockets are at.
+    applied: u64,
+    /// When the last update left memory behind.
+    untidy: Option<Instant>,
 }
 
 impl Server {
@@ -269,7 +277,9 @@ impl Server {
     }
 
     fn start_listening(&mut self) -> Result<(), StartError> {
-        let errors = self.manager.apply(&self.shared.snapshot().listeners);
+        let snapshot = self.shared.snapshot();
+        self.applied = snapshot.version;
+        let errors = self.manager.apply(&snapshot.listeners);
         match errors.first() {
             Some(error) => Err(StartError::Listen(error.to_string())),
             None => {
@@ -310,6 +320,7 @@ impl Server {
                     self.start_resolving();
                 }
                 _ = look.tick() => {
+                    self.tidy();
                     self.process.layers.reload_if_moved();
                     if !self.sources.read(&mut self.store) {
                         continue;
@@ -318,10 +329,29 @@ impl Server {
                 }
             }
             self.discovery.sync(&mut self.store);
-            for error in self.manager.apply(&self.shared.snapshot().listeners) {
-                tracing::error!(%error, "a listener could not be bound");
-            }
-            self.note_bound();
+            self.apply();
+            self.untidy = Some(Instant::now());
+        }
+    }
+
+    /// Brings sockets to the snapshot where that has moved.
+    fn apply(&mut self) {
+        let snapshot = self.shared.snapshot();
+        if std::mem::replace(&mut self.applied, snapshot.version) == snapshot.version {
+            return;
+        }
+        for error in self.manager.apply(&snapshot.listeners) {
+            tracing::error!(%error, "a listener could not be bound");
+        }
+        self.note_bound();
+    }
+
+    /// Gives back what updates have left behind, once no more follow: that takes longer than an update.
+    fn tidy(&mut self) {
+        self.store.sweep();
+        self.store.forget_routes(self.plan.lasts, Instant::now());
+        if self.untidy.is_some_and(|since| since.elapsed() > QUIET) {
+            self.untidy = None;
             allocator::give_back();
         }
     }

@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use prost::{Message, Name};
-use tidegate_filters::context::{ConfigSource, RouteSubscription};
+use tidegate_filters::context::ConfigSource;
 use tidegate_stats::{Scope, Store as StatsStore};
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -45,8 +46,6 @@ struct Named {
 struct Routes {
     watched: Watched,
     stats: Subscription,
-    /// What acts, encoded.
-    acting: Vec<u8>,
 }
 
 impl Sources {
@@ -69,11 +68,8 @@ impl Sources {
 
     /// Whether every file was asked for at least once.
     pub(crate) fn is_settled(&self, store: &Store) -> bool {
-        let in_files = |source: &ConfigSource| file_of(source).is_some();
-        let routes = store.wanted_routes.iter().filter(|(_, wanted)| in_files(&wanted.source));
-        let assignments = store.wanted_assignments.iter().filter(|(_, source)| in_files(source));
-        routes.map(|(name, _)| name).all(|name| self.routes.contains_key(name))
-            && assignments.map(|(name, _)| name).all(|name| self.assignments.contains_key(name))
+        store.route_needs.files().keys().all(|name| self.routes.contains_key(name))
+            && store.services.files().keys().all(|name| self.assignments.contains_key(name))
     }
 
     /// Reads the files that changed, in the order that keeps references whole: clusters, endpoints, listeners, routes.
@@ -86,11 +82,7 @@ impl Sources {
             any = true;
             clusters.read_clusters(store, &self.rule);
         }
-        for (name, source) in &store.wanted_assignments {
-            if let Some(file) = file_of(source) {
-                self.assignments.entry(name.clone()).or_insert_with(|| Watched::new(file));
-            }
-        }
+        follow(&mut self.assignments, store.services.files(), |_, file| Watched::new(file.clone()));
         for (name, watched) in &mut self.assignments {
             if watched.changed() {
                 any = true;
@@ -103,12 +95,10 @@ impl Sources {
             any = true;
             listeners.read_listeners(store, &self.rule);
         }
-        for (name, subscription) in &store.wanted_routes {
-            if let Some(file) = file_of(&subscription.source) {
-                let new = || Routes::new(&self.root, name, subscription, file);
-                self.routes.entry(name.clone()).or_insert_with(new);
-            }
-        }
+        follow(&mut self.routes, store.route_needs.files(), |name, file| {
+            let prefix = store.route_needs.subscription(name).map_or("", |wanted| &wanted.stats_prefix);
+            Routes::new(&self.root, name, prefix, file.clone())
+        });
         for (name, routes) in &mut self.routes {
             if routes.watched.changed() {
                 any = true;
@@ -116,6 +106,20 @@ impl Sources {
             }
         }
         any
+    }
+}
+
+/// Follows the files that are needed, and no others.
+fn follow<T>(
+    followed: &mut BTreeMap<String, T>,
+    needed: &BTreeMap<String, PathBuf>,
+    new: impl Fn(&str, &PathBuf) -> T,
+) {
+    followed.retain(|name, _| needed.contains_key(name));
+    for (name, file) in needed {
+        if !followed.contains_key(name) {
+            followed.insert(name.clone(), new(name, file));
+        }
     }
 }
 
@@ -162,10 +166,10 @@ impl Named {
 }
 
 impl Routes {
-    fn new(root: &Scope, name: &str, subscription: &RouteSubscription, file: PathBuf) -> Self {
-        let scope = root.scope(&subscription.stats_prefix).scope(&format!("rds.{name}."));
+    fn new(root: &Scope, name: &str, stats_prefix: &str, file: PathBuf) -> Self {
+        let scope = root.scope(stats_prefix).scope(&format!("rds.{name}."));
         let stats = Subscription::with_empties(&scope);
-        Self { watched: Watched::new(file), stats, acting: Vec::new() }
+        Self { watched: Watched::new(file), stats }
     }
 
     fn read(&mut self, name: &str, store: &mut Store, rule: &UnknownRule) {
@@ -177,13 +181,11 @@ impl Routes {
                     Update::Success(version)
                 }
                 (Some(routes), true) if routes.resource.name == name => {
-                    let bytes = routes.resource.encode_to_vec();
-                    if bytes == self.acting {
+                    if store.keeps_routes(name, &routes.text.bytes) {
                         return Update::Success(version);
                     }
                     let update = judge(&self.watched, version, store.update_routes(vec![routes]));
                     if matches!(update, Update::Success(_)) {
-                        self.acting = bytes;
                         self.stats.reloaded(now);
                     }
                     update
@@ -191,7 +193,12 @@ impl Routes {
                 _ => unexpected(&self.watched, "route configuration", name),
             }
         });
-        self.stats.count(&update.unwrap_or_else(|failed| failed), now);
+        let update = update.unwrap_or_else(|failed| failed);
+        if !matches!(update, Update::Success(_)) {
+            // Whoever waits for their first goes on, as in Envoy.
+            store.go_on_without_routes(name);
+        }
+        self.stats.count(&update, now);
     }
 }
 
@@ -208,7 +215,12 @@ fn read_assignment(name: &str, watched: &Watched, store: &mut Store, rule: &Unkn
             _ => unexpected(watched, "assignment", name),
         }
     });
-    store.count_assignment(name, &update.unwrap_or_else(|failed| failed), SystemTime::now());
+    let update = update.unwrap_or_else(|failed| failed);
+    if !matches!(update, Update::Success(_)) {
+        // Clusters that have had endpoints keep them; those that wait for their first go on, as in Envoy.
+        store.go_on_without_assignment(name);
+    }
+    store.count_assignment(name, &update, SystemTime::now());
 }
 
 /// A file of one resource holds others, or too many.
@@ -239,10 +251,14 @@ fn load<M: Message + Name + Default>(
     rule.note(&watched.path.display().to_string(), &read.unknown);
     let mut placed = Vec::with_capacity(read.resources.len());
     let mut errors = Vec::new();
+    let version = read.version.as_str().into();
     for (index, resource) in read.resources.iter().enumerate() {
         let path = FieldPath::root().field("resources").index(index);
         match check::<M>(resource, store) {
-            Ok(message) => placed.push(Placed { resource: message, path }),
+            Ok(message) => {
+                let bytes = Bytes::copy_from_slice(&resource.value);
+                placed.push(Placed::on_the_wire(message, path, bytes, &version));
+            }
             Err(found) => errors.extend(found.into_iter().map(|error| error.under(&path))),
         }
     }

@@ -52,7 +52,7 @@ impl Delta {
     }
 
     /// Asks once more for names of a type that were asked for before.
-    pub fn ask_again(&mut self, type_url: &str, names: &[&String]) {
+    pub fn ask_again(&mut self, type_url: &str, names: &[String]) {
         if let Some(place) = self.place(type_url) {
             self.types[place].state.ask_again(names);
         }

@@ -24,6 +24,18 @@ impl Interest {
         Self { names: names.into_iter().map(Into::into).collect(), legacy_wildcard: false }
     }
 
+    /// One name more.
+    pub fn insert(&mut self, name: &str) {
+        if !self.names.contains(name) {
+            self.names.insert(name.to_owned());
+        }
+    }
+
+    /// One name less.
+    pub fn remove(&mut self, name: &str) {
+        self.names.remove(name);
+    }
+
     /// The names; none where everything is asked for by naming none.
     pub fn names_asked(&self) -> &BTreeSet<String> {
         &self.names

@@ -3,6 +3,7 @@
 use super::reply::Reply;
 use super::{
     Call, clusters, commands, config_dump, help, listeners, logging, lookups, profiling, runtime, server_info, stats,
+    status,
 };
 
 /// Something that can be asked of a process.
@@ -152,6 +153,12 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
     changes("/stats/recentlookups/clear", "clear list of stat-name lookups and counter", &[], lookups::clear),
     changes("/stats/recentlookups/disable", "disable recording of stat-name lookups", &[], lookups::disable),
     changes("/stats/recentlookups/enable", "enable recording of stat-name lookups", &[], lookups::enable),
+    shows(
+        "/status",
+        "the process in a few lines: control planes, versions, and what was refused and why",
+        &[("format", "File format to use; One of (text, json)")],
+        status::show,
+    ),
 ];
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ mod runtime;
 mod server_info;
 pub mod state;
 mod stats;
+mod status;
 #[cfg(test)]
 mod testing;
 mod traffic;

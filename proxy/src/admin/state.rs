@@ -2,7 +2,7 @@
 //! It must not know how answers are written.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use tidegate_filters::access_log::AccessLog;
@@ -36,6 +36,9 @@ pub trait AdminState: Send + Sync + 'static {
     /// The parts of a configuration dump in Envoy's order, each an object with its `@type` (`envoy.admin.v3.*ConfigDump`)
     /// as `tidegate_xds::to_json` makes it; with endpoints an `EndpointsConfigDump` among them.
     fn config_dump(&self, include_endpoints: bool) -> Vec<Value>;
+
+    /// The resources that were refused and that nothing good has followed.
+    fn rejected(&self) -> Vec<Rejected>;
 
     fn drain_listeners(&self, drain: DrainListeners);
 
@@ -186,6 +189,28 @@ impl LogLevel {
     /// The level of this exact name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|level| level.name() == name)
+    }
+}
+
+/// A resource that was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    pub type_url: &'static str,
+    pub name: Arc<str>,
+    /// Of what was refused; empty where its source names none.
+    pub version: Arc<str>,
+    /// Field and reason.
+    pub reason: String,
+    pub since: SystemTime,
+    pub last_attempt: SystemTime,
+    /// Of what serves on under the name.
+    pub acting_version: Option<Arc<str>>,
+}
+
+impl Rejected {
+    /// The last word of its type.
+    pub fn kind(&self) -> &'static str {
+        self.type_url.rsplit('.').next().unwrap_or_default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A process that only pretends, for the tests of the endpoints. It must not know any endpoint.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use axum::body::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Uri, header};
@@ -159,6 +159,19 @@ impl AdminState for Fake {
             }));
         }
         sections
+    }
+
+    fn rejected(&self) -> Vec<Rejected> {
+        let at = UNIX_EPOCH + Duration::from_secs(7);
+        vec![Rejected {
+            type_url: "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            name: "bad".into(),
+            version: "2".into(),
+            reason: "lb_policy: no".to_owned(),
+            since: at,
+            last_attempt: at,
+            acting_version: Some("1".into()),
+        }]
     }
 
     fn drain_listeners(&self, drain: DrainListeners) {

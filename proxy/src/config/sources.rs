@@ -61,10 +61,12 @@ pub(crate) fn config_source(
     let wait = Wait(Some(timeout).filter(|timeout| !timeout.is_zero()));
     match &source.config_source_specifier {
         Some(Specifier::PathConfigSource(path)) => Ok(ConfigSource::File {
-            path: PathBuf::from(&path.path),
+            path: context.within("path_config_source", |context| existing(&path.path, context))?,
             watched_directory: path.watched_directory.as_ref().map(|directory| PathBuf::from(&directory.path)),
         }),
-        Some(Specifier::Path(path)) => Ok(ConfigSource::File { path: PathBuf::from(path), watched_directory: None }),
+        Some(Specifier::Path(path)) => {
+            Ok(ConfigSource::File { path: existing(path, context)?, watched_directory: None })
+        }
         Some(Specifier::ApiConfigSource(api)) => context.within("api_config_source", |context| {
             use core::api_config_source::ApiType;
             if matches!(api.api_type(), ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc) {
@@ -86,6 +88,16 @@ pub(crate) fn config_source(
         Some(Specifier::Self_(_)) => Err(context.error_at("self", "not supported yet: self")),
         None => Err(context.error("a config source is required")),
     }
+}
+
+/// A file must be there when it is named, as in Envoy: nothing waits for one to appear.
+fn existing(path: &str, context: &CompileContext<'_>) -> Result<PathBuf, FieldError> {
+    let known = PathBuf::from(path);
+    if known.exists() {
+        return Ok(known);
+    }
+    let reason = format!("paths must refer to an existing path in the system: '{path}' does not exist");
+    Err(context.error_at("path", reason))
 }
 
 /// The control plane of an `ApiConfigSource`: `ads_config` (whose version Envoy does not look at), or a source of its own.

@@ -7,7 +7,7 @@ mod resources;
 mod stream;
 mod waits;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -27,36 +27,12 @@ use self::waits::Waits;
 use crate::app::Shared;
 use crate::config::bootstrap::Bootstrap;
 use crate::config::files::UnknownDynamicFields;
-use crate::config::store::Store;
+use crate::config::store::{Kind, Moved, Store};
 use crate::config::unknown_fields::UnknownRule;
 use crate::stats::control_plane::ControlPlaneStats;
 use crate::stats::subscription::Update as Outcome;
 
-/// A type of resources.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Kind {
-    Cluster,
-    Endpoints,
-    Listener,
-    Route,
-}
-
 impl Kind {
-    const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
-
-    fn type_url(self) -> &'static str {
-        match self {
-            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
-            Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
-            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
-            Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
-        }
-    }
-
-    fn of(type_url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
-    }
-
     /// The method of a stream that carries this type alone.
     fn method(self, delta: bool) -> PathAndQuery {
         PathAndQuery::from_static(match (self, delta) {
@@ -275,28 +251,46 @@ impl Discovery {
         }
     }
 
-    /// What is asked for by name: all names of a stream at once, each with its own time.
+    /// What is asked for by name: what moved of it, all names of a stream at once, each with its own time.
     fn sync_named(&mut self, kind: Kind, store: &mut Store) {
-        let needed = if kind == Kind::Route { store.needed_routes() } else { store.needed_assignments() };
-        let names: BTreeSet<&str> = needed.iter().map(|(name, _)| name.as_str()).collect();
-        let again = if kind == Kind::Endpoints { store.take_warming_again() } else { BTreeSet::new() };
-        self.waits.forget(kind, |name| names.contains(name) && !again.contains(name));
-        self.subscriptions.forget(kind, |name| names.contains(name));
-        let mut groups: BTreeMap<usize, BTreeSet<String>> = BTreeMap::new();
-        for (name, source) in needed {
-            if let Some((place, wait)) = self.place_of(kind, &source) {
-                if self.waits.begin(kind, &name, wait, Instant::now()) {
-                    self.subscriptions.begin(kind, &name, store);
+        let moved = store.take_moved(kind);
+        if moved.is_empty() {
+            return;
+        }
+        let mut again: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+        let mut changed: BTreeMap<usize, Interest> = BTreeMap::new();
+        for Moved { name, source, again: begins_anew } in moved {
+            let place = source.as_ref().and_then(|source| self.place_of(kind, source));
+            if begins_anew || place.is_none() {
+                self.waits.forget(kind, &name);
+            }
+            match place {
+                None => self.subscriptions.forget(kind, &name),
+                Some((_, wait)) => {
+                    if self.waits.begin(kind, &name, wait, Instant::now()) {
+                        self.subscriptions.begin(kind, &name, store);
+                    }
                 }
-                groups.entry(place).or_default().insert(name);
+            }
+            let place = place.map(|(place, _)| place);
+            for (at, stream) in self.streams.iter().enumerate() {
+                let asks = stream.asks(kind, &name);
+                if asks && begins_anew && place == Some(at) {
+                    again.entry(at).or_default().push(name.to_string());
+                }
+                if asks == (place == Some(at)) {
+                    continue;
+                }
+                let interest = changed.entry(at).or_insert_with(|| stream.interest(kind));
+                // What nobody needs any more is let go.
+                if asks { interest.remove(&name) } else { interest.insert(&name) }
             }
         }
-        for place in 0..self.streams.len() {
-            let names = groups.remove(&place).unwrap_or_default();
-            let again: Vec<&String> = names.intersection(&again).collect();
-            self.streams[place].ask_again(kind, &again);
-            // What nobody needs any more is let go.
-            self.streams[place].ask(kind, Interest::names(names));
+        for (at, stream) in self.streams.iter_mut().enumerate() {
+            stream.ask_again(kind, again.get(&at).map_or(&[], Vec::as_slice));
+            if let Some(interest) = changed.remove(&at) {
+                stream.ask(kind, interest);
+            }
         }
     }
 
@@ -367,11 +361,19 @@ impl Stream {
     }
 
     /// Asks once more for names that were asked for before: whoever needs them begins anew.
-    fn ask_again(&mut self, kind: Kind, names: &[&String]) {
-        let Some(asked) = self.asked.get(&kind) else { return };
-        let known: Vec<&String> = names.iter().copied().filter(|name| asked.names_asked().contains(*name)).collect();
-        if !known.is_empty() {
-            self.mux.ask_again(kind.type_url(), asked, &known);
+    fn ask_again(&mut self, kind: Kind, names: &[String]) {
+        if !names.is_empty()
+            && let Some(asked) = self.asked.get(&kind)
+        {
+            self.mux.ask_again(kind.type_url(), asked, names);
         }
+    }
+
+    fn asks(&self, kind: Kind, name: &str) -> bool {
+        self.asked.get(&kind).is_some_and(|asked| asked.names_asked().contains(name))
+    }
+
+    fn interest(&self, kind: Kind) -> Interest {
+        self.asked.get(&kind).cloned().unwrap_or_default()
     }
 }

@@ -35,7 +35,7 @@ impl Mux {
     }
 
     /// The interest is the same, and some of it is asked for once more.
-    pub(super) fn ask_again(&mut self, type_url: &str, interest: &Interest, names: &[&String]) {
+    pub(super) fn ask_again(&mut self, type_url: &str, interest: &Interest, names: &[String]) {
         match self {
             Self::Sotw(sotw, _) => sotw.ask(type_url, interest.clone()),
             Self::Delta(delta, _) => delta.ask_again(type_url, names),

@@ -2,10 +2,11 @@
 //! read rejects the whole response; one that cannot act is rejected alone, and the others act.
 //! It must not know how the answer travels.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use prost::{Message, Name};
 use tidegate_control::client::{Handler, Interest, Resource, Update};
 use tidegate_stats::Scope;
@@ -16,9 +17,8 @@ use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath};
 
-use super::Kind;
 use super::waits::Waits;
-use crate::config::store::{Placed, Store};
+use crate::config::store::{Absent, Kind, Placed, Store, Text};
 use crate::config::unknown_fields::UnknownRule;
 use crate::stats::subscription::{Subscription, Update as Outcome};
 
@@ -27,7 +27,7 @@ pub(super) struct Subscriptions {
     root: Scope,
     clusters: Option<Subscription>,
     listeners: Option<Subscription>,
-    routes: BTreeMap<String, Subscription>,
+    routes: HashMap<Arc<str>, Subscription>,
     cluster_names: BTreeSet<Arc<str>>,
     listener_names: BTreeSet<Arc<str>>,
 }
@@ -38,7 +38,7 @@ impl Subscriptions {
             root: root.clone(),
             clusters: None,
             listeners: None,
-            routes: BTreeMap::new(),
+            routes: HashMap::new(),
             cluster_names: BTreeSet::new(),
             listener_names: BTreeSet::new(),
         }
@@ -52,12 +52,15 @@ impl Subscriptions {
             }
             Kind::Listener => self.listeners = Some(Subscription::new(&self.root.scope("listener_manager.lds."))),
             Kind::Route => {
-                if let Some(wanted) = store.wanted_routes.get(name) {
+                if let Some(wanted) = store.route_needs.subscription(name) {
                     let scope = self.root.scope(&wanted.stats_prefix).scope(&format!("rds.{name}."));
-                    self.routes.insert(name.to_owned(), Subscription::with_empties(&scope));
+                    self.routes.insert(name.into(), Subscription::with_empties(&scope));
                 }
             }
             Kind::Endpoints => store.asked_assignment(name),
+        }
+        if !name.is_empty() {
+            store.ledger().asks(kind, name);
         }
         if let Some(stats) = self.of(kind, name) {
             stats.asked();
@@ -78,7 +81,7 @@ impl Subscriptions {
             store.count_assignment(name, outcome, now);
         } else if let Some(stats) = self.of(kind, name) {
             stats.count(outcome, now);
-            if matches!(outcome, Outcome::Success(_)) {
+            if kind != Kind::Route && matches!(outcome, Outcome::Success(_)) {
                 stats.reloaded(now);
             }
         }
@@ -96,9 +99,9 @@ impl Subscriptions {
     }
 
     /// What nobody asks for any more is not counted any more.
-    pub(super) fn forget(&mut self, kind: Kind, is_needed: impl Fn(&str) -> bool) {
+    pub(super) fn forget(&mut self, kind: Kind, name: &str) {
         if kind == Kind::Route {
-            self.routes.retain(|name, _| is_needed(name));
+            self.routes.remove(name);
         }
     }
 
@@ -109,6 +112,7 @@ impl Subscriptions {
             Some(stats) => stats.fetch_timed_out(),
             None => store.assignment_timed_out(name),
         }
+        store.ledger().lacks(kind, name, Absent::TimedOut);
         match kind {
             Kind::Endpoints => store.go_on_without_assignment(name),
             Kind::Route => store.go_on_without_routes(name),
@@ -169,33 +173,65 @@ struct Read<M> {
 }
 
 impl Apply<'_> {
+    /// Reads what is `new`; the rest acts already.
+    ///
     /// # Errors
     /// A resource that cannot be read, or breaks the schema's rules: nothing of the response acts.
-    fn read<M: Message + Name + Default>(&self, update: &Update) -> Result<Read<M>, String> {
-        let mut read = Read { placed: Vec::with_capacity(update.resources.len()), wrong: Vec::new() };
-        for Resource { name, body, .. } in &update.resources {
-            let Some(body) = body else { continue };
-            let message = tidegate_xds::load_any::<M>(body).map_err(|errors| joined(name, &errors))?;
-            let audit = tidegate_xds::audit(&M::full_name(), &body.value, self.store.registry().coverage());
-            if self.unknown.rejects() && !audit.unknown.is_empty() {
-                return Err(joined(name, &audit.unknown));
-            }
-            self.unknown.note(name, &audit.unknown);
-            if audit.unsupported.is_empty() {
-                read.placed.push(Placed { resource: message, path: FieldPath::root() });
-            } else {
-                read.wrong.extend(audit.unsupported.into_iter().map(|error| error.in_resource(name)));
+    fn read<M: Message + Name + Default>(
+        &self,
+        kind: Kind,
+        update: &Update,
+        is_new: impl Fn(&str, &[u8]) -> bool,
+    ) -> Result<Read<M>, String> {
+        let mut read = Read { placed: Vec::new(), wrong: Vec::new() };
+        let version: Arc<str> = update.version.as_str().into();
+        let mut unreadable = None;
+        for Resource { name, body, version: own, .. } in &update.resources {
+            let Some(body) = body.as_ref().filter(|body| is_new(name, &body.value)) else { continue };
+            let version = if own.is_empty() || *own == *version { Arc::clone(&version) } else { own.as_str().into() };
+            let bytes = Bytes::copy_from_slice(&body.value);
+            let text = Text { bytes: bytes.clone(), version: Arc::clone(&version), at: SystemTime::now() };
+            match self.read_one::<M>(name, body) {
+                Ok(Ok(message)) => read.placed.push(Placed::on_the_wire(message, FieldPath::root(), bytes, &version)),
+                Ok(Err(unsupported)) => {
+                    self.store.ledger().refuses(kind, name, text, joined("", &unsupported));
+                    read.wrong.extend(unsupported.into_iter().map(|error| error.in_resource(name)));
+                }
+                Err(errors) => {
+                    self.store.ledger().refuses(kind, name, text, joined("", &errors));
+                    unreadable = unreadable.or(Some(joined(name, &errors)));
+                }
             }
         }
-        Ok(read)
+        match unreadable {
+            None => Ok(read),
+            Some(reason) => Err(reason),
+        }
+    }
+
+    /// The message, or what of it is not supported.
+    ///
+    /// # Errors
+    /// What cannot be read.
+    fn read_one<M: Message + Name + Default>(
+        &self,
+        name: &str,
+        body: &Any,
+    ) -> Result<Result<M, Vec<FieldError>>, Vec<FieldError>> {
+        let message = tidegate_xds::load_any::<M>(body)?;
+        let audit = tidegate_xds::audit(&M::full_name(), &body.value, self.store.registry().coverage());
+        if self.unknown.rejects() && !audit.unknown.is_empty() {
+            return Err(audit.unknown);
+        }
+        self.unknown.note(name, &audit.unknown);
+        Ok(if audit.unsupported.is_empty() { Ok(message) } else { Err(audit.unsupported) })
     }
 
     fn clusters(&mut self, update: &Update) -> Result<(), String> {
         // A rejected answer is an answer: what waited for it goes on, as in Envoy.
         self.waits.came(Kind::Cluster, "");
-        let Read { mut placed, mut wrong } = self.read_or_count::<ClusterProto>(Kind::Cluster, update)?;
-        placed.retain(|cluster| !self.store.is_static_cluster(&cluster.resource.name));
-        let names = names(update, |name| !self.store.is_static_cluster(name));
+        let Read { placed, mut wrong } = self.read_own::<ClusterProto>(Kind::Cluster, update)?;
+        let names = self.names(Kind::Cluster, update);
         wrong.extend(self.store.update_clusters(placed));
         let gone = replace(&mut self.subscriptions.cluster_names, names, update);
         self.store.remove_clusters(&gone);
@@ -204,9 +240,8 @@ impl Apply<'_> {
 
     fn listeners(&mut self, update: &Update) -> Result<(), String> {
         self.waits.came(Kind::Listener, "");
-        let Read { mut placed, mut wrong } = self.read_or_count::<ListenerProto>(Kind::Listener, update)?;
-        placed.retain(|listener| !self.store.is_static_listener(&listener.resource.name));
-        let names = names(update, |name| !self.store.is_static_listener(name));
+        let Read { placed, mut wrong } = self.read_own::<ListenerProto>(Kind::Listener, update)?;
+        let names = self.names(Kind::Listener, update);
         // What is gone goes first: its address may be another's now.
         let gone = replace(&mut self.subscriptions.listener_names, names, update);
         self.store.remove_listeners(&gone);
@@ -214,19 +249,45 @@ impl Apply<'_> {
         self.finish(Kind::Listener, "listener", update, &wrong)
     }
 
-    fn read_or_count<M: Message + Name + Default>(&self, kind: Kind, update: &Update) -> Result<Read<M>, String> {
-        self.read(update).inspect_err(|_| self.count(kind, &Outcome::Rejected, SystemTime::now()))
+    /// Reads what is the control plane's to say and not as it was.
+    fn read_own<M: Message + Name + Default>(&self, kind: Kind, update: &Update) -> Result<Read<M>, String> {
+        let ledger = self.store.ledger();
+        if update.whole {
+            let names: HashSet<&str> = update.resources.iter().map(|resource| resource.name.as_str()).collect();
+            ledger.forget_refused(kind, |name| names.contains(name));
+        }
+        let is_new = |name: &str, bytes: &[u8]| {
+            if ledger.is_static(kind, name) {
+                return false;
+            }
+            let same = ledger.is_latest(kind, name, bytes);
+            if same {
+                ledger.is_good(kind, name);
+            }
+            !same
+        };
+        self.read(kind, update, is_new).inspect_err(|_| self.count(kind, &Outcome::Rejected, SystemTime::now()))
+    }
+
+    /// The names in an update that are the control plane's to say.
+    fn names(&self, kind: Kind, update: &Update) -> BTreeSet<Arc<str>> {
+        let names = update.resources.iter().map(|resource| resource.name.as_str());
+        names.filter(|name| !self.store.ledger().is_static(kind, name)).map(Into::into).collect()
     }
 
     fn endpoints(&mut self, update: &Update) -> Result<(), String> {
         for name in &update.removed {
             // There is none: whoever waits for it goes on.
             self.waits.came(Kind::Endpoints, name);
+            self.store.ledger().lacks(Kind::Endpoints, name, Absent::Missing);
             self.store.missing_assignment(name);
         }
-        let outcome = self.read::<ClusterLoadAssignment>(update).and_then(|Read { mut placed, mut wrong }| {
-            // What nobody asked for is not kept.
-            placed.retain(|assignment| self.store.wanted_assignments.contains_key(&assignment.resource.cluster_name));
+        // What nobody asked for is not kept.
+        let is_new =
+            |name: &str, bytes: &[u8]| self.store.services.is_needed(name) && !self.store.keeps_assignment(name, bytes);
+        let outcome = self.read::<ClusterLoadAssignment>(Kind::Endpoints, update, is_new);
+        let outcome = outcome.and_then(|Read { mut placed, mut wrong }| {
+            placed.retain(|assignment| self.store.services.is_needed(&assignment.resource.cluster_name));
             wrong.extend(self.store.update_assignments(placed));
             if wrong.is_empty() { Ok(()) } else { Err(joined("", &wrong)) }
         });
@@ -243,12 +304,26 @@ impl Apply<'_> {
     }
 
     fn routes(&mut self, update: &Update) -> Result<(), String> {
-        let outcome = self.read::<RouteConfiguration>(update).and_then(|Read { mut placed, mut wrong }| {
-            placed.retain(|routes| self.store.wanted_routes.contains_key(&routes.resource.name));
+        for name in &update.removed {
+            self.store.ledger().lacks(Kind::Route, name, Absent::Missing);
+        }
+        let is_new =
+            |name: &str, bytes: &[u8]| self.store.route_needs.is_needed(name) && !self.store.keeps_routes(name, bytes);
+        let outcome = self.read::<RouteConfiguration>(Kind::Route, update, is_new);
+        let outcome = outcome.and_then(|Read { mut placed, mut wrong }| {
+            placed.retain(|routes| self.store.route_needs.is_needed(&routes.resource.name));
+            let changed: Vec<String> = placed.iter().map(|routes| routes.resource.name.clone()).collect();
             wrong.extend(self.store.update_routes(placed));
-            if wrong.is_empty() { Ok(()) } else { Err(joined("", &wrong)) }
+            if wrong.is_empty() { Ok(changed) } else { Err(joined("", &wrong)) }
         });
-        let (counted, now) = (counted(&outcome, update), SystemTime::now());
+        let now = SystemTime::now();
+        for name in outcome.iter().flatten() {
+            if let Some(stats) = self.subscriptions.of(Kind::Route, name) {
+                stats.reloaded(now);
+            }
+        }
+        let outcome = outcome.map(drop);
+        let counted = counted(&outcome, update);
         for Resource { name, .. } in &update.resources {
             self.subscriptions.count(Kind::Route, name, &counted, self.store, now);
             self.waits.came(Kind::Route, name);
@@ -272,12 +347,6 @@ impl Apply<'_> {
         self.count(kind, &Outcome::Rejected, now);
         Err(format!("Error adding/updating {word}(s) {}", joined("", wrong)))
     }
-}
-
-/// The names in an update that are the control plane's to say.
-fn names(update: &Update, is_its_own: impl Fn(&str) -> bool) -> BTreeSet<Arc<str>> {
-    let names = update.resources.iter().map(|resource| resource.name.as_str());
-    names.filter(|name| is_its_own(name)).map(Into::into).collect()
 }
 
 /// Takes the names of an update among those that are known, and returns those that it takes away: never one that did not

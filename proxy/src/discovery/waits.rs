@@ -1,15 +1,20 @@
 //! How long what was asked for is waited for (`initial_fetch_timeout`). It must not know what happens then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate_filters::context::Wait;
 
 use super::Kind;
 
-/// Everything that was ever asked for.
+/// Everything that is asked for.
 #[derive(Debug, Default)]
-pub(super) struct Waits(BTreeMap<(Kind, String), State>);
+pub(super) struct Waits {
+    states: HashMap<(Kind, Arc<str>), State>,
+    /// What is waited for until then.
+    due: BTreeSet<(Instant, Kind, Arc<str>)>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -22,43 +27,49 @@ enum State {
 impl Waits {
     /// It is asked for; false where it was before.
     pub(super) fn begin(&mut self, kind: Kind, name: &str, wait: Wait, now: Instant) -> bool {
-        let key = (kind, name.to_owned());
-        if self.0.contains_key(&key) {
+        let key = (kind, Arc::from(name));
+        if self.states.contains_key(&key) {
             return false;
         }
-        self.0.insert(key, State::Until(wait.0.and_then(|wait| now.checked_add(wait))));
+        let until = wait.0.and_then(|wait| now.checked_add(wait));
+        self.due.extend(until.map(|at| (at, kind, Arc::clone(&key.1))));
+        self.states.insert(key, State::Until(until));
         true
     }
 
     /// It came, or was rejected.
     pub(super) fn came(&mut self, kind: Kind, name: &str) {
-        if let Some(state) = self.0.get_mut(&(kind, name.to_owned())) {
-            *state = State::Over;
+        if let Some(state) = self.states.get_mut(&(kind, name.into()))
+            && let State::Until(Some(at)) = std::mem::replace(state, State::Over)
+        {
+            self.due.remove(&(at, kind, name.into()));
         }
     }
 
-    /// What nobody asks for any more is forgotten: asked for again, it is waited for again.
-    pub(super) fn forget(&mut self, kind: Kind, is_needed: impl Fn(&str) -> bool) {
-        self.0.retain(|(one, name), _| *one != kind || is_needed(name));
+    /// Nobody asks for it any more: asked for again, it is waited for again.
+    pub(super) fn forget(&mut self, kind: Kind, name: &str) {
+        self.came(kind, name);
+        self.states.remove(&(kind, name.into()));
     }
 
     pub(super) fn is_over(&self, kind: Kind, name: &str) -> bool {
-        self.0.get(&(kind, name.to_owned())) == Some(&State::Over)
+        self.states.get(&(kind, name.into())) == Some(&State::Over)
     }
 
     pub(super) fn next(&self) -> Option<Instant> {
-        self.0.values().filter_map(|state| if let State::Until(at) = state { *at } else { None }).min()
+        self.due.first().map(|(at, ..)| *at)
     }
 
     /// Takes out what was waited for long enough.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<(Kind, String)> {
-        let due = |state: &State| matches!(state, State::Until(Some(at)) if *at <= now);
-        let late = self.0.iter_mut().filter(|(_, state)| due(state));
-        late.map(|(key, state)| {
-            *state = State::Over;
-            key.clone()
-        })
-        .collect()
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<(Kind, Arc<str>)> {
+        let mut late = Vec::new();
+        while self.next().is_some_and(|at| at <= now)
+            && let Some((_, kind, name)) = self.due.pop_first()
+        {
+            self.states.insert((kind, Arc::clone(&name)), State::Over);
+            late.push((kind, name));
+        }
+        late
     }
 }
 
@@ -78,10 +89,10 @@ mod tests {
         waits.came(Kind::Route, "a");
         assert_eq!(waits.next(), Some(now + second));
         assert!(waits.overdue(now).is_empty());
-        assert_eq!(waits.overdue(now + second), [(Kind::Route, "b".to_owned())]);
+        assert_eq!(waits.overdue(now + second), [(Kind::Route, Arc::from("b"))]);
         assert!(waits.is_over(Kind::Route, "b") && !waits.is_over(Kind::Cluster, ""));
         assert_eq!(waits.next(), None);
-        waits.forget(Kind::Route, |name| name == "a");
+        waits.forget(Kind::Route, "b");
         assert!(!waits.begin(Kind::Route, "a", wait, now) && waits.begin(Kind::Route, "b", wait, now));
     }
 }

@@ -39,7 +39,11 @@ fn routes(cluster: &str) -> String {
 
 /// Serves `up` from a control plane that speaks state of the world.
 fn serving(control: &ControlPlane, upstream: &Upstream, port: u16) -> Gateway {
-    let mut gateway = Gateway::spawn(&control.bootstrap("GRPC"), &[]);
+    serving_from(control, &control.bootstrap("GRPC"), upstream, port)
+}
+
+fn serving_from(control: &ControlPlane, bootstrap: &str, upstream: &Upstream, port: u16) -> Gateway {
+    let mut gateway = Gateway::spawn(bootstrap, &[]);
     assert_eq!(control.asked(), "connected");
     let first = control.next();
     assert!(matches!(&first, Asked::Sotw(asked) if asked.node.as_ref().is_some_and(|node| node.id == "node")));
@@ -376,4 +380,44 @@ fn names_with_times_of_their_own_are_asked_for_together_and_once() {
             );
         }
     }
+}
+
+/// The admin interface says which version acts, what was refused and why, and what warms; so does `tidegate status`.
+#[test]
+fn what_became_of_each_resource_is_shown() {
+    let upstream = Upstream::text("hello");
+    let (control, port, admin) = (ControlPlane::start(), free_port(), free_port());
+    let bootstrap = control.bootstrap("GRPC").replace(
+        "static_resources:",
+        &format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\nstatic_resources:"),
+    );
+    let _gateway = serving_from(&control, &bootstrap, &upstream, port);
+    let bad = cluster("up").replace("type: EDS", "type: EDS, lb_policy: CLUSTER_PROVIDED");
+    control.answer("2", "e", &[bad, cluster("more")]);
+    assert_eq!(control.asked(), "ClusterLoadAssignment v1 nb [more,up]");
+    let mut client = Client::new(admin);
+    let mut dump = |resource: &str| -> serde_json::Value {
+        serde_json::from_str(&client.get(&format!("/config_dump?resource={resource}")).text()).unwrap()
+    };
+    let clusters = &dump("dynamic_active_clusters")["configs"][0];
+    assert_eq!((&clusters["version_info"], &clusters["client_status"]), (&"1".into(), &"NACKED".into()));
+    assert_eq!(clusters["error_state"]["version_info"], "2");
+    assert_eq!(clusters["error_state"]["failed_configuration"]["lb_policy"], "CLUSTER_PROVIDED");
+    assert!(clusters["error_state"]["details"].as_str().unwrap().starts_with("lb_policy"), "{clusters}");
+    let warming = &dump("dynamic_warming_clusters")["configs"][0];
+    assert_eq!((&warming["cluster"]["name"], &warming["version_info"]), (&"more".into(), &"2".into()));
+    let listener = &dump("dynamic_listeners")["configs"][0];
+    assert_eq!((&listener["active_state"]["version_info"], &listener["client_status"]), (&"1".into(), &"ACKED".into()));
+    let program = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let told = { program }.args(["status", "--admin", &format!("127.0.0.1:{admin}")]).output().unwrap();
+    let told = String::from_utf8(told.stdout).unwrap();
+    for line in [
+        "state           LIVE, up ",
+        "control plane   ads connected",
+        "rejected        1\n  Cluster 'up' version 2, since ",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
+    control.answer("3", "f", &[cluster("up")]);
+    eventually("nothing wrong any more", || client.get("/status").text().contains("rejected        0\n"));
 }

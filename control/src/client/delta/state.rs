@@ -68,9 +68,9 @@ impl State {
         removed.into_iter().for_each(|name| self.remove(name));
     }
 
-    pub(super) fn ask_again(&mut self, names: &[&String]) {
+    pub(super) fn ask_again(&mut self, names: &[String]) {
         let asked = names.iter().filter(|name| self.asked.contains_key(name.as_str()));
-        self.to_subscribe.extend(asked.map(|name| (*name).clone()));
+        self.to_subscribe.extend(asked.cloned());
     }
 
     fn add(&mut self, name: String) {

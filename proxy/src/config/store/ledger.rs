@@ -1,0 +1,271 @@
+//! What became of every resource: which text acts, which one warms, which one was refused and why; for whoever shows it.
+//! It must not know what a resource means.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message as _;
+use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+
+/// A type of resources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Kind {
+    Cluster,
+    Endpoints,
+    Listener,
+    Route,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+
+    pub(crate) fn type_url(self) -> &'static str {
+        match self {
+            Self::Cluster => "type.googleapis.com/envoy.config.cluster.v3.Cluster",
+            Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
+            Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
+            Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+        }
+    }
+
+    pub(crate) fn message(self) -> &'static str {
+        let url = self.type_url();
+        url.rsplit_once('/').map_or(url, |(_, name)| name)
+    }
+
+    pub(crate) fn of(type_url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == type_url)
+    }
+}
+
+/// One text of a resource.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Text {
+    /// On the wire.
+    pub bytes: Bytes,
+    /// As its source names it; empty where it does not.
+    pub version: Arc<str>,
+    /// When it was taken.
+    pub at: SystemTime,
+}
+
+/// Why a resource was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// What was refused.
+    pub text: Text,
+    /// Field and reason.
+    pub reason: String,
+    /// Since when nothing good has come.
+    pub since: SystemTime,
+}
+
+/// Why there is nothing under a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Absent {
+    /// It has not come yet.
+    #[default]
+    Requested,
+    /// Its source says that there is none.
+    Missing,
+    /// It was waited for long enough.
+    TimedOut,
+}
+
+/// What is known of one resource.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Entry {
+    /// It is the bootstrap's.
+    pub is_static: bool,
+    pub absent: Absent,
+    pub acting: Option<Text>,
+    pub warming: Option<Box<Text>>,
+    pub refused: Option<Box<Refused>>,
+}
+
+impl Entry {
+    /// What came last of what was taken.
+    fn latest(&self) -> Option<&Text> {
+        self.warming.as_deref().or(self.acting.as_ref())
+    }
+}
+
+/// At most so many refused resources are kept: names are the control plane's to choose.
+const MOST_REFUSED: usize = 10_000;
+
+/// Every resource of a process.
+#[derive(Default)]
+pub(crate) struct Ledger(Mutex<Entries>);
+
+type Entries = BTreeMap<(Kind, Arc<str>), Entry>;
+
+impl Ledger {
+    /// Whether this is what was taken last under the name.
+    pub(crate) fn is_latest(&self, kind: Kind, name: &str, bytes: &[u8]) -> bool {
+        self.look(kind, name, |entry| entry.latest().is_some_and(|text| text.bytes == bytes)).unwrap_or(false)
+    }
+
+    /// Whether anything was taken under the name.
+    pub(crate) fn has(&self, kind: Kind, name: &str) -> bool {
+        self.look(kind, name, |entry| entry.latest().is_some()).unwrap_or(false)
+    }
+
+    pub(crate) fn is_static(&self, kind: Kind, name: &str) -> bool {
+        self.look(kind, name, |entry| entry.is_static).unwrap_or(false)
+    }
+
+    /// What acts under the name, on the wire.
+    pub(crate) fn acting(&self, kind: Kind, name: &str) -> Option<Bytes> {
+        self.look(kind, name, |entry| entry.acting.as_ref().map(|text| text.bytes.clone())).flatten()
+    }
+
+    fn look<T>(&self, kind: Kind, name: &str, look: impl FnOnce(&Entry) -> T) -> Option<T> {
+        self.0.lock().get(&(kind, name.into())).map(look)
+    }
+
+    /// It was taken, and acts once it is warm.
+    pub(crate) fn takes(&self, kind: Kind, name: &str, text: Text, is_static: bool) {
+        let mut entries = self.0.lock();
+        let entry = entries.entry((kind, name.into())).or_default();
+        entry.is_static = is_static;
+        entry.refused = None;
+        entry.warming = Some(Box::new(text));
+    }
+
+    /// What was taken last acts from now on.
+    pub(crate) fn acts(&self, kind: Kind, name: &str) {
+        if let Some(entry) = self.0.lock().get_mut(&(kind, name.into()))
+            && let Some(text) = entry.warming.take()
+        {
+            entry.acting = Some(*text);
+        }
+    }
+
+    /// It is asked for.
+    pub(crate) fn asks(&self, kind: Kind, name: &str) {
+        self.0.lock().entry((kind, name.into())).or_default().absent = Absent::Requested;
+    }
+
+    /// It did not come; what acts acts on.
+    pub(crate) fn lacks(&self, kind: Kind, name: &str, absent: Absent) {
+        if let Some(entry) = self.0.lock().get_mut(&(kind, name.into())) {
+            entry.absent = absent;
+        }
+    }
+
+    /// The same came again, and nothing is wrong with it.
+    pub(crate) fn is_good(&self, kind: Kind, name: &str) {
+        if let Some(entry) = self.0.lock().get_mut(&(kind, name.into())) {
+            entry.refused = None;
+        }
+    }
+
+    /// It was refused; what acted before acts on.
+    pub(crate) fn refuses(&self, kind: Kind, name: &str, text: Text, reason: String) {
+        let mut entries = self.0.lock();
+        let key = (kind, name.into());
+        if !entries.contains_key(&key)
+            && entries.values().filter(|entry| entry.refused.is_some()).count() >= MOST_REFUSED
+        {
+            return;
+        }
+        let entry = entries.entry(key).or_default();
+        let since = entry.refused.as_ref().map_or(text.at, |before| before.since);
+        entry.refused = Some(Box::new(Refused { text, reason, since }));
+    }
+
+    /// It is gone.
+    pub(crate) fn remove(&self, kind: Kind, name: &str) {
+        self.0.lock().remove(&(kind, name.into()));
+    }
+
+    /// Forgets refused resources that never acted and that their source no longer names.
+    pub(crate) fn forget_refused(&self, kind: Kind, is_named: impl Fn(&str) -> bool) {
+        let is_over = |one: Kind, name: &str, entry: &Entry| {
+            one == kind && entry.refused.is_some() && entry.latest().is_none() && !is_named(name)
+        };
+        self.0.lock().retain(|(one, name), entry| !is_over(*one, name, entry));
+    }
+
+    /// The route configurations that stand in a listener, in place of those that stood there before.
+    pub(crate) fn inline_routes(&self, listener: &str, routes: &[RouteConfiguration]) {
+        let mut entries = self.0.lock();
+        let name = |index: usize| (Kind::Route, Arc::from(format!("{listener}/{index}")));
+        let at = SystemTime::now();
+        for (index, routes) in routes.iter().enumerate() {
+            let text = Text { bytes: routes.encode_to_vec().into(), version: "".into(), at };
+            entries.insert(name(index), Entry { is_static: true, acting: Some(text), ..Entry::default() });
+        }
+        for index in routes.len().. {
+            if entries.remove(&name(index)).is_none() {
+                break;
+            }
+        }
+    }
+
+    /// All of a kind, by name.
+    pub(crate) fn of_kind(&self, kind: Kind) -> Vec<(Arc<str>, Entry)> {
+        let entries = self.0.lock();
+        let all = entries.range((kind, "".into())..).take_while(|((one, _), _)| *one == kind);
+        all.map(|((_, name), entry)| (Arc::clone(name), entry.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    fn text(bytes: &'static str, second: u64) -> Text {
+        Text {
+            bytes: Bytes::from_static(bytes.as_bytes()),
+            version: second.to_string().into(),
+            at: UNIX_EPOCH + Duration::from_secs(second),
+        }
+    }
+
+    #[test]
+    fn what_is_refused_leaves_what_acts_until_something_good_comes() {
+        let ledger = Ledger::default();
+        ledger.takes(Kind::Cluster, "a", text("one", 1), false);
+        assert!(ledger.is_latest(Kind::Cluster, "a", b"one") && ledger.acting(Kind::Cluster, "a").is_none());
+        ledger.acts(Kind::Cluster, "a");
+        ledger.refuses(Kind::Cluster, "a", text("two", 2), "bad".to_owned());
+        ledger.refuses(Kind::Cluster, "a", text("three", 3), "worse".to_owned());
+        let entry = ledger.of_kind(Kind::Cluster).remove(0).1;
+        assert_eq!(entry.acting.unwrap().bytes, "one");
+        let refused = entry.refused.unwrap();
+        assert_eq!((&*refused.reason, &*refused.text.version), ("worse", "3"));
+        assert_eq!(refused.since, UNIX_EPOCH + Duration::from_secs(2));
+        ledger.is_good(Kind::Cluster, "a");
+        assert!(ledger.of_kind(Kind::Cluster)[0].1.refused.is_none());
+        assert!(ledger.of_kind(Kind::Listener).is_empty());
+    }
+
+    #[test]
+    fn refused_ones_that_nobody_names_are_forgotten() {
+        let ledger = Ledger::default();
+        for name in ["a", "b"] {
+            ledger.refuses(Kind::Route, name, text("x", 1), "bad".to_owned());
+        }
+        assert!(!ledger.has(Kind::Route, "a"));
+        ledger.forget_refused(Kind::Route, |name| name == "b");
+        let left: Vec<_> = ledger.of_kind(Kind::Route).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(left, [Arc::from("b")]);
+    }
+
+    #[test]
+    fn inline_routes_replace_those_before() {
+        let ledger = Ledger::default();
+        let routes = |count| vec![RouteConfiguration::default(); count];
+        ledger.inline_routes("a", &routes(2));
+        ledger.inline_routes("b", &routes(1));
+        ledger.inline_routes("a", &routes(1));
+        let names: Vec<_> = ledger.of_kind(Kind::Route).into_iter().map(|(name, _)| name.to_string()).collect();
+        assert_eq!(names, ["a/0", "b/0"]);
+    }
+}

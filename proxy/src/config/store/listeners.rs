@@ -1,0 +1,141 @@
+//! Listeners: taken, warmed, published.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tidegate_filters::context::Needs;
+use tidegate_xds::FieldError;
+use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
+
+use super::{Kind, Placed, Store, Warming};
+use crate::config::{inline_routes, listener};
+use crate::listener::{ListenAddress, Listener};
+
+impl Store {
+    /// Adds or changes listeners.
+    pub(crate) fn update_listeners(&mut self, listeners: Vec<Placed<ListenerProto>>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut ready = Vec::new();
+        for placed in listeners {
+            let given = placed.resource.name.clone();
+            if !given.is_empty() && self.ledger.is_latest(Kind::Listener, &given, &placed.text.bytes) {
+                self.ledger.is_good(Kind::Listener, &given);
+                continue;
+            }
+            match self.compile_listener(&placed, &ready) {
+                Ok(warming) => ready.extend(self.take_listener(warming, placed)),
+                Err(error) => {
+                    self.refuse(Kind::Listener, &given, placed, &error);
+                    errors.push(error);
+                }
+            }
+        }
+        self.publish_listeners(ready);
+        errors
+    }
+
+    fn compile_listener(
+        &mut self,
+        placed: &Placed<ListenerProto>,
+        ready: &[Arc<Listener>],
+    ) -> Result<Warming<Listener>, FieldError> {
+        let Placed { resource, path, .. } = placed;
+        let mut needs = Needs::default();
+        let previous = self.shared.snapshot().listeners.get(resource.name.as_str()).cloned();
+        let mut compiled = {
+            let shown = if resource.name.is_empty() { "(unnamed)" } else { &resource.name };
+            let mut context = self.compiler.context(shown, path.clone(), &mut needs);
+            listener::compile(&self.compiler, resource, previous.as_deref(), &mut context)?
+        };
+        if let Some(cluster) = needs.clusters.iter().find(|name| !self.ledger.has(Kind::Cluster, name)) {
+            let reason = format!("route: unknown cluster '{cluster}'");
+            return Err(FieldError::new(path.clone(), reason).in_resource(&resource.name));
+        }
+        if let Some(address) = self.duplicate_address(&compiled, ready) {
+            let name = &compiled.name;
+            let reason = format!("listener '{name}' has duplicate address '{address}' as existing listener");
+            return Err(FieldError::new(path.clone().field("address"), reason).in_resource(&resource.name));
+        }
+        if compiled.position == 0 {
+            self.last_position += 1;
+            compiled.position = self.last_position;
+        }
+        Ok(Warming { compiled: Arc::new(compiled), needs })
+    }
+
+    /// The listener itself when it need not wait.
+    fn take_listener(&mut self, warming: Warming<Listener>, placed: Placed<ListenerProto>) -> Option<Arc<Listener>> {
+        let name = Arc::clone(&warming.compiled.name);
+        self.ledger.takes(Kind::Listener, &name, placed.text, !self.started);
+        self.ledger.inline_routes(&name, &inline_routes::of(&placed.resource));
+        self.set_route_needs(&name, &warming.needs);
+        self.warming_listeners.remove(&name);
+        if self.has_routes(&warming.needs) {
+            return Some(warming.compiled);
+        }
+        self.warming_listeners.insert(name, warming);
+        None
+    }
+
+    /// An address of the listener that one of another name has, whether or not either is bound.
+    fn duplicate_address(&self, listener: &Listener, ready: &[Arc<Listener>]) -> Option<ListenAddress> {
+        let snapshot = self.shared.snapshot();
+        let warming = self.warming_listeners.values().map(|warming| &warming.compiled);
+        let others = snapshot.listeners.values().chain(warming).chain(ready);
+        let mut taken = others.filter(|other| other.name != listener.name).flat_map(|other| &other.sockets);
+        let given =
+            |address: &ListenAddress| !matches!(address, ListenAddress::Ip { address, .. } if address.port() == 0);
+        let own = |address: &ListenAddress| listener.sockets.iter().any(|socket| socket.address == *address);
+        taken.find(|socket| given(&socket.address) && own(&socket.address)).map(|socket| socket.address.clone())
+    }
+
+    fn has_routes(&self, needs: &Needs) -> bool {
+        let snapshot = self.shared.snapshot();
+        let there = |name: &String| snapshot.routes.contains_key(name.as_str()) || self.route_needs.is_given_up(name);
+        needs.route_configurations.keys().all(there)
+    }
+
+    fn set_route_needs(&mut self, listener: &Arc<str>, needs: &Needs) {
+        let now = Instant::now();
+        let ended = self.route_needs.set(listener, &needs.route_configurations);
+        self.leaving.extend(ended.into_iter().map(|name| (now, name)));
+    }
+
+    pub(crate) fn remove_listeners(&mut self, names: &[Arc<str>]) {
+        for name in names {
+            self.ledger.remove(Kind::Listener, name);
+            self.ledger.inline_routes(name, &[]);
+            self.warming_listeners.remove(name);
+            self.set_route_needs(name, &Needs::default());
+        }
+        if names.is_empty() {
+            return;
+        }
+        self.publish(|snapshot| {
+            for name in names {
+                snapshot.listeners.remove(name);
+            }
+        });
+    }
+
+    /// Listeners that have what they need serve.
+    pub(super) fn publish_warm_listeners(&mut self) {
+        let has_routes = |(_, warming): &(&Arc<str>, &Warming<Listener>)| self.has_routes(&warming.needs);
+        let warm: Vec<_> = self.warming_listeners.iter().filter(has_routes).map(|(name, _)| Arc::clone(name)).collect();
+        let ready = warm.iter().filter_map(|name| self.warming_listeners.remove(name)).map(|warming| warming.compiled);
+        let ready = ready.collect();
+        self.publish_listeners(ready);
+    }
+
+    pub(super) fn publish_listeners(&mut self, listeners: Vec<Arc<Listener>>) {
+        if listeners.is_empty() {
+            return;
+        }
+        listeners.iter().for_each(|listener| self.ledger.acts(Kind::Listener, &listener.name));
+        self.publish(|snapshot| {
+            for listener in listeners {
+                snapshot.listeners.insert(Arc::clone(&listener.name), listener);
+            }
+        });
+    }
+}

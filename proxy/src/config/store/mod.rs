@@ -1,0 +1,155 @@
+//! Keeps the last good of every resource, compiles what comes, and publishes a snapshot once what is new is warm.
+//! One path for all: the bootstrap's static resources, files, and whatever brings resources later. It must not know where
+//! they come from.
+
+mod assignments;
+mod clusters;
+mod ledger;
+mod listeners;
+mod needs;
+mod routes;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use prost::Message;
+use tidegate_filters::context::Needs;
+use tidegate_xds::pb::envoy::config::bootstrap::v3::Admin;
+use tidegate_xds::{FieldError, FieldPath};
+
+use super::Compiler;
+use super::admin::AdminOptions;
+use super::registry::Registry;
+use crate::app::Shared;
+use crate::cluster::Cluster;
+use crate::listener::Listener;
+use crate::snapshot::Snapshot;
+use crate::stats::cluster_manager::ClusterManagerStats;
+
+pub(crate) use ledger::{Absent, Entry, Kind, Ledger, Refused, Text};
+pub(crate) use needs::{Moved, RouteNeeds, Services};
+
+/// A resource, where it stands (for errors), and the text that it was read from.
+pub(crate) struct Placed<T> {
+    pub resource: T,
+    pub path: FieldPath,
+    pub text: Text,
+}
+
+impl<T: Message> Placed<T> {
+    /// One that came in another format.
+    pub(crate) fn encoded(resource: T, path: FieldPath, version: &Arc<str>) -> Self {
+        let bytes = resource.encode_to_vec();
+        Self::on_the_wire(resource, path, bytes.into(), version)
+    }
+
+    /// One that came as `bytes`.
+    pub(crate) fn on_the_wire(resource: T, path: FieldPath, bytes: Bytes, version: &Arc<str>) -> Self {
+        Self { resource, path, text: Text { bytes, version: Arc::clone(version), at: SystemTime::now() } }
+    }
+}
+
+/// The resources of a process.
+pub(crate) struct Store {
+    compiler: Compiler,
+    shared: Arc<Shared>,
+    ledger: Arc<Ledger>,
+    /// What is compiled and waits until what it needs is there.
+    warming_clusters: BTreeMap<Arc<str>, Arc<Cluster>>,
+    warming_listeners: BTreeMap<Arc<str>, Warming<Listener>>,
+    /// Clusters that serve already and have not been resolved yet (`wait_for_warm_on_init` is off).
+    unwaited: Vec<Arc<Cluster>>,
+    pub(crate) services: Services,
+    pub(crate) route_needs: RouteNeeds,
+    stats: ClusterManagerStats,
+    /// The bootstrap has been taken; what comes now is dynamic.
+    pub(crate) started: bool,
+    /// Of the listeners, which are counted from 1.
+    last_position: u64,
+    /// Route configurations that no listener names any more, and since when: chains that drain still use them.
+    leaving: VecDeque<(Instant, Arc<str>)>,
+    /// Snapshots that exchanges may still hold: the last to let go of one is the control runtime, never a worker.
+    retired: Vec<Arc<Snapshot>>,
+}
+
+/// What waits until what it needs is there.
+struct Warming<T> {
+    compiled: Arc<T>,
+    needs: Needs,
+}
+
+impl Store {
+    pub(crate) fn new(compiler: Compiler, shared: Arc<Shared>) -> Self {
+        Self {
+            stats: ClusterManagerStats::new(&compiler.stats.scope("cluster_manager.")),
+            compiler,
+            shared,
+            ledger: Arc::default(),
+            warming_clusters: BTreeMap::new(),
+            warming_listeners: BTreeMap::new(),
+            unwaited: Vec::new(),
+            services: Services::default(),
+            route_needs: RouteNeeds::default(),
+            started: false,
+            last_position: 0,
+            leaving: VecDeque::new(),
+            retired: Vec::new(),
+        }
+    }
+
+    /// What the bootstrap says of the admin interface.
+    pub(crate) fn admin(&self, admin: &Admin) -> Result<AdminOptions, FieldError> {
+        let mut needs = Needs::default();
+        let mut context = self.compiler.context("bootstrap", FieldPath::root().field("admin"), &mut needs);
+        super::admin::compile(&self.compiler, admin, &mut context)
+    }
+
+    /// What became of every resource.
+    pub(crate) fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    /// The filters that configurations may name.
+    pub(crate) fn registry(&self) -> &'static Registry {
+        self.compiler.registry
+    }
+
+    /// Everything that still warms goes on without what it waits for (`initial_fetch_timeout`).
+    pub(crate) fn stop_waiting(&mut self) {
+        let clusters = std::mem::take(&mut self.warming_clusters).into_values().collect();
+        self.publish_clusters(clusters);
+        let listeners = std::mem::take(&mut self.warming_listeners);
+        self.publish_listeners(listeners.into_values().map(|warming| warming.compiled).collect());
+    }
+
+    pub(crate) fn is_warming(&self) -> bool {
+        !self.warming_clusters.is_empty() || !self.warming_listeners.is_empty()
+    }
+
+    /// The needs of a kind that have begun or ended since this was last asked.
+    pub(crate) fn take_moved(&mut self, kind: Kind) -> Vec<Moved> {
+        match kind {
+            Kind::Endpoints => self.services.take_moved(),
+            Kind::Route => self.route_needs.take_moved(),
+            Kind::Cluster | Kind::Listener => Vec::new(),
+        }
+    }
+
+    fn refuse<T>(&self, kind: Kind, name: &str, placed: Placed<T>, error: &FieldError) {
+        let plain = FieldError { resource: None, ..error.clone() };
+        self.ledger.refuses(kind, name, placed.text, plain.to_string());
+    }
+
+    fn publish(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        let next = self.shared.snapshot().build(change);
+        self.retired.push(self.shared.publish(next));
+        self.sweep();
+    }
+
+    /// Lets go of what nobody uses any more.
+    pub(crate) fn sweep(&mut self) {
+        self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+}

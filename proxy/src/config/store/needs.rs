@@ -1,0 +1,271 @@
+//! Which resources others need by name, where those come from, and which of these needs have begun or ended since somebody
+//! last asked: an update costs what it changed. It must not know what the resources hold.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tidegate_filters::context::{ConfigSource, RouteSubscription};
+
+use crate::cluster::Cluster;
+use crate::config::bootstrap::file_of;
+
+/// A need that has begun, changed or ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Moved {
+    pub name: Arc<str>,
+    /// None: nobody needs it any more.
+    pub source: Option<ConfigSource>,
+    /// Whoever needs it begins anew: it is asked for once more.
+    pub again: bool,
+}
+
+/// Names that moved; `true`: they are to be asked for again.
+type Moves = BTreeMap<Arc<str>, bool>;
+
+fn taken(moves: &mut Moves, source: impl Fn(&str) -> Option<ConfigSource>) -> Vec<Moved> {
+    let moves = std::mem::take(moves).into_iter();
+    moves.map(|(name, again)| Moved { source: source(&name), name, again }).collect()
+}
+
+/// The files among sources, by name.
+type Files = BTreeMap<String, PathBuf>;
+
+fn note_file(files: &mut Files, name: &str, source: Option<&ConfigSource>) {
+    match source.and_then(file_of) {
+        Some(file) => {
+            files.insert(name.to_owned(), file);
+        }
+        None => {
+            files.remove(name);
+        }
+    }
+}
+
+/// The services whose endpoints clusters need (EDS).
+#[derive(Default)]
+pub(crate) struct Services {
+    by_name: HashMap<Arc<str>, Service>,
+    moves: Moves,
+    files: Files,
+}
+
+struct Service {
+    source: ConfigSource,
+    /// Those that serve and those that warm.
+    users: Vec<Arc<Cluster>>,
+}
+
+impl Services {
+    /// A cluster needs it from there.
+    pub(super) fn enter(&mut self, name: &Arc<str>, source: ConfigSource, cluster: &Arc<Cluster>) {
+        let is_new = self.by_name.get(name).is_none_or(|service| service.source != source);
+        if is_new {
+            note_file(&mut self.files, name, Some(&source));
+            self.moves.entry(Arc::clone(name)).or_default();
+        }
+        let service = self
+            .by_name
+            .entry(Arc::clone(name))
+            .or_insert_with(|| Service { source: source.clone(), users: Vec::with_capacity(1) });
+        service.source = source;
+        service.users.push(Arc::clone(cluster));
+    }
+
+    /// It begins to wait for it: it is asked for again where it was before.
+    pub(super) fn begin_again(&mut self, name: &Arc<str>) {
+        self.moves.insert(Arc::clone(name), true);
+    }
+
+    /// A cluster needs it no more; true when it was the last one.
+    pub(super) fn leave(&mut self, name: &str, cluster: &Arc<Cluster>) -> bool {
+        let Some(service) = self.by_name.get_mut(name) else { return false };
+        service.users.retain(|user| !Arc::ptr_eq(user, cluster));
+        if !service.users.is_empty() {
+            return false;
+        }
+        if let Some((name, _)) = self.by_name.remove_entry(name) {
+            self.moves.insert(name, false);
+        }
+        note_file(&mut self.files, name, None);
+        true
+    }
+
+    pub(crate) fn is_needed(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// The clusters that use it.
+    pub(super) fn users(&self, name: &str) -> &[Arc<Cluster>] {
+        self.by_name.get(name).map_or(&[], |service| &service.users)
+    }
+
+    /// Those that come from files.
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// What has moved since this was last asked.
+    pub(super) fn take_moved(&mut self) -> Vec<Moved> {
+        let Self { by_name, moves, .. } = self;
+        taken(moves, |name| by_name.get(name).map(|service| service.source.clone()))
+    }
+}
+
+/// The route configurations that listeners need (RDS).
+#[derive(Default)]
+pub(crate) struct RouteNeeds {
+    by_name: HashMap<Arc<str>, RouteNeed>,
+    by_listener: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    moves: Moves,
+    files: Files,
+}
+
+struct RouteNeed {
+    subscription: RouteSubscription,
+    listeners: usize,
+    /// It was waited for long enough.
+    given_up: bool,
+}
+
+impl RouteNeeds {
+    /// What a listener needs from now on; returns what no listener names any more. That is followed until it is forgotten:
+    /// chains that drain still use it.
+    pub(super) fn set(&mut self, listener: &Arc<str>, needs: &BTreeMap<String, RouteSubscription>) -> Vec<Arc<str>> {
+        let now: BTreeSet<Arc<str>> = needs.keys().map(|name| name.as_str().into()).collect();
+        let before = if now.is_empty() {
+            self.by_listener.remove(listener)
+        } else {
+            self.by_listener.insert(Arc::clone(listener), now.clone())
+        };
+        let before = before.unwrap_or_default();
+        for (name, subscription) in needs {
+            self.begin(name, subscription, !before.contains(name.as_str()));
+        }
+        let ended = before.difference(&now).filter(|name| self.end(name));
+        ended.cloned().collect::<Vec<_>>()
+    }
+
+    fn begin(&mut self, name: &str, subscription: &RouteSubscription, one_more: bool) {
+        let known = self.by_name.get_mut(name);
+        let is_new = known.as_ref().is_none_or(|need| need.subscription.source != subscription.source);
+        if is_new {
+            note_file(&mut self.files, name, Some(&subscription.source));
+            self.moves.entry(name.into()).or_default();
+        }
+        match known {
+            Some(need) => {
+                need.subscription = subscription.clone();
+                need.listeners += usize::from(one_more);
+            }
+            None => {
+                let need = RouteNeed { subscription: subscription.clone(), listeners: 1, given_up: false };
+                self.by_name.insert(name.into(), need);
+            }
+        }
+    }
+
+    /// One listener less names it; true when it was the last one.
+    fn end(&mut self, name: &str) -> bool {
+        let Some(need) = self.by_name.get_mut(name) else { return false };
+        need.listeners = need.listeners.saturating_sub(1);
+        need.listeners == 0
+    }
+
+    /// The chains that used it have drained; false where a listener has named it since.
+    pub(super) fn forget(&mut self, name: &Arc<str>) -> bool {
+        if self.by_name.get(name).is_none_or(|need| need.listeners > 0) {
+            return false;
+        }
+        self.by_name.remove(name);
+        note_file(&mut self.files, name, None);
+        self.moves.insert(Arc::clone(name), false);
+        true
+    }
+
+    pub(crate) fn is_needed(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// What listeners say of it.
+    pub(crate) fn subscription(&self, name: &str) -> Option<&RouteSubscription> {
+        self.by_name.get(name).map(|need| &need.subscription)
+    }
+
+    /// Nobody waits for it any longer.
+    pub(super) fn give_up(&mut self, name: &str) {
+        if let Some(need) = self.by_name.get_mut(name) {
+            need.given_up = true;
+        }
+    }
+
+    pub(super) fn is_given_up(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|need| need.given_up)
+    }
+
+    /// Those that come from files.
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
+    }
+
+    /// What has moved since this was last asked.
+    pub(super) fn take_moved(&mut self) -> Vec<Moved> {
+        let Self { by_name, moves, .. } = self;
+        taken(moves, |name| by_name.get(name).map(|need| need.subscription.source.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_filters::context::Wait;
+    use tidegate_filters::runtime::NoRuntime;
+
+    use super::*;
+    use crate::config::cluster::testing::cluster as compiled;
+
+    fn moved(name: &str, source: Option<ConfigSource>, again: bool) -> Moved {
+        Moved { name: name.into(), source, again }
+    }
+
+    #[test]
+    fn a_service_is_needed_while_a_cluster_uses_it() {
+        let stats = tidegate_stats::Store::new().root();
+        let cluster = || Cluster::new(compiled("{name: a}").config, None, &stats, &NoRuntime, 7);
+        let (first, second, name, ads) = (cluster(), cluster(), Arc::from("s"), ConfigSource::Ads(Wait(None)));
+        let mut services = Services::default();
+        services.enter(&name, ads.clone(), &first);
+        assert_eq!(services.take_moved(), [moved("s", Some(ads.clone()), false)]);
+        services.enter(&name, ads.clone(), &second);
+        assert_eq!(services.take_moved(), []);
+        services.begin_again(&name);
+        assert_eq!(services.take_moved(), [moved("s", Some(ads), true)]);
+        assert!(!services.leave("s", &first) && services.users("s").len() == 1);
+        assert!(services.leave("s", &second) && !services.is_needed("s"));
+        assert_eq!(services.take_moved(), [moved("s", None, false)]);
+    }
+
+    #[test]
+    fn routes_are_needed_while_a_listener_names_them() {
+        let file = ConfigSource::File { path: "r.yaml".into(), watched_directory: None };
+        let needs = |names: &[&str]| {
+            let subscription = RouteSubscription { source: file.clone(), stats_prefix: String::new() };
+            names.iter().map(|name| ((*name).to_owned(), subscription.clone())).collect::<BTreeMap<_, _>>()
+        };
+        let (one, other) = (Arc::from("one"), Arc::from("other"));
+        let mut routes = RouteNeeds::default();
+        assert!(routes.set(&one, &needs(&["a", "b"])).is_empty());
+        assert!(routes.set(&other, &needs(&["b"])).is_empty());
+        assert_eq!(routes.take_moved().len(), 2);
+        assert_eq!(routes.set(&one, &needs(&["b"])), [Arc::from("a")]);
+        assert!(routes.take_moved().is_empty() && routes.is_needed("a") && !routes.forget(&"b".into()));
+        assert!(routes.forget(&"a".into()));
+        assert_eq!(routes.take_moved(), [moved("a", None, false)]);
+        assert_eq!(routes.files().keys().collect::<Vec<_>>(), ["b"]);
+        assert!(routes.set(&one, &needs(&[])).is_empty());
+        routes.give_up("b");
+        assert!(routes.is_given_up("b"));
+        assert_eq!(routes.set(&other, &needs(&[])), [Arc::from("b")]);
+        assert!(routes.forget(&"b".into()));
+        assert!(!routes.is_needed("b") && !routes.is_given_up("b"));
+    }
+}

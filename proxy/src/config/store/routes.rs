@@ -1,0 +1,75 @@
+//! Route configurations of listeners that name them (RDS).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tidegate_filters::context::Needs;
+use tidegate_xds::FieldError;
+use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+
+use super::{Kind, Placed, Store};
+use crate::config::RouteOrigin;
+
+impl Store {
+    /// New route configurations, by name.
+    pub(crate) fn update_routes(&mut self, routes: Vec<Placed<RouteConfiguration>>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let mut good = Vec::new();
+        for placed in routes {
+            let name: Arc<str> = placed.resource.name.as_str().into();
+            let mut needs = Needs::default();
+            let mut context = self.compiler.context(&name, placed.path.clone(), &mut needs);
+            match self.compiler.route_table(&placed.resource, RouteOrigin::Discovered, &mut context) {
+                Ok(table) => {
+                    self.ledger.takes(Kind::Route, &name, placed.text, false);
+                    self.ledger.acts(Kind::Route, &name);
+                    good.push((name, Arc::new(table)));
+                }
+                Err(error) => {
+                    self.refuse(Kind::Route, &name, placed, &error);
+                    errors.push(error);
+                }
+            }
+        }
+        if !good.is_empty() {
+            self.publish(|snapshot| snapshot.routes.extend(good));
+            self.publish_warm_listeners();
+        }
+        errors
+    }
+
+    /// Whether the same came again.
+    pub(crate) fn keeps_routes(&self, name: &str, bytes: &[u8]) -> bool {
+        let same = self.ledger.is_latest(Kind::Route, name, bytes);
+        if same {
+            self.ledger.is_good(Kind::Route, name);
+        }
+        same
+    }
+
+    /// A route configuration does not come: listeners that wait for it serve without.
+    pub(crate) fn go_on_without_routes(&mut self, name: &str) {
+        self.route_needs.give_up(name);
+        self.publish_warm_listeners();
+    }
+
+    /// Forgets route configurations that no listener has named for so long that every chain that used them has drained.
+    pub(crate) fn forget_routes(&mut self, drained_after: Duration, now: Instant) {
+        let mut over = Vec::new();
+        while let Some((since, _)) = self.leaving.front()
+            && now.saturating_duration_since(*since) > drained_after
+        {
+            over.extend(self.leaving.pop_front().map(|(_, name)| name));
+        }
+        let Self { leaving, route_needs, .. } = self;
+        over.retain(|name| !leaving.iter().any(|(_, later)| later == name) && route_needs.forget(name));
+        over.iter().for_each(|name| self.ledger.remove(Kind::Route, name));
+        if !over.is_empty() {
+            self.publish(|snapshot| {
+                for name in &over {
+                    snapshot.routes.remove(name);
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The sections of a configuration dump, written from what became of every resource.
+//! It must not know how a dump is asked for.
+//!
+//! See <https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/admin/v3/config_dump_shared.proto>.
+
+use std::time::SystemTime;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde_json::{Value, json};
+
+use crate::config::store::{Absent, Entry, Kind, Ledger, Refused, Text};
+
+/// The bootstrap on the wire, and when it was read.
+pub(super) struct Bootstrap<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) at: SystemTime,
+}
+
+/// All sections, in Envoy's order; that of endpoints where `static_endpoints` are given.
+pub(super) fn sections(bootstrap: Bootstrap<'_>, static_endpoints: Option<Vec<Value>>, ledger: &Ledger) -> Vec<Value> {
+    let mut first = section("BootstrapConfigDump", Vec::new());
+    first["bootstrap"] = tidegate_xds::to_json("envoy.config.bootstrap.v3.Bootstrap", bootstrap.bytes);
+    first["last_updated"] = Value::String(timestamp(bootstrap.at));
+    let mut sections = vec![first];
+    let clusters = Lists::of(ledger, Kind::Cluster, "cluster");
+    let lists = vec![
+        ("static_clusters", clusters.fixed),
+        ("dynamic_active_clusters", clusters.acting),
+        ("dynamic_warming_clusters", clusters.others),
+    ];
+    sections.push(section("ClustersConfigDump", lists));
+    if let Some(fixed) = static_endpoints {
+        let endpoints = Lists::of(ledger, Kind::Endpoints, "endpoint_config");
+        let lists = vec![("static_endpoint_configs", fixed), ("dynamic_endpoint_configs", endpoints.dynamic())];
+        sections.push(section("EndpointsConfigDump", lists));
+    }
+    let (fixed, dynamic): (Vec<_>, Vec<_>) =
+        ledger.of_kind(Kind::Listener).into_iter().partition(|(_, entry)| entry.is_static);
+    let fixed = fixed.iter().filter_map(|(_, entry)| entry.acting.as_ref().or(entry.warming.as_deref()));
+    let lists = vec![
+        ("static_listeners", fixed.map(|text| state(Kind::Listener, text, "listener")).collect()),
+        ("dynamic_listeners", dynamic.iter().map(|(name, entry)| listener(name, entry)).collect()),
+    ];
+    sections.push(section("ListenersConfigDump", lists));
+    sections.push(section("ScopedRoutesConfigDump", Vec::new()));
+    let routes = Lists::of(ledger, Kind::Route, "route_config");
+    let (fixed, dynamic) = routes.split();
+    sections
+        .push(section("RoutesConfigDump", vec![("static_route_configs", fixed), ("dynamic_route_configs", dynamic)]));
+    sections.push(section("SecretsConfigDump", Vec::new()));
+    sections
+}
+
+/// A kind's resources: the bootstrap's, those that act, and those that warm, are waited for or were refused at once.
+struct Lists {
+    fixed: Vec<Value>,
+    acting: Vec<Value>,
+    others: Vec<Value>,
+}
+
+impl Lists {
+    fn of(ledger: &Ledger, kind: Kind, field: &str) -> Self {
+        let mut lists = Self { fixed: Vec::new(), acting: Vec::new(), others: Vec::new() };
+        for (name, entry) in ledger.of_kind(kind) {
+            match (&entry.acting, &entry.warming) {
+                (Some(text), None) if entry.is_static => lists.fixed.push(state(kind, text, field)),
+                (acting, warming) => {
+                    lists.acting.extend(acting.as_ref().map(|text| judged(state(kind, text, field), kind, &entry)));
+                    lists.others.extend(warming.as_ref().map(|text| judged(state(kind, text, field), kind, &entry)));
+                    if acting.is_none() && warming.is_none() {
+                        lists.others.push(judged(json!({ field: unknown(kind, &name) }), kind, &entry));
+                    }
+                }
+            }
+        }
+        lists
+    }
+
+    fn split(self) -> (Vec<Value>, Vec<Value>) {
+        (self.fixed, [self.acting, self.others].concat())
+    }
+
+    fn dynamic(self) -> Vec<Value> {
+        self.split().1
+    }
+}
+
+fn listener(name: &str, entry: &Entry) -> Value {
+    let mut shown = json!({ "name": name });
+    if let Some(text) = &entry.acting {
+        shown["active_state"] = state(Kind::Listener, text, "listener");
+    }
+    if let Some(text) = &entry.warming {
+        shown["warming_state"] = state(Kind::Listener, text, "listener");
+    }
+    judged(shown, Kind::Listener, entry)
+}
+
+/// A resource that nothing is known of but its name.
+fn unknown(kind: Kind, name: &str) -> Value {
+    let field = if kind == Kind::Endpoints { "cluster_name" } else { "name" };
+    json!({ "@type": kind.type_url(), field: name })
+}
+
+fn state(kind: Kind, text: &Text, field: &str) -> Value {
+    let mut shown = json!({});
+    if !text.version.is_empty() {
+        shown["version_info"] = (*text.version).into();
+    }
+    shown[field] = resource(kind, text);
+    shown["last_updated"] = timestamp(text.at).into();
+    shown
+}
+
+fn resource(kind: Kind, text: &Text) -> Value {
+    let mut resource = json!({ "@type": kind.type_url() });
+    if let (Some(into), Value::Object(from)) =
+        (resource.as_object_mut(), tidegate_xds::to_json(kind.message(), &text.bytes))
+    {
+        into.extend(from);
+    }
+    resource
+}
+
+/// With what its source was answered, for what a source brings.
+fn judged(mut shown: Value, kind: Kind, entry: &Entry) -> Value {
+    if entry.is_static {
+        return shown;
+    }
+    if let Some(refused) = &entry.refused {
+        shown["error_state"] = error_state(kind, refused);
+    }
+    shown["client_status"] = client_status(entry).into();
+    shown
+}
+
+fn error_state(kind: Kind, refused: &Refused) -> Value {
+    let mut shown = json!({
+        "failed_configuration": resource(kind, &refused.text),
+        "last_update_attempt": timestamp(refused.text.at),
+        "details": refused.reason,
+    });
+    if !refused.text.version.is_empty() {
+        shown["version_info"] = (*refused.text.version).into();
+    }
+    shown
+}
+
+/// `envoy.admin.v3.ClientResourceStatus`
+fn client_status(entry: &Entry) -> &'static str {
+    if entry.refused.is_some() {
+        return "NACKED";
+    }
+    if entry.acting.is_some() || entry.warming.is_some() {
+        return "ACKED";
+    }
+    match entry.absent {
+        Absent::Requested => "REQUESTED",
+        Absent::Missing => "DOES_NOT_EXIST",
+        Absent::TimedOut => "TIMEOUT",
+    }
+}
+
+/// A section of a dump; empty lists are left out.
+fn section(kind: &str, lists: Vec<(&str, Vec<Value>)>) -> Value {
+    let mut section = json!({ "@type": format!("type.googleapis.com/envoy.admin.v3.{kind}") });
+    for (field, list) in lists {
+        if !list.is_empty() {
+            section[field] = Value::Array(list);
+        }
+    }
+    section
+}
+
+/// RFC 3339 with milliseconds, as protobuf prints timestamps.
+fn timestamp(at: SystemTime) -> String {
+    DateTime::<Utc>::from(at).to_rfc3339_opts(SecondsFormat::Millis, true)
+}
