@@ -223,10 +223,10 @@ impl FilterState {
         self.0.iter().map(|entry| (&*entry.key, &entry.object))
     }
 
-    /// Objects that go upstream.
-    pub fn shared(&self) -> impl Iterator<Item = (&str, &Arc<dyn StateObject>, Sharing)> {
-        let shared = self.0.iter().filter(|entry| entry.sharing != Sharing::None);
-        shared.map(|entry| (&*entry.key, &entry.object, entry.sharing))
+    /// The objects that go upstream; `None` where there are none.
+    pub fn shared(&self) -> Option<Self> {
+        let shared: Vec<_> = self.0.iter().filter(|entry| entry.sharing != Sharing::None).cloned().collect();
+        (!shared.is_empty()).then_some(Self(shared))
     }
 }
 

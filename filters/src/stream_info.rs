@@ -3,8 +3,8 @@
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use http::StatusCode;
 
@@ -157,6 +157,9 @@ pub struct ByteCounts {
     pub body_sent: u64,
     pub header_received: u64,
     pub header_sent: u64,
+    /// Header fields before any compression.
+    pub fields_received: u64,
+    pub fields_sent: u64,
     /// On the wire, framing included.
     pub wire_received: u64,
     pub wire_sent: u64,
@@ -174,6 +177,30 @@ pub struct Timings {
     pub last_downstream_tx: Option<Instant>,
     pub upstream_connect_start: Option<Instant>,
     pub upstream_connect_complete: Option<Instant>,
+    /// When the downstream connection ended, if it did before its stream.
+    pub downstream_end: Option<Instant>,
+}
+
+/// How the proxy saw a connection end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CloseType {
+    #[default]
+    Normal,
+    /// The proxy reset it.
+    LocalReset,
+    /// The peer reset it.
+    RemoteReset,
+}
+
+impl CloseType {
+    /// Envoy's name of it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::LocalReset => "LocalReset",
+            Self::RemoteReset => "RemoteReset",
+        }
+    }
 }
 
 /// The upstream of the last attempt.
@@ -195,6 +222,16 @@ pub struct UpstreamInfo {
     pub locality: Option<Arc<Locality>>,
     pub tls: Option<Arc<TlsInfo>>,
     pub bytes: ByteCounts,
+    /// `None` where nobody was asked.
+    pub close_type: Option<CloseType>,
+    /// Why the proxy closed the connection to it.
+    pub local_close_reason: Option<&'static str>,
+    /// How long the attempt waited for a connection, be it in vain.
+    pub pool_wait: Option<Duration>,
+    /// What was shared with the connection.
+    pub filter_state: Option<Arc<FilterState>>,
+    /// When the first piece of the response's body came; `None` where nobody asks.
+    pub body_began: Option<Arc<OnceLock<Instant>>>,
     pub host_metadata: Option<Arc<Metadata>>,
     pub cluster_metadata: Option<Arc<Metadata>>,
 }
@@ -282,6 +319,11 @@ pub struct StreamInfo {
     pub virtual_cluster: Option<Arc<str>>,
     /// How often a route was looked for: again where a filter cleared it.
     pub route_resolutions: u32,
+    /// How long that took; `None` where nobody asks.
+    pub route_resolution_time: Option<Duration>,
+    /// How the downstream connection ended, and why the proxy closed it.
+    pub close_type: CloseType,
+    pub local_close_reason: Option<Cow<'static, str>>,
     pub request_id: Option<http::HeaderValue>,
     /// `%TRACE_ID%` and `%SPAN_ID%` of the stream's span.
     pub trace_id: Option<Arc<str>>,
@@ -318,6 +360,9 @@ impl StreamInfo {
             virtual_host_metadata: None,
             virtual_cluster: None,
             route_resolutions: 0,
+            route_resolution_time: None,
+            close_type: CloseType::Normal,
+            local_close_reason: None,
             request_id: None,
             trace_id: None,
             span_id: None,

@@ -9,6 +9,7 @@ use http::header::CONTENT_LENGTH;
 use tidegate_filters::http::body::whole;
 use tidegate_filters::http::filter::{CallError, ServiceCall, Services};
 use tidegate_filters::http::{Body, Request, Response};
+use tidegate_filters::metadata::FilterState;
 use tidegate_filters::runtime::Runtime;
 
 use crate::app::Shared;
@@ -94,6 +95,7 @@ pub(crate) async fn begin(cluster: &Arc<Cluster>, request: Request) -> Result<Be
         priority: RoutingPriority::Default,
         head: &head,
         downstream: head.version,
+        state: &FilterState::default(),
         tunnel: false,
         terminate: None,
         informational: &informational,

@@ -1,15 +1,14 @@
 //! The commands with a parameter: their names, what they allow, and what they compile to. It is the way from a command's
 //! name to an operator; commands without a parameter are rows of the table in `fields`.
 
-use std::sync::atomic::Ordering::Relaxed;
-
 use super::fields;
 use super::grpc::GrpcForm;
 use super::operator::{
-    AddressOf, DurationUnit, HeadersOf, MetadataOf, Operator, Point, ServerNameFirst, Source, StateForm, TimeOf,
+    AddressOf, DurationUnit, HeadersOf, MetadataOf, Operator, Point, ServerNameFirst, Source, StateForm, StateOf,
+    TimeOf,
 };
 use super::time::TimeFormat;
-use super::{Extensions, FormatError};
+use super::{Costly, Extensions, FormatError};
 use crate::http::HeaderKey;
 use crate::matching::cel::{Expression, Functions};
 
@@ -23,8 +22,8 @@ pub(super) fn compile(
     if let Ok(row) = fields::FIELDS.binary_search_by_key(&name, |(known, _)| known) {
         let (known, read) = fields::FIELDS[row];
         let bare = parameter.is_empty() && length.is_none();
-        if known.contains("_HEADER_BYTES_") || known.contains("_WIRE_BYTES_") {
-            super::ASKS_FOR_WIRE_BYTES.store(true, Relaxed);
+        if let Some(costly) = costly(known) {
+            costly.ask_for();
         }
         return if bare { Ok(Operator::Field(read)) } else { Err(FormatError::CommandOnly(known)) };
     }
@@ -41,8 +40,16 @@ pub(super) fn compile(
         "REQ_WITHOUT_QUERY" if extensions.req_without_query => header(HeadersOf::Request, parameter, length, true),
         "HOSTNAME" if parameter.is_empty() && length.is_none() => Ok(Operator::Constant(hostname())),
         "HOSTNAME" => Err(FormatError::CommandOnly("HOSTNAME")),
-        _ if fields::NOT_SUPPORTED_YET.contains(&name) => Err(FormatError::NotSupportedYet(name.to_owned())),
         _ => Err(FormatError::UnknownOperator(name.to_owned())),
+    }
+}
+
+fn costly(field: &str) -> Option<Costly> {
+    match field {
+        "ROUTE_RESOLUTION_TIME_US" => Some(Costly::RouteTime),
+        "UPSTREAM_CONNECTION_POOL_READY_DURATION" => Some(Costly::PoolWait),
+        _ if field.contains("_HEADER_BYTES_") || field.contains("_WIRE_BYTES_") => Some(Costly::WireBytes),
+        _ => None,
     }
 }
 
@@ -81,9 +88,9 @@ static COMMANDS: &[Command] = &[
     command("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::remote, p)),
     command("DYNAMIC_METADATA", true, true, |p, n| Ok(metadata(MetadataOf::Dynamic, p, n))),
     command("EMIT_TIME", false, false, |p, _| time(TimeOf::Emit, p)),
-    command("EMIT_TIME_LOCAL", false, false, |p, _| local_time("EMIT_TIME_LOCAL", TimeOf::Emit, p)),
+    command("EMIT_TIME_LOCAL", false, false, |p, _| local_time(TimeOf::Emit, p)),
     command("ENVIRONMENT", true, true, environment),
-    command("FILTER_STATE", false, true, filter_state),
+    command("FILTER_STATE", false, true, |p, n| filter_state(StateOf::Stream, p, n)),
     command("GRPC_STATUS", false, false, |p, _| grpc_status(p)),
     command("METADATA", false, true, any_metadata),
     command("PATH", false, true, path),
@@ -99,9 +106,10 @@ static COMMANDS: &[Command] = &[
     command("RESPONSE_HEADER", true, true, |p, n| header(HeadersOf::Response, p, n, false)),
     command("RESPONSE_TRAILER", true, true, |p, n| header(HeadersOf::ResponseTrailers, p, n, false)),
     command("START_TIME", false, false, |p, _| time(TimeOf::Start, p)),
-    command("START_TIME_LOCAL", false, false, |p, _| local_time("START_TIME_LOCAL", TimeOf::Start, p)),
+    command("START_TIME_LOCAL", false, false, |p, _| local_time(TimeOf::Start, p)),
     command("TRAILER", true, true, |p, n| header(HeadersOf::ResponseTrailers, p, n, false)),
     command("TYPED_CEL", true, true, |p, length| cel(p, true, length)),
+    command("UPSTREAM_FILTER_STATE", false, true, |p, n| filter_state(StateOf::Upstream, p, n)),
     command("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::upstream_local, p)),
     command("UPSTREAM_METADATA", true, false, |p, n| Ok(metadata(MetadataOf::UpstreamHost, p, n))),
     command("UPSTREAM_PEER_CERT_V_END", false, false, |p, _| {
@@ -151,13 +159,8 @@ fn time(of: TimeOf, format: &str) -> Result<Operator, FormatError> {
     Ok(Operator::Time { of, format: TimeFormat::compile(format).ok_or_else(newline)? })
 }
 
-/// Zones are known by their distance from UTC, not by their names.
-fn local_time(command: &str, of: TimeOf, format: &str) -> Result<Operator, FormatError> {
-    let format = TimeFormat::compile_local(format).ok_or_else(newline)?;
-    if format.names_local_zone() {
-        return Err(FormatError::NotSupportedYet(format!("{command}(%Z)")));
-    }
-    Ok(Operator::Time { of, format })
+fn local_time(of: TimeOf, format: &str) -> Result<Operator, FormatError> {
+    Ok(Operator::Time { of, format: TimeFormat::compile_local(format).ok_or_else(newline)? })
 }
 
 fn common_duration(parameter: &str) -> Result<Operator, FormatError> {
@@ -171,11 +174,11 @@ fn common_duration(parameter: &str) -> Result<Operator, FormatError> {
         Some("ns") => DurationUnit::Nanoseconds,
         Some(unit) => return Err(FormatError::Parameter(format!("Invalid common duration precision: {unit}."))),
     };
-    Ok(Operator::CommonDuration { from: point(from)?, to: point(to)?, unit })
+    Ok(Operator::CommonDuration { from: point(from), to: point(to), unit })
 }
 
-fn point(name: &str) -> Result<Point, FormatError> {
-    Ok(match name {
+fn point(name: &str) -> Point {
+    match name {
         "DS_RX_BEG" => |info| Some(info.start),
         "DS_RX_END" => |info| info.timings.last_downstream_rx,
         "DS_CX_BEG" => |info| Some(info.connection.start),
@@ -187,12 +190,15 @@ fn point(name: &str) -> Result<Point, FormatError> {
         "US_RX_END" => |info| info.timings.last_upstream_rx,
         "DS_TX_BEG" => |info| info.timings.first_downstream_tx,
         "DS_TX_END" => |info| info.timings.last_downstream_tx,
-        "US_HS_END" | "US_RX_BODY_BEG" | "DS_CX_END" => {
-            return Err(FormatError::NotSupportedYet(format!("COMMON_DURATION({name})")));
+        "US_HS_END" => |info| info.upstream.tls.as_ref()?.handshake_complete,
+        "US_RX_BODY_BEG" => {
+            Costly::BodyBegin.ask_for();
+            |info| info.upstream.body_began.as_ref()?.get().copied()
         }
+        "DS_CX_END" => |info| info.timings.downstream_end,
         // A point that a filter sets under a name of its own; none does.
         _ => |_| None,
-    })
+    }
 }
 
 /// What is no number masks nothing, as in Envoy.
@@ -228,7 +234,7 @@ fn environment(name: &str, length: Option<usize>) -> Result<Operator, FormatErro
     Ok(Operator::Constant(String::from_utf8_lossy(cut).into_owned()))
 }
 
-fn filter_state(parameter: &str, length: Option<usize>) -> Result<Operator, FormatError> {
+fn filter_state(of: StateOf, parameter: &str, length: Option<usize>) -> Result<Operator, FormatError> {
     let refused = |reason: &str| Err(FormatError::Parameter(reason.to_owned()));
     let mut tokens = parameter.split(':');
     let key = tokens.next().unwrap_or_default();
@@ -244,7 +250,7 @@ fn filter_state(parameter: &str, length: Option<usize>) -> Result<Operator, Form
         }
         _ => return refused("Invalid filter state serialize type, only support PLAIN/TYPED/FIELD."),
     };
-    Ok(Operator::FilterState { key: key.to_owned(), form, length })
+    Ok(Operator::FilterState { of, key: key.to_owned(), form, length })
 }
 
 fn grpc_status(form: &str) -> Result<Operator, FormatError> {

@@ -15,9 +15,6 @@ pub enum FormatError {
     NoLength(&'static str),
     #[error("{0}")]
     Parameter(String),
-    /// Envoy has it, this build does not.
-    #[error("not supported yet: %{0}%")]
-    NotSupportedYet(String),
     /// A `json_format` holds what cannot be formatted.
     #[error(
         "Only string values, nested structs, list values and number values are supported in structured access log format."

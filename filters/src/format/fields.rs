@@ -1,7 +1,7 @@
 //! The operators without a parameter: name and what is read. They must not know how a value is printed.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Version};
 
@@ -10,7 +10,7 @@ use super::grpc::GrpcForm;
 use super::value::{FlagNames, Value};
 use crate::connection::TlsInfo;
 use crate::http::{RequestHead, ResponseHead};
-use crate::stream_info::{Address, StreamInfo, Tried};
+use crate::stream_info::{Address, CloseType, StreamInfo, Tried};
 
 /// Reads one field.
 pub(super) type Read = for<'a> fn(&FormatContext<'a>) -> Value<'a>;
@@ -27,6 +27,9 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
     // Set by filters; none does yet.
     ("CUSTOM_FLAGS", |_| Value::Text(b"")),
     ("DOWNSTREAM_CX_RTT", |c| c.info.connection.round_trip_millis.map_or(Value::Absent, Value::Unsigned)),
+    ("DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED", |c| Value::Unsigned(c.info.bytes.fields_received)),
+    ("DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", |c| Value::Unsigned(c.info.bytes.fields_sent)),
+    ("DOWNSTREAM_DETECTED_CLOSE_TYPE", |c| Value::Text(c.info.close_type.name().as_bytes())),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS", |c| Value::Address(&c.info.connection.direct_local)),
     ("DOWNSTREAM_DIRECT_LOCAL_ADDRESS_ENDPOINT_ID", |c| endpoint_id(Some(&c.info.connection.direct_local))),
     ("DOWNSTREAM_DIRECT_LOCAL_PORT", |c| port(direct_local(c.info))),
@@ -39,6 +42,7 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
     ("DOWNSTREAM_HEADER_BYTES_SENT", |c| Value::Unsigned(c.info.bytes.header_sent)),
     ("DOWNSTREAM_LOCAL_ADDRESS", |c| Value::Address(&c.info.connection.local)),
     ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", |c| endpoint_id(Some(&c.info.connection.local))),
+    ("DOWNSTREAM_LOCAL_CLOSE_REASON", |c| Value::text(c.info.local_close_reason.as_deref())),
     ("DOWNSTREAM_LOCAL_DNS_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_dns_sans))),
     ("DOWNSTREAM_LOCAL_EMAIL_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_email_sans))),
     ("DOWNSTREAM_LOCAL_IP_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_ip_sans))),
@@ -97,6 +101,7 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
     ("ROUNDTRIP_DURATION", |_| Value::Absent),
     ("ROUTE_NAME", |c| Value::non_empty(c.info.route_name.as_ref())),
     ("ROUTE_RESOLUTION_COUNT", |c| Value::Unsigned(c.info.route_resolutions.into())),
+    ("ROUTE_RESOLUTION_TIME_US", |c| micros(c.info.route_resolution_time)),
     ("SPAN_ID", |c| Value::non_empty(c.info.span_id.as_ref())),
     ("STREAM_ID", |c| Value::text(c.info.request_id.as_ref())),
     ("TLS_JA3_FINGERPRINT", |c| Value::non_empty(c.info.connection.ja3.as_ref())),
@@ -109,6 +114,10 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
     ("UPSTREAM_CLUSTER_RAW", |c| Value::non_empty(c.info.upstream.cluster.as_ref())),
     ("UPSTREAM_CONNECTION_ID", |c| Value::Unsigned(c.info.upstream.connection_id.unwrap_or(0))),
     ("UPSTREAM_CONNECTION_IDS_ATTEMPTED", |c| attempted(c.info, |tried| tried.connection_id.map(|id| id.to_string()))),
+    ("UPSTREAM_CONNECTION_POOL_READY_DURATION", |c| whole_millis(c.info.upstream.pool_wait)),
+    ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED", |c| Value::Unsigned(c.info.upstream.bytes.fields_received)),
+    ("UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT", |c| Value::Unsigned(c.info.upstream.bytes.fields_sent)),
+    ("UPSTREAM_DETECTED_CLOSE_TYPE", |c| Value::text(c.info.upstream.close_type.map(CloseType::name))),
     ("UPSTREAM_HEADER_BYTES_RECEIVED", |c| Value::Unsigned(c.info.upstream.bytes.header_received)),
     ("UPSTREAM_HEADER_BYTES_SENT", |c| Value::Unsigned(c.info.upstream.bytes.header_sent)),
     ("UPSTREAM_HOST", |c| address(c.info.upstream.host.as_ref())),
@@ -133,6 +142,7 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
         (None, None) => Value::Absent,
     }),
     ("UPSTREAM_LOCAL_ADDRESS", |c| address(upstream_local(c.info))),
+    ("UPSTREAM_LOCAL_CLOSE_REASON", |c| Value::text(c.info.upstream.local_close_reason)),
     ("UPSTREAM_LOCAL_DNS_SAN", |c| list(upstream_tls(c).map(|tls| &tls.local_dns_sans))),
     ("UPSTREAM_LOCAL_IP_SAN", |c| list(upstream_tls(c).map(|tls| &tls.local_ip_sans))),
     ("UPSTREAM_LOCAL_PORT", |c| port(upstream_local(c.info))),
@@ -157,21 +167,6 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
     ("UPSTREAM_WIRE_BYTES_RECEIVED", |c| Value::Unsigned(c.info.upstream.bytes.wire_received)),
     ("UPSTREAM_WIRE_BYTES_SENT", |c| Value::Unsigned(c.info.upstream.bytes.wire_sent)),
     ("VIRTUAL_CLUSTER_NAME", |c| Value::non_empty(c.info.virtual_cluster.as_ref())),
-];
-
-/// What Envoy prints and nobody here knows yet.
-pub(super) const NOT_SUPPORTED_YET: &[&str] = &[
-    "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
-    "DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
-    "DOWNSTREAM_DETECTED_CLOSE_TYPE",
-    "DOWNSTREAM_LOCAL_CLOSE_REASON",
-    "ROUTE_RESOLUTION_TIME_US",
-    "UPSTREAM_CONNECTION_POOL_READY_DURATION",
-    "UPSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED",
-    "UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT",
-    "UPSTREAM_DETECTED_CLOSE_TYPE",
-    "UPSTREAM_FILTER_STATE",
-    "UPSTREAM_LOCAL_CLOSE_REASON",
 ];
 
 pub(super) fn direct_local(info: &StreamInfo) -> Option<&Address> {
@@ -272,12 +267,15 @@ fn without_port(name: &str) -> &str {
 }
 
 fn millis<'a>(from: Option<Instant>, to: Option<Instant>) -> Value<'a> {
-    match (from, to) {
-        (Some(from), Some(to)) => {
-            Value::Unsigned(u64::try_from(to.saturating_duration_since(from).as_millis()).unwrap_or(u64::MAX))
-        }
-        _ => Value::Absent,
-    }
+    whole_millis(from.zip(to).map(|(from, to)| to.saturating_duration_since(from)))
+}
+
+fn whole_millis<'a>(span: Option<Duration>) -> Value<'a> {
+    span.map_or(Value::Absent, |span| Value::Unsigned(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+}
+
+fn micros<'a>(span: Option<Duration>) -> Value<'a> {
+    span.map_or(Value::Absent, |span| Value::Unsigned(u64::try_from(span.as_micros()).unwrap_or(u64::MAX)))
 }
 
 fn protocol<'a>(version: Option<Version>) -> Value<'a> {
@@ -330,9 +328,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_sorted_and_disjoint() {
+    fn the_table_is_sorted() {
         assert!(FIELDS.windows(2).all(|pair| pair[0].0 < pair[1].0));
-        assert!(NOT_SUPPORTED_YET.iter().all(|name| !FIELDS.iter().any(|(field, _)| field == name)));
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod value;
 mod write;
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 pub use error::FormatError;
 pub(crate) use grpc::status as grpc_status;
@@ -78,12 +78,31 @@ impl<'a> FormatContext<'a> {
     }
 }
 
-/// Whether a format was ever compiled that prints header or wire bytes: only then are those of HTTP/2 and of upstreams counted.
-static ASKS_FOR_WIRE_BYTES: AtomicBool = AtomicBool::new(false);
+/// What costs time to know, and is found out only once a format was compiled that prints it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Costly {
+    /// Header and wire bytes of HTTP/2 and of upstreams.
+    WireBytes = 1,
+    /// How long it took to find the route.
+    RouteTime = 2,
+    /// How long an attempt waited for its connection.
+    PoolWait = 4,
+    /// When a response's body began.
+    BodyBegin = 8,
+}
 
-/// Whether anybody in this process may print `%DOWNSTREAM_WIRE_BYTES_SENT%` or its like.
-pub fn asks_for_wire_bytes() -> bool {
-    ASKS_FOR_WIRE_BYTES.load(Relaxed)
+static ASKED_FOR: AtomicU8 = AtomicU8::new(0);
+
+impl Costly {
+    /// Whether anybody in this process may print it.
+    pub fn is_asked_for(self) -> bool {
+        ASKED_FOR.load(Relaxed) & self as u8 != 0
+    }
+
+    fn ask_for(self) {
+        ASKED_FOR.fetch_or(self as u8, Relaxed);
+    }
 }
 
 /// Why a line is written (`envoy.data.accesslog.v3.AccessLogType`).

@@ -2,6 +2,7 @@
 //! It must not know the commands' syntax.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use serde_json::Value as Json;
@@ -14,6 +15,7 @@ use super::time::TimeFormat;
 use super::value::Value;
 use crate::http::{HeaderKey, Headers, RequestHead};
 use crate::matching::cel::Expression;
+use crate::metadata::StateObject;
 use crate::stream_info::{Address, StreamInfo};
 
 /// One compiled command.
@@ -49,6 +51,7 @@ pub(super) enum Operator {
         length: Option<usize>,
     },
     FilterState {
+        of: StateOf,
         key: String,
         form: StateForm,
         length: Option<usize>,
@@ -125,6 +128,15 @@ pub(super) enum MetadataOf {
     FilterChain,
 }
 
+/// Whose filter state is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StateOf {
+    /// The stream's, and its connection's.
+    Stream,
+    /// The upstream connection's.
+    Upstream,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum StateForm {
     Plain,
@@ -171,7 +183,7 @@ impl Operator {
             Self::Metadata { of, namespace, path, length } => {
                 of.read(context, namespace, path).map_or(Value::Absent, Value::Json).cut(*length)
             }
-            Self::FilterState { key, form, length } => form.read(info, key).cut(*length),
+            Self::FilterState { of, key, form, length } => form.read(of.read(info, key)).cut(*length),
             Self::ResponseCodeDetails { spaces: true } => Value::text(info.details.as_deref()),
             Self::ResponseCodeDetails { spaces: false } => {
                 info.details.as_deref().map_or(Value::Absent, Value::NoSpaces)
@@ -287,10 +299,20 @@ impl MetadataOf {
     }
 }
 
+impl StateOf {
+    fn read(self, info: &StreamInfo, key: &str) -> Option<Arc<dyn StateObject>> {
+        match self {
+            Self::Stream => {
+                let of_connection = || info.connection.filter_state_now().get(key).cloned();
+                info.filter_state.get(key).cloned().or_else(of_connection)
+            }
+            Self::Upstream => info.upstream.filter_state.as_ref()?.get(key).cloned(),
+        }
+    }
+}
+
 impl StateForm {
-    fn read(&self, info: &StreamInfo, key: &str) -> Value<'static> {
-        let of_connection = || info.connection.filter_state_now().get(key).cloned();
-        let object = info.filter_state.get(key).cloned().or_else(of_connection);
+    fn read(&self, object: Option<Arc<dyn StateObject>>) -> Value<'static> {
         let Some(object) = object else { return Value::Absent };
         let text = |text: Option<String>| text.map_or(Value::Absent, |text| Value::Owned(text.into_bytes()));
         match self {

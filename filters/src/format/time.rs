@@ -1,11 +1,14 @@
 //! Date formats: `strftime` in the C locale, in UTC or the machine's time zone, with Envoy's `%s`, `%3f` and the `%E` forms of its library.
 //! It must not know the clock: a time comes in, text goes out.
 
+mod zone;
+
 use std::cell::Cell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use chrono::{DateTime, Datelike, FixedOffset, Local, Timelike, Utc};
+use chrono::{DateTime, Datelike, FixedOffset, Timelike, Utc};
 
+use self::zone::LocalTime;
 use super::write::{padded, unsigned};
 
 /// A compiled date format.
@@ -81,7 +84,7 @@ enum Zone {
     Colons,
     /// `+05:30:00`
     Seconds,
-    /// `UTC`: the only name that is known.
+    /// `CEST`
     Name,
 }
 
@@ -120,18 +123,15 @@ impl TimeFormat {
         Some(Self { kind: Kind::Items(items_of(format)?), local: true })
     }
 
-    /// Whether it asks for the name of a zone that has one of its own.
-    pub(super) fn names_local_zone(&self) -> bool {
-        self.local && matches!(&self.kind, Kind::Items(items) if items.contains(&Item::Zone(Zone::Name)))
-    }
-
     pub(super) fn write(&self, time: SystemTime, out: &mut Vec<u8>) {
         match &self.kind {
             Kind::Default => write_default(time, out),
             Kind::Items(items) => {
                 let at = utc(time);
-                let at = if self.local { at.with_timezone(&Local).fixed_offset() } else { at.fixed_offset() };
-                items.iter().for_each(|item| item.write(&at, out));
+                let zone = if self.local { LocalTime::at(at.timestamp()) } else { LocalTime::UTC };
+                let there = FixedOffset::east_opt(zone.east_seconds);
+                let at = there.map_or_else(|| at.fixed_offset(), |there| at.with_timezone(&there));
+                items.iter().for_each(|item| item.write(&at, zone, out));
             }
         }
     }
@@ -296,7 +296,7 @@ fn push_literal(items: &mut Vec<Item>, text: &str) {
 }
 
 impl Item {
-    fn write(&self, at: &DateTime<FixedOffset>, out: &mut Vec<u8>) {
+    fn write(&self, at: &DateTime<FixedOffset>, zone: LocalTime, out: &mut Vec<u8>) {
         match self {
             Self::Literal(text) => out.extend_from_slice(text.as_bytes()),
             Self::Number { field, width, pad } => {
@@ -313,7 +313,7 @@ impl Item {
                     out[start..].make_ascii_uppercase();
                 }
             }
-            Self::Zone(zone) => zone.write(at.offset().local_minus_utc(), out),
+            Self::Zone(form) => form.write(zone, out),
             Self::Fraction { digits, dot } => write_fraction(at.timestamp_subsec_nanos(), *digits, *dot, out),
         }
     }
@@ -336,9 +336,10 @@ fn write_fraction(nanos: u32, digits: Option<usize>, dot: bool, out: &mut Vec<u8
 }
 
 impl Zone {
-    fn write(self, east_seconds: i32, out: &mut Vec<u8>) {
+    fn write(self, zone: LocalTime, out: &mut Vec<u8>) {
+        let LocalTime { east_seconds, name } = zone;
         if self == Self::Name {
-            return out.extend_from_slice(b"UTC");
+            return out.extend_from_slice(name.as_bytes());
         }
         let (sign, distance) = (if east_seconds < 0 { b'-' } else { b'+' }, u64::from(east_seconds.unsigned_abs()));
         out.push(sign);

@@ -22,12 +22,12 @@ use crate::listener::accept::Chosen;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Serves a connection to its end; returns what it spoke.
+/// Serves a connection to its end; returns what it spoke, and why the proxy closed it.
 pub(crate) async fn serve(
     chosen: Chosen,
     hcm: Arc<HttpConnectionManager>,
     listener_stats: ListenerHttpStats,
-) -> Option<Version> {
+) -> (Option<Version>, Option<&'static str>) {
     let Chosen { shared, chain, info, transport } = chosen;
     let started = Instant::now();
     let connection =
@@ -36,23 +36,23 @@ pub(crate) async fn serve(
     stats.downstream_cx_total().inc();
     stats.downstream_cx_active().inc();
     let version = match detect(&connection, transport).await {
-        Some((Protocol::Http1, transport)) => {
+        Ok((Protocol::Http1, transport)) => {
             stats.downstream_cx_http1_total().inc();
             stats.downstream_cx_http1_active().inc();
-            let ended = serve_http1(&connection, transport).await;
+            let (ended, reason) = serve_http1(&connection, transport).await;
             stats.downstream_cx_http1_active().dec();
             count_end(stats, ended);
-            Some(Version::HTTP_11)
+            (Some(Version::HTTP_11), reason)
         }
-        Some((Protocol::Http2, transport)) => {
+        Ok((Protocol::Http2, transport)) => {
             stats.downstream_cx_http2_total().inc();
             stats.downstream_cx_http2_active().inc();
-            let ended = super::http2_connection::serve(&connection, transport).await;
+            let (ended, reason) = super::http2_connection::serve(&connection, transport).await;
             stats.downstream_cx_http2_active().dec();
             count_end(stats, ended);
-            Some(Version::HTTP_2)
+            (Some(Version::HTTP_2), reason)
         }
-        None => None,
+        Err(reason) => (None, reason),
     };
     stats.downstream_cx_active().dec();
     stats.downstream_cx_destroy().inc();
@@ -64,6 +64,9 @@ enum Protocol {
     Http1,
     Http2,
 }
+
+/// Why the proxy closes a connection whose time is over, once nothing runs on it.
+pub(super) const DRAINED: &str = "deferred_close_on_drained_connection";
 
 /// Who ended a connection.
 pub(super) enum Ended {
@@ -85,16 +88,19 @@ fn count_end(stats: &HttpStats, ended: Ended) {
     }
 }
 
-/// By configuration, ALPN, or the first bytes.
-async fn detect(connection: &Connection, mut transport: Transport) -> Option<(Protocol, Transport)> {
+/// By configuration, ALPN, or the first bytes. An error is the end, and why the proxy made it one.
+async fn detect(
+    connection: &Connection,
+    mut transport: Transport,
+) -> Result<(Protocol, Transport), Option<&'static str>> {
     match connection.hcm.codec {
-        CodecType::Http1 => return Some((Protocol::Http1, transport)),
-        CodecType::Http2 => return Some((Protocol::Http2, transport)),
+        CodecType::Http1 => return Ok((Protocol::Http1, transport)),
+        CodecType::Http2 => return Ok((Protocol::Http2, transport)),
         CodecType::Auto => {}
     }
     match connection.info.application_protocols.first().map(|alpn| &**alpn) {
-        Some("h2" | "h2c") => return Some((Protocol::Http2, transport)),
-        Some("http/1.1" | "http/1.0") => return Some((Protocol::Http1, transport)),
+        Some("h2" | "h2c") => return Ok((Protocol::Http2, transport)),
+        Some("http/1.1" | "http/1.0") => return Ok((Protocol::Http1, transport)),
         _ => {}
     }
     let mut first = BytesMut::new();
@@ -109,19 +115,19 @@ async fn detect(connection: &Connection, mut transport: Transport) -> Option<(Pr
     let idle = connection.hcm.timeouts.connection_idle;
     let came = match idle {
         Some(limit) => tokio::select! {
-            came = tokio::time::timeout(limit, reading) => came.unwrap_or_else(|_| {
+            came = tokio::time::timeout(limit, reading) => came.map_err(|_| {
                 connection.hcm.stats.downstream_cx_idle_timeout().inc();
-                false
-            }),
+                Some("on_idle_timeout")
+            })?,
             () = connection.drain.until_cut() => false,
         },
         None => reading.await,
     };
     if !came {
-        return None;
+        return Err(None);
     }
     let protocol = if first.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http1 };
-    Some((protocol, transport.rewind(first.freeze())))
+    Ok((protocol, transport.rewind(first.freeze())))
 }
 
 fn rules(hcm: &HttpConnectionManager) -> Arc<RequestRules> {
@@ -140,7 +146,7 @@ fn rules(hcm: &HttpConnectionManager) -> Arc<RequestRules> {
     })
 }
 
-async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> Ended {
+async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> (Ended, Option<&'static str>) {
     let hcm = &connection.hcm;
     let mut server =
         Server::new(transport, rules(hcm), hcm.buffer_limit_bytes, Arc::clone(&connection.drain).when_cut());
@@ -194,13 +200,16 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> Ende
     lifetime.check();
     count_bytes(&server);
     match (delayed, server.close(delayed).await) {
-        (None, _) => ended,
+        (None, _) => {
+            let reason = matches!(ended, Ended::Local).then_some(DRAINED);
+            (ended, reason)
+        }
         (Some(_), true) => {
             hcm.stats.downstream_cx_delayed_close_timeout().inc();
-            Ended::Local
+            (Ended::Local, Some("triggered_delayed_close_timeout"))
         }
         // Who is given the time to close does so himself.
-        (Some(_), false) => Ended::Remote,
+        (Some(_), false) => (Ended::Remote, Some(DRAINED)),
     }
 }
 

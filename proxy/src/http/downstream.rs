@@ -70,6 +70,9 @@ pub(crate) trait Downstream: Send {
     /// Bytes of the request as they came: of its fields, and all on the wire but for a body that somebody still reads.
     fn received_bytes(&self) -> (u64, u64);
 
+    /// Bytes of fields before any compression: those of the request, and those sent.
+    fn field_bytes(&self) -> (u64, u64);
+
     /// Body bytes sent as the access log counts them, those of fields, and all bytes on the wire.
     fn sent_bytes(&self) -> (u64, u64, u64);
 }

@@ -15,7 +15,7 @@ use super::codec::h2 as codec;
 use super::codec::h2_frames::Flood;
 use super::codec::keepalive;
 use super::codec::metered::{CountBytes, Meter, Metered};
-use super::connection_manager::{Ended, sleep_or_never};
+use super::connection_manager::{DRAINED, Ended, sleep_or_never};
 use super::exchange::{self, Connection};
 use super::options::HttpConnectionManager;
 use crate::io::Transport;
@@ -56,14 +56,14 @@ struct Serving<'a> {
     drain_time: Duration,
 }
 
-/// Serves a connection to its end.
-pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) -> Ended {
+/// Serves a connection to its end: who made it one, and why if it was the proxy.
+pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) -> (Ended, Option<&'static str>) {
     let hcm = &connection.hcm;
     let bytes = DownstreamBytes(Arc::clone(hcm));
     let (transport, meter) = Metered::new(transport, bytes, hcm.http2.floods, true);
     let Ok(mut server) = builder(hcm).handshake::<_, Bytes>(transport).await else {
         hcm.stats.downstream_cx_protocol_error().inc();
-        return Ended::Local;
+        return (Ended::Local, Some(DRAINED));
     };
     hcm.codec_stats.http2().nghttp2_downstream_connections().inc();
     let opened = Arc::<Notify>::default();
@@ -84,6 +84,7 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
         drain_time: hcm.timeouts.of_drain(),
     };
     let mut duration_reached = false;
+    let mut reason = DRAINED;
     loop {
         let idle = serving.idle_limit();
         tokio::select! {
@@ -105,17 +106,18 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
             () = serving.leave.notified(), if !serving.leaving => serving.leave_gracefully(),
             flood = meter.flooded() => {
                 hcm.codec_stats.http2().count_flood(flood);
-                let reason = if flood == Flood::Resets {
+                let error = if flood == Flood::Resets {
                     hcm.stats.downstream_cx_protocol_error().inc();
                     Reason::INTERNAL_ERROR
                 } else {
                     Reason::ENHANCE_YOUR_CALM
                 };
-                serving.close(reason).await;
+                serving.close(error).await;
                 break;
             }
             () = &mut alive => {
                 hcm.codec_stats.http2().keepalive_timeout().inc();
+                reason = "http2_ping_timeout";
                 serving.close(Reason::NO_ERROR).await;
                 break;
             }
@@ -138,7 +140,9 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
             }
         }
     }
-    serving.end().await
+    let ended = serving.end().await;
+    let reason = matches!(ended, Ended::Local).then_some(reason);
+    (ended, reason)
 }
 
 impl Serving<'_> {

@@ -12,6 +12,7 @@ use tidegate_filters::stream_info::ByteCounts;
 struct Way {
     header: AtomicU64,
     wire: AtomicU64,
+    fields: AtomicU64,
 }
 
 impl Way {
@@ -47,6 +48,16 @@ impl WireBytes {
         self.sent.add(header, wire);
     }
 
+    /// Fields as they were before compression.
+    pub(crate) fn add_received_fields(&self, bytes: u64) {
+        self.received.fields.fetch_add(bytes, Relaxed);
+    }
+
+    /// Fields as they are before compression.
+    pub(crate) fn add_sent_fields(&self, bytes: u64) {
+        self.sent.fields.fetch_add(bytes, Relaxed);
+    }
+
     /// Nothing more goes out.
     pub(crate) fn end_sending(&self) {
         let mut end = self.end.lock();
@@ -76,10 +87,16 @@ impl WireBytes {
         (self.sent.header.load(Relaxed), self.sent.wire.load(Relaxed))
     }
 
-    /// Both into a stream's facts.
+    /// Fields before compression: received and sent so far.
+    pub(crate) fn fields(&self) -> (u64, u64) {
+        (self.received.fields.load(Relaxed), self.sent.fields.load(Relaxed))
+    }
+
+    /// All of it into a stream's facts.
     pub(crate) fn note(&self, counts: &mut ByteCounts) {
         (counts.header_received, counts.wire_received) = self.received();
         (counts.header_sent, counts.wire_sent) = self.sent();
+        (counts.fields_received, counts.fields_sent) = self.fields();
     }
 }
 
@@ -96,9 +113,12 @@ mod tests {
         bytes.end_sending();
         assert!(bytes.poll_sent(&cx).is_ready());
         bytes.add_received(3, 5);
+        bytes.add_received_fields(7);
+        bytes.add_sent_fields(9);
         let mut counts = ByteCounts::default();
         bytes.note(&mut counts);
         let all = (counts.header_received, counts.wire_received, counts.header_sent, counts.wire_sent);
         assert_eq!(all, (3, 5, 20, 30));
+        assert_eq!((counts.fields_received, counts.fields_sent), (7, 9));
     }
 }

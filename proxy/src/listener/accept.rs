@@ -357,8 +357,8 @@ async fn serve_chosen(chosen: Chosen, times: Times) -> StreamInfo {
     let info = Arc::clone(&chosen.info);
     match chosen.chain.terminal.clone() {
         Terminal::Http(hcm, listener_stats) => {
-            let protocol = crate::http::serve(chosen, hcm, listener_stats).await;
-            StreamInfo { protocol, ..stream_of(&info, times) }
+            let (protocol, reason) = crate::http::serve(chosen, hcm, listener_stats).await;
+            StreamInfo { protocol, local_close_reason: reason.map(Into::into), ..stream_of(&info, times) }
         }
         Terminal::Tcp(proxy) => crate::tcp::serve(chosen, stream_of(&info, times), &proxy).await,
         Terminal::Echo => {
@@ -377,6 +377,7 @@ async fn serve_chosen(chosen: Chosen, times: Times) -> StreamInfo {
 fn finish(chain: &FilterChain, shared: &Shared, stream: &mut StreamInfo) {
     stream.end = Some(Instant::now());
     if let Terminal::Tcp(proxy) = &chain.terminal {
+        stream.timings.downstream_end = stream.end;
         proxy.log(stream, AccessLogType::TcpConnectionEnd, shared);
     }
 }

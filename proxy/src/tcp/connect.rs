@@ -1,6 +1,7 @@
 //! Connects a TCP proxy to a host, trying others as often as configured, with a growing wait in between.
 //! It must not know what flows on the connection.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,41 @@ pub(super) async fn connect(
     cluster: &Arc<Cluster>,
     stream: &mut StreamInfo,
 ) -> Option<Connected> {
+    let began = Instant::now();
+    let connected = try_hosts(proxy, dial, target, cluster, stream).await;
+    stream.upstream.pool_wait = Some(began.elapsed());
+    match connected {
+        Ok(connected) => Some(connected),
+        Err(failure) => {
+            stream.local_close_reason = Some(failure.reason());
+            None
+        }
+    }
+}
+
+/// Why a connection has no host, by Envoy's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    Connect = 0,
+    NoHost = 1,
+    Overflow = 2,
+    NoCluster = 3,
+}
+
+impl Failure {
+    /// Why the downstream connection is closed, spelled as Envoy spells it.
+    pub(super) fn reason(self) -> Cow<'static, str> {
+        format!("tcp_initializion_failure:{}", self as u8).into()
+    }
+}
+
+async fn try_hosts(
+    proxy: &TcpProxy,
+    dial: Dial<'_>,
+    target: &TcpCluster,
+    cluster: &Arc<Cluster>,
+    stream: &mut StreamInfo,
+) -> Result<Connected, Failure> {
     let hash = proxy
         .hash
         .as_ref()
@@ -61,21 +97,22 @@ pub(super) async fn connect(
         let Some(host) = choose_host(target, cluster, hash) else {
             cluster.stats().traffic.upstream_cx_none_healthy().inc();
             stream.flags |= ResponseFlags::NO_HEALTHY_UPSTREAM;
-            return None;
+            return Err(Failure::NoHost);
         };
         note_host(&host, attempt, stream);
         match reach(dial, cluster, &host, stream).await {
             Ok(connected) => {
                 host.state.count(HostCounter::Requests);
-                return Some(connected);
+                return Ok(connected);
             }
             Err(Refused::Pool(refused @ (PoolError::Overflow | PoolError::NoPool))) => {
-                stream.flags |= match refused {
-                    PoolError::NoPool => ResponseFlags::NO_HEALTHY_UPSTREAM,
-                    _ => ResponseFlags::UPSTREAM_OVERFLOW,
+                let (flag, failure) = match refused {
+                    PoolError::NoPool => (ResponseFlags::NO_HEALTHY_UPSTREAM, Failure::NoHost),
+                    _ => (ResponseFlags::UPSTREAM_OVERFLOW, Failure::Overflow),
                 };
+                stream.flags |= flag;
                 forget_host(stream);
-                return None;
+                return Err(failure);
             }
             Err(refused) => stream.upstream.transport_failure_reason = reason(refused),
         }
@@ -86,7 +123,7 @@ pub(super) async fn connect(
     }
     cluster.stats().traffic.upstream_cx_connect_attempts_exceeded().inc();
     stream.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
-    None
+    Err(Failure::Connect)
 }
 
 async fn reach(
@@ -96,7 +133,9 @@ async fn reach(
     stream: &mut StreamInfo,
 ) -> Result<Connected, Refused> {
     let Dial::Tunnel(tunnel, client) = dial else {
-        let lease = connect_tcp(cluster, host, RoutingPriority::Default).await.map_err(Refused::Pool)?;
+        let state = stream.connection.filter_state_now().into_owned();
+        let lease = connect_tcp(cluster, host, RoutingPriority::Default, &state).await.map_err(Refused::Pool)?;
+        stream.upstream.filter_state.clone_from(&lease.facts.shared);
         stream.upstream.local_address.clone_from(&lease.facts.local);
         stream.upstream.connection_id = Some(lease.facts.id);
         stream.timings.upstream_connect_start = Some(lease.facts.connect_start);

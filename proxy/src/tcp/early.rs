@@ -11,23 +11,34 @@ use crate::io::Transport;
 /// One read's worth: the rest is read when there is a host.
 const EARLY_READ: usize = 16 << 10;
 
-/// The client's first bytes (`ON_DOWNSTREAM_DATA`). `None` when there are none to connect for: such a client is connected to
-/// nothing, as in Envoy; here the idle timeout ends it.
-pub(super) async fn wait(proxy: &TcpProxy, idle: Option<Duration>, transport: &mut Transport) -> Option<Vec<u8>> {
+/// What a client is like that is to speak first.
+pub(super) enum First {
+    Bytes(Vec<u8>),
+    Gone,
+    /// It has said nothing for too long.
+    Idle,
+}
+
+/// The client's first bytes (`ON_DOWNSTREAM_DATA`). One without any is connected to nothing, as in Envoy; here the idle
+/// timeout ends it.
+pub(super) async fn wait(proxy: &TcpProxy, idle: Option<Duration>, transport: &mut Transport) -> First {
     let mut early = vec![0; proxy.early_bytes.unwrap_or(0).clamp(1, EARLY_READ)];
     let idle = || until(idle.map(|idle| Instant::now() + idle));
     let n = tokio::select! {
         // Who is gone is not waited for.
-        read = transport.read(&mut early) => read.ok()?,
-        () = idle() => return None,
+        read = transport.read(&mut early) => match read {
+            Ok(n) => n,
+            Err(_) => return First::Gone,
+        },
+        () = idle() => return First::Idle,
     };
     proxy.stats.early_data_received_count_total().inc();
     if n == 0 {
         idle().await;
-        return None;
+        return First::Idle;
     }
     early.truncate(n);
-    Some(early)
+    First::Bytes(early)
 }
 
 /// Reads up to `most` bytes in all while something else goes on (`max_early_data_bytes`).

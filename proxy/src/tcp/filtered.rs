@@ -16,7 +16,7 @@ use pingora_core::protocols::{
 use tidegate_filters::connection::ConnectionInfo;
 use tidegate_filters::metadata::Metadata;
 use tidegate_filters::network::{Arrival, Closing, NetworkFilter};
-use tidegate_filters::stream_info::StreamInfo;
+use tidegate_filters::stream_info::{CloseType, StreamInfo};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -32,6 +32,8 @@ struct Facts {
     received: u64,
     sent: u64,
     closing: Option<Closing>,
+    /// The client has reset the connection.
+    reset: bool,
     metadata: Metadata,
 }
 
@@ -41,6 +43,9 @@ impl Seen {
         let mut facts = self.0.lock();
         stream.bytes.body_received = facts.received;
         stream.bytes.body_sent = facts.sent;
+        if facts.reset {
+            stream.close_type = CloseType::RemoteReset;
+        }
         for (namespace, values) in facts.metadata.iter() {
             if let Some(values) = values.as_object() {
                 stream.dynamic_metadata.merge(namespace, values.clone());
@@ -93,7 +98,9 @@ impl AsyncRead for Filtered {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        ready!(Pin::new(&mut this.inner).poll_read(cx, buf)).inspect_err(|error| {
+            this.seen.0.lock().reset |= error.kind() == io::ErrorKind::ConnectionReset;
+        })?;
         let data = &buf.filled()[before..];
         // Filters are told of the end once.
         if data.is_empty() && std::mem::replace(&mut this.ended, true) {

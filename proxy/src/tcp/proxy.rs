@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::format::{AccessLogType, FormatContext};
-use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
+use tidegate_filters::stream_info::{CloseType, ResponseFlags, StreamInfo};
 use tidegate_stats::stats_block;
 
-use super::connect::{self, BackOff, Connected, Dial};
+use super::connect::{self, BackOff, Connected, Dial, Failure};
 use super::early;
 use super::per_connection::{PerConnection, TcpHash};
 use super::pipe::{Ended, Moved, Pipe, Side};
@@ -120,6 +120,7 @@ impl TcpProxy {
 /// Proxies one connection to its end, and returns what is known of it then.
 pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpProxy) -> StreamInfo {
     let Chosen { shared, chain, mut transport, .. } = chosen;
+    stream.upstream.close_type = Some(CloseType::Normal);
     proxy.stats.downstream_cx_total().inc();
     if proxy.log_options.on_start {
         proxy.log(&stream, AccessLogType::TcpConnectionStart, &shared);
@@ -138,8 +139,12 @@ pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpPro
         };
         tokio::select! {
             read = reading => match read {
-                Some(read) => early = read,
-                None => return stream,
+                early::First::Bytes(read) => early = read,
+                early::First::Gone => return stream,
+                early::First::Idle => {
+                    close(&mut stream, SESSION_IDLE);
+                    return stream;
+                }
             },
             over = over => {
                 over.note(proxy, &mut stream);
@@ -159,6 +164,7 @@ pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpPro
     let Some((target, cluster)) = found else {
         proxy.stats.downstream_cx_no_route().inc();
         stream.flags |= ResponseFlags::NO_CLUSTER_FOUND;
+        stream.local_close_reason = Some(Failure::NoCluster.reason());
         return stream;
     };
     stream.upstream.cluster = Some(Arc::clone(cluster.name()));
@@ -196,6 +202,17 @@ struct Session<'a> {
     idle_timeout: Option<Duration>,
 }
 
+/// Why the proxy closes a connection on which nothing happens any more.
+const SESSION_IDLE: &str = "tcp_session_idle_timeout";
+/// And why one that is to leave.
+const DRAIN_CLOSE: &str = "tcp_proxy_drain_close";
+
+/// The proxy closes the connection, and the host's where there is one.
+fn close(stream: &mut StreamInfo, reason: &'static str) {
+    stream.local_close_reason = Some(reason.into());
+    stream.upstream.local_close_reason = stream.upstream.local_address.is_some().then_some(reason);
+}
+
 /// What ends a connection whatever it does.
 enum Over {
     /// The filter chain's time is over.
@@ -209,6 +226,7 @@ impl Over {
         if matches!(self, Self::TooLong) {
             proxy.stats.max_downstream_connection_duration().inc();
             stream.flags |= ResponseFlags::DURATION_TIMEOUT;
+            close(stream, "max_connection_duration_reached");
         }
     }
 }
@@ -281,14 +299,28 @@ impl Session<'_> {
         match ended {
             None | Some(Ended::Done(Side::Down)) => {}
             Some(Ended::Done(Side::Up)) => held.closed_by_host(),
-            Some(Ended::Idle) => proxy.stats.idle_timeout().inc(),
-            Some(Ended::Leaving) => proxy.stats.downstream_cx_drain_close().inc(),
+            Some(Ended::Idle) => {
+                proxy.stats.idle_timeout().inc();
+                close(stream, SESSION_IDLE);
+            }
+            Some(Ended::Leaving) => {
+                proxy.stats.downstream_cx_drain_close().inc();
+                close(stream, DRAIN_CLOSE);
+            }
             Some(Ended::Failed(side, kind)) => {
+                let reset = kind == io::ErrorKind::ConnectionReset;
                 if side == Side::Up {
                     held.closed_by_host();
                     stream.flags |= ResponseFlags::UPSTREAM_REMOTE_RESET;
                 }
-                if kind == io::ErrorKind::ConnectionReset {
+                if reset {
+                    match side {
+                        Side::Down => stream.close_type = CloseType::RemoteReset,
+                        Side::Up => {
+                            stream.upstream.close_type = Some(CloseType::RemoteReset);
+                            stream.close_type = CloseType::LocalReset;
+                        }
+                    }
                     pipe.abort();
                 }
             }
@@ -331,6 +363,7 @@ impl Session<'_> {
                 () = passed.more(), if proxy.leaves_when_draining => {
                     if self.leaves() {
                         proxy.stats.downstream_cx_drain_close().inc();
+                        close(stream, DRAIN_CLOSE);
                         break;
                     }
                 }
@@ -346,6 +379,7 @@ impl Session<'_> {
                     let now = passed.read();
                     if now == last.0 {
                         proxy.stats.idle_timeout().inc();
+                        close(stream, SESSION_IDLE);
                         break;
                     }
                     last = (now, Instant::now());

@@ -151,12 +151,14 @@ impl Tunnel {
     ) -> Result<Standing, Refused> {
         let head = self.head(stream);
         let informational = Informational::default();
+        let shared = stream.connection.filter_state_now().into_owned();
         let request = StreamRequest {
             cluster,
             host,
             priority: RoutingPriority::Default,
             head: &head,
             downstream: http::Version::HTTP_11,
+            state: &shared,
             tunnel: self.post_path.is_none(),
             terminate: None,
             informational: &informational,
@@ -167,6 +169,7 @@ impl Tunnel {
         stream.upstream.local_address.clone_from(&facts.local);
         stream.upstream.connection_id = Some(facts.id);
         stream.upstream.protocol = Some(facts.protocol);
+        stream.upstream.filter_state.clone_from(&facts.shared);
         let (open, gate) = oneshot::channel();
         let body = Body::stream(FromClient {
             read: Arc::clone(&client.read),

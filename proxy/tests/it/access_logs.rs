@@ -7,8 +7,8 @@ use crate::support::{Client, Gateway, Upstream, http_bootstrap_with};
 
 const ROUTES: &str = "[{ match: { prefix: / }, route: { cluster: up } }]";
 
-/// The field of a connection manager that logs to a file.
-fn log(path: &Path, format: &str) -> String {
+/// The field of a connection manager, or of anything else, that logs to a file.
+pub(crate) fn log(path: &Path, format: &str) -> String {
     format!(
         "access_log:
           - name: file
@@ -52,4 +52,40 @@ fn a_file_that_was_moved_away_is_opened_again_by_sigusr1() {
     assert_eq!(client.get("/after").status, 200);
     eventually("a line in the new file", || std::fs::read_to_string(&path).unwrap() == "/after\n");
     assert_eq!(std::fs::read_to_string(&moved).unwrap(), "/before\n/moved\n");
+}
+
+#[test]
+fn a_line_tells_times_sizes_and_what_was_shared_with_the_upstream() {
+    let (upstream, port, directory) = (Upstream::text("hello"), free_port(), Directory::new());
+    let path = directory.0.join("log");
+    let format = "%DOWNSTREAM_DECOMPRESSED_HEADER_BYTES_RECEIVED%/%UPSTREAM_DECOMPRESSED_HEADER_BYTES_SENT% \
+                  %DOWNSTREAM_DETECTED_CLOSE_TYPE%/%UPSTREAM_DETECTED_CLOSE_TYPE% %UPSTREAM_FILTER_STATE(k:PLAIN)% \
+                  %ROUTE_RESOLUTION_TIME_US% %UPSTREAM_CONNECTION_POOL_READY_DURATION% \
+                  %COMMON_DURATION(DS_RX_BEG:US_RX_BODY_BEG:us)% %COMMON_DURATION(DS_RX_BEG:DS_CX_END)%";
+    let shares = "{ '@type': type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config, \
+                  on_request_headers: [{ object_key: k, factory_key: envoy.string, shared_with_upstream: ONCE, \
+                  format_string: { text_format_source: { inline_string: 'of %REQ(:PATH)%' } } }] }";
+    let manager = format!("generate_request_id: false\n          {}", log(&path, format));
+    let bootstrap = http_bootstrap_with(port, &manager, ROUTES, &[("up", upstream.port)], "");
+    let filters = "          http_filters:\n";
+    let bootstrap =
+        bootstrap.replace(filters, &format!("{filters}          - {{ name: s, typed_config: {shares} }}\n"));
+    let _gateway = Gateway::start_with(&bootstrap, &["--file-flush-interval-msec", "10"]);
+    let mut client = Client::new(port);
+    for path in ["/a", "/b"] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: a.example\r\n\r\n");
+        assert_eq!(client.send(request).response().status, 200);
+    }
+    let lines = || std::fs::read_to_string(&path).unwrap_or_default();
+    eventually("both lines", || lines().lines().count() == 2);
+    for line in lines().lines() {
+        let words: Vec<_> = line.split(' ').collect();
+        // `host: a.example` came; with it went `x-forwarded-proto: http` and `x-envoy-expected-rq-timeout-ms: 15000`.
+        assert_eq!(words[0], "16/81", "{line}");
+        assert_eq!(words[1], "Normal/Normal", "{line}");
+        // The connection is the first request's.
+        assert_eq!(words[2..4], ["of", "/a"], "{line}");
+        assert!(words[4..7].iter().all(|number| number.parse::<u64>().is_ok()), "{line}");
+        assert_eq!(words[7], "-", "{line}");
+    }
 }

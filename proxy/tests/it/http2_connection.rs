@@ -2,8 +2,9 @@
 
 use std::net::TcpListener;
 
+use crate::access_logs::log;
 use crate::support::frames::{ACK, Frame, GET, GOAWAY, HEADERS, PING, Peer, RST_STREAM, SETTINGS, WHOLE};
-use crate::support::gateway::free_port;
+use crate::support::gateway::{Directory, eventually, free_port};
 use crate::support::{Client, Gateway, Upstream, http_bootstrap_with};
 
 const ROUTES: &str = "[{ match: { prefix: / }, route: { cluster: up } }]";
@@ -84,8 +85,14 @@ fn a_connection_that_was_idle_is_pinged_with_its_next_stream() {
 
 #[test]
 fn a_client_that_answers_no_ping_is_left() {
-    let (_gateway, _upstream, port) =
-        gateway("http2_protocol_options: { connection_keepalive: { interval: 0.1s, timeout: 0.2s } }");
+    let directory = Directory::new();
+    let path = directory.0.join("log");
+    let (upstream, port) = (Upstream::text("hello"), free_port());
+    let manager = "http2_protocol_options: { connection_keepalive: { interval: 0.1s, timeout: 0.2s } }";
+    let bootstrap = http_bootstrap_with(port, manager, ROUTES, &[("up", upstream.port)], "");
+    let listener = log(&path, "%DOWNSTREAM_LOCAL_CLOSE_REASON%").replace("\n          ", "\n    ");
+    let bootstrap = bootstrap.replacen("    filter_chains:", &format!("    {listener}\n    filter_chains:"), 1);
+    let _gateway = Gateway::start_with(&bootstrap, &["--file-flush-interval-msec", "10"]);
     let mut peer = Peer::client(port);
     for _ in 0..3 {
         let ping = peer.next_of(PING).unwrap();
@@ -94,6 +101,7 @@ fn a_client_that_answers_no_ping_is_left() {
     }
     assert_eq!(peer.next_of(PING).unwrap().flags, 0);
     assert_eq!(peer.next_of(PING), None);
+    eventually("the listener's line", || std::fs::read_to_string(&path).unwrap_or_default() == "http2_ping_timeout\n");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::io::{Read, Write};
 use std::net::Shutdown;
 
-use crate::support::gateway::{connect, free_port};
+use crate::access_logs::log;
+use crate::support::gateway::{Directory, connect, eventually, free_port};
 use crate::support::{Gateway, cluster};
 
 fn listener(name: &str, port: u16, filter: &str) -> String {
@@ -65,4 +66,63 @@ fn an_upstream_that_refuses_closes_the_client() {
         let _ = stream.read_to_end(&mut read);
     }
     assert!(read.is_empty());
+}
+
+#[test]
+fn a_line_tells_how_a_connection_was_closed() {
+    let directory = Directory::new();
+    let path = directory.0.join("log");
+    let format = "%UPSTREAM_CLUSTER% %DOWNSTREAM_DETECTED_CLOSE_TYPE% %UPSTREAM_DETECTED_CLOSE_TYPE% \
+                  %DOWNSTREAM_LOCAL_CLOSE_REASON% %UPSTREAM_LOCAL_CLOSE_REASON%";
+    let log = log(&path, format);
+    let (front, idle, nowhere, back) = (free_port(), free_port(), free_port(), free_port());
+    let proxy = |cluster: &str, more: &str| {
+        format!(
+            "
+          '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
+          stat_prefix: t
+          cluster: {cluster}
+          {more}
+          {log}"
+        )
+    };
+    let listener = |name: &str, port: u16, filter: &str| {
+        format!(
+            "  - name: {name}
+    address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
+    filter_chains:
+    - filters:
+      - name: f
+        typed_config:{filter}
+"
+        )
+    };
+    let echo = "\n          '@type': type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo";
+    let listeners = [
+        listener("front", front, &proxy("up", "")),
+        listener("idle", idle, &proxy("up", "idle_timeout: 0.1s")),
+        listener("nowhere", nowhere, &proxy("none", "")),
+        listener("back", back, echo),
+    ];
+    let clusters = cluster("up", back, "");
+    let bootstrap = format!("static_resources:\n  listeners:\n{}  clusters:\n{clusters}", listeners.concat());
+    let _gateway = Gateway::start_with(&bootstrap, &["--file-flush-interval-msec", "10"]);
+    let is_next = |line: &str| {
+        eventually(line, || std::fs::read_to_string(&path).unwrap_or_default().lines().last() == Some(line));
+    };
+    let mut byte = [0];
+    let mut stream = connect(front);
+    stream.write_all(b"a").unwrap();
+    stream.read_exact(&mut byte).unwrap();
+    socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(stream);
+    is_next("up RemoteReset Normal - -");
+    let mut stream = connect(idle);
+    stream.write_all(b"a").unwrap();
+    stream.read_exact(&mut byte).unwrap();
+    assert_eq!(stream.read(&mut byte).unwrap(), 0);
+    is_next("up Normal Normal tcp_session_idle_timeout tcp_session_idle_timeout");
+    // Closed or reset, perhaps before the client has looked at its socket.
+    let _ = std::net::TcpStream::connect(("127.0.0.1", nowhere)).map(|mut stream| stream.read(&mut byte));
+    is_next("- Normal Normal tcp_initializion_failure:3 -");
 }

@@ -65,16 +65,19 @@ fn a_newline_is_refused() {
 fn a_local_time_says_how_far_it_is_from_utc() {
     let written = |zone: Zone, east_seconds| {
         let mut out = Vec::new();
-        zone.write(east_seconds, &mut out);
+        zone.write(LocalTime { east_seconds, name: "IST" }, &mut out);
         String::from_utf8(out).unwrap()
     };
     assert_eq!([Zone::Plain, Zone::Colons].map(|zone| written(zone, 19_800)), ["+0530", "+05:30"]);
     assert_eq!([Zone::Plain, Zone::Seconds].map(|zone| written(zone, -12_600)), ["-0330", "-03:30:00"]);
+    assert_eq!(written(Zone::Name, 19_800), "IST");
     let local = TimeFormat::compile_local("").unwrap();
     let mut out = Vec::new();
     local.write(at(1_795_490_491, 685_550_000), &mut out);
     // Wherever this runs: date, time, milliseconds, distance.
     assert_eq!(out.len(), "2026-11-24T03:21:31.685+0000".len());
-    assert!(TimeFormat::compile_local("%Z").unwrap().names_local_zone());
-    assert!(!local.names_local_zone() && TimeFormat::compile_local("%n").is_none());
+    assert!(TimeFormat::compile_local("%n").is_none());
+    let mut out = Vec::new();
+    TimeFormat::compile_local("%Z").unwrap().write(at(1_795_490_491, 0), &mut out);
+    assert_eq!(String::from_utf8(out).unwrap(), zone::LocalTime::at(1_795_490_491).name);
 }

@@ -76,7 +76,9 @@ pub(super) async fn connect(cluster: &Arc<Cluster>, host: &Host) -> Result<(Tran
     let millis = u64::try_from((connected - start).as_millis()).unwrap_or(u64::MAX);
     cluster.stats().traffic.upstream_cx_connect_ms().record(millis);
     let id = next_id();
-    Ok((transport, ConnectionFacts { id, local, protocol: http::Version::HTTP_11, connect_start: start, connected }))
+    let facts =
+        ConnectionFacts { id, local, protocol: http::Version::HTTP_11, connect_start: start, connected, shared: None };
+    Ok((transport, facts))
 }
 
 fn next_id() -> u64 {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use parking_lot::Mutex;
 use tidegate_filters::http::{Body, Response};
+use tidegate_filters::metadata::FilterState;
 use tokio::io::{ReadHalf, WriteHalf};
 
 use self::body::ResponseBody;
@@ -93,6 +94,8 @@ struct State {
     active: usize,
     /// There while there is anything in the pool.
     place: Option<Permit>,
+    /// What whoever opened it shares with its connections.
+    shared: Option<Arc<FilterState>>,
 }
 
 impl State {
@@ -106,10 +109,12 @@ impl State {
 
 impl Pool {
     /// Takes a place among the cluster's pools, unless it has one.
-    fn enter(&self) -> Result<(), PoolError> {
+    fn enter(&self, state: &FilterState) -> Result<(), PoolError> {
         if self.state.lock().place.is_none() {
             let place = place::take(&self.cluster, self.host.state.id, self.priority)?;
-            self.state.lock().place = Some(place);
+            let shared = state.shared().map(Arc::new);
+            let mut state = self.state.lock();
+            (state.place, state.shared) = (Some(place), shared);
         }
         Ok(())
     }
@@ -233,7 +238,8 @@ fn dial(pool: &Arc<Pool>, permit: Permit) {
         let mut state = pool.state.lock();
         state.connecting -= 1;
         match connected {
-            Ok((transport, facts)) => {
+            Ok((transport, mut facts)) => {
+                facts.shared.clone_from(&state.shared);
                 let (read, write) = tokio::io::split(transport);
                 let limit = pool.cluster.config().buffer_limit_bytes as usize;
                 let connection = Box::new(Connection {
@@ -288,6 +294,7 @@ fn unreachable_facts() -> &'static ConnectionFacts {
         protocol: http::Version::HTTP_11,
         connect_start: Instant::now(),
         connected: Instant::now(),
+        shared: None,
     })
 }
 
@@ -337,7 +344,7 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
             }
         };
     }
-    pool.enter()?;
+    pool.enter(request.state)?;
     let Some(pending) = Pending::begin(request.cluster, request.host, request.priority) else {
         pool.state.lock().leave_if_empty();
         return Err(PoolError::Overflow);
@@ -380,6 +387,7 @@ pub(super) async fn send(mut lease: Lease, request: &StreamRequest<'_>, body: Bo
         connection.writer.encode(|out| fields = encode::request(request.head, delimit, request.tunnel, &http1, out));
     if let Some(bytes) = request.bytes {
         bytes.add_sent(fields as u64, head as u64);
+        bytes.add_sent_fields(fields as u64);
     }
     let limits = HeadLimits {
         max_bytes: request.cluster.config().http.max_response_headers_bytes.unwrap_or(MAX_HEADERS_BYTES) as usize,
@@ -435,6 +443,8 @@ fn poll_head(
             Ok(Some(decoded)) => {
                 if let Some(bytes) = request.bytes {
                     bytes.add_received(decoded.field_bytes as u64, (buffered - reader.buffer.len()) as u64);
+                    // Those of heads before are counted again, as in Envoy.
+                    bytes.add_received_fields(bytes.received().0);
                 }
                 return Poll::Ready(Ok(decoded));
             }

@@ -72,6 +72,11 @@ impl Upload {
     fn end(&mut self, trailers: Option<http::HeaderMap>, writer: &mut Writer<WriteHalf<Transport>>) -> Result<(), ()> {
         self.done = true;
         let trailers = trailers.filter(|_| self.http1.enable_trailers);
-        self.outgoing.end(trailers.as_ref(), writer).map_err(drop)
+        let fields = self.outgoing.end(trailers.as_ref(), writer).map_err(drop)? as u64;
+        if let Some(bytes) = &self.bytes {
+            bytes.add_sent(fields, 0);
+            bytes.add_sent_fields(fields);
+        }
+        Ok(())
     }
 }

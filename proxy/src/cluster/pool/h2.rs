@@ -11,6 +11,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use parking_lot::Mutex;
+use tidegate_filters::metadata::FilterState;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -85,6 +86,8 @@ struct State {
     connecting: bool,
     /// There while there is anything in the pool.
     place: Option<Permit>,
+    /// What whoever opened it shares with its connections.
+    shared: Option<Arc<FilterState>>,
 }
 
 impl State {
@@ -98,10 +101,12 @@ impl State {
 
 impl Pool {
     /// Takes a place among the cluster's pools, unless it has one.
-    fn enter(&self) -> Result<(), PoolError> {
+    fn enter(&self, state: &FilterState) -> Result<(), PoolError> {
         if self.state.lock().place.is_none() {
             let place = place::take(&self.cluster, self.host.state.id, self.priority)?;
-            self.state.lock().place = Some(place);
+            let shared = state.shared().map(Arc::new);
+            let mut state = self.state.lock();
+            (state.place, state.shared) = (Some(place), shared);
         }
         Ok(())
     }
@@ -234,6 +239,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
         }
     };
     facts.protocol = http::Version::HTTP_2;
+    facts.shared.clone_from(&pool.state.lock().shared);
     let settings = options(&pool.cluster);
     let (transport, meter) = Metered::new(transport, (), settings.floods, false);
     let handshake = h2::client::Builder::new()
@@ -350,7 +356,7 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
     let connection = match pool.with_room() {
         Some(connection) => connection,
         None => {
-            pool.enter()?;
+            pool.enter(request.state)?;
             let Some(pending) = Pending::begin(request.cluster, request.host, request.priority) else {
                 pool.state.lock().leave_if_empty();
                 return Err(PoolError::Overflow);

@@ -9,6 +9,9 @@ use bytes::Bytes;
 use h2::SendStream;
 use tidegate_filters::http::Body;
 
+use crate::http::codec::h2::fields_bytes;
+use crate::http::wire_bytes::WireBytes;
+
 /// The request's body on its way up.
 pub(super) struct Upload {
     pub(super) body: Body,
@@ -20,6 +23,8 @@ pub(super) struct Upload {
     pub(super) broken: bool,
     /// Set once all is with the connection.
     pub(super) uploaded: Arc<AtomicBool>,
+    /// Where its bytes are counted, if anybody asks.
+    pub(super) bytes: Option<Arc<WireBytes>>,
 }
 
 impl Upload {
@@ -60,6 +65,9 @@ impl Upload {
                     }
                     Err(frame) => {
                         if let Ok(trailers) = frame.into_trailers() {
+                            if let Some(bytes) = &self.bytes {
+                                bytes.add_sent_fields(fields_bytes(&trailers) as u64);
+                            }
                             let _ = self.sending.send_trailers(trailers);
                         }
                         self.uploaded.store(true, Relaxed);

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
+use tidegate_filters::metadata::FilterState;
 use tidegate_filters::stream_info::Address;
 use tokio::sync::oneshot;
 
@@ -74,6 +75,8 @@ pub(crate) struct StreamRequest<'a> {
     pub head: &'a RequestHead,
     /// What the downstream connection speaks, for `use_downstream_protocol_config`.
     pub downstream: http::Version,
+    /// What may be shared with the connection.
+    pub state: &'a FilterState,
     /// The request asks to leave HTTP: what follows the head goes up once the host has agreed.
     pub tunnel: bool,
     /// The request's payload leaves HTTP here: it goes to the host as plain bytes.
@@ -146,6 +149,8 @@ pub(crate) struct ConnectionFacts {
     pub protocol: http::Version,
     pub connect_start: Instant,
     pub connected: Instant,
+    /// What whoever opened its pool has shared with it.
+    pub shared: Option<Arc<FilterState>>,
 }
 
 /// A stream that has its connection; nothing was sent on it yet.
@@ -166,7 +171,7 @@ impl Stream {
     /// Waits for a connection to the host.
     pub(crate) async fn open(request: &StreamRequest<'_>) -> Result<Self, PoolError> {
         if request.terminate.is_some() {
-            let lease = connect_tcp(request.cluster, request.host, request.priority).await?;
+            let lease = connect_tcp(request.cluster, request.host, request.priority, request.state).await?;
             return Ok(Self::Tcp(Box::new(lease)));
         }
         let http2 = match request.cluster.config().http.protocol {

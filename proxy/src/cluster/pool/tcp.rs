@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tidegate_filters::metadata::FilterState;
+
 use super::connect;
 use super::{Active, ConnectionFacts, Open, Pending, PoolError, connection_permit, count_connect_failure};
 use crate::cluster::Cluster;
@@ -43,12 +45,15 @@ pub(crate) async fn connect_tcp(
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
     priority: RoutingPriority,
+    state: &FilterState,
 ) -> Result<TcpLease, PoolError> {
     let permit = connection_permit(cluster, host, priority, false).ok_or(PoolError::Overflow)?;
     let pending = Pending::begin(cluster, host, priority).ok_or(PoolError::Overflow)?;
     let mut open = Open::new(cluster, host, permit);
     let connected = connect::connect(cluster, host).await;
-    let (transport, facts) = pending.settle(connected.map_err(|error| count_connect_failure(cluster, host, &error)))?;
+    let (transport, mut facts) =
+        pending.settle(connected.map_err(|error| count_connect_failure(cluster, host, &error)))?;
+    facts.shared = state.shared().map(Arc::new);
     // All of a connection is one request.
     (open.busy, open.requests) = (true, 1);
     let active = Active::begin(cluster, host, priority).ok_or(PoolError::Overflow)?;

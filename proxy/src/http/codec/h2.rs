@@ -17,6 +17,7 @@ use super::metered::{CountedStream, Meter};
 use super::stats::Http2CodecStats;
 use crate::http::downstream::{BodyLength, Downstream, Gone, ResetReason};
 use crate::http::protocol::Underscores;
+use crate::http::wire_bytes::WireBytes;
 
 /// What a stream's first frame says.
 pub(crate) struct Opened {
@@ -96,6 +97,15 @@ impl HeadRules {
     }
 }
 
+/// `:status` with its value.
+pub(crate) const STATUS_BYTES: usize = 10;
+
+/// The size of a request's fields, pseudo header fields included.
+pub(crate) fn request_bytes<B>(request: &http::Request<B>) -> usize {
+    let protocol = request.extensions().get::<h2::ext::Protocol>().map_or(0, |protocol| 9 + protocol.as_str().len());
+    pseudo_bytes(request.method(), request.uri()) + protocol + fields_bytes(request.headers())
+}
+
 fn pseudo_bytes(method: &Method, uri: &http::Uri) -> usize {
     let field = |name: &str, value: Option<&str>| value.map_or(0, |value| name.len() + value.len());
     field(":method", Some(method.as_str()))
@@ -112,6 +122,10 @@ pub(crate) fn open(
     (leave, meter): (&Arc<Notify>, &Arc<Meter>),
     stats: &Http2CodecStats,
 ) -> Result<Opened, Refused> {
+    let counted = meter.adopt(respond.stream_id().as_u32());
+    if let Some(counted) = &counted {
+        counted.bytes.add_received_fields(request_bytes(&request) as u64);
+    }
     let (mut parts, receiving) = request.into_parts();
     if let Err(details) = rules.apply(&parts.method, &parts.uri, &mut parts.headers, stats) {
         respond.send_reset(Reason::INTERNAL_ERROR);
@@ -122,10 +136,14 @@ pub(crate) fn open(
         return Err(Refused::Malformed);
     };
     let upgrade = head.headers.contains_key(UPGRADE);
-    let body =
-        if receiving.is_end_stream() { Body::Empty } else { Body::stream(RequestBody { receiving, data_done: false }) };
+    let body = if receiving.is_end_stream() {
+        Body::Empty
+    } else {
+        let bytes = counted.as_ref().map(|counted| Arc::clone(&counted.bytes));
+        Body::stream(RequestBody { receiving, data_done: false, bytes })
+    };
     let stream = Stream {
-        counted: meter.adopt(respond.stream_id().as_u32()),
+        counted,
         respond,
         sending: None,
         chunk: Bytes::new(),
@@ -234,12 +252,19 @@ impl Stream {
     pub(crate) fn send_continue(&mut self) {
         let mut go_ahead = http::Response::new(());
         *go_ahead.status_mut() = http::StatusCode::CONTINUE;
+        self.count_sent_fields(STATUS_BYTES);
         // A client that has gone needs no go-ahead.
         let _ = self.respond.send_informational(go_ahead);
     }
 
     fn failed(&mut self) {
         self.end = End::Gone(Gone::Closed);
+    }
+
+    fn count_sent_fields(&self, bytes: usize) {
+        if let Some(counted) = &self.counted {
+            counted.bytes.add_sent_fields(bytes as u64);
+        }
     }
 
     /// Moves what the window allows; ready when nothing is queued.
@@ -302,6 +327,7 @@ impl Downstream for Stream {
         *response.status_mut() = head.status;
         response.headers_mut().clone_from(&head.headers);
         strip_connection_headers(response.headers_mut());
+        self.count_sent_fields(STATUS_BYTES + fields_bytes(response.headers()));
         // A client that has gone needs no hints.
         let _ = self.respond.send_informational(response);
     }
@@ -311,6 +337,7 @@ impl Downstream for Stream {
         *response.status_mut() = head.status;
         response.headers_mut().clone_from(&head.headers);
         strip_connection_headers(response.headers_mut());
+        self.count_sent_fields(STATUS_BYTES + fields_bytes(response.headers()));
         if self.upgrade && head.status == StatusCode::SWITCHING_PROTOCOLS {
             *response.status_mut() = StatusCode::OK;
         }
@@ -343,6 +370,7 @@ impl Downstream for Stream {
 
     fn send_trailers(&mut self, trailers: HeaderMap) {
         if matches!(self.end, End::Open) {
+            self.count_sent_fields(fields_bytes(&trailers));
             self.end = End::Trailers(trailers);
         }
     }
@@ -411,6 +439,10 @@ impl Downstream for Stream {
         self.counted.as_ref().map_or((0, 0), |counted| counted.bytes.received())
     }
 
+    fn field_bytes(&self) -> (u64, u64) {
+        self.counted.as_ref().map_or((0, 0), |counted| counted.bytes.fields())
+    }
+
     fn sent_bytes(&self) -> (u64, u64, u64) {
         let (header, wire) = self.counted.as_ref().map_or((0, self.sent_body), |counted| counted.bytes.sent());
         (self.sent_body, header, wire)
@@ -421,6 +453,8 @@ impl Downstream for Stream {
 struct RequestBody {
     receiving: RecvStream,
     data_done: bool,
+    /// Where its bytes are counted, if anybody asks.
+    bytes: Option<Arc<WireBytes>>,
 }
 
 impl http_body::Body for RequestBody {
@@ -444,6 +478,9 @@ impl http_body::Body for RequestBody {
         }
         match ready!(self.receiving.poll_trailers(cx)) {
             Ok(Some(mut trailers)) => {
+                if let Some(bytes) = &self.bytes {
+                    bytes.add_received_fields(fields_bytes(&trailers) as u64);
+                }
                 remove_untrusted(&mut trailers);
                 Poll::Ready(Some(Ok(http_body::Frame::trailers(trailers))))
             }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use tidegate_filters::format::asks_for_wire_bytes;
+use tidegate_filters::format::Costly;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 
@@ -100,7 +100,7 @@ pub(crate) struct Metered<T, C> {
 impl<T, C: CountBytes> Metered<T, C> {
     /// `client` says that the peer is the connection's client.
     pub(crate) fn new(inner: T, bytes: C, limits: FloodLimits, client: bool) -> (Self, Arc<Meter>) {
-        let streams = asks_for_wire_bytes().then(Mutex::default);
+        let streams = Costly::WireBytes.is_asked_for().then(Mutex::default);
         let meter = Arc::new(Meter { streams, ..Meter::default() });
         let frames = FrameMeter::new(limits, client, Instant::now());
         (Self { inner, bytes, frames, meter: Arc::clone(&meter) }, meter)

@@ -11,7 +11,7 @@ use super::{Connection, Exchange};
 use crate::http::access_logs::{self, Heads};
 use crate::http::downstream::Downstream;
 
-/// A 100 counts as a response too.
+/// A 1xx counts as a response too.
 pub(crate) fn count_informational(connection: &Connection) {
     connection.hcm.stats.downstream_rq_completed().inc();
     connection.hcm.stats.count_response(StatusCode::CONTINUE);
@@ -22,6 +22,7 @@ impl Exchange<'_> {
     pub(super) fn count_received<D: Downstream>(&mut self, down: &D) {
         let bytes = &mut self.stream.info.bytes;
         (bytes.header_received, bytes.wire_received) = down.received_bytes();
+        (bytes.fields_received, bytes.fields_sent) = down.field_bytes();
     }
 
     pub(super) fn count_sent<D: Downstream>(&mut self, down: &D) {

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use http::{Method, StatusCode, Version};
 use tidegate_filters::connection::ConnectionInfo;
+use tidegate_filters::format::Costly;
 use tidegate_filters::http::{Body, HttpFilter, LocalReply, Request, RequestHead, Response, StreamContext};
 use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 
@@ -149,7 +150,7 @@ pub(crate) async fn run<D: Downstream>(connection: &Arc<Connection>, request: Re
         std::future::poll_fn(|cx| {
             let polled = produce.as_mut().poll(cx);
             for head in informational.take() {
-                if head.status == StatusCode::CONTINUE && hcm.proxy_100_continue {
+                if hcm.proxy_100_continue {
                     count_informational(connection);
                 }
                 down.send_informational(&head);
@@ -273,7 +274,7 @@ impl<'a> Exchange<'a> {
             trailers: None,
             resent_bytes: 0,
             head_bytes: 0,
-            upstream_bytes: tidegate_filters::format::asks_for_wire_bytes().then(Arc::default),
+            upstream_bytes: Costly::WireBytes.is_asked_for().then(Arc::default),
         }
     }
 

@@ -2,9 +2,10 @@
 //! It must not know how a table is searched, nor what is done with the route.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
+use tidegate_filters::format::Costly;
 use tidegate_filters::http::LocalReply;
 
 use super::Exchange;
@@ -28,6 +29,7 @@ impl Exchange<'_> {
     pub(super) fn choose_route(&mut self) {
         self.stream.asks.clear_route = false;
         self.stream.info.route_resolutions += 1;
+        let began = Costly::RouteTime.is_asked_for().then(Instant::now);
         let outcome = match self.table() {
             None => Outcome::NoVirtualHost,
             Some(table) => {
@@ -43,6 +45,9 @@ impl Exchange<'_> {
                 crate::route::route(&table, &input, None)
             }
         };
+        if let Some(began) = began {
+            *self.stream.info.route_resolution_time.get_or_insert_default() += began.elapsed();
+        }
         let name = outcome.route().and_then(|route| route.cluster.as_deref());
         self.cluster = name.and_then(|name| self.snapshot.as_ref()?.clusters.get(name).cloned());
         let info = &mut self.stream.info;

@@ -154,6 +154,9 @@ impl Exchange<'_> {
             // Filters may have seen one; the client did not.
             info.response_code = None;
         }
+        if matches!(gone, Gone::Closed | Gone::Cut) {
+            info.timings.downstream_end = Some(Instant::now());
+        }
         match gone {
             Gone::Closed => {
                 info.flags |= ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;

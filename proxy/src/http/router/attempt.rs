@@ -5,8 +5,11 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use tidegate_filters::format::Costly;
 use tidegate_filters::http::{Body, LocalReply, Request, RequestHead, StreamContext};
+use tidegate_filters::stream_info::CloseType;
 
+use super::body_begin::BodyBegin;
 use super::deadline::{expires, falls_silent};
 use super::measure::Measure;
 use super::read_ahead::ReadAhead;
@@ -91,7 +94,9 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
     let mut log = TryLog::begin(shared, head, stream);
     let mut measure = Measure::begin(shared, head);
     let mut body = ReadAhead::new(body, shared.buffer_limit());
+    let began = Costly::PoolWait.is_asked_for().then(Instant::now);
     let opened = body.while_waiting(Stream::open(&request(shared, host, head, stream))).await;
+    let waited = began.map(|began| began.elapsed());
     let opened = match opened {
         Ok(opened) => opened,
         Err(error) => {
@@ -104,6 +109,8 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
                 }
                 PoolError::Timeout => {}
             }
+            stream.info.upstream.close_type = Some(CloseType::Normal);
+            stream.info.upstream.pool_wait = waited;
             let failure = Failure::Pool(error);
             if let Some(log) = &mut log {
                 log.failed(failure::try_flag(&failure), stream);
@@ -116,6 +123,7 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
     };
     shared.account.tallies.each(|tally| tally.requests.upstream_rq_total().inc());
     host::note_connection(&opened, stream);
+    stream.info.upstream.pool_wait = waited;
     if let Some(periodic) = &shared.periodic {
         periodic.note_info(stream);
     }
@@ -126,6 +134,8 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
         head.scheme = http::HeaderValue::from_static("http");
     }
     stream.info.timings.first_upstream_tx = Some(Instant::now());
+    let body_began = Costly::BodyBegin.is_asked_for().then(Arc::default);
+    stream.info.upstream.body_began.clone_from(&body_began);
     let request = request(shared, host, head, stream);
     let mut body = body.into_body();
     if let Some(log) = &mut log {
@@ -156,8 +166,11 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
         (Some(mut measure), Err(_)) => measure.failed(),
         (None, _) => {}
     }
-    if sent.is_ok() {
+    if let Ok(begun) = &mut sent {
         stream.info.timings.first_upstream_rx = Some(Instant::now());
+        if let Some(began) = body_began {
+            note_begin(begun, began);
+        }
     }
     sent
 }
@@ -180,7 +193,7 @@ fn request<'r>(
     shared: &'r Shared<'_>,
     host: &'r Arc<Host>,
     head: &'r RequestHead,
-    stream: &StreamContext,
+    stream: &'r StreamContext,
 ) -> StreamRequest<'r> {
     StreamRequest {
         cluster: &shared.cluster,
@@ -188,10 +201,19 @@ fn request<'r>(
         priority: shared.action.priority,
         head,
         downstream: stream.info.protocol.unwrap_or(http::Version::HTTP_11),
+        state: &stream.info.filter_state,
         tunnel: shared.tunnel,
         terminate: terminate(shared, head, stream),
         informational: shared,
         bytes: shared.bytes.as_ref(),
+    }
+}
+
+/// Notes when the first piece of the response's body comes.
+fn note_begin(begun: &mut Begun, began: Arc<OnceLock<Instant>>) {
+    let body = &mut begun.response.body;
+    if !body.is_end() {
+        *body = Body::stream(BodyBegin { body: body.take(), began });
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use tidegate_filters::http::StreamContext;
-use tidegate_filters::stream_info::UpstreamInfo;
+use tidegate_filters::stream_info::{CloseType, UpstreamInfo};
 
 use super::Shared;
 use crate::cluster::host::Host;
@@ -59,6 +59,7 @@ pub(super) fn note(host: &Host, upstream: &mut UpstreamInfo) {
     upstream.host_name = Some(Arc::clone(&host.hostname));
     upstream.locality = Some(Arc::clone(&host.locality));
     upstream.host_metadata = Some(Arc::clone(&host.metadata));
+    upstream.close_type = Some(CloseType::Normal);
 }
 
 /// The try has its connection.
@@ -67,6 +68,7 @@ pub(super) fn note_connection(opened: &Stream, stream: &mut StreamContext) {
     let upstream = &mut stream.info.upstream;
     upstream.local_address.clone_from(&facts.local);
     upstream.connection_id = Some(facts.id);
+    upstream.filter_state.clone_from(&facts.shared);
     upstream.protocol = (!matches!(opened, Stream::Tcp(_))).then_some(facts.protocol);
     stream.info.timings.upstream_connect_start = Some(facts.connect_start);
     stream.info.timings.upstream_connect_complete = Some(facts.connected);

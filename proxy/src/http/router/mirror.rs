@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use tidegate_filters::http::{Body, RequestHead, ResponseHead, StreamContext};
+use tidegate_filters::metadata::FilterState;
 
 use super::Shared;
 use super::charge::{Account, is_canary};
@@ -95,6 +96,7 @@ async fn send(account: &Account, head: RequestHead, body: Body) {
         priority: RoutingPriority::Default,
         head: &head,
         downstream: head.version,
+        state: &FilterState::default(),
         tunnel: false,
         terminate: None,
         informational: &Nobody,

@@ -3,6 +3,7 @@
 
 mod answer;
 mod attempt;
+mod body_begin;
 mod charge;
 mod cluster;
 mod deadline;

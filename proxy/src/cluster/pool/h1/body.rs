@@ -10,6 +10,7 @@ use tidegate_filters::http::BodyError;
 use super::{BULK_BYTES, Lease, SharedWriter};
 use crate::http::codec::CodecError;
 use crate::http::codec::h1::body::{BodyDecoder, Piece};
+use crate::http::codec::h1::fields::trailer_bytes;
 use crate::http::wire_bytes::WireBytes;
 
 /// A response's body. The connection goes back to its pool at the end; dropped before, it is closed.
@@ -67,7 +68,12 @@ impl ResponseBody {
                 bytes.add_received(0, (buffered - connection.reader.buffer.len()) as u64);
             }
             match decoded {
-                Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+                Ok(Some(piece)) => {
+                    if let (Piece::End(Some(trailers)), Some(bytes)) = (&piece, &self.bytes) {
+                        bytes.add_received(trailer_bytes(trailers), 0);
+                    }
+                    return Poll::Ready(Some(Ok(piece)));
+                }
                 Ok(None) => {}
                 Err(error) => {
                     connection.open.cluster.stats().traffic.upstream_cx_protocol_error().inc();

@@ -1,5 +1,6 @@
 //! Tests of the pool's bookkeeping; what goes over the wire is tested with the whole proxy.
 
+use tidegate_filters::metadata::{FilterState, Sharing, Text};
 use tidegate_filters::runtime::NoRuntime;
 use tidegate_stats::Store;
 use tokio::net::UnixStream;
@@ -24,8 +25,14 @@ fn connection(pool: &Pool) -> (Box<Connection>, UnixStream) {
     let (read, write) = tokio::io::split(Transport::Unix(ours));
     let now = Instant::now();
     let permit = pool.cluster.breakers(pool.priority).take(Resource::Connections);
-    let facts =
-        ConnectionFacts { id: 1, local: None, protocol: http::Version::HTTP_11, connect_start: now, connected: now };
+    let facts = ConnectionFacts {
+        id: 1,
+        local: None,
+        protocol: http::Version::HTTP_11,
+        connect_start: now,
+        connected: now,
+        shared: None,
+    };
     let connection = Connection {
         reader: Reader::new(read),
         writer: Writer::new(write, 1),
@@ -83,8 +90,15 @@ fn places(pool: &Pool) -> u32 {
 async fn a_pool_has_a_place_while_there_is_anything_in_it() {
     let pool = only_pool();
     let waiting = pool.state.lock().waiters.join();
-    pool.enter().unwrap();
-    pool.enter().unwrap();
+    let shared = |text: &str| {
+        let mut state = FilterState::default();
+        state.set("k", std::sync::Arc::new(Text(text.to_owned())), false, Sharing::Once);
+        state
+    };
+    let shares = |pool: &Pool| pool.state.lock().shared.as_ref().and_then(|shared| shared.get("k")?.text());
+    pool.enter(&shared("first")).unwrap();
+    pool.enter(&shared("second")).unwrap();
+    assert_eq!(shares(&pool).as_deref(), Some("first"));
     assert_eq!(places(&pool), 1);
     let (connection, _host) = connection(&pool);
     pool.hand_out(&mut pool.state.lock(), connection);
@@ -94,6 +108,9 @@ async fn a_pool_has_a_place_while_there_is_anything_in_it() {
     let connection = pool.take_idle().unwrap();
     pool.give_back(connection, false);
     assert_eq!(places(&pool), 0);
+    // Whoever opens it anew has something of his own to share.
+    pool.enter(&FilterState::default()).unwrap();
+    assert_eq!(shares(&pool), None);
 }
 
 #[tokio::test]
@@ -101,7 +118,7 @@ async fn a_pool_that_rests_makes_room_for_another_of_its_host_only() {
     let resting = only_pool();
     let key = (resting.host.state.id, resting.priority);
     POOLS.with_borrow_mut(|pools| pools.h1.insert(key, Arc::clone(&resting)));
-    resting.enter().unwrap();
+    resting.enter(&FilterState::default()).unwrap();
     let (connection, _host) = connection(&resting);
     resting.hand_out(&mut resting.state.lock(), connection);
     let elsewhere = HostState::new(None).id;

@@ -8,6 +8,7 @@ use h2::RecvStream;
 use tidegate_filters::http::BodyError;
 
 use super::stream::StreamGuard;
+use crate::http::codec::h2::fields_bytes;
 
 /// A response's body: dropped before its end, the stream is reset.
 pub(super) struct ResponseBody {
@@ -46,6 +47,9 @@ impl http_body::Body for ResponseBody {
         match ready!(self.receiving.poll_trailers(cx)) {
             Ok(trailers) => {
                 self.stream.over = true;
+                if let (Some(trailers), Some(counted)) = (&trailers, &self.stream.counted) {
+                    counted.bytes.add_received_fields(fields_bytes(trailers) as u64);
+                }
                 Poll::Ready(trailers.map(|trailers| Ok(http_body::Frame::trailers(trailers))))
             }
             Err(error) => Poll::Ready(Some(Err(self.failed(&error)))),

@@ -9,14 +9,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
-use http::{Method, Uri};
+use http::{HeaderMap, Method, Uri};
 use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
 
 use super::body::ResponseBody;
 use super::{Connection, Pool, max_headers_bytes, options};
 use crate::cluster::pool::h2_upload::Upload;
 use crate::cluster::pool::{Active, Begun, ConnectionFacts, Pump, StreamRequest, StreamReset};
-use crate::http::codec::h2::fields_bytes;
+use crate::http::codec::h2::{STATUS_BYTES, fields_bytes, request_bytes};
 use crate::http::codec::metered::CountedStream;
 use crate::http::codec::stats::Http2CodecStats;
 
@@ -134,6 +134,9 @@ pub(crate) async fn send(lease: Lease, request: &StreamRequest<'_>, body: Body) 
     };
     let Some(head) = encode(request.head, request.tunnel) else { return Err(StreamReset::Protocol) };
     let end = body.is_end();
+    if let Some(bytes) = request.bytes {
+        bytes.add_sent_fields(request_bytes(&head) as u64);
+    }
     let (response, sending) = match sender.send_request(head, end) {
         Ok(sent) => sent,
         Err(error) => {
@@ -145,8 +148,9 @@ pub(crate) async fn send(lease: Lease, request: &StreamRequest<'_>, body: Body) 
     stream.uploaded = Some(Arc::clone(&uploaded));
     stream.counted =
         request.bytes.and_then(|bytes| stream.connection.meter.begin(response.stream_id().as_u32(), bytes));
+    let bytes = request.bytes.cloned();
     let mut upload =
-        (!end).then(|| Upload { body, sending, chunk: Bytes::new(), last: false, broken: false, uploaded });
+        (!end).then(|| Upload { body, sending, chunk: Bytes::new(), last: false, broken: false, uploaded, bytes });
     let (mut head, receiving) = wait(response, &mut upload, request, &mut stream).await?;
     accept_upgrade(request, &mut head);
     let pump =
@@ -175,6 +179,7 @@ async fn wait(
         while let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
             let mut head = ResponseHead::new(informational.status());
             head.headers = informational.into_parts().0.headers;
+            count_head(request, &head.headers);
             if let Err(reset) = request.informational.informational(head) {
                 return Poll::Ready(Err(reset));
             }
@@ -186,6 +191,7 @@ async fn wait(
     })
     .await?;
     let (parts, receiving) = response.into_parts();
+    count_head(request, &parts.headers);
     let most = request.cluster.config().http.max_headers_count as usize;
     // Envoy takes either for a reset by the host.
     if fields_bytes(&parts.headers) > max_headers_bytes(request.cluster) || parts.headers.len() >= most {
@@ -197,6 +203,13 @@ async fn wait(
     head.version = http::Version::HTTP_2;
     head.headers = parts.headers;
     Ok((head, receiving))
+}
+
+/// A response's head has come.
+fn count_head(request: &StreamRequest<'_>, headers: &HeaderMap) {
+    if let Some(bytes) = request.bytes {
+        bytes.add_received_fields((STATUS_BYTES + fields_bytes(headers)) as u64);
+    }
 }
 
 /// A 2xx to an extended CONNECT is what 101 is in HTTP/1; past the pool it is one.

@@ -201,16 +201,20 @@ pub(crate) fn chunk_prefix(length: usize, out: &mut BytesMut) {
     out.put_slice(b"\r\n");
 }
 
-/// The last chunk with its trailers. Their names are lower case whatever is configured, as Envoy's are.
-pub(crate) fn last_chunk(trailers: Option<&HeaderMap>, out: &mut BytesMut) {
+/// The last chunk with its trailers, and how many bytes those take. Their names are lower case whatever is configured, as
+/// Envoy's are.
+pub(crate) fn last_chunk(trailers: Option<&HeaderMap>, out: &mut BytesMut) -> usize {
     let names = Names { case: HeaderCase::Lower, spelling: None };
     out.put_slice(b"0\r\n");
+    let line_end = out.len();
     for (name, value) in trailers.into_iter().flatten() {
         if super::body::may_be_a_trailer(name) {
             field(name, value.as_bytes(), names, out);
         }
     }
+    let field_bytes = out.len() - line_end;
     out.put_slice(b"\r\n");
+    field_bytes
 }
 
 /// A number in decimal digits, without allocating.

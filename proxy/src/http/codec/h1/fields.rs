@@ -157,6 +157,10 @@ impl Fields {
             HeaderMap::try_with_capacity(parsed.len() + HEADROOM).map_err(|_| CodecError::TOO_MANY_HEADERS)?;
         let spelling = rules.keep_spelling.map(|keep| Spelling::new(keep.proper_words));
         let mut fields = Self { headers, spelling: spelling.map(Box::new), ..Self::default() };
+        if parsed.is_empty() {
+            // Envoy counts a field without a name then.
+            fields.bytes = 3;
+        }
         for field in parsed {
             fields.bytes += field.name.len() + field.value.len() + 3;
             if rules.underscores != Underscores::Allow && field.name.contains('_') {
@@ -263,6 +267,11 @@ impl Known {
         };
         name.eq_ignore_ascii_case(known).then_some(candidate)
     }
+}
+
+/// What trailers took as they came, as Envoy counts fields.
+pub(crate) fn trailer_bytes(trailers: &HeaderMap) -> u64 {
+    trailers.iter().map(|(name, value)| (name.as_str().len() + value.len() + 3) as u64).sum()
 }
 
 /// A value of its own. Copying the few bytes that most values have costs less than counting references to the head (8 ns

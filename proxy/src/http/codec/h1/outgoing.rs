@@ -110,19 +110,20 @@ impl Outgoing {
         Ok(given)
     }
 
-    /// Ends the body, with trailers if it has chunks.
+    /// Ends the body, with trailers if it has chunks; how many bytes they take.
     pub(crate) fn end<W: AsyncWrite + Unpin>(
         &mut self,
         trailers: Option<&HeaderMap>,
         writer: &mut Writer<W>,
-    ) -> Result<(), WrongLength> {
+    ) -> Result<usize, WrongLength> {
         match std::mem::take(self) {
             Self::Length(1..) => Err(WrongLength),
             Self::Chunked => {
-                writer.encode(|out| encode::last_chunk(trailers, out));
-                Ok(())
+                let mut fields = 0;
+                writer.encode(|out| fields = encode::last_chunk(trailers, out));
+                Ok(fields)
             }
-            Self::Nothing | Self::Length(0) | Self::Raw => Ok(()),
+            Self::Nothing | Self::Length(0) | Self::Raw => Ok(0),
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::io::{ReadHalf, WriteHalf};
 use super::super::CodecError;
 use super::body::{BodyDecoder, Piece};
 use super::encode::{self, Delimit};
+use super::fields::trailer_bytes;
 use super::io::{Reader, Writer};
 use super::outgoing::{Answered, Outgoing};
 use super::request::{self, DecodedRequest, RequestRules};
@@ -55,6 +56,7 @@ pub(crate) struct Server {
     sent_head: u64,
     received_head: u64,
     received_fields: u64,
+    received_trailers: u64,
     /// All of earlier requests.
     read_before: u64,
     /// All that had been written when the current request began.
@@ -66,6 +68,7 @@ pub(crate) struct Server {
 struct Returned {
     reader: Half,
     body: BodyDecoder,
+    trailer_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -111,6 +114,7 @@ impl Server {
             sent_head: 0,
             received_head: 0,
             received_fields: 0,
+            received_trailers: 0,
             read_before: 0,
             written_before: 0,
             cut: Box::pin(cut),
@@ -133,7 +137,8 @@ impl Server {
     /// this is dropped.
     pub(crate) async fn read_request(&mut self) -> Result<(DecodedRequest, Body), ReadError> {
         self.current = Current { keep_alive: false, ..Current::default() };
-        (self.sent_body, self.sent_head, self.received_head, self.received_fields) = (0, 0, 0, 0);
+        (self.sent_body, self.sent_head, self.received_head) = (0, 0, 0);
+        (self.received_fields, self.received_trailers) = (0, 0);
         self.written_before = self.writer.written_bytes;
         self.read_before = self.reader.as_ref().map_or(0, Reader::used_bytes);
         // The reader stays in its place while this waits: whoever gives up waiting can still answer.
@@ -165,7 +170,7 @@ impl Server {
         let Some(reader) = self.reader.take() else { return Err(ReadError::Cut) };
         let returned = Arc::clone(&self.returned);
         let trailers = self.rules.http1.enable_trailers;
-        let body = RequestBody { part: Some(Returned { reader, body: decoder }), returned, trailers };
+        let body = RequestBody { part: Some(Returned { reader, body: decoder, trailer_bytes: 0 }), returned, trailers };
         Ok((decoded, Body::stream(body)))
     }
 
@@ -229,7 +234,10 @@ impl Server {
 
     fn end_body(&mut self, trailers: Option<&HeaderMap>) {
         // Fewer bytes than announced: only closing tells the client.
-        self.current.broken |= self.current.body.end(trailers, &mut self.writer).is_err();
+        match self.current.body.end(trailers, &mut self.writer) {
+            Ok(fields) => self.sent_head += fields as u64,
+            Err(_) => self.current.broken = true,
+        }
     }
 }
 
@@ -267,9 +275,11 @@ impl Downstream for Server {
     fn send_informational(&mut self, head: &ResponseHead) {
         if self.current.version == Version::HTTP_11 {
             let case = self.rules.http1.header_case;
+            let mut fields = 0;
             self.writer.encode(|out| {
-                encode::response(head, Delimit::AsIs, None, Version::HTTP_11, case, out);
+                fields = encode::response(head, Delimit::AsIs, None, Version::HTTP_11, case, out);
             });
+            self.sent_head += fields as u64;
         }
     }
 
@@ -289,7 +299,7 @@ impl Downstream for Server {
         let (version, case) = (self.current.version, self.rules.http1.header_case);
         let mut fields = 0;
         self.writer.encode(|out| fields = encode::response(head, delimit, close, version, case, out));
-        self.sent_head = fields as u64;
+        self.sent_head += fields as u64;
         debug_assert!(
             !tunnel || !head.headers.contains_key(CONNECTION) || head.status == StatusCode::SWITCHING_PROTOCOLS
         );
@@ -335,7 +345,10 @@ impl Downstream for Server {
         }
         if self.reader.is_none() {
             let whole = self.returned.lock().take_if(|part| part.body.is_done());
-            self.reader = whole.map(|part| part.reader);
+            if let Some(part) = whole {
+                self.received_trailers = part.trailer_bytes;
+                self.reader = Some(part.reader);
+            }
         }
         // While a body is being read, its reader sees the end.
         let Some(reader) = &mut self.reader else { return Poll::Pending };
@@ -366,7 +379,13 @@ impl Downstream for Server {
         let returned = self.returned.lock();
         let reader = self.reader.as_ref().or(returned.as_ref().map(|part| &part.reader));
         let used = reader.map(|reader| reader.used_bytes().saturating_sub(self.read_before));
-        (self.received_fields, used.unwrap_or(self.received_head))
+        let trailers = returned.as_ref().map_or(self.received_trailers, |part| part.trailer_bytes);
+        (self.received_fields + trailers, used.unwrap_or(self.received_head))
+    }
+
+    fn field_bytes(&self) -> (u64, u64) {
+        // Trailers that came are none of them, as in Envoy.
+        (self.received_fields, self.sent_head)
     }
 
     fn sent_bytes(&self) -> (u64, u64, u64) {
@@ -392,7 +411,12 @@ impl RequestBody {
         let Some(part) = &mut self.part else { return Poll::Ready(None) };
         loop {
             match part.body.decode(&mut part.reader.buffer) {
-                Ok(Some(piece)) => return Poll::Ready(Some(Ok(piece))),
+                Ok(Some(piece)) => {
+                    if let Piece::End(Some(trailers)) = &piece {
+                        part.trailer_bytes = trailer_bytes(trailers);
+                    }
+                    return Poll::Ready(Some(Ok(piece)));
+                }
                 Ok(None) => {}
                 Err(error) => return Poll::Ready(Some(Err(BodyError::Malformed(error.details)))),
             }

@@ -185,7 +185,7 @@ async fn write(
     for piece in pieces {
         result = result.and(body.data(Bytes::from_static(piece), &mut writer).map(drop));
     }
-    result = result.and(body.end(trailers, &mut writer));
+    result = result.and(body.end(trailers, &mut writer).map(drop));
     writer.flush().await.unwrap();
     (writer.into_io(), result)
 }

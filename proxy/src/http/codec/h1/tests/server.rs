@@ -171,6 +171,36 @@ async fn a_head_that_takes_too_long_can_still_be_answered() {
 }
 
 #[tokio::test]
+async fn trailers_are_bytes_of_fields() {
+    let (mut client, side) = UnixStream::pair().unwrap();
+    let mut rules = rules();
+    rules.http1.enable_trailers = true;
+    let mut server = Server::new(Transport::Unix(side), Arc::new(rules), 1 << 20, pending());
+    let request = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\nx-sum: 1\r\n\r\n";
+    client.write_all(request).await.unwrap();
+    let (_, mut body) = server.read_request().await.unwrap();
+    while let Some(frame) = body.frame().await {
+        frame.unwrap();
+    }
+    // Names, values, and three bytes for each: those that came before the body, and after it.
+    let (head, trailers) = (8 + 27, 9);
+    assert_eq!(server.received_bytes().0, head + trailers);
+    assert_eq!(server.field_bytes().0, head);
+    // It looks whether the client is still there, and takes the reader back for that.
+    assert!(poll_fn(|cx| Poll::Ready(server.poll_gone(cx))).await.is_pending());
+    assert_eq!(server.received_bytes().0, head + trailers);
+    let hint = ResponseHead::new(StatusCode::EARLY_HINTS);
+    server.send_informational(&hint);
+    let mut head = ResponseHead::new(StatusCode::OK);
+    head.headers.insert("x-a", HeaderValue::from_static("b"));
+    server.send_head(&head, BodyLength::Unknown);
+    let before = server.field_bytes().1;
+    server
+        .send_trailers([(http::HeaderName::from_static("x-t"), HeaderValue::from_static("12"))].into_iter().collect());
+    assert_eq!(server.field_bytes().1, before + "x-t: 12\r\n".len() as u64);
+}
+
+#[tokio::test]
 async fn a_response_of_another_length_ends_the_connection() {
     for (body, length, sent) in [
         (&b"toolong"[..], BodyLength::Known(3), "too"),
