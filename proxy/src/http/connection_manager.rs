@@ -112,16 +112,14 @@ async fn detect(
         }
         !first.is_empty()
     };
-    let idle = connection.hcm.timeouts.connection_idle;
-    let came = match idle {
-        Some(limit) => tokio::select! {
-            came = tokio::time::timeout(limit, reading) => came.map_err(|_| {
-                connection.hcm.stats.downstream_cx_idle_timeout().inc();
-                Some("on_idle_timeout")
-            })?,
-            () = connection.drain.until_cut() => false,
-        },
-        None => reading.await,
+    let idle = connection.hcm.timeouts.connection_idle.unwrap_or(Duration::MAX);
+    let came = tokio::select! {
+        came = reading => came,
+        () = connection.drain.until_cut() => false,
+        () = sleep_or_never(idle) => {
+            connection.hcm.stats.downstream_cx_idle_timeout().inc();
+            return Err(Some("on_idle_timeout"));
+        }
     };
     if !came {
         return Err(None);

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::support::frames::{DATA, END_HEADERS, Frame, GET, HEADERS, POST, Peer, SETTINGS, WHOLE, WINDOW_UPDATE};
 use crate::support::gateway::free_port;
-use crate::support::{Client, Gateway, http_bootstrap};
+use crate::support::upstream::Answer;
+use crate::support::{Client, Gateway, Upstream, http_bootstrap, http_bootstrap_with};
 
 const ROUTES: &str = "[{ match: { prefix: / }, route: { cluster: up } }]";
 const RESPONSE_BYTES: usize = 256 << 20;
@@ -37,6 +38,9 @@ fn fountain() -> (u16, Receiver<usize>) {
     });
     (port, held)
 }
+
+/// Writes a line to its log for each request that is over.
+const SAYS_WHEN_OVER: &str = "access_log: [{ name: e, typed_config: { '@type': type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog, log_format: { text_format_source: { inline_string: \"over: %RESPONSE_CODE% %RESPONSE_FLAGS% %BYTES_SENT%\\n\" } } } }]";
 
 fn is_held_back(held: &Receiver<usize>) {
     let sent = held.recv_timeout(Duration::from_secs(20)).unwrap();
@@ -119,4 +123,29 @@ fn an_upload_over_http2() {
         }
     }
     assert!(sent >= 65_535);
+}
+
+/// All of the response is with the proxy, and the client takes nothing of it.
+#[test]
+fn a_client_that_never_reads_the_rest_is_let_go_after_the_idle_timeout() {
+    const BYTES: usize = 32 << 20;
+    let upstream = Upstream::scripted(|_| {
+        let mut response = format!("HTTP/1.1 200 OK\r\ncontent-length: {BYTES}\r\n\r\n").into_bytes();
+        response.resize(response.len() + BYTES, b'x');
+        Answer::Bytes(response)
+    });
+    let port = free_port();
+    let manager = format!("{SAYS_WHEN_OVER}\n          common_http_protocol_options: {{ idle_timeout: 0.5s }}");
+    let bootstrap = http_bootstrap_with(port, &manager, ROUTES, &[("up", upstream.port)], "").replace(
+        "    filter_chains:",
+        &format!("    per_connection_buffer_limit_bytes: {}\n    filter_chains:", 2 * BYTES),
+    );
+    let mut gateway = Gateway::start(&bootstrap);
+    let mut client = Client::new(port);
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    // To everyone else the response was whole.
+    gateway.wait_for(&format!("over: 200 - {BYTES}"));
+    let mut read = Vec::new();
+    let _ = client.stream.read_to_end(&mut read);
+    assert!(read.len() < BYTES, "the client got all {} bytes", read.len());
 }

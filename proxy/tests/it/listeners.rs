@@ -137,6 +137,24 @@ fn a_changed_chain_drains_its_own_connections_only() {
 }
 
 #[test]
+fn a_drain_ends_also_a_connection_that_has_said_nothing_and_may_idle() {
+    let directory = Directory::new();
+    let port = free_port();
+    let listener = |name: &str| {
+        let forever = format!("common_http_protocol_options: {{ idle_timeout: 0s }}\n        {OK}");
+        resources(&[listener("main", port, "", &[chain("{}", name, &forever)])])
+    };
+    directory.put("lds.yaml", &listener("before"));
+    let _gateway = Gateway::start_with(&bootstrap(&directory), &["--drain-time-s", "1"]);
+    let mut silent = connect(port);
+    // The next connection is served: so this one has been accepted.
+    assert_eq!(server(&mut Client::new(port)), "before");
+    directory.put("lds.yaml", &listener("after"));
+    eventually("the new chain", || server(&mut Client::new(port)) == "after");
+    assert_eq!(silent.read(&mut [0]).unwrap(), 0);
+}
+
+#[test]
 fn routes_of_a_draining_chain_still_change() {
     let directory = Directory::new();
     let port = free_port();

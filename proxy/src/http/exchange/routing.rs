@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use tidegate_filters::format::Costly;
 use tidegate_filters::http::LocalReply;
 
@@ -90,11 +90,14 @@ impl Exchange<'_> {
         self.limits.set(route.idle.unwrap_or(timeouts.stream_idle), duration);
     }
 
-    /// How long an HTTP/2 client may take for what is left of a response that is whole here. Whatever its documentation says,
-    /// Envoy does not look at the route's idle timeout.
-    pub(super) fn flush_timeout(&self) -> Option<Duration> {
-        let route = self.outcome.route().and_then(|route| route.forward()).and_then(|forward| forward.timeouts.flush);
+    /// How long a client may take for what is left of a response that is whole here. Whatever its documentation says, Envoy
+    /// does not look at the route's idle timeout; below HTTP/2 the connection is idle to it from here on.
+    pub(super) fn flush_timeout(&self, version: Version) -> Option<Duration> {
         let timeouts = &self.connection.hcm.timeouts;
+        if version < Version::HTTP_2 {
+            return timeouts.connection_idle;
+        }
+        let route = self.outcome.route().and_then(|route| route.forward()).and_then(|forward| forward.timeouts.flush);
         route.or(timeouts.stream_flush).unwrap_or(timeouts.stream_idle)
     }
 

@@ -10,13 +10,14 @@ use http::Version;
 use tidegate_filters::http::{Body, BodyError, RequestHead, ResponseHead};
 use tidegate_filters::stream_info::ResponseFlags;
 
-use super::{Exchange, Finished, Produced};
-use crate::http::codec::stats::CodecStats;
+use super::{Connection, Exchange, Finished, Produced};
+use crate::http::connection_manager::sleep_or_never;
 use crate::http::downstream::{BodyLength, Downstream, Gone, ResetReason};
 use crate::http::relay::{Cut, relay};
 use crate::http::response_headers;
 use crate::http::router::Served;
 use crate::http::timers::{Limit, Timers};
+use crate::listener::drain::Drain;
 
 /// How long a client may take for what is left of a response that was cut.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -52,7 +53,7 @@ impl Exchange<'_> {
             relay(&mut body, &mut pump, down, &mut timers, kept).await
         };
         let result = match result {
-            Ok(()) => flush(down, self.flush_timeout(), &hcm.codec_stats).await.map_err(Cut::Gone),
+            Ok(()) => flush(down, &connection, self.flush_timeout(down.version())).await.map_err(Cut::Gone),
             Err(cut) => Err(cut),
         };
         drop(body);
@@ -180,25 +181,41 @@ impl Exchange<'_> {
     }
 }
 
-/// Waits until the client has the response. An HTTP/2 client that takes too long for its window's sake goes without the
+/// Waits until the client has the response. One that takes too long, or whose connection's time is over, goes without the
 /// rest of it; to everyone else the response was whole.
-async fn flush<D: Downstream>(down: &mut D, limit: Option<Duration>, stats: &CodecStats) -> Result<(), Gone> {
-    let limit = limit.filter(|_| down.version() == Version::HTTP_2);
-    let mut patience = None;
-    let timed_out = std::future::poll_fn(|cx| {
+async fn flush<D: Downstream>(down: &mut D, connection: &Connection, limit: Option<Duration>) -> Result<(), Gone> {
+    let hcm = &connection.hcm;
+    let mut waiting = None;
+    let over = std::future::poll_fn(|cx| {
         if let Poll::Ready(flushed) = down.poll_flush(cx) {
-            return Poll::Ready(flushed.map(|()| false));
+            return Poll::Ready(flushed.map(|()| None));
         }
-        let Some(limit) = limit else { return Poll::Pending };
-        let patience = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        patience.as_mut().poll(cx).map(|()| Ok(true))
+        let waiting = waiting.get_or_insert_with(|| Box::pin(patience(limit, &connection.drain)));
+        waiting.as_mut().poll(cx).map(|over| Ok(Some(over)))
     })
     .await?;
-    if timed_out {
-        stats.http2().tx_flush_timeout().inc();
-        down.reset(ResetReason::Internal);
+    match over {
+        None => return Ok(()),
+        Some(Over::Limit) if down.version() == Version::HTTP_2 => hcm.codec_stats.http2().tx_flush_timeout().inc(),
+        Some(Over::Limit) => hcm.stats.downstream_cx_idle_timeout().inc(),
+        Some(Over::Cut) => {}
     }
+    down.reset(ResetReason::Internal);
     Ok(())
+}
+
+/// Why a client is not waited for any more.
+enum Over {
+    Limit,
+    /// The filter chain's time is over.
+    Cut,
+}
+
+async fn patience(limit: Option<Duration>, drain: &Drain) -> Over {
+    tokio::select! {
+        () = drain.until_cut() => Over::Cut,
+        () = sleep_or_never(limit.unwrap_or(Duration::MAX)) => Over::Limit,
+    }
 }
 
 /// How the body of a response is delimited for the client.
