@@ -2,16 +2,19 @@
 //! They must not know what happens when one is reached.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::options::HttpConnectionManager;
 
 const NEVER: u64 = u64::MAX;
 
-/// Idle time and whole duration of a stream.
+/// Idle time and whole duration of a stream, and when the try that answers it is over.
 pub(crate) struct Limits {
     idle_nanos: AtomicU64,
     duration_nanos: AtomicU64,
+    answer: Mutex<Option<Instant>>,
     version: AtomicU32,
 }
 
@@ -31,7 +34,7 @@ impl Limits {
 
     fn new(idle: Option<Duration>, duration: Option<Duration>) -> Self {
         let [idle_nanos, duration_nanos] = [idle, duration].map(|limit| AtomicU64::new(nanos(limit)));
-        Self { idle_nanos, duration_nanos, version: AtomicU32::new(0) }
+        Self { idle_nanos, duration_nanos, answer: Mutex::default(), version: AtomicU32::new(0) }
     }
 
     /// Sets them anew; a change counts as a new version.
@@ -40,6 +43,16 @@ impl Limits {
         if self.duration_nanos.swap(nanos(duration), Relaxed) != nanos(duration) || changed {
             self.version.fetch_add(1, Relaxed);
         }
+    }
+
+    /// Sets when the try that answers is over, whatever of its response is still to come.
+    pub(crate) fn set_answer(&self, over: Instant) {
+        *self.answer.lock() = Some(over);
+        self.version.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn answer(&self) -> Option<Instant> {
+        *self.answer.lock()
     }
 
     pub(crate) fn idle(&self) -> Option<Duration> {
@@ -66,5 +79,8 @@ mod tests {
         assert_eq!((limits.version(), limits.idle(), limits.duration()), (0, Some(Duration::from_secs(1)), None));
         limits.set(None, Some(Duration::ZERO));
         assert_eq!((limits.version(), limits.idle(), limits.duration()), (1, None, Some(Duration::ZERO)));
+        let now = Instant::now();
+        limits.set_answer(now);
+        assert_eq!((limits.version(), limits.answer()), (2, Some(now)));
     }
 }

@@ -1,4 +1,4 @@
-//! The connection manager's limits on one stream, watched while it runs.
+//! The limits on one stream, the connection manager's, the route's and the cluster's, watched while it runs.
 //! It must not know what becomes of a stream whose time is over.
 
 use std::future::Future;
@@ -14,7 +14,7 @@ use super::limits::Limits;
 use super::options::HttpConnectionManager;
 use super::progress::Progress;
 
-/// Which of the connection manager's limits ran out.
+/// Which limit ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Limit {
     StreamIdle,
@@ -22,9 +22,11 @@ pub(super) enum Limit {
     Duration,
     /// The route's timeout, once the response has begun.
     Response,
+    /// The cluster's limit on the try that answers (`max_stream_duration`).
+    Answer,
 }
 
-/// The connection manager's limits on one stream, behind one timer that is armed when somebody first waits.
+/// The limits on one stream, behind one timer that is armed when somebody first waits.
 pub(super) struct Timers<'a> {
     start: Instant,
     limits: &'a Limits,
@@ -100,6 +102,7 @@ impl<'a> Timers<'a> {
             self.request.filter(|_| !self.is_received()).map(|limit| (self.start + limit, Limit::Request)),
             self.limits.duration().map(|limit| (self.start + limit, Limit::Duration)),
             self.response_deadline().map(|deadline| (deadline, Limit::Response)),
+            self.limits.answer().map(|over| (over, Limit::Answer)),
         ]
         .into_iter()
         .flatten()

@@ -355,9 +355,10 @@ impl Session<'_> {
         let mut counted = (Moved::default(), Moved::default());
         let mut lines = Lines::new(proxy.log_options.interval);
         let mut running = std::pin::pin!(standing.run(client));
-        let mut last = (passed.read(), Instant::now());
+        passed.touch();
         loop {
-            let idle = self.idle_timeout.map(|limit| last.1 + limit);
+            let last = passed.last();
+            let idle = self.idle_timeout.map(|limit| last + limit);
             tokio::select! {
                 () = &mut running => break,
                 () = passed.more(), if proxy.leaves_when_draining => {
@@ -376,13 +377,11 @@ impl Session<'_> {
                     proxy.log(stream, AccessLogType::TcpPeriodic, self.shared);
                 }
                 () = until(idle) => {
-                    let now = passed.read();
-                    if now == last.0 {
+                    if passed.last() == last {
                         proxy.stats.idle_timeout().inc();
                         close(stream, SESSION_IDLE);
                         break;
                     }
-                    last = (now, Instant::now());
                 }
             }
         }

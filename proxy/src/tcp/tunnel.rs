@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -93,16 +94,43 @@ pub(super) struct Client {
 }
 
 /// Bytes that have passed through a tunnel.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Passed {
     received: AtomicU64,
     sent: AtomicU64,
+    last: Mutex<Instant>,
     moved: Notify,
     /// The response's, where they are told.
     trailers: Mutex<Option<HeaderMap>>,
 }
 
 impl Passed {
+    fn new() -> Self {
+        Self {
+            received: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            last: Mutex::new(Instant::now()),
+            moved: Notify::new(),
+            trailers: Mutex::default(),
+        }
+    }
+
+    fn moved(&self, way: &AtomicU64, bytes: usize) {
+        way.fetch_add(bytes as u64, Relaxed);
+        self.touch();
+        self.moved.notify_one();
+    }
+
+    /// Something has happened: the time without anything begins anew.
+    pub(super) fn touch(&self) {
+        *self.last.lock() = Instant::now();
+    }
+
+    /// When something last happened.
+    pub(super) fn last(&self) -> Instant {
+        *self.last.lock()
+    }
+
     /// From the client, and to it.
     pub(super) fn read(&self) -> (u64, u64) {
         (self.received.load(Relaxed), self.sent.load(Relaxed))
@@ -132,7 +160,7 @@ pub(super) enum Refused {
 impl Client {
     pub(super) fn new(transport: Transport) -> Self {
         let (read, write) = tokio::io::split(transport);
-        Self { read: Arc::new(Mutex::new(read)), write, passed: Arc::default() }
+        Self { read: Arc::new(Mutex::new(read)), write, passed: Arc::new(Passed::new()) }
     }
 
     pub(super) fn passed(&self) -> Arc<Passed> {
@@ -216,7 +244,7 @@ impl Standing {
     /// Moves bytes both ways until both directions have ended, or one has failed.
     pub(super) async fn run(self, client: Client) {
         let tells_trailers = self.tells_trailers;
-        let Begun { response, pump } = self.begun;
+        let Begun { response, pump, .. } = self.begun;
         let Client { mut write, passed, .. } = client;
         let mut body = response.body;
         let downward = async {
@@ -231,8 +259,7 @@ impl Standing {
                 if write.write_all(&data).await.is_err() {
                     return;
                 }
-                passed.sent.fetch_add(data.len() as u64, Relaxed);
-                passed.moved.notify_one();
+                passed.moved(&passed.sent, data.len());
             }
             // The client may be gone already; then there is nobody left to tell.
             let _ = write.shutdown().await;
@@ -279,8 +306,7 @@ impl http_body::Body for FromClient {
         if this.ended {
             return Poll::Ready(None);
         }
-        this.passed.received.fetch_add(buffer.filled().len() as u64, Relaxed);
-        this.passed.moved.notify_one();
+        this.passed.moved(&this.passed.received, buffer.filled().len());
         Poll::Ready(Some(Ok(Frame::data(BytesMut::from(buffer.filled()).freeze()))))
     }
 }

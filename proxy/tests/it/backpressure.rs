@@ -149,3 +149,23 @@ fn a_client_that_never_reads_the_rest_is_let_go_after_the_idle_timeout() {
     let _ = client.stream.read_to_end(&mut read);
     assert!(read.len() < BYTES, "the client got all {} bytes", read.len());
 }
+
+/// The clock runs on while nobody can take what the host says.
+#[test]
+fn a_clusters_longest_time_of_a_stream_ends_also_what_a_client_does_not_read() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let upstream = listener.local_addr().unwrap().port();
+    let port = free_port();
+    let fields = "typed_extension_protocol_options: { envoy.extensions.upstreams.http.v3.HttpProtocolOptions: { '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, common_http_protocol_options: { max_stream_duration: 1s }, explicit_http_config: { http_protocol_options: {} } } }";
+    let mut gateway = Gateway::start(&http_bootstrap_with(port, SAYS_WHEN_OVER, ROUTES, &[("up", upstream)], fields));
+    let mut client = Client::new(port);
+    client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    let (mut stream, _) = listener.accept().unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+    let _ = stream.read(&mut [0; 4096]).unwrap();
+    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {RESPONSE_BYTES}\r\n\r\n").unwrap();
+    let piece = vec![b'x'; 64 << 10];
+    // Held back at first, then told that nobody wants it any more.
+    while stream.write_all(&piece).is_ok() {}
+    gateway.wait_for("over: 200 UMSDR");
+}

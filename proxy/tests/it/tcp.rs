@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::time::{Duration, Instant};
 
 use crate::access_logs::log;
 use crate::support::gateway::{Directory, connect, eventually, free_port};
@@ -125,4 +126,39 @@ fn a_line_tells_how_a_connection_was_closed() {
     // Closed or reset, perhaps before the client has looked at its socket.
     let _ = std::net::TcpStream::connect(("127.0.0.1", nowhere)).map(|mut stream| stream.read(&mut byte));
     is_next("- Normal Normal tcp_initializion_failure:3 -");
+}
+
+/// A byte that passes early does not double the time.
+#[test]
+fn a_tunnel_that_falls_silent_ends_after_its_idle_timeout_and_no_later() {
+    const IDLE: Duration = Duration::from_secs(3);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = std::thread::spawn({
+        let listener = listener.try_clone().unwrap();
+        move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nx").unwrap();
+            // Until the other side is done with it.
+            let _ = stream.read(&mut [0; 1]);
+        }
+    });
+    let port = free_port();
+    let proxy = "{ '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: up, idle_timeout: 3s, tunneling_config: { hostname: 'far:1' } }";
+    let clusters = cluster("up", listener.local_addr().unwrap().port(), "");
+    let bootstrap =
+        format!("static_resources:\n  listeners:\n{}  clusters:\n{clusters}", self::listener("f", port, proxy));
+    let _gateway = Gateway::start(&bootstrap);
+    let mut stream = connect(port);
+    stream.read_exact(&mut [0]).unwrap();
+    let moved = Instant::now();
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0);
+    let took = moved.elapsed();
+    assert!(took > IDLE - Duration::from_millis(500) && took < IDLE * 2 - Duration::from_millis(200), "{took:?}");
+    host.join().unwrap();
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use parking_lot::Mutex;
-use tidegate_filters::http::{Body, Response};
+use tidegate_filters::http::{Body, ResponseHead};
 use tidegate_filters::metadata::FilterState;
 use tokio::io::{ReadHalf, WriteHalf};
 
@@ -486,7 +486,7 @@ fn begin(mut lease: Lease, decoded: DecodedResponse, mut upload: Upload, tunnel:
     {
         let clean = lease.connection.as_ref().is_some_and(|connection| connection.reader.buffer.is_empty());
         lease.finish(keep_alive && clean);
-        return Begun { response: Response { head, body: whole }, pump: None };
+        return Begun::new(head, whole, None);
     }
     if sent || tunnel && !accepted {
         let keep_alive = keep_alive && !tunnel;
@@ -498,7 +498,7 @@ fn begin(mut lease: Lease, decoded: DecodedResponse, mut upload: Upload, tunnel:
             writer: None,
             bytes: upload.bytes,
         };
-        return Begun { response: Response { head, body: Body::stream(body) }, pump: None };
+        return Begun::new(head, Body::stream(body), None);
     }
     split(lease, head, decoder, keep_alive && !tunnel, upload)
 }
@@ -528,13 +528,7 @@ fn whole_body(lease: &mut Lease, decoder: &mut BodyDecoder, bytes: Option<&Arc<W
 type SharedWriter = Arc<Mutex<Option<Writer<WriteHalf<Transport>>>>>;
 
 /// The response comes while the request still goes up: the pump has the writer until the request is whole.
-fn split(
-    lease: Lease,
-    head: tidegate_filters::http::ResponseHead,
-    decoder: BodyDecoder,
-    keep_alive: bool,
-    upload: Upload,
-) -> Begun {
+fn split(lease: Lease, head: ResponseHead, decoder: BodyDecoder, keep_alive: bool, upload: Upload) -> Begun {
     let shared: SharedWriter = Arc::default();
     let (lease, writer) = lease.without_writer();
     let trailers = upload.http1.enable_trailers;
@@ -560,7 +554,7 @@ fn split(
         pump
     });
     let body = ResponseBody { lease: Some(lease), decoder, keep_alive, trailers, writer: Some(shared), bytes };
-    Begun { response: Response { head, body: Body::stream(body) }, pump }
+    Begun::new(head, Body::stream(body), pump)
 }
 
 impl Lease {

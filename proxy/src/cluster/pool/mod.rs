@@ -165,6 +165,15 @@ pub(crate) enum Stream {
 pub(crate) struct Begun {
     pub response: Response,
     pub pump: Option<Pump>,
+    /// When it is over, whatever of the response is still to come.
+    pub over: Option<Instant>,
+}
+
+impl Begun {
+    /// One that may last.
+    fn new(head: ResponseHead, body: Body, pump: Option<Pump>) -> Self {
+        Self { response: Response { head, body }, pump, over: None }
+    }
 }
 
 impl Stream {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 use parking_lot::Mutex;
-use tidegate_filters::http::{Body, BodyError, Frame, Response, ResponseHead};
+use tidegate_filters::http::{Body, BodyError, Frame, ResponseHead};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 
 use super::{Begun, Held, TcpLease};
@@ -20,8 +20,8 @@ pub(super) fn send(lease: TcpLease, first: Option<Bytes>, payload: Body) -> Begu
     let (read, write) = tokio::io::split(transport);
     let held = Arc::new(Mutex::new(held));
     let body = FromHost { read, held: Arc::clone(&held), ended: false };
-    let response = Response { head: ResponseHead::new(StatusCode::OK), body: Body::stream(body) };
-    Begun { response, pump: Some(Box::pin(upward(write, held, first, payload))) }
+    let pump = Box::pin(upward(write, held, first, payload));
+    Begun::new(ResponseHead::new(StatusCode::OK), Body::stream(body), Some(pump))
 }
 
 /// Moves the payload up until it ends; the host then learns of the end. `_held` counts the connection meanwhile.

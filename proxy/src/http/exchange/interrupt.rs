@@ -7,6 +7,7 @@ use tidegate_filters::stream_info::ResponseFlags;
 
 use super::Exchange;
 use crate::http::downstream::Gone;
+use crate::http::router;
 use crate::http::timers::Limit;
 
 /// gRPC's DEADLINE_EXCEEDED.
@@ -58,6 +59,12 @@ impl Exchange<'_> {
             Limit::Response => LocalReply::new(StatusCode::GATEWAY_TIMEOUT, "response_timeout")
                 .body("upstream request timeout")
                 .flag(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT),
+            Limit::Answer => {
+                if let Some(cluster) = &self.cluster {
+                    router::count_max_stream_duration(cluster);
+                }
+                router::max_stream_duration_reply(self.is_received())
+            }
         }
     }
 }

@@ -81,7 +81,7 @@ impl Produced {
 
 impl From<Forwarded> for Produced {
     fn from(forwarded: Forwarded) -> Self {
-        let Forwarded { response, pump, limit, upgraded, served } = forwarded;
+        let Forwarded { response, pump, limit, upgraded, served, over: _ } = forwarded;
         Self { response, pump, limit, upgraded, served: Some(served) }
     }
 }
@@ -100,7 +100,7 @@ struct Exchange<'a> {
     stream: StreamContext,
     request: Request,
     outcome: Outcome,
-    /// The route's cluster, if there is one of that name.
+    /// The route's cluster, if there is one of that name; at last the one that answers, where it limits how long.
     cluster: Option<Arc<Cluster>>,
     redirects: RedirectHistory,
     filters: Vec<(usize, Box<dyn HttpFilter>)>,
@@ -322,6 +322,10 @@ impl<'a> Exchange<'a> {
         // A filter has refused the body meanwhile: nobody has seen the upstream's answer, and nobody shall.
         if let Some(reply) = self.progress.as_ref().and_then(|progress| progress.take_reply()) {
             return Ok(self.produce_reply(*reply).await);
+        }
+        if let Some(over) = forwarded.over {
+            self.cluster = Some(Arc::clone(forwarded.served.cluster()));
+            self.limits.set_answer(over);
         }
         self.filter_response(forwarded.into()).await.ok_or(Anew::Recreated)
     }

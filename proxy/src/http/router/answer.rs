@@ -28,6 +28,8 @@ pub(crate) struct Forwarded {
     pub pump: Option<Pump>,
     /// How long the whole may take from the end of the request on, which is not before this moment.
     pub limit: Option<(Instant, Duration)>,
+    /// When the cluster's own limit ends it.
+    pub over: Option<Instant>,
     /// The host agreed to leave HTTP.
     pub upgraded: bool,
     pub served: Served,
@@ -83,7 +85,7 @@ impl Unfinished {
     pub(crate) fn finish(self, request: &RequestHead, stream: &mut StreamContext) -> Forwarded {
         let Self { begun, mut served, route, cookies, upgraded, service_time, limit, suppress_envoy_headers, idle } =
             self;
-        let Begun { mut response, pump } = begun;
+        let Begun { mut response, pump, over } = begun;
         stream.info.details = Some("via_upstream".into());
         let head = &mut response.head;
         if let Some(time) = service_time.filter(|_| !suppress_envoy_headers) {
@@ -102,6 +104,6 @@ impl Unfinished {
         if let Some(idle) = idle.filter(|_| !response.body.is_end()) {
             response.body = served.watch(response.body.take(), idle);
         }
-        Forwarded { response, pump, limit, upgraded, served }
+        Forwarded { response, pump, limit, over, upgraded, served }
     }
 }

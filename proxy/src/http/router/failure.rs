@@ -77,7 +77,7 @@ pub(super) fn reply(shared: &Shared<'_>, failure: &Failure, stream: &StreamConte
         Failure::PerTryIdleTimeout => return timeout(shared, "upstream_per_try_idle_timeout", stream),
         Failure::Replied(reply) => return reply.clone(),
         Failure::MaxStreamDuration => {
-            let reply = lasting::reply(shared.request_complete().is_some());
+            let reply = lasting::max_stream_duration_reply(shared.request_complete().is_some());
             return with_attempts(shared, reply, stream);
         }
         Failure::Pool(PoolError::NoPool) => return no_healthy_host(shared, stream),

@@ -1,84 +1,53 @@
-//! A try that may last only so long (`max_stream_duration` of a cluster's HTTP options), its response's body included.
-//! It must not know whether there will be another.
+//! A try that may last only so long (`max_stream_duration` of a cluster's HTTP options). From the response's head on the
+//! stream's own timers watch it. It must not know whether there will be another.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::pin::{Pin, pin};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::StatusCode;
-use tidegate_filters::http::{Body, BodyError, Frame, LocalReply};
+use tidegate_filters::http::LocalReply;
 use tidegate_filters::stream_info::ResponseFlags;
-use tokio::time::Sleep;
 
 use super::attempt::Failure;
 use crate::cluster::Cluster;
 use crate::cluster::pool::Begun;
 
-/// What the client is told.
-const DETAILS: &str = "upstream_max_stream_duration_reached";
-
 /// Waits for the response within the limit, which goes on for its body.
 pub(super) async fn within(
     limit: Option<Duration>,
-    cluster: &Arc<Cluster>,
+    cluster: &Cluster,
     sent: impl Future<Output = Result<Begun, Failure>>,
 ) -> Result<Begun, Failure> {
-    let Some(limit) = limit else { return sent.await };
-    let mut sleep = Box::pin(tokio::time::sleep(limit));
-    let mut begun = tokio::select! {
-        biased;
-        sent = sent => sent?,
-        () = &mut sleep => {
-            count(cluster);
-            return Err(Failure::MaxStreamDuration);
-        }
-    };
-    let body = &mut begun.response.body;
-    if !body.is_end() {
-        *body = Body::stream(Lasting { body: body.take(), sleep, cluster: Arc::clone(cluster) });
-    }
+    let over = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let mut begun = until(over, cluster, pin!(sent)).await?;
+    begun.over = over.filter(|_| !begun.response.body.is_end());
     Ok(begun)
 }
 
-/// The reply where no response has begun. `whole`: the request was with the proxy by then.
-pub(super) fn reply(whole: bool) -> LocalReply {
-    let status = if whole { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT };
-    let reply = LocalReply::new(status, DETAILS).body("upstream max stream duration reached");
-    reply.flag(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED)
-}
-
-fn count(cluster: &Cluster) {
-    cluster.stats().traffic.upstream_rq_max_duration_reached().inc();
-}
-
-/// A body, and the clock beside it.
-struct Lasting {
-    body: Body,
-    sleep: Pin<Box<Sleep>>,
-    cluster: Arc<Cluster>,
-}
-
-impl http_body::Body for Lasting {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        // First: a host that always has more to say has no more time than others.
-        if self.sleep.as_mut().poll(cx).is_ready() {
-            count(&self.cluster);
-            return Poll::Ready(Some(Err(BodyError::Reply(Box::new(reply(true))))));
+/// Waits for what belongs to a try until that is over.
+pub(super) async fn until<T>(
+    over: Option<Instant>,
+    cluster: &Cluster,
+    wait: Pin<&mut impl Future<Output = Result<T, Failure>>>,
+) -> Result<T, Failure> {
+    let Some(over) = over else { return wait.await };
+    tokio::select! {
+        biased;
+        done = wait => done,
+        () = tokio::time::sleep_until(over.into()) => {
+            count_max_stream_duration(cluster);
+            Err(Failure::MaxStreamDuration)
         }
-        self.body.poll_frame(cx)
     }
+}
 
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end()
-    }
+/// What the client is told. `whole`: the request was with the proxy by then.
+pub(crate) fn max_stream_duration_reply(whole: bool) -> LocalReply {
+    let status = if whole { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT };
+    let reply = LocalReply::new(status, "upstream_max_stream_duration_reached");
+    reply.body("upstream max stream duration reached").flag(ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED)
+}
 
-    fn size_hint(&self) -> http_body::SizeHint {
-        http_body::Body::size_hint(&self.body)
-    }
+pub(crate) fn count_max_stream_duration(cluster: &Cluster) {
+    cluster.stats().traffic.upstream_rq_max_duration_reached().inc();
 }

@@ -35,6 +35,7 @@ use tidegate_filters::http::{Body, LocalReply, Request, ResponseHead, StreamCont
 
 pub(crate) use self::answer::{Answer, Forwarded, Unfinished};
 use self::charge::Account;
+pub(crate) use self::lasting::{count_max_stream_duration, max_stream_duration_reply};
 pub(crate) use self::redirect::Redirected;
 use self::replay::Replay;
 pub(crate) use self::served::Served;

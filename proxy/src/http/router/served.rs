@@ -44,7 +44,7 @@ impl Served {
         }
     }
 
-    pub(super) fn cluster(&self) -> &Cluster {
+    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
         &self.account.cluster
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
 use http::{HeaderMap, Method, Uri};
-use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
+use tidegate_filters::http::{Body, RequestHead, ResponseHead};
 
 use super::body::ResponseBody;
 use super::{Connection, Pool, max_headers_bytes, options};
@@ -161,7 +161,7 @@ pub(crate) async fn send(lease: Lease, request: &StreamRequest<'_>, body: Body) 
     } else {
         Body::stream(ResponseBody { receiving, stream, data_done: false })
     };
-    Ok(Begun { response: Response { head, body }, pump })
+    Ok(Begun::new(head, body, pump))
 }
 
 async fn wait(
