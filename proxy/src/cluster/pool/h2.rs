@@ -2,6 +2,7 @@
 //! It must not know retries; the `h2` crate speaks the protocol.
 
 mod body;
+mod offer;
 mod stream;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use tidegate_filters::metadata::FilterState;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use self::offer::Offer;
 pub(crate) use self::stream::{Lease, send};
 use super::connect;
 use super::place;
@@ -46,6 +48,8 @@ struct Connection {
 /// What a connection's streams and its task share.
 struct Shared {
     active: AtomicUsize,
+    /// Places that are on their way to who waited for them.
+    offered: AtomicUsize,
     opened: AtomicU64,
     /// No new streams: GOAWAY, an error, or its time is over.
     closing: AtomicBool,
@@ -53,6 +57,20 @@ struct Shared {
     woken: Notify,
     idle_since: Mutex<Instant>,
     started: Instant,
+}
+
+impl Shared {
+    fn new() -> Self {
+        Self {
+            active: AtomicUsize::new(0),
+            offered: AtomicUsize::new(0),
+            opened: AtomicU64::new(0),
+            closing: AtomicBool::new(false),
+            woken: Notify::new(),
+            idle_since: Mutex::new(Instant::now()),
+            started: Instant::now(),
+        }
+    }
 }
 
 impl Connection {
@@ -82,7 +100,7 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct State {
     connections: Vec<Arc<Connection>>,
-    waiters: Waiters<Arc<Connection>>,
+    waiters: Waiters<Offer>,
     connecting: bool,
     /// There while there is anything in the pool.
     place: Option<Permit>,
@@ -154,10 +172,11 @@ impl Pool {
         !(removed && state.connections.is_empty() && !state.connecting && state.waiters.len() == 0)
     }
 
-    /// A connection with room for one more stream.
-    fn with_room(&self) -> Option<Arc<Connection>> {
+    /// A place on a connection with room for one more stream.
+    fn with_room(self: &Arc<Self>) -> Option<Offer> {
         let state = self.state.lock();
-        state.connections.iter().find(|connection| self.room(connection) > 0).cloned()
+        let roomy = state.connections.iter().find(|connection| self.room(connection) > 0);
+        roomy.map(|connection| Offer::new(self, connection))
     }
 
     /// How many more streams a connection takes now: within what both sides allow at once, and what is left of its requests.
@@ -169,7 +188,8 @@ impl Pool {
         let left = most.map_or(u64::MAX, |most| u64::from(most).saturating_sub(shared.opened.load(Relaxed)));
         let left = usize::try_from(left).unwrap_or(usize::MAX);
         let leaving = shared.closing.load(Relaxed) || connection.epoch != self.host.state.epoch();
-        if leaving { 0 } else { at_once.saturating_sub(shared.active.load(Relaxed)).min(left) }
+        let free = at_once.saturating_sub(shared.active.load(Relaxed)).min(left);
+        if leaving { 0 } else { free.saturating_sub(shared.offered.load(Relaxed)) }
     }
 
     fn load(&self, state: &mut State) -> Load {
@@ -214,11 +234,7 @@ fn grow_for(pool: &Arc<Pool>, ahead: bool) {
         match made {
             Ok(connection) => {
                 state.connections.push(Arc::clone(&connection));
-                for _ in 0..pool.room(&connection) {
-                    if state.waiters.serve(Arc::clone(&connection)).is_some() {
-                        break;
-                    }
-                }
+                pool.offer(&mut state, &connection);
             }
             Err(error) => {
                 state.waiters.fail(&error);
@@ -256,14 +272,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
         Ok(made) => made,
         Err(error) => return Err(PoolError::Connect(error.to_string().into())),
     };
-    let shared = Arc::new(Shared {
-        active: AtomicUsize::new(0),
-        opened: AtomicU64::new(0),
-        closing: AtomicBool::new(false),
-        woken: Notify::new(),
-        idle_since: Mutex::new(Instant::now()),
-        started: Instant::now(),
-    });
+    let shared = Arc::new(Shared::new());
     let epoch = open.epoch;
     let ping = connection.ping_pong();
     let mut running = Running { open: Some(open), shared: Arc::clone(&shared), pool: Arc::clone(pool) };
@@ -353,8 +362,8 @@ fn pool_of(request: &StreamRequest<'_>) -> Arc<Pool> {
 /// A place on a connection with room, or on the next that is made.
 pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError> {
     let pool = pool_of(request);
-    let connection = match pool.with_room() {
-        Some(connection) => connection,
+    let offer = match pool.with_room() {
+        Some(offer) => offer,
         None => {
             pool.enter(request.state)?;
             let Some(pending) = Pending::begin(request.cluster, request.host, request.priority) else {
@@ -363,13 +372,12 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
             };
             let waiting = pool.state.lock().waiters.join();
             grow(&pool);
-            let connection =
-                waiting.await.unwrap_or_else(|_| Err(PoolError::Connect("connection pool is gone".into())));
-            pending.settle(connection)?
+            let offer = waiting.await.unwrap_or_else(|_| Err(PoolError::Connect("connection pool is gone".into())));
+            pending.settle(offer)?
         }
     };
     let active = Active::begin(request.cluster, request.host, request.priority).ok_or(PoolError::Overflow)?;
-    let lease = Lease::new(connection, Arc::clone(&pool), active);
+    let lease = Lease::new(offer.take(), Arc::clone(&pool), active);
     if request.cluster.config().preconnects() {
         grow(&pool);
     }
@@ -382,3 +390,6 @@ const MAX_HEADERS_BYTES: usize = 60 << 10;
 fn max_headers_bytes(cluster: &Cluster) -> usize {
     cluster.config().http.max_response_headers_bytes.map_or(MAX_HEADERS_BYTES, |bytes| bytes as usize)
 }
+
+#[cfg(test)]
+mod tests;

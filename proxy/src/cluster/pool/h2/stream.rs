@@ -89,10 +89,7 @@ impl Drop for StreamGuard {
             state.connections.retain(|connection| !Arc::ptr_eq(connection, &self.connection));
             state.leave_if_empty();
         }
-        if !shared.closing.load(Relaxed) && state.waiters.len() > 0 {
-            // Nobody waits any more if it comes back; the connection stays in the pool either way.
-            let _ = state.waiters.serve(Arc::clone(&self.connection));
-        }
+        self.pool.offer(&mut state, &self.connection);
     }
 }
 
