@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use tidegate_filters::context::ConfigSource;
 use tidegate_filters::runtime::Runtime;
 use tidegate_stats::{Store, stats_block};
 
@@ -60,12 +61,19 @@ pub enum LayerSource {
     },
     /// What `/runtime_modify` sets.
     Admin,
+    /// What a control plane says (RTDS).
+    Discovered {
+        resource: Arc<str>,
+        source: ConfigSource,
+    },
 }
 
 /// The layers of a process.
 pub struct Layers {
     layers: Vec<Layer>,
     admin: Mutex<Arc<Values>>,
+    /// By the name of the resource.
+    discovered: Mutex<HashMap<Arc<str>, Arc<Values>>>,
     roots: Mutex<Vec<Watched>>,
     merged: ArcSwap<Merged>,
     stats: RuntimeStats,
@@ -93,7 +101,7 @@ impl Layers {
     pub fn new(layers: Vec<Layer>, stats: &Arc<Store>) -> Self {
         let roots = layers.iter().filter_map(|layer| match &layer.source {
             LayerSource::Disk { symlink_root, .. } => Some(Watched::new(symlink_root.clone())),
-            LayerSource::Static(_) | LayerSource::Admin => None,
+            LayerSource::Static(_) | LayerSource::Admin | LayerSource::Discovered { .. } => None,
         });
         let mut roots: Vec<_> = roots.collect();
         roots.iter_mut().for_each(|root| {
@@ -102,6 +110,7 @@ impl Layers {
         let runtime = Self {
             layers,
             admin: Mutex::default(),
+            discovered: Mutex::default(),
             roots: Mutex::new(roots),
             merged: ArcSwap::default(),
             stats: RuntimeStats::new(&stats.root().scope("runtime.")),
@@ -146,6 +155,20 @@ impl Layers {
         Ok(())
     }
 
+    /// The layers that are discovered, by the name of their resource.
+    pub(crate) fn discovered(&self) -> impl Iterator<Item = (String, ConfigSource)> {
+        self.layers.iter().filter_map(|layer| match &layer.source {
+            LayerSource::Discovered { resource, source } => Some((resource.to_string(), source.clone())),
+            _ => None,
+        })
+    }
+
+    /// Replaces the values of a layer that is discovered.
+    pub(crate) fn discover(&self, resource: &str, values: Values) {
+        self.discovered.lock().insert(resource.into(), Arc::new(values));
+        self.load();
+    }
+
     /// The layers as of now, for `/runtime`.
     pub fn merged(&self) -> Arc<Merged> {
         self.merged.load_full()
@@ -159,6 +182,9 @@ impl Layers {
             let values = match &layer.source {
                 LayerSource::Static(values) => Arc::clone(values),
                 LayerSource::Admin => Arc::clone(&admin),
+                LayerSource::Discovered { resource, .. } => {
+                    self.discovered.lock().get(resource).cloned().unwrap_or_default()
+                }
                 LayerSource::Disk { directory, .. } if !directory.is_dir() => continue,
                 LayerSource::Disk { directory, .. } => match read_directory(directory) {
                     Ok(values) => {
@@ -322,6 +348,22 @@ mod tests {
         let both = [("a".to_owned(), "1".to_owned()), ("b".to_owned(), "{".to_owned())];
         assert!(matches!(layers.modify(&both), Err(ModifyError::Unreadable { key, .. }) if key == "b"));
         assert_eq!(layers.integer("a"), None);
+    }
+
+    #[test]
+    fn a_discovered_layer_is_empty_until_it_comes_and_stands_in_its_place() {
+        let source = ConfigSource::File { path: "r.yaml".into(), watched_directory: None };
+        let discovered =
+            Layer { name: "rtds".into(), source: LayerSource::Discovered { resource: "shared".into(), source } };
+        let layers = vec![layer("a", &[("x", "1"), ("y", "1")]), discovered, layer("b", &[("y", "3")])];
+        let layers = Layers::new(layers, &Store::new());
+        assert_eq!((layers.merged().layers.len(), layers.integer("x")), (3, Some(1)));
+        let values = ["x", "y"].map(|key| (key.into(), read_value("2").unwrap()));
+        layers.discover("shared", values.into_iter().collect());
+        assert_eq!((layers.integer("x"), layers.integer("y")), (Some(2), Some(3)));
+        assert_eq!(layers.stats.load_success().value(), 3);
+        layers.discover("shared", Values::new());
+        assert_eq!(layers.integer("x"), Some(1));
     }
 
     #[test]

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use tidegate_filters::context::Defaults;
+use tidegate_filters::runtime::Runtime;
 use tidegate_stats::Store as StatsStore;
 use tidegate_xds::{FieldError, FieldPath};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -98,7 +100,8 @@ fn make_store(
     node_address: Option<std::net::IpAddr>,
 ) -> (Store, Arc<Shared>) {
     let (root, cluster) = (stats.root(), &bootstrap.node.cluster);
-    let shared = Shared::new(layers, node_address, cluster, bootstrap.connection_limit, &root);
+    let shared =
+        Shared::new(Arc::clone(&layers) as Arc<dyn Runtime>, node_address, cluster, bootstrap.connection_limit, &root);
     let compiler = Compiler {
         registry: bootstrap.registry,
         defaults,
@@ -108,7 +111,7 @@ fn make_store(
         buffer_limit_bytes: 1 << 20,
         cluster_defaults: bootstrap.cluster_defaults.clone(),
     };
-    (Store::new(compiler, Arc::clone(&shared)), shared)
+    (Store::new(compiler, Arc::clone(&shared), layers), shared)
 }
 
 fn load_static(bootstrap: &Bootstrap, store: &mut Store) -> Vec<FieldError> {
@@ -139,6 +142,7 @@ fn load_static(bootstrap: &Bootstrap, store: &mut Store) -> Vec<FieldError> {
 /// # Errors
 /// When the configuration cannot be used or an address cannot be bound.
 pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), StartError> {
+    let signals = Signals::register()?;
     tidegate_stats::reserve_workers(options.concurrency);
     tidegate_filters::access_log::set_flush_interval(options.file_flush_interval);
     let min_kilobytes = usize::try_from(options.command_line.file_flush_min_size_kb).unwrap_or(usize::MAX);
@@ -201,7 +205,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         None => None,
     };
     let (quit, mut quitting) = watch::channel(false);
-    let signals = tokio::spawn(wait_for_signals(quit));
+    let signals = tokio::spawn(signals.listen(quit));
     if server.warm_up(&mut quitting).await {
         server.start_listening()?;
         server.process.gauges.initialized(Instant::now());
@@ -248,11 +252,17 @@ impl Server {
             self.sources.read(&mut self.store);
             self.start_resolving();
             self.discovery.sync(&mut self.store);
-            if self.discovery.has_clusters() && !self.store.is_warming_clusters() {
-                self.discovery.begin_listeners();
+            // One after the other, as in Envoy: the runtime, clusters, listeners.
+            if self.discovery.has_runtime(&self.store) {
+                self.discovery.begin_clusters();
                 self.discovery.sync(&mut self.store);
-                if !self.store.is_warming() && self.sources.is_settled(&self.store) && self.discovery.has_listeners() {
-                    return true;
+                if self.discovery.has_clusters() && !self.store.is_warming_clusters() {
+                    self.discovery.begin_listeners();
+                    self.discovery.sync(&mut self.store);
+                    let settled = !self.store.is_warming() && self.sources.is_settled(&self.store);
+                    if settled && self.discovery.has_listeners() {
+                        return true;
+                    }
                 }
             }
             tokio::select! {
@@ -430,21 +440,31 @@ fn serve_admin(
     })
 }
 
-async fn wait_for_signals(quit: watch::Sender<bool>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt), Ok(mut reopen)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()), signal(SignalKind::user_defined1()))
-    else {
-        tracing::error!("cannot listen for signals");
-        return;
-    };
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            _ = reopen.recv() => tidegate_filters::access_log::reopen_all(),
-        }
+/// The signals that a process listens for. From the moment they are registered none is lost.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reopen: Signal,
+}
+
+impl Signals {
+    fn register() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reopen: signal(SignalKind::user_defined1())?,
+        })
     }
-    // Nobody listens only when the process is ending already.
-    let _ = quit.send(true);
+
+    async fn listen(mut self, quit: watch::Sender<bool>) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                _ = self.reopen.recv() => tidegate_filters::access_log::reopen_all(),
+            }
+        }
+        // Nobody listens only when the process is ending already.
+        let _ = quit.send(true);
+    }
 }

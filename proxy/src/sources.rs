@@ -2,37 +2,33 @@
 //! checked and handed to the store. It must not know what the resources mean.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use prost::{Message, Name};
 use tidegate_filters::context::ConfigSource;
-use tidegate_stats::{Scope, Store as StatsStore};
+use tidegate_stats::Store as StatsStore;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::pb::envoy::service::runtime::v3::Runtime as RuntimeProto;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath};
 
 use crate::config::bootstrap::{Bootstrap, file_of};
 use crate::config::files::{self, UnknownDynamicFields, Watched};
-use crate::config::store::{Placed, Store};
+use crate::config::store::{Kind, Placed, Resource, Store};
 use crate::config::unknown_fields::UnknownRule;
 use crate::stats::subscription::{Subscription, Update};
 
 /// All files of a process.
 pub(crate) struct Sources {
-    root: Scope,
     rule: UnknownRule,
     clusters: Option<Named>,
     listeners: Option<Named>,
-    /// By the name of the route configuration.
-    routes: BTreeMap<String, Routes>,
-    /// By the name of the assignment.
-    assignments: BTreeMap<String, Watched>,
+    singles: BTreeMap<(Kind, String), Single>,
 }
 
 /// A file of many resources: one that it no longer names is gone.
@@ -42,10 +38,11 @@ struct Named {
     stats: Subscription,
 }
 
-/// A file of one route configuration.
-struct Routes {
+/// A file of one resource.
+struct Single {
     watched: Watched,
-    stats: Subscription,
+    /// None: clusters count their endpoints themselves.
+    stats: Option<Subscription>,
 }
 
 impl Sources {
@@ -59,66 +56,94 @@ impl Sources {
         Self {
             clusters: named(&bootstrap.cds, &|| Subscription::with_reloads(&cds)),
             listeners: named(&bootstrap.lds, &|| Subscription::new(&lds)),
-            routes: BTreeMap::new(),
-            assignments: BTreeMap::new(),
+            singles: BTreeMap::new(),
             rule: UnknownRule::new(unknown, &root),
-            root,
         }
     }
 
     /// Whether every file was asked for at least once.
     pub(crate) fn is_settled(&self, store: &Store) -> bool {
-        store.route_needs.files().keys().all(|name| self.routes.contains_key(name))
-            && store.services.files().keys().all(|name| self.assignments.contains_key(name))
+        let is_followed = |kind: Kind, name: &String| self.singles.contains_key(&(kind, name.clone()));
+        Kind::ALL.iter().all(|kind| store.files(*kind).into_iter().flatten().all(|(name, _)| is_followed(*kind, name)))
     }
 
-    /// Reads the files that changed, in the order that keeps references whole: clusters, endpoints, listeners, routes.
-    /// True when there was one.
+    /// Reads the files that changed, in the order that keeps references whole: the runtime, clusters, endpoints, listeners,
+    /// routes. True when there was one.
     pub(crate) fn read(&mut self, store: &mut Store) -> bool {
-        let mut any = false;
+        let mut any = self.read_singles::<RuntimeProto>(store);
         if let Some(clusters) = &mut self.clusters
             && clusters.watched.changed()
         {
             any = true;
             clusters.read_clusters(store, &self.rule);
         }
-        follow(&mut self.assignments, store.services.files(), |_, file| Watched::new(file.clone()));
-        for (name, watched) in &mut self.assignments {
-            if watched.changed() {
-                any = true;
-                read_assignment(name, watched, store, &self.rule);
-            }
-        }
+        any |= self.read_singles::<ClusterLoadAssignment>(store);
         if let Some(listeners) = &mut self.listeners
             && listeners.watched.changed()
         {
             any = true;
             listeners.read_listeners(store, &self.rule);
         }
-        follow(&mut self.routes, store.route_needs.files(), |name, file| {
-            let prefix = store.route_needs.subscription(name).map_or("", |wanted| &wanted.stats_prefix);
-            Routes::new(&self.root, name, prefix, file.clone())
-        });
-        for (name, routes) in &mut self.routes {
-            if routes.watched.changed() {
-                any = true;
-                routes.read(name, store, &self.rule);
+        any | self.read_singles::<RouteConfiguration>(store)
+    }
+
+    /// Follows the files of a kind that are needed, and no others.
+    fn read_singles<R: Resource>(&mut self, store: &mut Store) -> bool {
+        let Some(needed) = store.files(R::KIND) else { return false };
+        self.singles.retain(|(kind, name), _| *kind != R::KIND || needed.contains_key(name));
+        for (name, file) in needed {
+            let key = (R::KIND, name.clone());
+            if !self.singles.contains_key(&key) {
+                let stats = store.subscription_stats(R::KIND, name);
+                self.singles.insert(key, Single { watched: Watched::new(file.clone()), stats });
             }
         }
-        any
+        let of_kind = self.singles.iter_mut().filter(|((kind, _), _)| *kind == R::KIND);
+        let changed = of_kind.filter_map(|((_, name), single)| single.watched.changed().then_some((name, single)));
+        changed.map(|(name, single)| single.read::<R>(name, store, &self.rule)).count() > 0
     }
 }
 
-/// Follows the files that are needed, and no others.
-fn follow<T>(
-    followed: &mut BTreeMap<String, T>,
-    needed: &BTreeMap<String, PathBuf>,
-    new: impl Fn(&str, &PathBuf) -> T,
-) {
-    followed.retain(|name, _| needed.contains_key(name));
-    for (name, file) in needed {
-        if !followed.contains_key(name) {
-            followed.insert(name.clone(), new(name, file));
+impl Single {
+    fn read<R: Resource>(&self, name: &str, store: &mut Store, rule: &UnknownRule) {
+        let now = SystemTime::now();
+        let update = self.take::<R>(name, store, rule, now).unwrap_or_else(|failed| failed);
+        if !matches!(update, Update::Success(_)) {
+            store.go_on_without(R::KIND, name);
+        }
+        match &self.stats {
+            Some(stats) => stats.count(&update, now),
+            None => store.count_assignment(name, &update, now),
+        }
+    }
+
+    fn take<R: Resource>(
+        &self,
+        name: &str,
+        store: &mut Store,
+        rule: &UnknownRule,
+        now: SystemTime,
+    ) -> Result<Update, Update> {
+        let (version, mut resources) = load::<R>(&self.watched, store, rule)?;
+        match (resources.pop(), resources.is_empty()) {
+            (None, _) => {
+                if let Some(stats) = &self.stats {
+                    stats.found_empty();
+                }
+                store.missing(R::KIND, name);
+                Ok(Update::Success(version))
+            }
+            (Some(one), true) if one.resource.name() == name => {
+                if store.keeps(R::KIND, name, &one.text.bytes) {
+                    return Ok(Update::Success(version));
+                }
+                let update = judge(&self.watched, version, R::update(store, vec![one]));
+                if let (Update::Success(_), Some(stats)) = (&update, &self.stats) {
+                    stats.reloaded(now);
+                }
+                Ok(update)
+            }
+            _ => Ok(unexpected(&self.watched, R::KIND, name)),
         }
     }
 }
@@ -165,67 +190,9 @@ impl Named {
     }
 }
 
-impl Routes {
-    fn new(root: &Scope, name: &str, stats_prefix: &str, file: PathBuf) -> Self {
-        let scope = root.scope(stats_prefix).scope(&format!("rds.{name}."));
-        let stats = Subscription::with_empties(&scope);
-        Self { watched: Watched::new(file), stats }
-    }
-
-    fn read(&mut self, name: &str, store: &mut Store, rule: &UnknownRule) {
-        let now = SystemTime::now();
-        let update = load::<RouteConfiguration>(&self.watched, store, rule).map(|(version, mut resources)| {
-            match (resources.pop(), resources.is_empty()) {
-                (None, _) => {
-                    self.stats.found_empty();
-                    Update::Success(version)
-                }
-                (Some(routes), true) if routes.resource.name == name => {
-                    if store.keeps_routes(name, &routes.text.bytes) {
-                        return Update::Success(version);
-                    }
-                    let update = judge(&self.watched, version, store.update_routes(vec![routes]));
-                    if matches!(update, Update::Success(_)) {
-                        self.stats.reloaded(now);
-                    }
-                    update
-                }
-                _ => unexpected(&self.watched, "route configuration", name),
-            }
-        });
-        let update = update.unwrap_or_else(|failed| failed);
-        if !matches!(update, Update::Success(_)) {
-            // Whoever waits for their first goes on, as in Envoy.
-            store.go_on_without_routes(name);
-        }
-        self.stats.count(&update, now);
-    }
-}
-
-fn read_assignment(name: &str, watched: &Watched, store: &mut Store, rule: &UnknownRule) {
-    let update = load::<ClusterLoadAssignment>(watched, store, rule).map(|(version, mut resources)| {
-        match (resources.pop(), resources.is_empty()) {
-            (None, _) => {
-                store.missing_assignment(name);
-                Update::Success(version)
-            }
-            (Some(assignment), true) if assignment.resource.cluster_name == name => {
-                judge(watched, version, store.update_assignments(vec![assignment]))
-            }
-            _ => unexpected(watched, "assignment", name),
-        }
-    });
-    let update = update.unwrap_or_else(|failed| failed);
-    if !matches!(update, Update::Success(_)) {
-        // Clusters that have had endpoints keep them; those that wait for their first go on, as in Envoy.
-        store.go_on_without_assignment(name);
-    }
-    store.count_assignment(name, &update, SystemTime::now());
-}
-
 /// A file of one resource holds others, or too many.
-fn unexpected(watched: &Watched, kind: &str, name: &str) -> Update {
-    let reason = format!("the file must hold one {kind}, '{name}'");
+fn unexpected(watched: &Watched, kind: Kind, name: &str) -> Update {
+    let reason = format!("the file must hold one {}, '{name}'", kind.message());
     report(watched, vec![FieldError::new(FieldPath::root().field("resources"), reason)]);
     Update::Rejected
 }

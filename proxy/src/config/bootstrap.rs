@@ -18,7 +18,7 @@ use super::values::{self, duration};
 use super::{Node, bootstrap_values as plain};
 use crate::application_log::pattern::Pattern;
 use crate::listener::{ListenAddress, SocketOption};
-use crate::runtime::Layer;
+use crate::runtime::{Layer, LayerSource};
 
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
@@ -110,18 +110,6 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.network.socket_interface.v3.DefaultSocketInterface",
         enforced: &[],
-        listed: &[],
-    },
-    Coverage { message: "envoy.config.bootstrap.v3.LayeredRuntime", enforced: &["layers"], listed: &[] },
-    Coverage {
-        message: "envoy.config.bootstrap.v3.RuntimeLayer",
-        enforced: &["name", "static_layer", "admin_layer", "disk_layer"],
-        listed: &[],
-    },
-    Coverage { message: "envoy.config.bootstrap.v3.RuntimeLayer.AdminLayer", enforced: &[], listed: &[] },
-    Coverage {
-        message: "envoy.config.bootstrap.v3.RuntimeLayer.DiskLayer",
-        enforced: &["symlink_root", "subdirectory", "append_service_cluster"],
         listed: &[],
     },
     Coverage {
@@ -255,7 +243,9 @@ impl Bootstrap {
             ClusterDefaults::compile(&message, &node, &mut context).map_err(|error| place(vec![error]))?;
         let runtime_layers = match &message.layered_runtime {
             Some(layers) => context
-                .within("layered_runtime", |context| super::runtime::compile(layers, &node.cluster, context))
+                .within("layered_runtime", |context| {
+                    super::runtime::compile(layers, &node.cluster, ads.is_some(), context)
+                })
                 .map_err(|error| place(vec![error]))?,
             None => Vec::new(),
         };
@@ -308,12 +298,22 @@ impl Bootstrap {
         let mut node = self.message.node.clone().unwrap_or_default();
         node.id.clone_from(&self.node.id);
         node.cluster.clone_from(&self.node.cluster);
+        if !self.node.zone.is_empty() {
+            node.locality.get_or_insert_default().zone.clone_from(&self.node.zone);
+        }
         node
     }
 
     /// The clusters of control planes, each with the field that names it.
     pub(crate) fn control_plane_clusters(&self) -> Vec<(FieldPath, &str)> {
         let mut named = Vec::new();
+        let layers = FieldPath::root().field("layered_runtime").field("layers");
+        for (index, layer) in self.runtime_layers.iter().enumerate() {
+            if let LayerSource::Discovered { source: ConfigSource::Stream(control_plane, _), .. } = &layer.source {
+                let path = layers.clone().index(index).field("rtds_layer").field("rtds_config");
+                named.push((path.field("api_config_source"), control_plane.service.cluster.as_str()));
+            }
+        }
         let root = FieldPath::root().field("dynamic_resources");
         if let Some(ads) = &self.ads {
             named.push((root.clone().field("ads_config"), ads.service.cluster.as_str()));

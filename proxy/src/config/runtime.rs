@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use tidegate_filters::context::CompileContext;
 use tidegate_xds::pb::envoy::config::bootstrap::v3 as proto;
+use tidegate_xds::pb::envoy::service::runtime::v3::Runtime as RuntimeProto;
 use tidegate_xds::pb::google::protobuf::value::Kind;
 use tidegate_xds::pb::google::protobuf::{Struct, Value};
 use tidegate_xds::{Coverage, FieldError, FieldPath, Format, UnknownFields};
 
+use super::sources::config_source;
 use crate::runtime::{Entry, Layer, LayerSource, Values};
 
 /// What is compiled here.
@@ -18,10 +20,16 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     Coverage { message: "envoy.config.bootstrap.v3.LayeredRuntime", enforced: &["layers"], listed: &[] },
     Coverage {
         message: "envoy.config.bootstrap.v3.RuntimeLayer",
-        enforced: &["name", "static_layer", "admin_layer", "disk_layer"],
+        enforced: &["name", "static_layer", "admin_layer", "disk_layer", "rtds_layer"],
         listed: &[],
     },
     Coverage { message: "envoy.config.bootstrap.v3.RuntimeLayer.AdminLayer", enforced: &[], listed: &[] },
+    Coverage {
+        message: "envoy.config.bootstrap.v3.RuntimeLayer.RtdsLayer",
+        enforced: &["name", "rtds_config"],
+        listed: &[],
+    },
+    Coverage { message: "envoy.service.runtime.v3.Runtime", enforced: &["name", "layer"], listed: &[] },
     Coverage {
         message: "envoy.config.bootstrap.v3.RuntimeLayer.DiskLayer",
         enforced: &["symlink_root", "subdirectory", "append_service_cluster"],
@@ -29,11 +37,13 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
 ];
 
-/// Compiles the layers, lowest first. `service_cluster` is the node's cluster, a part of some directories.
+/// Compiles the layers, lowest first. `service_cluster` is the node's cluster, a part of some directories; `ads`: there is an
+/// aggregated stream.
 pub(crate) fn compile(
     config: &proto::LayeredRuntime,
     service_cluster: &str,
-    context: &CompileContext<'_>,
+    ads: bool,
+    context: &mut CompileContext<'_>,
 ) -> Result<Vec<Layer>, FieldError> {
     use proto::runtime_layer::LayerSpecifier;
     let mut names = BTreeSet::new();
@@ -57,14 +67,37 @@ pub(crate) fn compile(
                 LayerSource::Admin
             }
             Some(LayerSpecifier::DiskLayer(disk)) => disk_layer(disk, service_cluster),
-            Some(LayerSpecifier::RtdsLayer(_)) => {
-                return fail(at.field("rtds_layer"), "not supported yet: rtds_layer".into());
-            }
+            Some(LayerSpecifier::RtdsLayer(rtds)) => context.within_item("layers", index, |context| {
+                context.within("rtds_layer", |context| rtds_layer(&layer.name, rtds, ads, context))
+            })?,
             None => return fail(at, "layer specifier not set".into()),
         };
         layers.push(Layer { name: layer.name.as_str().into(), source });
     }
     Ok(layers)
+}
+
+/// Without a name of its own, the resource has that of the layer.
+fn rtds_layer(
+    layer: &str,
+    rtds: &proto::runtime_layer::RtdsLayer,
+    ads: bool,
+    context: &mut CompileContext<'_>,
+) -> Result<LayerSource, FieldError> {
+    let Some(source) = &rtds.rtds_config else { return Err(context.error_at("rtds_config", "value is required")) };
+    let source = context.within("rtds_config", |context| config_source(source, ads, context))?;
+    let resource = if rtds.name.is_empty() { layer } else { &rtds.name };
+    Ok(LayerSource::Discovered { resource: resource.into(), source })
+}
+
+/// The values of a layer that came from a control plane.
+///
+/// # Errors
+/// A value that is none.
+pub(crate) fn discovered(runtime: &RuntimeProto, context: &CompileContext<'_>) -> Result<Values, FieldError> {
+    let none = Struct::default();
+    static_values(runtime.layer.as_ref().unwrap_or(&none))
+        .map_err(|key| context.error_at("layer", format!("Invalid runtime entry value for {key}")))
 }
 
 /// Reads a value as a disk or admin layer holds it: YAML.
@@ -209,14 +242,14 @@ mod tests {
         let decoded = tidegate_xds::decode(message, yaml.as_bytes(), Format::Yaml, UnknownFields::Reject).unwrap();
         let config: proto::LayeredRuntime = tidegate_xds::any::decode(&decoded.bytes, &FieldPath::root()).unwrap();
         let mut needs = Needs::default();
-        let context = CompileContext {
+        let mut context = CompileContext {
             resource: "bootstrap",
             path: FieldPath::root(),
             defaults: Defaults::Safe,
             stats: Store::new().root(),
             needs: &mut needs,
         };
-        compile(&config, "web", &context).map_err(|error| error.to_string())
+        compile(&config, "web", false, &mut context).map_err(|error| error.to_string())
     }
 
     fn static_entry(yaml: &str) -> Entry {
@@ -288,6 +321,7 @@ mod tests {
         assert!(error("layers: [{name: a, admin_layer: {}}, {name: a, admin_layer: {}}]").contains("Duplicate"));
         assert!(error("layers: [{name: a, admin_layer: {}}, {name: b, admin_layer: {}}]").contains("Too many"));
         assert!(error("layers: [{name: a}]").contains("layers[0]"));
-        assert!(error("layers: [{name: a, rtds_layer: {name: x}}]").contains("not supported yet"));
+        let ads = error("layers: [{name: a, rtds_layer: {name: x, rtds_config: {ads: {}}}}]");
+        assert!(ads.contains("layers[0].rtds_layer.rtds_config.ads: ADS must be configured"), "{ads}");
     }
 }

@@ -44,6 +44,8 @@ impl Kind {
             (Self::Listener, true) => "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
             (Self::Route, false) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
             (Self::Route, true) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+            (Self::Runtime, false) => "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime",
+            (Self::Runtime, true) => "/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime",
         })
     }
 }
@@ -67,6 +69,8 @@ pub(crate) struct Discovery {
     ads: Option<usize>,
     clusters: Option<ConfigSource>,
     listeners: Option<ConfigSource>,
+    /// Clusters are asked for once the runtime is there.
+    clusters_begun: bool,
     /// Listeners are asked for once clusters are there.
     listeners_begun: bool,
     subscriptions: Subscriptions,
@@ -115,6 +119,7 @@ impl Discovery {
             ads: None,
             clusters: dynamic(&bootstrap.cds),
             listeners: dynamic(&bootstrap.lds),
+            clusters_begun: false,
             listeners_begun: false,
             subscriptions: Subscriptions::new(&stats.root()),
             unknown: UnknownRule::new(unknown, &stats.root()),
@@ -130,6 +135,17 @@ impl Discovery {
     /// Whether nothing comes from control planes.
     pub(crate) fn is_idle(&self) -> bool {
         self.streams.is_empty() && self.clusters.is_none() && self.listeners.is_none()
+    }
+
+    /// Whether the layers of the runtime came, or were waited for long enough.
+    pub(crate) fn has_runtime(&self, store: &Store) -> bool {
+        let in_file = |name: &str| store.runtime_needs.files().contains_key(name);
+        store.runtime_needs.names().all(|name| in_file(name) || self.waits.is_over(Kind::Runtime, name))
+    }
+
+    /// From now on clusters are asked for, too.
+    pub(crate) fn begin_clusters(&mut self) {
+        self.clusters_begun = true;
     }
 
     /// Whether clusters came, or were waited for long enough.
@@ -231,7 +247,8 @@ impl Discovery {
 
     /// Asks for what the store needs now, and sends what is due.
     pub(crate) fn sync(&mut self, store: &mut Store) {
-        if let Some(source) = self.clusters.clone() {
+        self.sync_named(Kind::Runtime, store);
+        if let Some(source) = self.clusters.clone().filter(|_| self.clusters_begun) {
             self.ask_for_all(Kind::Cluster, &source, store);
         }
         self.sync_named(Kind::Endpoints, store);
@@ -329,6 +346,7 @@ impl Discovery {
         let prefix = match kind {
             Some(Kind::Cluster) => "cluster_manager.cds.",
             Some(Kind::Listener) => "listener_manager.lds.",
+            Some(Kind::Runtime) => "runtime.",
             _ => "",
         };
         self.streams.push(Stream {

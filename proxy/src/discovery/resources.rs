@@ -14,11 +14,12 @@ use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::pb::envoy::service::runtime::v3::Runtime as RuntimeProto;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath};
 
 use super::waits::Waits;
-use crate::config::store::{Absent, Kind, Placed, Store, Text};
+use crate::config::store::{Absent, Kind, Placed, Resource as Named, Store, Text};
 use crate::config::unknown_fields::UnknownRule;
 use crate::stats::subscription::{Subscription, Update as Outcome};
 
@@ -27,7 +28,8 @@ pub(super) struct Subscriptions {
     root: Scope,
     clusters: Option<Subscription>,
     listeners: Option<Subscription>,
-    routes: HashMap<Arc<str>, Subscription>,
+    /// Of what is asked for by name, but endpoints: clusters count those.
+    named: HashMap<(Kind, Arc<str>), Subscription>,
     cluster_names: BTreeSet<Arc<str>>,
     listener_names: BTreeSet<Arc<str>>,
 }
@@ -38,7 +40,7 @@ impl Subscriptions {
             root: root.clone(),
             clusters: None,
             listeners: None,
-            routes: HashMap::new(),
+            named: HashMap::new(),
             cluster_names: BTreeSet::new(),
             listener_names: BTreeSet::new(),
         }
@@ -51,11 +53,9 @@ impl Subscriptions {
                 self.clusters = Some(Subscription::with_reloads(&self.root.scope("cluster_manager.cds.")));
             }
             Kind::Listener => self.listeners = Some(Subscription::new(&self.root.scope("listener_manager.lds."))),
-            Kind::Route => {
-                if let Some(wanted) = store.route_needs.subscription(name) {
-                    let scope = self.root.scope(&wanted.stats_prefix).scope(&format!("rds.{name}."));
-                    self.routes.insert(name.into(), Subscription::with_empties(&scope));
-                }
+            Kind::Route | Kind::Runtime => {
+                let stats = store.subscription_stats(kind, name);
+                self.named.extend(stats.map(|stats| ((kind, name.into()), stats)));
             }
             Kind::Endpoints => store.asked_assignment(name),
         }
@@ -71,8 +71,8 @@ impl Subscriptions {
         match kind {
             Kind::Cluster => self.clusters.as_ref(),
             Kind::Listener => self.listeners.as_ref(),
-            Kind::Route => self.routes.get(name),
             Kind::Endpoints => None,
+            Kind::Route | Kind::Runtime => self.named.get(&(kind, name.into())),
         }
     }
 
@@ -81,7 +81,7 @@ impl Subscriptions {
             store.count_assignment(name, outcome, now);
         } else if let Some(stats) = self.of(kind, name) {
             stats.count(outcome, now);
-            if kind != Kind::Route && matches!(outcome, Outcome::Success(_)) {
+            if matches!(kind, Kind::Cluster | Kind::Listener) && matches!(outcome, Outcome::Success(_)) {
                 stats.reloaded(now);
             }
         }
@@ -91,7 +91,7 @@ impl Subscriptions {
     pub(super) fn count_all(&self, asked: &[(Kind, Interest)], outcome: &Outcome, store: &Store, now: SystemTime) {
         for (kind, interest) in asked {
             let names = interest.names_asked();
-            if names.is_empty() && !matches!(kind, Kind::Endpoints | Kind::Route) {
+            if names.is_empty() && matches!(kind, Kind::Cluster | Kind::Listener) {
                 self.count(*kind, "", outcome, store, now);
             }
             names.iter().for_each(|name| self.count(*kind, name, outcome, store, now));
@@ -100,9 +100,7 @@ impl Subscriptions {
 
     /// What nobody asks for any more is not counted any more.
     pub(super) fn forget(&mut self, kind: Kind, name: &str) {
-        if kind == Kind::Route {
-            self.routes.remove(name);
-        }
+        self.named.remove(&(kind, name.into()));
     }
 
     /// What was asked for did not come in time: what waits for it goes on without.
@@ -113,17 +111,13 @@ impl Subscriptions {
             None => store.assignment_timed_out(name),
         }
         store.ledger().lacks(kind, name, Absent::TimedOut);
-        match kind {
-            Kind::Endpoints => store.go_on_without_assignment(name),
-            Kind::Route => store.go_on_without_routes(name),
-            Kind::Cluster | Kind::Listener => {}
-        }
+        store.go_on_without(kind, name);
     }
 }
 
-/// What all four types begin with: a name in field 1.
+/// What all types begin with: a name in field 1.
 #[derive(Clone, PartialEq, Message)]
-struct Named {
+struct Nameable {
     #[prost(string, tag = "1")]
     name: String,
 }
@@ -139,7 +133,7 @@ pub(super) struct Apply<'a> {
 impl Handler for Apply<'_> {
     fn name_of(&self, body: &Any) -> Option<String> {
         Kind::of(&body.type_url)?;
-        Named::decode(&*body.value).ok().map(|named| named.name)
+        Nameable::decode(&*body.value).ok().map(|named| named.name)
     }
 
     fn rejected(&mut self, type_url: &str, reason: &str) {
@@ -156,8 +150,9 @@ impl Handler for Apply<'_> {
         let result = match kind {
             Kind::Cluster => self.clusters(&update),
             Kind::Listener => self.listeners(&update),
-            Kind::Endpoints => self.endpoints(&update),
-            Kind::Route => self.routes(&update),
+            Kind::Endpoints => self.named::<ClusterLoadAssignment>(&update),
+            Kind::Route => self.named::<RouteConfiguration>(&update),
+            Kind::Runtime => self.named::<RuntimeProto>(&update),
         };
         if let Err(reason) = &result {
             tracing::warn!(?kind, version = update.version, reason, "rejected");
@@ -275,60 +270,38 @@ impl Apply<'_> {
         names.filter(|name| !self.store.ledger().is_static(kind, name)).map(Into::into).collect()
     }
 
-    fn endpoints(&mut self, update: &Update) -> Result<(), String> {
+    /// What is asked for by name.
+    fn named<R: Named>(&mut self, update: &Update) -> Result<(), String> {
         for name in &update.removed {
-            // There is none: whoever waits for it goes on.
-            self.waits.came(Kind::Endpoints, name);
-            self.store.ledger().lacks(Kind::Endpoints, name, Absent::Missing);
-            self.store.missing_assignment(name);
+            // There is none: whoever waits for it goes on; but for routes, whose removal Envoy does not listen to.
+            if R::KIND != Kind::Route {
+                self.waits.came(R::KIND, name);
+            }
+            self.store.ledger().lacks(R::KIND, name, Absent::Missing);
+            self.store.missing(R::KIND, name);
         }
         // What nobody asked for is not kept.
         let is_new =
-            |name: &str, bytes: &[u8]| self.store.services.is_needed(name) && !self.store.keeps_assignment(name, bytes);
-        let outcome = self.read::<ClusterLoadAssignment>(Kind::Endpoints, update, is_new);
-        let outcome = outcome.and_then(|Read { mut placed, mut wrong }| {
-            placed.retain(|assignment| self.store.services.is_needed(&assignment.resource.cluster_name));
-            wrong.extend(self.store.update_assignments(placed));
-            if wrong.is_empty() { Ok(()) } else { Err(joined("", &wrong)) }
-        });
-        let (counted, now) = (counted(&outcome, update), SystemTime::now());
-        for Resource { name, .. } in &update.resources {
-            self.store.count_assignment(name, &counted, now);
-            self.waits.came(Kind::Endpoints, name);
-            if outcome.is_err() {
-                // Clusters that have had endpoints keep them; those that wait for their first go on, as in Envoy.
-                self.store.go_on_without_assignment(name);
-            }
-        }
-        outcome
-    }
-
-    fn routes(&mut self, update: &Update) -> Result<(), String> {
-        for name in &update.removed {
-            self.store.ledger().lacks(Kind::Route, name, Absent::Missing);
-        }
-        let is_new =
-            |name: &str, bytes: &[u8]| self.store.route_needs.is_needed(name) && !self.store.keeps_routes(name, bytes);
-        let outcome = self.read::<RouteConfiguration>(Kind::Route, update, is_new);
-        let outcome = outcome.and_then(|Read { mut placed, mut wrong }| {
-            placed.retain(|routes| self.store.route_needs.is_needed(&routes.resource.name));
-            let changed: Vec<String> = placed.iter().map(|routes| routes.resource.name.clone()).collect();
-            wrong.extend(self.store.update_routes(placed));
+            |name: &str, bytes: &[u8]| self.store.is_needed(R::KIND, name) && !self.store.keeps(R::KIND, name, bytes);
+        let outcome = self.read::<R>(R::KIND, update, is_new).and_then(|Read { mut placed, mut wrong }| {
+            placed.retain(|one| self.store.is_needed(R::KIND, one.resource.name()));
+            let changed: Vec<String> = placed.iter().map(|one| one.resource.name().to_owned()).collect();
+            wrong.extend(R::update(self.store, placed));
             if wrong.is_empty() { Ok(changed) } else { Err(joined("", &wrong)) }
         });
         let now = SystemTime::now();
         for name in outcome.iter().flatten() {
-            if let Some(stats) = self.subscriptions.of(Kind::Route, name) {
+            if let Some(stats) = self.subscriptions.of(R::KIND, name) {
                 stats.reloaded(now);
             }
         }
         let outcome = outcome.map(drop);
         let counted = counted(&outcome, update);
         for Resource { name, .. } in &update.resources {
-            self.subscriptions.count(Kind::Route, name, &counted, self.store, now);
-            self.waits.came(Kind::Route, name);
+            self.subscriptions.count(R::KIND, name, &counted, self.store, now);
+            self.waits.came(R::KIND, name);
             if outcome.is_err() {
-                self.store.go_on_without_routes(name);
+                self.store.go_on_without(R::KIND, name);
             }
         }
         outcome

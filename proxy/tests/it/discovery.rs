@@ -13,6 +13,7 @@ use crate::support::{Client, Gateway, Upstream};
 const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+const RTDS: &str = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
 const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
 fn cluster(name: &str) -> String {
@@ -420,4 +421,42 @@ fn what_became_of_each_resource_is_shown() {
     }
     control.answer("3", "f", &[cluster("up")]);
     eventually("nothing wrong any more", || client.get("/status").text().contains("rejected        0\n"));
+}
+
+/// A layer of the runtime comes first, acts at once, and goes on with its last good values.
+#[test]
+fn the_runtime_comes_before_clusters_and_changes_while_it_serves() {
+    let (control, port, admin) = (ControlPlane::start(), free_port(), free_port());
+    let layer = "layered_runtime: { layers: [{ name: base, static_layer: { limit: 1, other: 2 } }, { name: rtds, rtds_layer: { name: values, rtds_config: { ads: {}, initial_fetch_timeout: 0s } } }] }";
+    let bootstrap = with_static_listener(&control, "DELTA_GRPC", port).replace(
+        "static_resources:",
+        &format!("{layer}\nadmin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\nstatic_resources:"),
+    );
+    let mut gateway = Gateway::spawn(&bootstrap, &[]);
+    assert_eq!(control.asked(), "connected");
+    assert_eq!(control.asked(), "Runtime n +[values] -[] has[]");
+    let values = |layer: &str| format!("{{ '@type': {RTDS}, name: values, layer: {layer} }}");
+    control.change(RTDS, "a", &[("values", "1", values("{ limit: 5 }"))], &[]);
+    let mut both = [control.asked(), control.asked()];
+    both.sort();
+    assert_eq!(both, ["Cluster n +[] -[] has[]", "Runtime na +[] -[] has[]"], "clusters follow the runtime");
+    control.change(CDS, "b", &[], &[]);
+    let mut both = [control.asked(), control.asked()];
+    both.sort();
+    assert_eq!(both, ["Cluster nb +[] -[] has[]", "Listener n +[] -[] has[]"]);
+    control.change(LDS, "c", &[], &[]);
+    assert_eq!(control.asked(), "Listener nc +[] -[] has[]");
+    gateway.wait_for("listening");
+    let mut client = Client::new(admin);
+    let mut limit = || -> serde_json::Value {
+        let shown: serde_json::Value = serde_json::from_str(&client.get("/runtime").text()).unwrap();
+        shown["entries"]["limit"]["final_value"].clone()
+    };
+    assert_eq!(limit(), "5");
+    control.change(RTDS, "d", &[("values", "2", values("{ limit: [1] }"))], &[]);
+    assert_eq!(control.asked(), "Runtime nd +[] -[] has[] !");
+    assert_eq!(limit(), "5");
+    control.change(RTDS, "e", &[], &["values"]);
+    assert_eq!(control.asked(), "Runtime ne +[] -[] has[]");
+    eventually("the layer below", || limit() == "1");
 }

@@ -40,7 +40,7 @@ impl Store {
     }
 
     /// The same endpoints came again; false where they are not the same, or somebody waits for them.
-    pub(crate) fn keeps_assignment(&self, service: &str, bytes: &[u8]) -> bool {
+    pub(super) fn keeps_assignment(&self, service: &str, bytes: &[u8]) -> bool {
         let users = self.services.users(service);
         if users.iter().any(|cluster| self.warming_clusters.contains_key(cluster.name()))
             || !self.ledger.is_latest(Kind::Endpoints, service, bytes)
@@ -70,14 +70,14 @@ impl Store {
     }
 
     /// Clusters that wait for the endpoints of this service go on without.
-    pub(crate) fn go_on_without_assignment(&mut self, service: &str) {
+    pub(super) fn go_on_without_assignment(&mut self, service: &str) {
         let users = self.services.users(service);
         let waiting: Vec<_> = users.iter().map(|cluster| Arc::clone(cluster.name())).collect();
         self.clusters_are_warm(waiting.iter().map(|name| &**name));
     }
 
     /// The endpoints of this service are not there: clusters that wait for them go on without.
-    pub(crate) fn missing_assignment(&mut self, service: &str) {
+    pub(super) fn missing_assignment(&mut self, service: &str) {
         self.go_on_without_assignment(service);
         for cluster in self.services.users(service) {
             cluster.stats().updates.update_empty().inc();

@@ -17,10 +17,11 @@ pub(crate) enum Kind {
     Endpoints,
     Listener,
     Route,
+    Runtime,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 4] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+    pub(crate) const ALL: [Self; 5] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Runtime];
 
     pub(crate) fn type_url(self) -> &'static str {
         match self {
@@ -28,6 +29,7 @@ impl Kind {
             Self::Endpoints => "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+            Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
         }
     }
 

@@ -7,15 +7,18 @@ mod clusters;
 mod ledger;
 mod listeners;
 mod needs;
+mod resource;
 mod routes;
+mod runtime;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use prost::Message;
-use tidegate_filters::context::Needs;
+use tidegate_filters::context::{ConfigSource, Needs, RouteSubscription};
 use tidegate_xds::pb::envoy::config::bootstrap::v3::Admin;
 use tidegate_xds::{FieldError, FieldPath};
 
@@ -25,11 +28,13 @@ use super::registry::Registry;
 use crate::app::Shared;
 use crate::cluster::Cluster;
 use crate::listener::Listener;
+use crate::runtime::Layers;
 use crate::snapshot::Snapshot;
 use crate::stats::cluster_manager::ClusterManagerStats;
 
 pub(crate) use ledger::{Absent, Entry, Kind, Ledger, Refused, Text};
-pub(crate) use needs::{Moved, RouteNeeds, Services};
+pub(crate) use needs::{Moved, Services, Wanted};
+pub(crate) use resource::Resource;
 
 /// A resource, where it stands (for errors), and the text that it was read from.
 pub(crate) struct Placed<T> {
@@ -62,7 +67,10 @@ pub(crate) struct Store {
     /// Clusters that serve already and have not been resolved yet (`wait_for_warm_on_init` is off).
     unwaited: Vec<Arc<Cluster>>,
     pub(crate) services: Services,
-    pub(crate) route_needs: RouteNeeds,
+    pub(crate) route_needs: Wanted<RouteSubscription>,
+    /// Layers of the runtime, by the name of their resource.
+    pub(crate) runtime_needs: Wanted<ConfigSource>,
+    layers: Arc<Layers>,
     stats: ClusterManagerStats,
     /// The bootstrap has been taken; what comes now is dynamic.
     pub(crate) started: bool,
@@ -74,6 +82,13 @@ pub(crate) struct Store {
     retired: Vec<Arc<Snapshot>>,
 }
 
+/// The layers that are discovered, which the bootstrap names for as long as the process lives.
+fn runtime_needs(layers: &Layers) -> Wanted<ConfigSource> {
+    let mut needs = Wanted::default();
+    needs.set(&"bootstrap".into(), &layers.discovered().collect());
+    needs
+}
+
 /// What waits until what it needs is there.
 struct Warming<T> {
     compiled: Arc<T>,
@@ -81,7 +96,7 @@ struct Warming<T> {
 }
 
 impl Store {
-    pub(crate) fn new(compiler: Compiler, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(compiler: Compiler, shared: Arc<Shared>, layers: Arc<Layers>) -> Self {
         Self {
             stats: ClusterManagerStats::new(&compiler.stats.scope("cluster_manager.")),
             compiler,
@@ -91,7 +106,9 @@ impl Store {
             warming_listeners: BTreeMap::new(),
             unwaited: Vec::new(),
             services: Services::default(),
-            route_needs: RouteNeeds::default(),
+            runtime_needs: runtime_needs(&layers),
+            layers,
+            route_needs: Wanted::default(),
             started: false,
             last_position: 0,
             leaving: VecDeque::new(),
@@ -128,11 +145,32 @@ impl Store {
         !self.warming_clusters.is_empty() || !self.warming_listeners.is_empty()
     }
 
+    /// The resources of a kind that come from files of their own, by name.
+    pub(crate) fn files(&self, kind: Kind) -> Option<&BTreeMap<String, PathBuf>> {
+        match kind {
+            Kind::Endpoints => Some(self.services.files()),
+            Kind::Route => Some(self.route_needs.files()),
+            Kind::Runtime => Some(self.runtime_needs.files()),
+            Kind::Cluster | Kind::Listener => None,
+        }
+    }
+
+    /// Whether somebody needs the resource of this name.
+    pub(crate) fn is_needed(&self, kind: Kind, name: &str) -> bool {
+        match kind {
+            Kind::Endpoints => self.services.is_needed(name),
+            Kind::Route => self.route_needs.is_needed(name),
+            Kind::Runtime => self.runtime_needs.is_needed(name),
+            Kind::Cluster | Kind::Listener => true,
+        }
+    }
+
     /// The needs of a kind that have begun or ended since this was last asked.
     pub(crate) fn take_moved(&mut self, kind: Kind) -> Vec<Moved> {
         match kind {
             Kind::Endpoints => self.services.take_moved(),
             Kind::Route => self.route_needs.take_moved(),
+            Kind::Runtime => self.runtime_needs.take_moved(),
             Kind::Cluster | Kind::Listener => Vec::new(),
         }
     }

@@ -112,31 +112,53 @@ impl Services {
     }
 }
 
-/// The route configurations that listeners need (RDS).
-#[derive(Default)]
-pub(crate) struct RouteNeeds {
-    by_name: HashMap<Arc<str>, RouteNeed>,
-    by_listener: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+/// What is said of something that is asked for by name.
+pub(crate) trait Subscription: Clone {
+    fn source(&self) -> &ConfigSource;
+}
+
+impl Subscription for ConfigSource {
+    fn source(&self) -> &ConfigSource {
+        self
+    }
+}
+
+impl Subscription for RouteSubscription {
+    fn source(&self) -> &ConfigSource {
+        &self.source
+    }
+}
+
+/// Resources of one kind that owners (listeners) name: route configurations, or layers of the runtime.
+pub(crate) struct Wanted<S> {
+    by_name: HashMap<Arc<str>, Want<S>>,
+    by_owner: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
     moves: Moves,
     files: Files,
 }
 
-struct RouteNeed {
-    subscription: RouteSubscription,
-    listeners: usize,
+struct Want<S> {
+    subscription: S,
+    owners: usize,
     /// It was waited for long enough.
     given_up: bool,
 }
 
-impl RouteNeeds {
-    /// What a listener needs from now on; returns what no listener names any more. That is followed until it is forgotten:
-    /// chains that drain still use it.
-    pub(super) fn set(&mut self, listener: &Arc<str>, needs: &BTreeMap<String, RouteSubscription>) -> Vec<Arc<str>> {
+impl<S> Default for Wanted<S> {
+    fn default() -> Self {
+        Self { by_name: HashMap::new(), by_owner: HashMap::new(), moves: Moves::new(), files: Files::new() }
+    }
+}
+
+impl<S: Subscription> Wanted<S> {
+    /// What an owner needs from now on; returns what no owner names any more. That is followed until it is forgotten: chains
+    /// that drain still use it.
+    pub(super) fn set(&mut self, owner: &Arc<str>, needs: &BTreeMap<String, S>) -> Vec<Arc<str>> {
         let now: BTreeSet<Arc<str>> = needs.keys().map(|name| name.as_str().into()).collect();
         let before = if now.is_empty() {
-            self.by_listener.remove(listener)
+            self.by_owner.remove(owner)
         } else {
-            self.by_listener.insert(Arc::clone(listener), now.clone())
+            self.by_owner.insert(Arc::clone(owner), now.clone())
         };
         let before = before.unwrap_or_default();
         for (name, subscription) in needs {
@@ -146,35 +168,35 @@ impl RouteNeeds {
         ended.cloned().collect::<Vec<_>>()
     }
 
-    fn begin(&mut self, name: &str, subscription: &RouteSubscription, one_more: bool) {
+    fn begin(&mut self, name: &str, subscription: &S, one_more: bool) {
         let known = self.by_name.get_mut(name);
-        let is_new = known.as_ref().is_none_or(|need| need.subscription.source != subscription.source);
+        let is_new = known.as_ref().is_none_or(|need| need.subscription.source() != subscription.source());
         if is_new {
-            note_file(&mut self.files, name, Some(&subscription.source));
+            note_file(&mut self.files, name, Some(subscription.source()));
             self.moves.entry(name.into()).or_default();
         }
         match known {
             Some(need) => {
                 need.subscription = subscription.clone();
-                need.listeners += usize::from(one_more);
+                need.owners += usize::from(one_more);
             }
             None => {
-                let need = RouteNeed { subscription: subscription.clone(), listeners: 1, given_up: false };
+                let need = Want { subscription: subscription.clone(), owners: 1, given_up: false };
                 self.by_name.insert(name.into(), need);
             }
         }
     }
 
-    /// One listener less names it; true when it was the last one.
+    /// One owner less names it; true when it was the last one.
     fn end(&mut self, name: &str) -> bool {
         let Some(need) = self.by_name.get_mut(name) else { return false };
-        need.listeners = need.listeners.saturating_sub(1);
-        need.listeners == 0
+        need.owners = need.owners.saturating_sub(1);
+        need.owners == 0
     }
 
-    /// The chains that used it have drained; false where a listener has named it since.
+    /// The chains that used it have drained; false where an owner has named it since.
     pub(super) fn forget(&mut self, name: &Arc<str>) -> bool {
-        if self.by_name.get(name).is_none_or(|need| need.listeners > 0) {
+        if self.by_name.get(name).is_none_or(|need| need.owners > 0) {
             return false;
         }
         self.by_name.remove(name);
@@ -187,8 +209,8 @@ impl RouteNeeds {
         self.by_name.contains_key(name)
     }
 
-    /// What listeners say of it.
-    pub(crate) fn subscription(&self, name: &str) -> Option<&RouteSubscription> {
+    /// What its owners say of it.
+    pub(crate) fn subscription(&self, name: &str) -> Option<&S> {
         self.by_name.get(name).map(|need| &need.subscription)
     }
 
@@ -203,6 +225,11 @@ impl RouteNeeds {
         self.by_name.get(name).is_some_and(|need| need.given_up)
     }
 
+    /// Everything that is needed.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_name.keys()
+    }
+
     /// Those that come from files.
     pub(crate) fn files(&self) -> &Files {
         &self.files
@@ -211,7 +238,7 @@ impl RouteNeeds {
     /// What has moved since this was last asked.
     pub(super) fn take_moved(&mut self) -> Vec<Moved> {
         let Self { by_name, moves, .. } = self;
-        taken(moves, |name| by_name.get(name).map(|need| need.subscription.source.clone()))
+        taken(moves, |name| by_name.get(name).map(|need| need.subscription.source().clone()))
     }
 }
 
@@ -252,7 +279,7 @@ mod tests {
             names.iter().map(|name| ((*name).to_owned(), subscription.clone())).collect::<BTreeMap<_, _>>()
         };
         let (one, other) = (Arc::from("one"), Arc::from("other"));
-        let mut routes = RouteNeeds::default();
+        let mut routes = Wanted::default();
         assert!(routes.set(&one, &needs(&["a", "b"])).is_empty());
         assert!(routes.set(&other, &needs(&["b"])).is_empty());
         assert_eq!(routes.take_moved().len(), 2);

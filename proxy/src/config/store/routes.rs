@@ -38,17 +38,8 @@ impl Store {
         errors
     }
 
-    /// Whether the same came again.
-    pub(crate) fn keeps_routes(&self, name: &str, bytes: &[u8]) -> bool {
-        let same = self.ledger.is_latest(Kind::Route, name, bytes);
-        if same {
-            self.ledger.is_good(Kind::Route, name);
-        }
-        same
-    }
-
     /// A route configuration does not come: listeners that wait for it serve without.
-    pub(crate) fn go_on_without_routes(&mut self, name: &str) {
+    pub(super) fn go_on_without_routes(&mut self, name: &str) {
         self.route_needs.give_up(name);
         self.publish_warm_listeners();
     }

@@ -1,0 +1,102 @@
+//! The types of resources that are asked for by name, each with its name and its way into the store: whatever brings them
+//! treats them alike. It must not know what brings them.
+
+use prost::{Message, Name};
+use tidegate_xds::FieldError;
+use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::pb::envoy::service::runtime::v3::Runtime;
+
+use super::{Kind, Placed, Store};
+use crate::stats::subscription::Subscription;
+
+/// A message that is a resource.
+pub(crate) trait Resource: Message + Name + Default {
+    const KIND: Kind;
+
+    fn name(&self) -> &str;
+
+    /// Hands it to the store, which tells what is wrong.
+    fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError>;
+}
+
+impl Resource for ClusterLoadAssignment {
+    const KIND: Kind = Kind::Endpoints;
+
+    fn name(&self) -> &str {
+        &self.cluster_name
+    }
+
+    fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError> {
+        store.update_assignments(resources)
+    }
+}
+
+impl Resource for RouteConfiguration {
+    const KIND: Kind = Kind::Route;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError> {
+        store.update_routes(resources)
+    }
+}
+
+impl Resource for Runtime {
+    const KIND: Kind = Kind::Runtime;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError> {
+        store.update_runtime(resources)
+    }
+}
+
+impl Store {
+    /// What a subscription to this resource counts; none where clusters count it themselves.
+    pub(crate) fn subscription_stats(&self, kind: Kind, name: &str) -> Option<Subscription> {
+        let root = &self.compiler.stats;
+        match kind {
+            Kind::Route => {
+                let prefix = self.route_needs.subscription(name).map_or("", |wanted| &wanted.stats_prefix);
+                Some(Subscription::with_empties(&root.scope(prefix).scope(&format!("rds.{name}."))))
+            }
+            Kind::Runtime => Some(Subscription::new(&root.scope("runtime."))),
+            Kind::Endpoints | Kind::Cluster | Kind::Listener => None,
+        }
+    }
+
+    /// The same came again: it acts already.
+    pub(crate) fn keeps(&self, kind: Kind, name: &str, bytes: &[u8]) -> bool {
+        if kind == Kind::Endpoints {
+            return self.keeps_assignment(name, bytes);
+        }
+        let same = self.ledger.is_latest(kind, name, bytes);
+        if same {
+            self.ledger.is_good(kind, name);
+        }
+        same
+    }
+
+    /// Its source says that there is none.
+    pub(crate) fn missing(&mut self, kind: Kind, name: &str) {
+        match kind {
+            Kind::Endpoints => self.missing_assignment(name),
+            Kind::Runtime => self.remove_runtime(name),
+            Kind::Route | Kind::Cluster | Kind::Listener => {}
+        }
+    }
+
+    /// It does not come, or what came is not good: whoever waits for its first goes on, as in Envoy.
+    pub(crate) fn go_on_without(&mut self, kind: Kind, name: &str) {
+        match kind {
+            Kind::Endpoints => self.go_on_without_assignment(name),
+            Kind::Route => self.go_on_without_routes(name),
+            Kind::Runtime | Kind::Cluster | Kind::Listener => {}
+        }
+    }
+}
