@@ -4,7 +4,6 @@
 //! Acts: all fields. An upstream's time is that from the end of the request to the trailers.
 
 use std::any::Any;
-use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -13,11 +12,10 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tidegate_stats::{Scope, Unit};
 use tidegate_xds::pb::envoy::extensions::filters::http::grpc_stats::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
-use super::grpc_calls::{Calls, count_status, service_and_method};
+use super::grpc_calls::{CallCounters, Calls, service_and_method};
 use super::head::has_grpc_content_type;
 use super::{
     Body, BodyError, FilterFactory, Frame, HttpFilter, HttpFilterConfig, Overrides, Request, Response, Step,
@@ -33,7 +31,6 @@ struct Config {
     calls: Calls,
     methods: Methods,
     emit_filter_state: bool,
-    replace_dots: bool,
     times: bool,
 }
 
@@ -57,7 +54,7 @@ struct Filter {
 /// One gRPC call.
 struct Call {
     /// `None` where it is not counted: no cluster, or no method.
-    scope: Option<Scope>,
+    counters: Option<Arc<CallCounters>>,
     messages: Arc<Messages>,
     /// When all of the request had gone up; kept where the time counts.
     sent: Option<OnceLock<Instant>>,
@@ -100,9 +97,9 @@ impl HttpFilter for Filter {
         }
         let cluster = stream.route.as_ref().and_then(|route| route.cluster());
         let name = cluster.and_then(|cluster| stream.services.cluster_stat_name(cluster));
-        let scope = name.and_then(|name| self.config.scope(&name, request.head.path_only()));
+        let counters = name.and_then(|name| self.config.counters(&name, request.head.path_only()));
         let sent = self.config.times.then(OnceLock::new);
-        let call = Arc::new(Call { scope, messages: Arc::default(), sent });
+        let call = Arc::new(Call { counters, messages: Arc::default(), sent });
         if request.body.is_end() {
             call.note_sent();
         }
@@ -130,7 +127,7 @@ impl HttpFilter for Filter {
 
 impl Config {
     /// Where a call is counted; `None` when the path names no method.
-    fn scope(&self, cluster: &str, path: &[u8]) -> Option<Scope> {
+    fn counters(&self, cluster: &str, path: &[u8]) -> Option<Arc<CallCounters>> {
         let (service, method) = service_and_method(path)?;
         let own = match &self.methods {
             Methods::All => true,
@@ -138,18 +135,14 @@ impl Config {
                 these.iter().any(|(name, methods)| name == service && methods.iter().any(|known| known == method))
             }
         };
-        if !own {
-            return self.calls.scope(cluster, None);
-        }
-        let service = if self.replace_dots { Cow::Owned(service.replace('.', "_")) } else { Cow::Borrowed(service) };
-        self.calls.scope(cluster, Some((&service, method)))
+        self.calls.counters(cluster, own.then_some((service, method)))
     }
 }
 
 impl Call {
     fn count_status(&self, headers: &HeaderMap) {
-        if let Some(scope) = &self.scope {
-            count_status(scope, headers);
+        if let Some(counters) = &self.counters {
+            counters.count_status(headers);
         }
     }
 
@@ -162,20 +155,22 @@ impl Call {
 
     fn count_time(&self) {
         let sent = self.sent.as_ref().and_then(OnceLock::get);
-        if let (Some(scope), Some(sent)) = (&self.scope, sent) {
+        if let (Some(counters), Some(sent)) = (&self.counters, sent) {
             let millis = u64::try_from(sent.elapsed().as_millis()).unwrap_or(u64::MAX);
-            scope.histogram("upstream_rq_time", Unit::Milliseconds).record(millis);
+            counters.record_time(millis);
         }
     }
 
     fn count_messages(&self, side: Side, count: u64) {
-        let (messages, name) = match side {
-            Side::Request => (&self.messages.requests, "request_message_count"),
-            Side::Response => (&self.messages.responses, "response_message_count"),
+        let messages = match side {
+            Side::Request => &self.messages.requests,
+            Side::Response => &self.messages.responses,
         };
         messages.fetch_add(count, Relaxed);
-        if let Some(scope) = &self.scope {
-            scope.counter(name).add(count);
+        match (&self.counters, side) {
+            (Some(counters), Side::Request) => counters.count_requests(count),
+            (Some(counters), Side::Response) => counters.count_responses(count),
+            (None, _) => {}
         }
     }
 }
@@ -296,10 +291,9 @@ impl FilterFactory for Factory {
             Some(Specifier::StatsForAllMethods(_)) | None => Methods::These(Vec::new()),
         };
         Ok(Arc::new(Config {
-            calls: Calls::new(context.stats.root(), "grpc"),
+            calls: Calls::new(context.stats.root(), "grpc", config.replace_dots_in_grpc_service_name),
             methods,
             emit_filter_state: config.emit_filter_state,
-            replace_dots: config.replace_dots_in_grpc_service_name,
             times: config.enable_upstream_stats,
         }))
     }
@@ -328,6 +322,8 @@ const COVERAGE: &[Coverage] = &[
 #[cfg(test)]
 mod tests {
     use http::Method;
+
+    use tidegate_stats::Scope;
 
     use super::*;
     use crate::http::body::whole;

@@ -10,12 +10,11 @@ use std::task::{Context, Poll, ready};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, TE};
-use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::extensions::filters::http::grpc_web::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
 use super::filter::Verdict;
-use super::grpc_calls::{Calls, GRPC_STATUS, count_status, service_and_method};
+use super::grpc_calls::{CallCounters, Calls, GRPC_STATUS, service_and_method};
 use super::head::has_grpc_content_type;
 use super::{
     Body, BodyError, FilterFactory, Frame, HttpFilter, HttpFilterConfig, LocalReply, Overrides, Request, Response,
@@ -39,14 +38,14 @@ struct Config {
 
 impl HttpFilterConfig for Config {
     fn new_stream(self: Arc<Self>, _: Overrides<'_>) -> Option<Box<dyn HttpFilter>> {
-        Some(Box::new(Filter { config: self, answers: None, scope: None }))
+        Some(Box::new(Filter { config: self, answers: None, counters: None }))
     }
 }
 
 struct Filter {
     config: Arc<Config>,
     /// Where the call is counted.
-    scope: Option<Scope>,
+    counters: Option<Arc<CallCounters>>,
     /// How the answer is written, once the request is known to be gRPC-Web.
     answers: Option<Encoding>,
 }
@@ -69,9 +68,9 @@ impl HttpFilter for Filter {
         self.answers = Some(if is(headers.get(ACCEPT), &TEXT) { Encoding::Text } else { Encoding::Binary });
         let cluster = stream.route.as_ref().and_then(|route| route.cluster());
         let cluster = cluster.and_then(|cluster| stream.services.cluster_stat_name(cluster));
-        self.scope = cluster
+        self.counters = cluster
             .zip(service_and_method(request.head.path_only()))
-            .and_then(|(cluster, method)| self.config.calls.scope(&cluster, Some(method)));
+            .and_then(|(cluster, method)| self.config.calls.counters(&cluster, Some(method)));
         let headers = &mut request.head.headers;
         headers.remove(CONTENT_LENGTH);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -97,14 +96,14 @@ impl HttpFilter for Filter {
             }),
         );
         if end {
-            if let Some(scope) = &self.scope {
-                count_status(scope, &response.head.headers);
+            if let Some(counters) = &self.counters {
+                counters.count_status(&response.head.headers);
             }
             return Step::Continue;
         }
         if grpc {
-            let (body, scope) = (response.body.take(), self.scope.take());
-            response.body = Body::stream(Encoded { body, encoding, scope, rest: BytesMut::new(), last: None });
+            let (body, counters) = (response.body.take(), self.counters.take());
+            response.body = Body::stream(Encoded { body, encoding, counters, rest: BytesMut::new(), last: None });
             return Step::Continue;
         }
         Step::wait(async move {
@@ -211,7 +210,7 @@ impl http_body::Body for Decoded {
 struct Encoded {
     body: Body,
     encoding: Encoding,
-    scope: Option<Scope>,
+    counters: Option<Arc<CallCounters>>,
     rest: BytesMut,
     last: Option<Bytes>,
 }
@@ -271,8 +270,8 @@ impl http_body::Body for Encoded {
                 }
                 Err(frame) => {
                     let trailers = frame.into_trailers().unwrap_or_default();
-                    if let Some(scope) = &self.scope {
-                        count_status(scope, &trailers);
+                    if let Some(counters) = &self.counters {
+                        counters.count_status(&trailers);
                     }
                     self.last = Some(trailers_frame(&trailers, self.encoding));
                     self.body = Body::Empty;
@@ -303,7 +302,7 @@ impl FilterFactory for Factory {
         context: &mut CompileContext<'_>,
     ) -> Result<Arc<dyn HttpFilterConfig>, FieldError> {
         let pb::GrpcWeb {} = context.decode(config)?;
-        Ok(Arc::new(Config { calls: Calls::new(context.stats.root(), "grpc-web") }))
+        Ok(Arc::new(Config { calls: Calls::new(context.stats.root(), "grpc-web", false) }))
     }
 }
 

@@ -21,6 +21,7 @@ mod health_check;
 mod local_limiter;
 mod local_ratelimit;
 pub mod local_reply;
+mod named_counters;
 mod query_edits;
 pub mod rate_limit;
 mod rate_limit_action;

@@ -13,6 +13,7 @@ use tidegate_xds::pb::envoy::extensions::filters::http::rbac::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
 use super::filter::OverrideConfig;
+use super::named_counters::NamedCounters;
 use super::{FilterFactory, HttpFilter, HttpFilterConfig, LocalReply, Overrides, Request, Step, StreamContext};
 use crate::context::CompileContext;
 use crate::matching::{Inputs, count, gather};
@@ -52,9 +53,22 @@ struct Rules {
 struct Config {
     rules: Arc<Rules>,
     enforced: Enforced,
-    enforced_scope: Scope,
+    enforced_policies: Policies,
     shadow: Shadow,
-    shadow_scope: Scope,
+    shadow_policies: Policies,
+}
+
+/// Counters of each policy by itself: names come with their first use, as in Envoy.
+struct Policies {
+    allowed: NamedCounters,
+    denied: NamedCounters,
+}
+
+impl Policies {
+    fn new(scope: &Scope, allowed: &'static str, denied: &'static str) -> Self {
+        let counters = |after| NamedCounters::of_configuration(scope, "policy.", after);
+        Self { allowed: counters(allowed), denied: counters(denied) }
+    }
 }
 
 impl HttpFilterConfig for Config {
@@ -81,7 +95,7 @@ impl HttpFilter for Filter {
                 true => stats.shadow_allowed().inc(),
                 false => stats.shadow_denied().inc(),
             }
-            self.count_policy(&self.config.shadow_scope, &decision, "shadow_");
+            self.count_policy(&self.config.shadow_policies, &decision);
         }
         let Some(enforced) = &self.rules.enforced else { return Step::Continue };
         let prefix = either(&self.rules.enforced_prefix, &self.config.rules.enforced_prefix);
@@ -90,7 +104,7 @@ impl HttpFilter for Filter {
             let hint = Map::from_iter([("access_log_hint".to_owned(), hint.into())]);
             stream.info.dynamic_metadata.merge("envoy.common", hint);
         }
-        self.count_policy(&self.config.enforced_scope, &decision, "");
+        self.count_policy(&self.config.enforced_policies, &decision);
         if decision.allowed {
             self.config.enforced.allowed().inc();
             return Step::Continue;
@@ -101,11 +115,11 @@ impl HttpFilter for Filter {
 }
 
 impl Filter {
-    /// Counts for the policy alone, where that is asked for: names come with their first use, as in Envoy.
-    fn count_policy(&self, scope: &Scope, decision: &Decision<'_>, kind: &str) {
+    /// Counts for the policy alone, where that is asked for.
+    fn count_policy(&self, policies: &Policies, decision: &Decision<'_>) {
         if let Some(policy) = decision.policy.filter(|_| self.rules.tracked) {
-            let result = if decision.allowed { "allowed" } else { "denied" };
-            scope.counter(&format!("policy.{policy}.{kind}{result}")).inc();
+            let counters = if decision.allowed { &policies.allowed } else { &policies.denied };
+            counters.inc(policy);
         }
     }
 }
@@ -169,9 +183,9 @@ impl FilterFactory for Factory {
         let shadow_scope = under(&scope, &config.shadow_rules_stat_prefix);
         Ok(Arc::new(Config {
             enforced: Enforced::new(&enforced_scope),
-            enforced_scope,
+            enforced_policies: Policies::new(&enforced_scope, ".allowed", ".denied"),
             shadow: Shadow::new(&shadow_scope),
-            shadow_scope,
+            shadow_policies: Policies::new(&shadow_scope, ".shadow_allowed", ".shadow_denied"),
             rules: Arc::new(Rules::compile(&config, context)?),
         }))
     }
