@@ -24,6 +24,7 @@ use std::sync::{Arc, Weak};
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use tidegate_filters::runtime::Runtime;
+use tidegate_filters::stream_info::UpstreamInfo;
 use tidegate_stats::Scope;
 
 use circuit_breaker::{Breakers, InUse, Resource, RoutingPriority};
@@ -38,6 +39,7 @@ use stats::ClusterStats;
 pub struct Cluster {
     config: ClusterConfig,
     stats: ClusterStats,
+    maintenance_key: Box<str>,
     hosts: ArcSwap<HostSet>,
     /// One update at a time.
     standing: Mutex<Standing>,
@@ -96,6 +98,7 @@ impl Cluster {
             breakers,
             state,
             stats,
+            maintenance_key: format!("upstream.maintenance_mode.{}", config.name).into(),
             config,
         };
         if let Discovery::Static(assignment) = &cluster.config.discovery {
@@ -114,6 +117,18 @@ impl Cluster {
 
     pub fn name(&self) -> &Arc<str> {
         &self.config.name
+    }
+
+    /// Names the cluster as logs and filters see it.
+    pub(crate) fn name_in(&self, upstream: &mut UpstreamInfo) {
+        upstream.cluster = Some(Arc::clone(&self.config.name));
+        upstream.observability_name = Some(Arc::clone(self.config.observability_name()));
+        upstream.cluster_metadata = Some(Arc::clone(&self.config.metadata));
+    }
+
+    /// The runtime key that turns requests away (`upstream.maintenance_mode.<name>`).
+    pub(crate) fn maintenance_key(&self) -> &str {
+        &self.maintenance_key
     }
 
     /// The hosts as of now.

@@ -14,27 +14,33 @@ use tokio::task::JoinSet;
 use super::codec::h2 as codec;
 use super::codec::h2_frames::Flood;
 use super::codec::keepalive;
-use super::codec::metered::{CountBytes, Meter, Metered};
+use super::codec::metered::{Meter, Metered};
 use super::connection_manager::{DRAINED, Ended, sleep_or_never};
 use super::exchange::{self, Connection};
 use super::options::HttpConnectionManager;
-use crate::io::Transport;
+use crate::io::{CountBytes, Transport};
 
 /// How long the last frames may take to go out on a connection that is closed.
 const LAST_FRAMES: Duration = Duration::from_millis(100);
 
-type Server = h2::server::Connection<Metered<Transport, DownstreamBytes>, Bytes>;
+type Server = h2::server::Connection<Metered<Transport>, Bytes>;
 
 /// Into `downstream_cx_rx_bytes_total` and `downstream_cx_tx_bytes_total`.
 struct DownstreamBytes(Arc<HttpConnectionManager>);
 
 impl CountBytes for DownstreamBytes {
-    fn received(&self, bytes: usize) {
+    fn read(&mut self, bytes: usize) {
         self.0.stats.downstream_cx_rx_bytes_total().add(bytes as u64);
     }
 
-    fn sent(&self, bytes: usize) {
+    fn wrote(&mut self, bytes: usize, _: usize) {
         self.0.stats.downstream_cx_tx_bytes_total().add(bytes as u64);
+    }
+}
+
+impl std::fmt::Debug for DownstreamBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DownstreamBytes")
     }
 }
 
@@ -59,8 +65,8 @@ struct Serving<'a> {
 /// Serves a connection to its end: who made it one, and why if it was the proxy.
 pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) -> (Ended, Option<&'static str>) {
     let hcm = &connection.hcm;
-    let bytes = DownstreamBytes(Arc::clone(hcm));
-    let (transport, meter) = Metered::new(transport, bytes, hcm.http2.floods, true);
+    let transport = transport.counted(Box::new(DownstreamBytes(Arc::clone(hcm))));
+    let (transport, meter) = Metered::new(transport, hcm.http2.floods, true);
     let Ok(mut server) = builder(hcm).handshake::<_, Bytes>(transport).await else {
         hcm.stats.downstream_cx_protocol_error().inc();
         return (Ended::Local, Some(DRAINED));

@@ -167,9 +167,7 @@ pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpPro
         stream.local_close_reason = Some(Failure::NoCluster.reason());
         return stream;
     };
-    stream.upstream.cluster = Some(Arc::clone(cluster.name()));
-    stream.upstream.observability_name = Some(Arc::clone(cluster.config().observability_name()));
-    stream.upstream.cluster_metadata = Some(Arc::clone(&cluster.config().metadata));
+    cluster.name_in(&mut stream.upstream);
     let session = Session {
         proxy,
         target: &target,

@@ -33,6 +33,25 @@ fn what_is_not_built_is_refused_by_name() {
     assert!(text.contains("not supported yet") && text.contains("mongo_proxy"), "{text}");
 }
 
+/// As in Envoy it acts only where it says how clusters are fetched, and that is refused.
+#[test]
+fn a_tcp_proxys_clusters_on_demand_are_refused_where_they_would_act() {
+    let with = |on_demand: &str| {
+        check(&format!(
+            "static_resources:
+  listeners:
+  - name: a
+    address: {{ socket_address: {{ address: 127.0.0.1, port_value: 1 }} }}
+    filter_chains: [{{ filters: [{{ name: t, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: c, on_demand: {on_demand} }} }}] }}]
+"
+        ))
+    };
+    let (ok, text) = with("{ timeout: 1s }");
+    assert!(ok, "{text}");
+    let (ok, text) = with("{ odcds_config: { resource_api_version: V3, path_config_source: { path: /a } } }");
+    assert!(!ok && text.contains("not supported yet") && text.contains("on_demand.odcds_config"), "{text}");
+}
+
 #[test]
 fn every_example_of_the_project_loads() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");

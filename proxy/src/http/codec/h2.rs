@@ -501,7 +501,8 @@ fn remove_untrusted(trailers: &mut HeaderMap) {
     }
 }
 
-fn body_error(error: &h2::Error) -> BodyError {
+/// How a body ends that the `h2` crate could not read on, whoever sends it.
+pub(crate) fn body_error(error: &h2::Error) -> BodyError {
     match error.reason() {
         Some(reason) if error.is_reset() => BodyError::Reset(reason.into()),
         _ => BodyError::Closed,

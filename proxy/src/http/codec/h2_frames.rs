@@ -171,11 +171,11 @@ impl FrameMeter {
         }
     }
 
-    /// Counts what came, also for `streams`.
+    /// Counts what came, also for `streams`. The time is asked for only where a frame's budget depends on it.
     pub(super) fn received(
         &mut self,
         bytes: &[u8],
-        now: Instant,
+        now: impl Fn() -> Instant,
         mut streams: Option<&mut StreamBytes>,
     ) -> Result<(), Flood> {
         let mut parser = std::mem::take(&mut self.inbound);
@@ -183,7 +183,7 @@ impl FrameMeter {
             if let Some(streams) = streams.as_deref_mut().filter(|_| frame.stream > 0) {
                 streams.received(&frame, self.client);
             }
-            self.inbound(frame, now)
+            self.inbound(frame, &now)
         });
         self.inbound = parser;
         outcome
@@ -209,7 +209,7 @@ impl FrameMeter {
         self.control = self.control.saturating_add(frames).min(u64::from(self.limits.control_frames));
     }
 
-    fn inbound(&mut self, frame: Frame, now: Instant) -> Result<(), Flood> {
+    fn inbound(&mut self, frame: Frame, now: &impl Fn() -> Instant) -> Result<(), Flood> {
         let limits = self.limits;
         match frame.kind {
             DATA | HEADERS | CONTINUATION => {
@@ -242,10 +242,11 @@ impl FrameMeter {
     }
 
     /// A client that opens streams only to reset them makes us work for nothing.
-    fn spend_reset(&mut self, now: Instant) -> Result<(), Flood> {
+    fn spend_reset(&mut self, now: &impl Fn() -> Instant) -> Result<(), Flood> {
         if !self.client {
             return Ok(());
         }
+        let now = now();
         let seconds = now.saturating_duration_since(self.resets_refilled).as_secs();
         if seconds > 0 {
             self.resets_refilled = now;
@@ -256,9 +257,9 @@ impl FrameMeter {
         Ok(())
     }
 
-    fn spend(&mut self, now: Instant) -> Result<(), Flood> {
+    fn spend(&mut self, now: &impl Fn() -> Instant) -> Result<(), Flood> {
         if self.control == 0 {
-            let passed = now.saturating_duration_since(self.refilled);
+            let passed = now().saturating_duration_since(self.refilled);
             let frames = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX) / (1000 / CONTROL_FRAMES_PER_SECOND);
             if frames > 0 {
                 self.refill(frames);
@@ -288,12 +289,12 @@ mod tests {
 
     fn meter() -> FrameMeter {
         let mut meter = FrameMeter::new(FloodLimits::default(), true, Instant::now());
-        meter.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", meter.refilled, None).unwrap();
+        meter.received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Instant::now, None).unwrap();
         meter
     }
 
     fn feed(meter: &mut FrameMeter, frame: &[u8], times: usize) -> Result<(), Flood> {
-        meter.received(&frame.repeat(times), Instant::now(), None)
+        meter.received(&frame.repeat(times), Instant::now, None)
     }
 
     #[test]
@@ -305,7 +306,7 @@ mod tests {
         bytes.extend(frame(DATA, PADDED, 1, &[2, 1, 0, 0]));
         bytes.extend(frame(HEADERS, 5, 3, &GET));
         for byte in &bytes {
-            meter.received(&[*byte], Instant::now(), None).unwrap();
+            meter.received(&[*byte], Instant::now, None).unwrap();
         }
         assert_eq!((meter.streams, meter.empty_run), (2, 0));
         assert_eq!(meter.control, u64::from(FloodLimits::default().control_frames) - 1);
@@ -347,14 +348,14 @@ mod tests {
         let limits = FloodLimits { reset_burst: 5, reset_rate: 2, ..FloodLimits::default() };
         let start = Instant::now();
         let mut meter = FrameMeter { inbound: Parser::default(), ..FrameMeter::new(limits, true, start) };
-        meter.received(&reset.repeat(5), start, None).unwrap();
-        assert_eq!(meter.received(&reset, start, None), Err(Flood::Resets));
+        meter.received(&reset.repeat(5), || start, None).unwrap();
+        assert_eq!(meter.received(&reset, || start, None), Err(Flood::Resets));
         let later = start + Duration::from_secs(1);
-        meter.received(&reset.repeat(2), later, None).unwrap();
-        assert_eq!(meter.received(&reset, later, None), Err(Flood::Resets));
+        meter.received(&reset.repeat(2), || later, None).unwrap();
+        assert_eq!(meter.received(&reset, || later, None), Err(Flood::Resets));
         // Hosts may take back what they were asked.
         let mut meter = FrameMeter::new(limits, false, start);
-        meter.received(&reset.repeat(50), start, None).unwrap();
+        meter.received(&reset.repeat(50), || start, None).unwrap();
     }
 
     #[test]
@@ -363,14 +364,14 @@ mod tests {
         let (ping, one_more) = (frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[]));
         let mut meter = meter();
         let start = meter.refilled;
-        meter.received(&ping.repeat(1000), start, None).unwrap();
-        assert_eq!(meter.received(&one_more, start, None), Err(Flood::Control));
+        meter.received(&ping.repeat(1000), || start, None).unwrap();
+        assert_eq!(meter.received(&one_more, || start, None), Err(Flood::Control));
         meter.sent(&frame(HEADERS, 4, 1, &GET), None);
-        meter.received(&frame(RST_STREAM, 0, 1, &[0; 4]), start, None).unwrap();
-        assert_eq!(meter.received(&one_more, start, None), Err(Flood::Control));
+        meter.received(&frame(RST_STREAM, 0, 1, &[0; 4]), || start, None).unwrap();
+        assert_eq!(meter.received(&one_more, || start, None), Err(Flood::Control));
         let later = start + Duration::from_millis(100);
-        meter.received(&ping.repeat(10), later, None).unwrap();
-        assert_eq!(meter.received(&one_more, later, None), Err(Flood::Control));
+        meter.received(&ping.repeat(10), || later, None).unwrap();
+        assert_eq!(meter.received(&one_more, || later, None), Err(Flood::Control));
         // Answers to our own PINGs cost nothing.
         feed(&mut meter, &frame(PING, 1, 0, &[0; 8]), 5000).unwrap();
     }

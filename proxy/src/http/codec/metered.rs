@@ -1,4 +1,4 @@
-//! A transport that counts an HTTP/2 connection's bytes and frames as they pass, and stops reading at a flood.
+//! A transport that counts an HTTP/2 connection's frames as they pass, and stops reading at a flood.
 //! It must not know what is done about one: that is for who waits in `Meter::flooded`.
 
 use std::io::{self, IoSlice};
@@ -19,18 +19,6 @@ use crate::http::wire_bytes::WireBytes;
 
 /// A RST_STREAM frame.
 const RST_STREAM_BYTES: u64 = 13;
-
-/// Who is told of bytes.
-pub(crate) trait CountBytes: Send + Sync + Unpin {
-    fn received(&self, bytes: usize);
-    fn sent(&self, bytes: usize);
-}
-
-/// Somebody else counts them.
-impl CountBytes for () {
-    fn received(&self, _: usize) {}
-    fn sent(&self, _: usize) {}
-}
 
 /// What the transport and the connection's owner share.
 #[derive(Debug, Default)]
@@ -90,20 +78,21 @@ impl Meter {
 }
 
 /// The transport.
-pub(crate) struct Metered<T, C> {
+pub(crate) struct Metered<T> {
     inner: T,
-    bytes: C,
     frames: FrameMeter,
+    /// There was too much of something: nothing is read any more.
+    flooded: bool,
     meter: Arc<Meter>,
 }
 
-impl<T, C: CountBytes> Metered<T, C> {
+impl<T> Metered<T> {
     /// `client` says that the peer is the connection's client.
-    pub(crate) fn new(inner: T, bytes: C, limits: FloodLimits, client: bool) -> (Self, Arc<Meter>) {
+    pub(crate) fn new(inner: T, limits: FloodLimits, client: bool) -> (Self, Arc<Meter>) {
         let streams = Costly::WireBytes.is_asked_for().then(Mutex::default);
         let meter = Arc::new(Meter { streams, ..Meter::default() });
         let frames = FrameMeter::new(limits, client, Instant::now());
-        (Self { inner, bytes, frames, meter: Arc::clone(&meter) }, meter)
+        (Self { inner, frames, flooded: false, meter: Arc::clone(&meter) }, meter)
     }
 
     fn sent(&mut self, buf: &[u8]) {
@@ -112,7 +101,7 @@ impl<T, C: CountBytes> Metered<T, C> {
     }
 }
 
-impl<T, C> Drop for Metered<T, C> {
+impl<T> Drop for Metered<T> {
     fn drop(&mut self) {
         if let Some(streams) = &self.meter.streams {
             streams.lock().close();
@@ -120,24 +109,24 @@ impl<T, C> Drop for Metered<T, C> {
     }
 }
 
-impl<T: AsyncRead + Unpin, C: CountBytes> AsyncRead for Metered<T, C> {
+impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.meter.flood.lock().is_some() {
+        if this.flooded {
             return Poll::Pending;
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
         let came = &buf.filled()[before..];
-        this.bytes.received(came.len());
         let mut streams = this.meter.streams.as_ref().map(Mutex::lock);
-        let counted = this.frames.received(came, Instant::now(), streams.as_deref_mut());
+        let counted = this.frames.received(came, Instant::now, streams.as_deref_mut());
         drop(streams);
         match counted {
             Ok(()) => Poll::Ready(Ok(())),
             Err(flood) => {
                 // None of it reaches the codec.
                 buf.set_filled(before);
+                this.flooded = true;
                 *this.meter.flood.lock() = Some(flood);
                 this.meter.told.notify_one();
                 Poll::Pending
@@ -146,11 +135,10 @@ impl<T: AsyncRead + Unpin, C: CountBytes> AsyncRead for Metered<T, C> {
     }
 }
 
-impl<T: AsyncWrite + Unpin, C: CountBytes> AsyncWrite for Metered<T, C> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
         self.sent(&buf[..written]);
-        self.bytes.sent(written);
         Poll::Ready(Ok(written))
     }
 
@@ -166,7 +154,6 @@ impl<T: AsyncWrite + Unpin, C: CountBytes> AsyncWrite for Metered<T, C> {
             self.sent(&buf[..n]);
             left -= n;
         }
-        self.bytes.sent(written);
         Poll::Ready(Ok(written))
     }
 

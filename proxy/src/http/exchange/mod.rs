@@ -38,7 +38,7 @@ use crate::app::Shared;
 use crate::cluster::Cluster;
 use crate::cluster::pool::Informational;
 use crate::listener::drain::Drain;
-use crate::route::{Outcome, RedirectHistory, tls_location};
+use crate::route::{Outcome, RedirectHistory, RouteInput, tls_location};
 use crate::snapshot::Snapshot;
 
 /// What all exchanges of one connection share.
@@ -48,6 +48,21 @@ pub(crate) struct Connection {
     pub info: Arc<ConnectionInfo>,
     pub listener_stats: ListenerHttpStats,
     pub drain: Arc<Drain>,
+}
+
+impl Connection {
+    /// What routes of a request on it are chosen by.
+    pub(crate) fn route_input<'i>(&'i self, head: &'i RequestHead, stream: &'i StreamContext) -> RouteInput<'i> {
+        RouteInput {
+            head,
+            connection: &self.info,
+            remote: &stream.info.downstream_remote,
+            metadata: &stream.info.dynamic_metadata,
+            filter_state: &stream.info.filter_state,
+            runtime: self.shared.runtime(),
+            random: stream.random,
+        }
+    }
 }
 
 /// What the codec must know once an exchange is over.

@@ -11,7 +11,7 @@ use tidegate_filters::http::LocalReply;
 use super::Exchange;
 use crate::http::options::RouteSource;
 use crate::http::request_headers::is_upgrade;
-use crate::route::{Outcome, RouteInput, RouteTable};
+use crate::route::{Outcome, RouteTable};
 
 impl Exchange<'_> {
     pub(super) fn table(&self) -> Option<Arc<RouteTable>> {
@@ -33,29 +33,14 @@ impl Exchange<'_> {
         let outcome = match self.table() {
             None => Outcome::NoVirtualHost,
             Some(table) => {
-                let input = RouteInput {
-                    head: &self.request.head,
-                    connection: &self.connection.info,
-                    remote: &self.stream.info.downstream_remote,
-                    metadata: &self.stream.info.dynamic_metadata,
-                    filter_state: &self.stream.info.filter_state,
-                    runtime: self.connection.shared.runtime(),
-                    random: self.stream.random,
-                };
+                let input = self.connection.route_input(&self.request.head, &self.stream);
                 crate::route::route(&table, &input, None)
             }
         };
         if let Some(began) = began {
             *self.stream.info.route_resolution_time.get_or_insert_default() += began.elapsed();
         }
-        let name = outcome.route().and_then(|route| route.cluster.as_deref());
-        self.cluster = name.and_then(|name| self.snapshot.as_ref()?.clusters.get(name).cloned());
         let info = &mut self.stream.info;
-        let upstream = &mut info.upstream;
-        let cluster = self.cluster.as_ref();
-        upstream.cluster = cluster.map(|cluster| Arc::clone(cluster.name()));
-        upstream.observability_name = cluster.map(|cluster| Arc::clone(cluster.config().observability_name()));
-        upstream.cluster_metadata = cluster.map(|cluster| Arc::clone(&cluster.config().metadata));
         info.route_name = outcome.route().and_then(|route| route.name_shared());
         info.virtual_cluster = None;
         info.virtual_host = outcome.virtual_host().map(|host| Arc::clone(&host.name));
@@ -70,11 +55,11 @@ impl Exchange<'_> {
     fn note_cluster(&mut self) {
         let name = self.outcome.route().and_then(|route| route.cluster.as_deref());
         self.cluster = name.and_then(|name| self.snapshot.as_ref()?.clusters.get(name)).map(Arc::clone);
-        let cluster = self.cluster.as_ref();
         let upstream = &mut self.stream.info.upstream;
-        upstream.cluster = cluster.map(|cluster| Arc::clone(cluster.name()));
-        upstream.observability_name = cluster.map(|cluster| Arc::clone(cluster.config().observability_name()));
-        upstream.cluster_metadata = cluster.map(|cluster| Arc::clone(&cluster.config().metadata));
+        match &self.cluster {
+            Some(cluster) => cluster.name_in(upstream),
+            None => (upstream.cluster, upstream.observability_name, upstream.cluster_metadata) = (None, None, None),
+        }
     }
 
     /// The route's bounds on the stream, in place of the connection manager's.

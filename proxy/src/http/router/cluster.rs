@@ -27,7 +27,7 @@ pub(super) fn admit(job: &Job<'_>, account: &Account, stream: &StreamContext) ->
     let cluster = &account.cluster;
     let silent = job.connection.hcm.router.suppress_envoy_headers;
     let runtime = job.connection.shared.runtime();
-    let maintenance = runtime.integer(&format!("upstream.maintenance_mode.{}", cluster.name()));
+    let maintenance = runtime.integer(cluster.maintenance_key());
     if maintenance.is_some_and(|percent| stream.random % 100 < percent) {
         account.code(StatusCode::SERVICE_UNAVAILABLE, false, None);
         cluster.stats().traffic.upstream_rq_maintenance_mode().inc();

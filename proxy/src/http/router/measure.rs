@@ -1,18 +1,15 @@
 //! What `track_cluster_stats` asks for: how much of its time a try took, and how large its two messages were.
 //! It must not know what becomes of a try.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use http::HeaderMap;
-use http_body::SizeHint;
-use tidegate_filters::http::{Body, BodyError, Frame, RequestHead, ResponseHead};
+use tidegate_filters::http::{Body, Frame, RequestHead, ResponseHead};
 
 use super::Shared;
+use super::observed::{self, Observe};
 use crate::cluster::Cluster;
 use crate::cluster::pool::Begun;
 
@@ -58,7 +55,7 @@ impl Measure {
     /// The request's head as it goes up, and its body, counted.
     pub(super) fn connected(&mut self, head: &RequestHead, body: Body) -> Body {
         self.request = Fields::of_request(head);
-        if body.is_end() { body } else { Body::stream(Sent { body, bytes: Arc::clone(&self.sent_bytes) }) }
+        observed::count(body, &self.sent_bytes)
     }
 
     /// The try gave no response.
@@ -71,9 +68,13 @@ impl Measure {
         let response = &mut begun.response;
         self.ended = true;
         self.response = Some(Fields::of_response(&response.head));
-        if !response.body.is_end() {
-            response.body = Body::stream(Received { body: response.body.take(), measure: self });
-        }
+        response.body = observed::observe(response.body.take(), self);
+    }
+}
+
+impl Observe for Measure {
+    fn frame(&mut self, frame: &Frame) {
+        self.received_bytes += observed::data_bytes(frame);
     }
 }
 
@@ -139,63 +140,6 @@ impl Fields {
     fn add(&mut self, name: &str, value_bytes: usize) {
         self.count += 1;
         self.bytes += (name.len() + value_bytes) as u64;
-    }
-}
-
-/// The request's body on its way to the try's host.
-struct Sent {
-    body: Body,
-    bytes: Arc<AtomicU64>,
-}
-
-impl http_body::Body for Sent {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        let polled = self.body.poll_frame(cx);
-        self.bytes.fetch_add(data_bytes(&polled), Relaxed);
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.body)
-    }
-}
-
-/// The response's body on its way from the try's host.
-struct Received {
-    body: Body,
-    measure: Box<Measure>,
-}
-
-impl http_body::Body for Received {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        let polled = self.body.poll_frame(cx);
-        self.measure.received_bytes += data_bytes(&polled);
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.body)
-    }
-}
-
-fn data_bytes(polled: &Poll<Option<Result<Frame, BodyError>>>) -> u64 {
-    match polled {
-        Poll::Ready(Some(Ok(frame))) => frame.data_ref().map_or(0, Bytes::len) as u64,
-        _ => 0,
     }
 }
 

@@ -15,6 +15,7 @@ mod idle;
 mod lasting;
 mod measure;
 mod mirror;
+mod observed;
 mod read_ahead;
 mod redirect;
 mod refresh;
@@ -49,8 +50,7 @@ use crate::cluster::Cluster;
 pub(crate) use crate::cluster::pool::Pump;
 use crate::cluster::pool::{Informational, OnInformational, StreamReset};
 use crate::route::{
-    ForwardAction, MirrorPolicy, RedirectHistory, RequestTimeouts, RetryPolicy, Route, RouteInput, Tallies,
-    TimeoutOptions,
+    ForwardAction, MirrorPolicy, RedirectHistory, RequestTimeouts, RetryPolicy, Route, Tallies, TimeoutOptions,
 };
 use crate::snapshot::Snapshot;
 
@@ -141,7 +141,7 @@ pub(crate) async fn forward(
 /// Who counts a request beside its cluster. Logs name its virtual cluster.
 fn find_tallies(job: &Job<'_>, request: &Request, stream: &mut StreamContext) -> Tallies {
     let entry = &job.route.entry;
-    let virtual_cluster = entry.virtual_host.virtual_cluster(&input(job, request, stream));
+    let virtual_cluster = entry.virtual_host.virtual_cluster(&job.connection.route_input(&request.head, stream));
     stream.info.virtual_cluster = virtual_cluster.and_then(|found| found.name.clone());
     Tallies { virtual_cluster: virtual_cluster.map(|found| Arc::clone(&found.tally)), route: entry.tally.clone() }
 }
@@ -180,20 +180,8 @@ fn choose_hash(
     if policies.is_empty() {
         return (None, Vec::new());
     }
-    let hashed = crate::route::hash(policies, &input(job, request, stream));
+    let hashed = crate::route::hash(policies, &job.connection.route_input(&request.head, stream));
     (hashed.hash, hashed.cookies)
-}
-
-fn input<'i>(job: &'i Job<'_>, request: &'i Request, stream: &'i StreamContext) -> RouteInput<'i> {
-    RouteInput {
-        head: &request.head,
-        connection: &job.connection.info,
-        remote: &stream.info.downstream_remote,
-        metadata: &stream.info.dynamic_metadata,
-        filter_state: &stream.info.filter_state,
-        runtime: job.connection.shared.runtime(),
-        random: stream.random,
-    }
 }
 
 /// Fixes the timeouts and makes the upstream's head of the client's.

@@ -10,7 +10,7 @@ use tidegate_filters::matching::Outcome;
 use super::Shared;
 use super::charge::Account;
 use crate::cluster::Cluster;
-use crate::route::{ClusterSelector, RouteInput};
+use crate::route::ClusterSelector;
 
 /// The cluster that a next try would go to, where it is another.
 pub(super) enum Elsewhere {
@@ -25,15 +25,7 @@ pub(super) fn elsewhere(shared: &Shared<'_>, head: &RequestHead, stream: &Stream
     if !shared.retry().refresh_cluster {
         return None;
     }
-    let input = RouteInput {
-        head,
-        connection: &shared.connection.info,
-        remote: &stream.info.downstream_remote,
-        metadata: &stream.info.dynamic_metadata,
-        filter_state: &stream.info.filter_state,
-        runtime: shared.connection.shared.runtime(),
-        random: stream.random,
-    };
+    let input = shared.connection.route_input(head, stream);
     let named = match tree.matches(&input.match_data()) {
         Outcome::Action(name) => shared.connection.shared.snapshot().clusters.get(&**name).cloned(),
         Outcome::NoMatch | Outcome::NotYet => None,
@@ -48,10 +40,7 @@ pub(super) fn elsewhere(shared: &Shared<'_>, head: &RequestHead, stream: &Stream
 impl<'a> Shared<'a> {
     /// The same request on its way to another cluster.
     pub(super) fn towards(&self, cluster: Arc<Cluster>, stream: &mut StreamContext) -> Shared<'a> {
-        let upstream = &mut stream.info.upstream;
-        upstream.cluster = Some(Arc::clone(cluster.name()));
-        upstream.observability_name = Some(Arc::clone(cluster.config().observability_name()));
-        upstream.cluster_metadata = Some(Arc::clone(&cluster.config().metadata));
+        cluster.name_in(&mut stream.info.upstream);
         Shared {
             connection: self.connection,
             route: self.route,

@@ -92,7 +92,7 @@ async fn one_by_one(
                 return Err(failure::timed_out(shared, stream));
             }
         };
-        let elsewhere = elsewhere(shared, head, stream);
+        let elsewhere = course.may_go_on(&outcome).then(|| elsewhere(shared, head, stream)).flatten();
         if let (Some(Elsewhere::There(cluster)), Some(retries)) = (&elsewhere, &mut course.retries) {
             retries.go_to(cluster);
         }
@@ -160,6 +160,14 @@ impl<'s> Course<'s> {
             tried: std::mem::take(&mut self.tried),
             sent: self.sent,
         }
+    }
+
+    /// Whether another try may follow one that came to this.
+    fn may_go_on(&self, outcome: &Result<Begun, Failure>) -> bool {
+        self.retries.as_ref().is_some_and(|retries| match outcome {
+            Ok(begun) => retries.wants_response(&begun.response.head),
+            Err(_) => true,
+        })
     }
 
     /// The host of the next try.

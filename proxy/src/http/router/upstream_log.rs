@@ -5,19 +5,18 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
 use http::HeaderMap;
-use http_body::SizeHint;
 use tidegate_filters::format::{AccessLogType, FormatContext};
 use tidegate_filters::http::filter::RouteView;
-use tidegate_filters::http::{Body, BodyError, Frame, RequestHead, ResponseHead, StreamContext};
+use tidegate_filters::http::{Body, Frame, RequestHead, ResponseHead, StreamContext};
 use tidegate_filters::stream_info::{ByteCounts, ResponseFlags, StreamInfo, Timings};
 use tokio::time::Sleep;
 
 use super::Shared;
+use super::observed::{self, Observe};
 use crate::cluster::pool::Begun;
 use crate::http::exchange::Connection;
 
@@ -60,7 +59,7 @@ impl TryLog {
 
     /// The request's body, counted.
     pub(super) fn count_sent(&self, body: Body) -> Body {
-        if body.is_end() { body } else { Body::stream(Sent { body, bytes: Arc::clone(&self.sent_bytes) }) }
+        observed::count(body, &self.sent_bytes)
     }
 
     /// The try has its connection.
@@ -85,9 +84,7 @@ impl TryLog {
         let response = &mut begun.response;
         self.info.response_code = Some(response.head.status);
         self.response = Some(response.head.clone());
-        if !response.body.is_end() {
-            response.body = Body::stream(Received { body: response.body.take(), log: self });
-        }
+        response.body = observed::observe(response.body.take(), self);
     }
 
     /// Waits, and writes the lines that fall due.
@@ -134,66 +131,20 @@ impl TryLog {
     }
 }
 
+impl Observe for TryLog {
+    fn before(&mut self, cx: &mut Context<'_>) {
+        self.poll_tick(cx);
+    }
+
+    fn frame(&mut self, frame: &Frame) {
+        self.info.bytes.body_received += observed::data_bytes(frame);
+        self.trailers = frame.trailers_ref().cloned();
+    }
+}
+
 impl Drop for TryLog {
     fn drop(&mut self) {
         self.info.end = Some(Instant::now());
         self.write(AccessLogType::UpstreamEnd);
-    }
-}
-
-/// The request's body on its way to the try's host.
-struct Sent {
-    body: Body,
-    bytes: Arc<AtomicU64>,
-}
-
-impl http_body::Body for Sent {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        let polled = self.body.poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            self.bytes.fetch_add(frame.data_ref().map_or(0, Bytes::len) as u64, Relaxed);
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.body)
-    }
-}
-
-/// The response's body on its way from the try's host.
-struct Received {
-    body: Body,
-    log: Box<TryLog>,
-}
-
-impl http_body::Body for Received {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame, BodyError>>> {
-        let this = &mut *self;
-        this.log.poll_tick(cx);
-        let polled = this.body.poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            this.log.info.bytes.body_received += frame.data_ref().map_or(0, Bytes::len) as u64;
-            this.log.trailers = frame.trailers_ref().cloned();
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        http_body::Body::size_hint(&self.body)
     }
 }

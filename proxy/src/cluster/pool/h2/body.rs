@@ -8,6 +8,7 @@ use h2::RecvStream;
 use tidegate_filters::http::BodyError;
 
 use super::stream::StreamGuard;
+use crate::http::codec::h2::body_error;
 use crate::http::codec::h2::fields_bytes;
 
 /// A response's body: dropped before its end, the stream is reset.
@@ -58,12 +59,5 @@ impl http_body::Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         self.receiving.is_end_stream()
-    }
-}
-
-fn body_error(error: &h2::Error) -> BodyError {
-    match error.reason() {
-        Some(reason) if error.is_reset() => BodyError::Reset(reason.into()),
-        _ => BodyError::Closed,
     }
 }
