@@ -2,4 +2,6 @@
 //! It must not know what a resource means: names, versions and bytes go through, and whoever asked judges them.
 
 pub mod client;
+pub mod run;
 pub mod server;
+pub mod source;

@@ -27,10 +27,11 @@ const LOGGERS: &str = "a2a admin ai_protocol_manager alternate_protocols_cache a
     rocketmq router runtime secret sse stats stats_sinks tap testing thrift tracing udp upstream wasm websocket";
 
 /// Which rooms of this crate log under which of them.
-const ROOMS: [(&str, &str); 9] = [
+const ROOMS: [(&str, &str); 10] = [
     ("admin", "admin"),
     ("cluster", "upstream"),
     ("config", "config"),
+    ("control_plane", "main"),
     ("http", "http"),
     ("listener", "conn_handler"),
     ("route", "router"),
@@ -39,8 +40,14 @@ const ROOMS: [(&str, &str); 9] = [
     ("tcp", "filter"),
 ];
 
+/// What the control plane logs under.
+const CONTROL_PLANE: (&str, &str) = ("tidegate_control", "config");
+
 /// The logger that a room's lines are under.
 fn logger_of(target: &str) -> &'static str {
+    if target.starts_with(CONTROL_PLANE.0) {
+        return CONTROL_PLANE.1;
+    }
     let room = target.strip_prefix("tidegate::").and_then(|rest| rest.split("::").next());
     ROOMS.iter().find(|(name, _)| Some(*name) == room).map_or("misc", |(_, logger)| logger)
 }
@@ -147,8 +154,9 @@ pub(crate) fn set(component: Option<&str>, level: LogLevel) {
 
 fn filter(levels: &BTreeMap<&'static str, LogLevel>) -> EnvFilter {
     let level = |logger: &str| levels.get(logger).copied().unwrap_or(LogLevel::Info);
-    let directives: Vec<_> =
+    let mut directives: Vec<_> =
         ROOMS.iter().map(|(room, logger)| format!("tidegate::{room}={}", directive(level(logger)))).collect();
+    directives.push(format!("{}={}", CONTROL_PLANE.0, directive(level(CONTROL_PLANE.1))));
     // Libraries speak of what only their makers understand.
     let rest = level("misc").max(LogLevel::Warning);
     EnvFilter::new(format!("{},{}", directive(rest), directives.join(",")))
@@ -185,5 +193,6 @@ mod tests {
         }
         assert!(ROOMS.iter().all(|(_, logger)| levels.contains_key(logger)));
         assert_eq!((logger_of("tidegate::server"), logger_of("h2::codec")), ("main", "misc"));
+        assert_eq!(logger_of("tidegate_control::run"), "config");
     }
 }

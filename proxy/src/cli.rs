@@ -1,7 +1,7 @@
 //! The command line: Tidegate's subcommands, and Envoy's flags where there is none.
 //! It must not know what it starts.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub enum Command {
     Quickstart(QuickstartFlags),
     /// Ask a running process how it is.
     Status(StatusFlags),
+    /// Serve configuration to proxies.
+    Control(ControlFlags),
 }
 
 #[derive(Debug, Parser)]
@@ -45,6 +47,8 @@ enum Sub {
     Quickstart(QuickstartFlags),
     /// Tell how a running process is: its control planes, which versions act, what was refused and why
     Status(StatusFlags),
+    /// Serve configuration to proxies and gRPC clients: xDS from a directory of resources
+    Control(ControlFlags),
 }
 
 /// `tidegate status`.
@@ -56,6 +60,29 @@ pub struct StatusFlags {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `tidegate control`.
+#[derive(Debug, Clone, Args)]
+pub struct ControlFlags {
+    /// The directory: files in YAML or JSON, each of one resource or `resources: [...]`; a directory in it is a group of nodes
+    #[arg(long)]
+    pub source: PathBuf,
+    /// Where proxies come: xDS over gRPC (aggregated and by type, delta and state of the world), REST, CSDS, LRS
+    #[arg(long)]
+    pub listen: SocketAddr,
+    /// Where people ask: what is served, who is connected, what was refused
+    #[arg(long)]
+    pub admin: Option<SocketAddr>,
+    /// A file of tokens, one a line: clients have to send one of them (`authorization: Bearer TOKEN`)
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// A cluster that proxies have from their bootstrap, which resources may name; may be given again
+    #[arg(long, value_name = "NAME")]
+    pub bootstrap_cluster: Vec<String>,
+    /// trace, debug, info, warning, error, critical or off
+    #[arg(short = 'l', long, default_value = "info")]
+    pub log_level: String,
 }
 
 /// `tidegate check`.
@@ -208,7 +235,7 @@ pub fn called_as_envoy(program: &str) -> bool {
     std::path::Path::new(program).file_stem().is_some_and(|name| name == "envoy")
 }
 
-const SUBCOMMANDS: [&str; 5] = ["run", "check", "quickstart", "status", "help"];
+const SUBCOMMANDS: [&str; 6] = ["run", "check", "quickstart", "status", "control", "help"];
 
 /// Reads a command line, program name first.
 ///
@@ -223,6 +250,7 @@ pub fn parse(arguments: Vec<String>) -> Result<Command, clap::Error> {
         Sub::Check(flags) => Command::Check(flags),
         Sub::Quickstart(flags) => Command::Quickstart(flags),
         Sub::Status(flags) => Command::Status(flags),
+        Sub::Control(flags) => Command::Control(flags),
     })
 }
 
@@ -302,6 +330,9 @@ mod tests {
         assert!(matches!(parsed("tidegate check a.yaml"), Command::Check(_)));
         assert!(matches!(parsed("tidegate quickstart"), Command::Quickstart(_)));
         assert!(matches!(parsed("tidegate run -c a.yaml"), Command::Run(_)));
+        let control =
+            parsed("tidegate control --source d --listen 127.0.0.1:1 --bootstrap-cluster a --bootstrap-cluster b");
+        assert!(matches!(control, Command::Control(flags) if flags.bootstrap_cluster == ["a", "b"]));
         assert!(matches!(parsed("/usr/bin/envoy --mode validate -c a.yaml"), Command::Run(_)));
     }
 

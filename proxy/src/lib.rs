@@ -8,6 +8,7 @@ pub mod check;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod control_plane;
 mod discovery;
 pub mod http;
 pub mod io;

@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::Context;
 use tidegate::admin::state::{CommandLine, LogLevel};
 use tidegate::application_log::{self, pattern::Pattern};
-use tidegate::cli::{self, CheckFlags, Command, DrainStrategy, EnvoyFlags, Mode};
+use tidegate::cli::{self, CheckFlags, Command, ControlFlags, DrainStrategy, EnvoyFlags, Mode};
 use tidegate::config::bootstrap::{Bootstrap, Overrides};
 use tidegate::config::files::UnknownDynamicFields;
 use tidegate::server::{self, Options, StartError};
 use tidegate::stats::server::VERSION;
-use tidegate::{allocator, check, quickstart, status};
+use tidegate::{allocator, check, control_plane, quickstart, status};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, Format};
 
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
             let concurrency = flags.concurrency.unwrap_or_else(cli::default_concurrency);
             start(quickstart::bootstrap(), options(concurrency, Defaults::Safe, Duration::from_secs(10)))
         }
+        Command::Control(flags) => run_control(flags),
     };
     match result {
         Ok(code) => code,
@@ -197,6 +198,17 @@ fn start(bootstrap: Result<Bootstrap, Vec<FieldError>>, options: Options) -> any
         }
         Err(error) => Err(error.into()),
     }
+}
+
+fn run_control(flags: ControlFlags) -> anyhow::Result<ExitCode> {
+    let Some(level) = application_log::parse(&flags.log_level) else {
+        anyhow::bail!("invalid log level specified '{}'", flags.log_level);
+    };
+    if let Err(reason) = application_log::init(level, None, None) {
+        anyhow::bail!(reason);
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(control_plane::run(flags))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_check(flags: &CheckFlags) -> anyhow::Result<ExitCode> {

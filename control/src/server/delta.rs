@@ -52,11 +52,7 @@ impl Dialect for Delta {
     }
 
     fn next_response(&mut self, now: Instant) -> Option<DeltaDiscoveryResponse> {
-        let progress = self.watches.iter().map(Watch::progress);
-        let progress = progress.min_by_key(|progress| *progress as u8).unwrap_or(Progress::Settled);
-        if self.rollout.ends(progress, now) {
-            self.serve();
-        }
+        self.advance(now);
         for place in order(self.watches.len(), self.rollout.is_removing()) {
             let watch = &mut self.watches[place];
             let Some(words) = watch.next_words(self.nonce + 1) else { continue };
@@ -80,6 +76,23 @@ impl Dialect for Delta {
 }
 
 impl Delta {
+    fn advance(&mut self, now: Instant) {
+        loop {
+            let of = |watch: &Watch| (watch.kind(), watch.progress(self.rollout.newest(watch.kind())));
+            let (mut clusters, mut all) = (Progress::Settled, Progress::Settled);
+            for (kind, progress) in self.watches.iter().map(of) {
+                all = all.min(progress);
+                if kind == ResourceType::CLUSTER {
+                    clusters = progress;
+                }
+            }
+            if !self.rollout.advance(clusters, all, now) {
+                return;
+            }
+            self.serve();
+        }
+    }
+
     fn serve(&mut self) {
         for watch in &mut self.watches {
             watch.serve(self.rollout.served(watch.kind()));

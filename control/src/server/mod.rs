@@ -16,7 +16,7 @@ mod status;
 mod stream;
 mod subscription;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 use std::sync::Arc;
 use std::time::Instant;

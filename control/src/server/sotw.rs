@@ -41,7 +41,7 @@ impl Dialect for Sotw {
     fn receive(&mut self, request: DiscoveryRequest, now: Instant) {
         let Some(kind) = ResourceType::of_url(&request.type_url) else { return };
         match self.watches.binary_search_by_key(&kind, Watch::kind) {
-            Ok(place) => self.watches[place].receive(&request, now),
+            Ok(place) => self.watches[place].receive(&request, self.rollout.newest(kind), now),
             Err(place) => {
                 let served = self.rollout.served(kind).clone();
                 self.watches.insert(place, Watch::new(kind, served, &request));
@@ -50,11 +50,7 @@ impl Dialect for Sotw {
     }
 
     fn next_response(&mut self, now: Instant) -> Option<DiscoveryResponse> {
-        let progress = self.watches.iter().map(Watch::progress);
-        let progress = progress.min_by_key(|progress| *progress as u8).unwrap_or(Progress::Settled);
-        if self.rollout.ends(progress, now) {
-            self.serve();
-        }
+        self.advance(now);
         for place in order(self.watches.len(), self.rollout.is_removing()) {
             let watch = &mut self.watches[place];
             let Some(resources) = watch.next_resources(self.nonce + 1) else { continue };
@@ -85,6 +81,23 @@ impl Dialect for Sotw {
 }
 
 impl Sotw {
+    fn advance(&mut self, now: Instant) {
+        loop {
+            let of = |watch: &Watch| (watch.kind(), watch.progress(self.rollout.newest(watch.kind())));
+            let (mut clusters, mut all) = (Progress::Settled, Progress::Settled);
+            for (kind, progress) in self.watches.iter().map(of) {
+                all = all.min(progress);
+                if kind == ResourceType::CLUSTER {
+                    clusters = progress;
+                }
+            }
+            if !self.rollout.advance(clusters, all, now) {
+                return;
+            }
+            self.serve();
+        }
+    }
+
     fn serve(&mut self) {
         for watch in &mut self.watches {
             watch.serve(self.rollout.served(watch.kind()));

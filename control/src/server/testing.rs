@@ -10,17 +10,17 @@ use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
 
 use super::resource_set::{Resource, ResourceSet};
 
-pub(super) const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-pub(super) const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
-pub(super) const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
-pub(super) const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+pub(crate) const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+pub(crate) const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+pub(crate) const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+pub(crate) const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
-pub(super) fn cluster(name: &str, content: &str) -> Arc<Resource> {
+pub(crate) fn cluster(name: &str, content: &str) -> Arc<Resource> {
     let message = Cluster { name: name.to_owned(), alt_stat_name: content.to_owned(), ..Cluster::default() };
     Arc::new(Resource::read(any::pack(&message)).unwrap())
 }
 
-pub(super) fn endpoints(name: &str, content: &str) -> Arc<Resource> {
+pub(crate) fn endpoints(name: &str, content: &str) -> Arc<Resource> {
     let mut message = ClusterLoadAssignment { cluster_name: name.to_owned(), ..ClusterLoadAssignment::default() };
     if !content.is_empty() {
         message.named_endpoints.insert(content.to_owned(), Default::default());
@@ -28,12 +28,12 @@ pub(super) fn endpoints(name: &str, content: &str) -> Arc<Resource> {
     Arc::new(Resource::read(any::pack(&message)).unwrap())
 }
 
-pub(super) fn listener(name: &str, content: &str) -> Arc<Resource> {
+pub(crate) fn listener(name: &str, content: &str) -> Arc<Resource> {
     let message = Listener { name: name.to_owned(), stat_prefix: content.to_owned(), ..Listener::default() };
     Arc::new(Resource::read(any::pack(&message)).unwrap())
 }
 
-pub(super) fn routes(name: &str, content: &str) -> Arc<Resource> {
+pub(crate) fn routes(name: &str, content: &str) -> Arc<Resource> {
     let headers = Some(content.to_owned()).filter(|content| !content.is_empty());
     let message = RouteConfiguration {
         name: name.to_owned(),
@@ -43,7 +43,7 @@ pub(super) fn routes(name: &str, content: &str) -> Arc<Resource> {
     Arc::new(Resource::read(any::pack(&message)).unwrap())
 }
 
-pub(super) fn set(resources: impl IntoIterator<Item = Arc<Resource>>) -> Arc<ResourceSet> {
+pub(crate) fn set(resources: impl IntoIterator<Item = Arc<Resource>>) -> Arc<ResourceSet> {
     let mut set = ResourceSet::default();
     resources.into_iter().for_each(|resource| set.insert(resource));
     Arc::new(set)

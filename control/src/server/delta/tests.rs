@@ -182,15 +182,14 @@ fn started() -> Client {
 
 #[test]
 fn additions_go_first_and_removals_when_they_are_accepted() {
-    // All at once on the wire, in order; nothing is gone yet.
     let mut client = started();
-    let heard = client.update(world("2", &["b"]));
-    assert_eq!(heard, ["Cluster 5: b", "Listener 6: l", "RouteConfiguration 7: r"]);
-    assert_eq!(client.ask(EDS, &["b"], &[]), ["ClusterLoadAssignment 8: b"]);
-    assert!(client.answer(CDS, "5", None).is_empty());
-    assert!(client.answer(LDS, "6", None).is_empty());
-    assert!(client.answer(RDS, "7", None).is_empty());
-    let heard = client.answer(EDS, "8", None);
+    // What names the new cluster waits until it is accepted, which Envoy does once it has its endpoints.
+    assert_eq!(client.update(world("2", &["b"])), ["Cluster 5: b"]);
+    assert_eq!(client.ask(EDS, &["b"], &[]), ["ClusterLoadAssignment 6: b"]);
+    assert!(client.answer(EDS, "6", None).is_empty());
+    assert_eq!(client.answer(CDS, "5", None), ["Listener 7: l", "RouteConfiguration 8: r"]);
+    assert!(client.answer(LDS, "7", None).is_empty());
+    let heard = client.answer(RDS, "8", None);
     assert_eq!(heard, ["ClusterLoadAssignment 9: -a", "Cluster 10: -a"]);
 }
 
@@ -210,13 +209,25 @@ fn nothing_goes_that_what_was_refused_was_to_replace_may_need() {
 }
 
 #[test]
-fn an_answer_that_never_comes_holds_removals_for_a_time_only() {
+fn what_was_refused_may_go() {
+    let mut client = started();
+    let bad = || world("1", &["a"]).into_iter().chain([cluster("bad", "")]);
+    assert_eq!(client.update(bad()), ["Cluster 5: bad"]);
+    assert!(client.answer(CDS, "5", Some("no")).is_empty());
+    assert_eq!(client.update(world("1", &["a"])), ["Cluster 6: -bad"]);
+    client.answer(CDS, "6", None);
+    assert!(client.server.types().iter().all(|status| status.refusal.is_none() && status.refused.is_empty()));
+}
+
+#[test]
+fn an_answer_that_never_comes_holds_the_rest_for_a_time_only() {
     let mut client = started();
     client.update(world("2", &["b"]));
+    client.now = client.server.deadline().unwrap();
+    assert_eq!(client.heard(), ["Listener 6: l", "RouteConfiguration 7: r"]);
     client.answer(LDS, "6", None);
     client.answer(RDS, "7", None);
-    let deadline = client.server.deadline().unwrap();
-    client.now = deadline;
+    client.now = client.server.deadline().unwrap();
     assert_eq!(client.heard(), ["ClusterLoadAssignment 8: -a", "Cluster 9: -a"]);
 }
 

@@ -134,12 +134,14 @@ impl Watch {
         }
     }
 
-    pub(super) fn progress(&self) -> Progress {
+    /// What was refused holds removals back as long as it is what is wanted.
+    pub(super) fn progress(&self, newest: &Kind) -> Progress {
+        let wanted = |name: &str| newest.get(name).is_some_and(|resource| self.served().get(name) == Some(resource));
         if self.owed || self.subscription.is_due() || !self.retries.is_empty() {
             Progress::Sending
         } else if !self.unanswered.is_empty() {
             Progress::Waiting
-        } else if !self.refused.is_empty() {
+        } else if self.refused.keys().any(|name| wanted(name)) {
             Progress::Rejected
         } else {
             Progress::Settled

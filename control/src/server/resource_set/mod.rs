@@ -8,6 +8,7 @@ mod resource;
 mod tests;
 mod types;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -131,6 +132,29 @@ impl ResourceSet {
 
     pub fn remove(&mut self, kind: ResourceType, name: &str) -> Option<Arc<Resource>> {
         self.kind_mut(kind).remove(name)
+    }
+
+    /// A set of exactly these resources, of which no two have one type and name; it shares with this one what is in both.
+    #[must_use]
+    pub fn turned_into(&self, resources: impl IntoIterator<Item = Arc<Resource>>) -> Self {
+        let mut wanted: Vec<HashMap<Arc<str>, Arc<Resource>>> = vec![HashMap::new(); ResourceType::COUNT];
+        for resource in resources {
+            wanted[resource.kind.place()].insert(resource.name.clone(), resource);
+        }
+        let mut turned = self.clone();
+        for (kind, mut wanted) in turned.kinds.iter_mut().zip(wanted) {
+            let mut gone = Vec::new();
+            for here in kind.iter() {
+                match wanted.get(&here.name) {
+                    Some(resource) if here.is_same_in_place(resource) => drop(wanted.remove(&here.name)),
+                    Some(_) => {}
+                    None => gone.push(here.name.clone()),
+                }
+            }
+            gone.iter().for_each(|name| drop(kind.remove(name)));
+            wanted.into_values().for_each(|resource| kind.insert(resource));
+        }
+        turned
     }
 
     pub fn len(&self) -> usize {

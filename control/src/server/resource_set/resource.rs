@@ -99,6 +99,11 @@ impl Resource {
         Ok(Self { kind, name: name.into(), version, body, references, origin: None })
     }
 
+    /// Whether both have the same content, and stand at the same place.
+    pub(super) fn is_same_in_place(&self, other: &Self) -> bool {
+        self == other && self.origin == other.origin && self.references == other.references
+    }
+
     /// `file:line`, or nothing for what came from no file.
     pub fn place(&self, location: Option<Location>) -> String {
         match &self.origin {

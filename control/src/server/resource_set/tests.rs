@@ -123,3 +123,17 @@ fn what_still_names_a_resource_that_is_gone_is_found() {
     more.insert(cluster("c", ""));
     assert!(more.dangling(&whole, &|_| false).is_empty());
 }
+
+#[test]
+fn a_set_turned_into_another_shares_what_did_not_change() {
+    let names: Vec<String> = (0..1000).map(|number| format!("c{number:04}")).collect();
+    let before = set(names.iter().map(|name| cluster(name, "")));
+    let content = |name: &str| if name == "c0500" { "x" } else { "" };
+    let after = before.turned_into(names.iter().skip(1).map(|name| cluster(name, content(name))));
+    assert_eq!(after.version(), set(names.iter().skip(1).map(|name| cluster(name, content(name)))).version());
+    let (before, after) = (before.kind(ResourceType::CLUSTER), after.kind(ResourceType::CLUSTER));
+    assert_eq!(before.changes(after).count(), 2);
+    let kept =
+        before.iter().filter(|resource| after.get(&resource.name).is_some_and(|other| Arc::ptr_eq(resource, other)));
+    assert_eq!(kept.count(), 998);
+}

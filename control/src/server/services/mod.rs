@@ -7,6 +7,7 @@ mod load_reporting;
 mod rest;
 #[cfg(test)]
 mod tests;
+mod token;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,6 +24,7 @@ use load_reporting::LoadReporting;
 use tidegate_xds::pb::envoy::config::core::v3::ControlPlane;
 use tidegate_xds::pb::envoy::service::load_stats::v3::load_reporting_service_server::LoadReportingServiceServer;
 use tidegate_xds::pb::envoy::service::status::v3::client_status_discovery_service_server::ClientStatusDiscoveryServiceServer;
+use token::Tokens;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::body::Body;
@@ -37,6 +39,9 @@ use super::stream::Context;
 /// Connections that say nothing are asked whether they are still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
+/// How long they may take to answer: long, since a thousand of them that come back at once have much to read first.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// How a server answers.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -44,6 +49,8 @@ pub struct Options {
     pub identifier: String,
     /// How often clients are to report their load.
     pub load_interval: Duration,
+    /// One of these is to come with each call (`authorization: Bearer ...`); with none, anybody may call.
+    pub tokens: Vec<String>,
 }
 
 /// A control plane's server.
@@ -52,6 +59,7 @@ pub struct Server {
     context: Arc<Context>,
     loads: Arc<Loads>,
     load_interval: Duration,
+    tokens: Arc<Tokens>,
     end: watch::Sender<bool>,
 }
 
@@ -61,7 +69,13 @@ impl Server {
         let (end, ending) = watch::channel(false);
         let control_plane = ControlPlane { identifier: options.identifier };
         let context = Context { sets, clients: Arc::default(), control_plane, ending };
-        Self { context: Arc::new(context), loads: Arc::default(), load_interval: options.load_interval, end }
+        Self {
+            context: Arc::new(context),
+            loads: Arc::default(),
+            load_interval: options.load_interval,
+            tokens: Arc::new(Tokens::new(options.tokens)),
+            end,
+        }
     }
 
     /// The streams that are open.
@@ -86,8 +100,12 @@ impl Server {
         let status = ClientStatusDiscoveryServiceServer::new(ClientStatus(self.clients()));
         let reporting =
             LoadReporting { context: self.context.clone(), loads: self.loads.clone(), interval: self.load_interval };
-        let entrance =
-            Entrance { context: self.context.clone(), status, reporting: LoadReportingServiceServer::new(reporting) };
+        let entrance = Entrance {
+            context: self.context.clone(),
+            tokens: self.tokens.clone(),
+            status,
+            reporting: LoadReportingServiceServer::new(reporting),
+        };
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let ended = async {
             end.await;
@@ -96,6 +114,7 @@ impl Server {
         tonic::transport::Server::builder()
             .accept_http1(true)
             .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(1024)
             .serve_with_incoming_shutdown(entrance, incoming, ended)
             .await
@@ -106,6 +125,7 @@ impl Server {
 #[derive(Clone)]
 struct Entrance {
     context: Arc<Context>,
+    tokens: Arc<Tokens>,
     status: ClientStatusDiscoveryServiceServer<ClientStatus>,
     reporting: LoadReportingServiceServer<LoadReporting>,
 }
@@ -128,6 +148,16 @@ impl Service<Request<Body>> for Entrance {
 impl Entrance {
     async fn route(&mut self, request: Request<Body>) -> Result<Response<Body>, Infallible> {
         let path = request.uri().path();
+        let is_grpc = |kind: &http::HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
+        let is_grpc = request.headers().get(http::header::CONTENT_TYPE).is_some_and(is_grpc);
+        if !self.tokens.admit(request.headers()) {
+            tracing::warn!(peer = ?peer(&request), path, "a call without a token that is known");
+            return Ok(if is_grpc {
+                tonic::Status::unauthenticated("a token is needed").into_http()
+            } else {
+                rest::text(StatusCode::UNAUTHORIZED, "a token is needed\n")
+            });
+        }
         if let Some((method, call)) = discovery::find(path, peer(&request)) {
             return Ok(match method {
                 Method::Rest => rest::serve(&self.context, &call, request).await,
@@ -140,8 +170,7 @@ impl Entrance {
         if path.starts_with("/envoy.service.load_stats.v3.LoadReportingService/") {
             return self.reporting.call(request).await;
         }
-        let is_grpc = |kind: &http::HeaderValue| kind.as_bytes().starts_with(b"application/grpc");
-        if request.headers().get(http::header::CONTENT_TYPE).is_some_and(is_grpc) {
+        if is_grpc {
             return Ok(tonic::Status::unimplemented(format!("there is no {path}")).into_http());
         }
         Ok(rest::text(StatusCode::NOT_FOUND, "there is nothing here\n"))

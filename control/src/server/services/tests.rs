@@ -31,8 +31,12 @@ struct Running {
 
 impl Running {
     async fn start(sets: Sets) -> Self {
+        Self::start_with(sets, Vec::new()).await
+    }
+
+    async fn start_with(sets: Sets, tokens: Vec<String>) -> Self {
         let (sender, receiver) = watch::channel(Arc::new(sets));
-        let options = Options { identifier: "me".to_owned(), load_interval: Duration::from_secs(1) };
+        let options = Options { identifier: "me".to_owned(), load_interval: Duration::from_secs(1), tokens };
         let server = Arc::new(Server::new(receiver, options));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -215,4 +219,16 @@ async fn a_client_that_does_not_listen_is_told_the_newest_only() {
         }
     }
     assert!(heard < changes / 2, "{heard} responses were kept for a client that did not listen");
+}
+
+#[tokio::test]
+async fn who_has_no_token_is_turned_away() {
+    let running = Running::start_with(world(&["a"]), vec!["secret".to_owned()]).await;
+    let mut client = ClusterDiscoveryServiceClient::new(running.channel().await);
+    let refused = client.fetch_clusters(DiscoveryRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    let mut request = tonic::Request::new(DiscoveryRequest::default());
+    request.metadata_mut().insert("authorization", "Bearer secret".parse().unwrap());
+    assert_eq!(client.fetch_clusters(request).await.unwrap().into_inner().resources.len(), 1);
+    assert!(running.http("POST", "/v3/discovery:clusters", "{}").await.starts_with("HTTP/1.1 401"));
 }

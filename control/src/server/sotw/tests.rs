@@ -166,9 +166,35 @@ fn removals_wait_until_routes_are_accepted() {
     client.say(CDS, "1", &[], None);
     client.say(LDS, "2", &[], None);
     client.say(RDS, "3", &["r"], None);
-    let heard = client.update(world("2", "b"));
-    assert_eq!(heard, ["Cluster 4: a b", "Listener 5: l", "RouteConfiguration 6: r"]);
-    assert!(client.say(CDS, "4", &[], None).is_empty());
+    assert_eq!(client.update(world("2", "b")), ["Cluster 4: a b"]);
+    assert_eq!(client.say(CDS, "4", &[], None), ["Listener 5: l", "RouteConfiguration 6: r"]);
     assert!(client.say(LDS, "5", &[], None).is_empty());
     assert_eq!(client.say(RDS, "6", &["r"], None), ["Cluster 7: b"]);
+}
+
+#[test]
+fn what_was_refused_may_go() {
+    let mut client = Client::new(set([cluster("a", "")]));
+    client.say(CDS, "", &[], None);
+    client.say(CDS, "1", &[], None);
+    assert_eq!(client.update([cluster("a", ""), cluster("bad", "")]), ["Cluster 2: a bad"]);
+    assert!(client.say(CDS, "2", &[], Some("no")).is_empty());
+    assert_eq!(client.update([cluster("a", "")]), ["Cluster 3: a"]);
+    client.say(CDS, "3", &[], None);
+    assert!(client.server.types()[0].refusal.is_none());
+}
+
+#[test]
+fn removals_wait_while_what_is_wanted_is_refused() {
+    let world = |version: &str, name: &str| [cluster(name, ""), routes("r", version)];
+    let mut client = Client::new(set(world("1", "a")));
+    client.say(CDS, "", &[], None);
+    client.say(RDS, "", &["r"], None);
+    client.say(CDS, "1", &[], None);
+    client.say(RDS, "2", &["r"], None);
+    assert_eq!(client.update(world("2", "b")), ["Cluster 3: a b"]);
+    assert_eq!(client.say(CDS, "3", &[], None), ["RouteConfiguration 4: r"]);
+    assert!(client.say(RDS, "4", &["r"], Some("no")).is_empty());
+    assert_eq!(client.update(world("3", "b")), ["RouteConfiguration 5: r"]);
+    assert_eq!(client.say(RDS, "5", &["r"], None), ["Cluster 6: b"]);
 }

@@ -24,6 +24,8 @@ pub(super) struct Watch {
     /// A response is owed even if it says nothing: that there is nothing.
     owed: bool,
     refusal: Option<Refusal>,
+    /// The newest there was when that was refused.
+    refused_of: String,
 }
 
 impl Watch {
@@ -42,7 +44,7 @@ impl Watch {
             subscription.settle_all();
         }
         let owed = !has_all && (everything || (kind.is_whole() && named));
-        Self { subscription, nonce: 0, answered: true, named, owed, refusal: None }
+        Self { subscription, nonce: 0, answered: true, named, owed, refusal: None, refused_of: String::new() }
     }
 
     pub(super) fn kind(&self) -> ResourceType {
@@ -58,7 +60,7 @@ impl Watch {
     }
 
     /// Takes an answer, a change of what is asked for, or both; nothing from one that answers an older response.
-    pub(super) fn receive(&mut self, request: &DiscoveryRequest, now: Instant) {
+    pub(super) fn receive(&mut self, request: &DiscoveryRequest, newest: &Kind, now: Instant) {
         let current = if self.nonce == 0 { String::new() } else { self.nonce.to_string() };
         if request.response_nonce != current {
             return;
@@ -66,6 +68,7 @@ impl Watch {
         let is_answer = !std::mem::replace(&mut self.answered, true);
         if let Some(error) = &request.error_detail {
             self.refusal = Some(Refusal::new(self.served().version(), error, now));
+            self.refused_of = newest.version();
         } else if is_answer {
             self.refusal = None;
         }
@@ -97,12 +100,13 @@ impl Watch {
         self.kind().is_whole() || self.subscription.is_wildcard()
     }
 
-    pub(super) fn progress(&self) -> Progress {
+    /// What was refused holds removals back as long as it is what is wanted.
+    pub(super) fn progress(&self, newest: &Kind) -> Progress {
         if self.owed || self.subscription.is_due() {
             Progress::Sending
         } else if !self.answered {
             Progress::Waiting
-        } else if self.refusal.is_some() {
+        } else if self.refusal.is_some() && self.refused_of == newest.version() {
             Progress::Rejected
         } else {
             Progress::Settled

@@ -1,0 +1,179 @@
+//! What people ask a control plane: what it serves, whom, and who refused what. It must not know how anything is served.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use prost::Message;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tonic::body::Body;
+use tonic::transport::server::TcpIncoming;
+use tower_service::Service;
+
+use super::Plane;
+use crate::server::{Client, Refusal, ResourceSet, ResourceType, Sets, State, TypeStatus};
+
+const HELP: &str = "tidegate control
+
+/ready       200 while it serves
+/status      what is served, what the source has, who is connected and how far, what was refused
+/resources   names, versions and origins of all resources, by group
+/loads       what clients reported of their load last
+";
+
+/// Answers until `end` is there.
+pub(super) async fn serve(
+    plane: Arc<Plane>,
+    listener: TcpListener,
+    end: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let incoming = TcpIncoming::from(listener);
+    let server = tonic::transport::Server::builder().accept_http1(true);
+    server.serve_with_incoming_shutdown(Admin(plane), incoming, end).await
+}
+
+#[derive(Clone)]
+struct Admin(Arc<Plane>);
+
+impl Service<Request<Body>> for Admin {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let answer = respond(&self.0, request.method(), request.uri().path());
+        Box::pin(async { Ok(answer) })
+    }
+}
+
+fn respond(plane: &Plane, method: &Method, path: &str) -> Response<Body> {
+    if method != Method::GET && method != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+    }
+    match path {
+        "/" => text(StatusCode::OK, HELP),
+        "/ready" => text(StatusCode::OK, "LIVE\n"),
+        "/status" => as_json(&status(plane)),
+        "/resources" => as_json(&resources(&plane.sets.borrow())),
+        "/loads" => as_json(&loads(plane)),
+        _ => text(StatusCode::NOT_FOUND, HELP),
+    }
+}
+
+fn status(plane: &Plane) -> Value {
+    let source = plane.source.lock().clone();
+    let refused = source.refused.map(|(refused, at)| json!({"faults": refused.faults, "since_seconds": seconds(at)}));
+    let sets = plane.sets.borrow().clone();
+    let clients: Vec<Value> = plane.server.clients().all().iter().map(|one| client(one)).collect();
+    json!({
+        "uptime_seconds": seconds(plane.started),
+        "source": {"taken_seconds_ago": seconds(source.taken), "refused": refused},
+        "groups": groups(&sets),
+        "clients": clients,
+    })
+}
+
+fn groups(sets: &Sets) -> Value {
+    let of = |(name, set): (&str, &Arc<ResourceSet>)| {
+        let kinds = ResourceType::all().filter(|kind| !set.kind(*kind).is_empty());
+        let kinds: Map<String, Value> =
+            kinds.map(|kind| (kind.short().to_owned(), json!(set.kind(kind).len()))).collect();
+        json!({"name": name, "version": set.version(), "resources": kinds})
+    };
+    sets.all().map(of).collect()
+}
+
+fn client(client: &Client) -> Value {
+    let mut states = [0usize; 4];
+    for resource in client.resources() {
+        states[match resource.state {
+            State::Synced => 0,
+            State::NotSent => 1,
+            State::Unanswered => 2,
+            State::Refused => 3,
+        }] += 1;
+    }
+    let [synced, not_sent, unanswered, refused] = states;
+    json!({
+        "node": client.node.id,
+        "cluster": client.node.cluster,
+        "peer": client.peer.map(|peer| peer.to_string()),
+        "service": client.service.trim_start_matches('/'),
+        "group": &*client.group,
+        "connected_seconds": seconds(client.since),
+        "resources": {"synced": synced, "not_sent": not_sent, "unanswered": unanswered, "refused": refused},
+        "types": client.types().iter().map(kind).collect::<Vec<_>>(),
+    })
+}
+
+fn kind(status: &TypeStatus) -> Value {
+    json!({
+        "type": status.kind.short(),
+        "version": status.version,
+        "wildcard": status.wildcard,
+        "names": status.names,
+        "refused": status.refused.iter().map(|name| &**name).collect::<Vec<&str>>(),
+        "refusal": status.refusal.as_ref().map(refusal),
+    })
+}
+
+fn refusal(refusal: &Refusal) -> Value {
+    json!({
+        "version": refusal.version,
+        "code": refusal.code,
+        "reason": refusal.reason,
+        "since_seconds": seconds(refusal.at),
+    })
+}
+
+fn resources(sets: &Sets) -> Value {
+    let of = |set: &ResourceSet| -> Vec<Value> {
+        let all = ResourceType::all().flat_map(|kind| set.kind(kind).iter());
+        all.map(|resource| {
+            json!({
+                "type": resource.kind.short(),
+                "name": &*resource.name,
+                "version": resource.version.to_string(),
+                "origin": resource.place(None),
+            })
+        })
+        .collect()
+    };
+    let groups: Map<String, Value> = sets.all().map(|(name, set)| (name.to_owned(), json!(of(set)))).collect();
+    Value::Object(groups)
+}
+
+fn loads(plane: &Plane) -> Value {
+    let all = plane.server.loads().all();
+    let of = |load: &crate::server::Load| {
+        let stats = tidegate_xds::to_json("envoy.config.endpoint.v3.ClusterStats", &load.stats.encode_to_vec());
+        json!({"node": load.node, "cluster": load.cluster, "seconds_ago": seconds(load.at), "stats": stats})
+    };
+    all.iter().map(of).collect()
+}
+
+fn seconds(since: Instant) -> u64 {
+    since.elapsed().as_secs()
+}
+
+fn as_json(value: &Value) -> Response<Body> {
+    let mut response = text(StatusCode::OK, &format!("{value:#}\n"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn text(status: StatusCode, text: &str) -> Response<Body> {
+    let body = http_body_util::Full::new(bytes::Bytes::copy_from_slice(text.as_bytes()));
+    let mut response = Response::new(Body::new(body));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,102 @@
+//! A whole control plane with a source of the tests'.
+
+use std::net::SocketAddr;
+
+use tidegate_xds::pb::envoy::config::core::v3::Node;
+use tidegate_xds::pb::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
+use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryRequest;
+use tidegate_xds::pb::google::rpc::Status;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::*;
+use crate::server::testing::{cluster, set};
+
+struct Given(mpsc::Receiver<Result<Arc<Sets>, Refused>>);
+
+impl Source for Given {
+    async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
+        match self.0.recv().await {
+            Some(next) => next,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> (String, serde_json::Value) {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), serde_json::from_str(body).unwrap_or_default())
+}
+
+async fn status(address: SocketAddr, holds: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+    let start = Instant::now();
+    loop {
+        let (_, status) = get(address, "/status").await;
+        if holds(&status) {
+            return status;
+        }
+        assert!(start.elapsed() < Duration::from_secs(30), "never: {status:#}");
+    }
+}
+
+fn serving(names: &[&str]) -> Arc<Sets> {
+    Arc::new(Sets { rest: set(names.iter().map(|name| cluster(name, ""))), groups: Vec::new() })
+}
+
+#[tokio::test]
+async fn it_serves_tells_and_ends() {
+    let (give, given) = mpsc::channel(4);
+    give.send(Ok(serving(&["a"]))).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, admin_address) = (listener.local_addr().unwrap(), admin.local_addr().unwrap());
+    let (end, ended) = oneshot::channel::<()>();
+    let listen = Listen { clients: listener, admin: Some(admin), tokens: Vec::new() };
+    let running = tokio::spawn(run(Given(given), listen, async { drop(ended.await) }));
+
+    let mut client = ClusterDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap();
+    let (requests, receiver) = mpsc::channel(4);
+    let node = Some(Node { id: "n".to_owned(), ..Node::default() });
+    requests.send(DiscoveryRequest { node, ..DiscoveryRequest::default() }).await.unwrap();
+    let mut responses = client.stream_clusters(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let first = responses.message().await.unwrap().unwrap();
+    let error_detail = Some(Status { code: 13, message: "no".to_owned(), details: Vec::new() });
+    let refuses = DiscoveryRequest { response_nonce: first.nonce, error_detail, ..DiscoveryRequest::default() };
+    requests.send(refuses).await.unwrap();
+    let told = status(admin_address, |status| status["clients"][0]["resources"]["refused"] == 1).await;
+    let client = &told["clients"][0];
+    assert_eq!((&client["node"], &client["types"][0]["refusal"]["reason"]), (&"n".into(), &"no".into()));
+    assert_eq!(told["groups"][0]["resources"]["Cluster"], 1);
+
+    give.send(Err(Refused { faults: vec!["a.yaml:1: no".to_owned()] })).await.unwrap();
+    let told = status(admin_address, |status| status["source"]["refused"]["faults"][0] == "a.yaml:1: no").await;
+    assert_eq!(told["groups"][0]["resources"]["Cluster"], 1);
+    give.send(Ok(serving(&["a", "b"]))).await.unwrap();
+    assert_eq!(responses.message().await.unwrap().unwrap().resources.len(), 2);
+    status(admin_address, |status| status["source"]["refused"].is_null()).await;
+
+    assert_eq!(get(admin_address, "/resources").await.1["default"][1]["name"], "b");
+    assert_eq!(get(admin_address, "/loads").await.1, serde_json::json!([]));
+    assert!(get(admin_address, "/ready").await.0.starts_with("HTTP/1.1 200"));
+    assert!(get(admin_address, "/nothing").await.0.starts_with("HTTP/1.1 404"));
+    end.send(()).unwrap();
+    assert!(responses.message().await.is_err());
+    drop((responses, requests));
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_is_wrong_at_the_start_ends_it() {
+    let (give, given) = mpsc::channel(1);
+    give.send(Err(Refused { faults: vec!["a.yaml:1: no".to_owned()] })).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listen = Listen { clients: listener, admin: None, tokens: Vec::new() };
+    let failed = run(Given(given), listen, std::future::pending()).await.unwrap_err();
+    assert_eq!(failed.to_string(), "a.yaml:1: no");
+}

@@ -1,0 +1,61 @@
+//! One file of resources. It must not know which others there are.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use prost::Name;
+use tidegate_xds::pb::envoy::config::core::v3::Node;
+use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use tidegate_xds::pb::google::protobuf::Any;
+use tidegate_xds::{Decoded, FieldError, FieldPath, Format, UnknownFields, any, decode, load, root_keys};
+
+use crate::server::Resource;
+
+/// The nodes of a group.
+pub(super) fn node(name: &str, path: &Path, text: &[u8]) -> Result<Node, Vec<String>> {
+    let loaded = load::<Node>(text, Format::of_path(path), UnknownFields::Reject);
+    loaded.map(|loaded| loaded.message).map_err(|errors| told(name, errors))
+}
+
+/// What a file holds: a list of resources, or one. `name` is what the file is called in errors.
+pub(super) fn resources(name: &Arc<str>, path: &Path, text: &[u8]) -> Result<Vec<Arc<Resource>>, Vec<String>> {
+    read(name, Format::of_path(path), text).map_err(|errors| told(name, errors))
+}
+
+fn read(name: &Arc<str>, format: Format, text: &[u8]) -> Result<Vec<Arc<Resource>>, Vec<FieldError>> {
+    let keys = root_keys(text, format).map_err(|error| vec![error])?;
+    if keys.iter().any(|key| key == "@type") {
+        let Decoded { bytes, source, .. } = decode("google.protobuf.Any", text, format, UnknownFields::Reject)?;
+        let body: Any = any::decode(&bytes, &FieldPath::root()).map_err(|error| vec![error])?;
+        return Ok(vec![Arc::new(Resource::read_in(body, name, &source, &FieldPath::root())?)]);
+    }
+    if keys.is_empty() {
+        return Ok(Vec::new());
+    }
+    let other = |key: &&String| !["resources", "version_info", "versionInfo"].contains(&key.as_str());
+    if let Some(key) = keys.iter().find(other) {
+        let reason = format!("expected `resources`, or one resource with its `@type`; found `{key}`");
+        return Err(vec![FieldError::new(FieldPath::root(), reason)]);
+    }
+    // The schema's rules are left to each resource, which knows its name.
+    let Decoded { bytes, source, .. } = decode(&DiscoveryResponse::full_name(), text, format, UnknownFields::Reject)?;
+    let response: DiscoveryResponse = any::decode(&bytes, &FieldPath::root()).map_err(|error| vec![error])?;
+    let (mut found, mut errors) = (Vec::new(), Vec::new());
+    for (index, body) in response.resources.into_iter().enumerate() {
+        let path = FieldPath::root().field("resources").index(index);
+        match Resource::read_in(body, name, &source, &path) {
+            Ok(resource) => found.push(Arc::new(resource)),
+            Err(wrong) => errors.extend(wrong),
+        }
+    }
+    if errors.is_empty() { Ok(found) } else { Err(errors) }
+}
+
+/// `file:line: what`
+fn told(name: &str, errors: Vec<FieldError>) -> Vec<String> {
+    let line = |mut error: FieldError| match error.location.take() {
+        Some(location) => format!("{name}:{}: {error}", location.line),
+        None => format!("{name}: {error}"),
+    };
+    errors.into_iter().map(line).collect()
+}

@@ -1,0 +1,155 @@
+//! Directories as people write them: whole, half, wrong, and mended.
+
+use std::fs;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+
+/// A directory that is gone at the end.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("tidegate-source-{}-{number}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    /// Moves a file into place, as whoever wants no half file to be read.
+    fn put(&self, name: &str, text: &str) {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let new = self.0.join(".new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    fn remove(&self, name: &str) {
+        fs::remove_file(self.0.join(name)).unwrap();
+    }
+
+    fn source(&self) -> Directory {
+        Directory::new(self.0.clone(), ["xds".to_owned()])
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const ROUTES: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+
+fn clusters(names: &[&str]) -> String {
+    let line = |name: &&str| format!("- {{ \"@type\": {CLUSTER}, name: {name} }}\n");
+    format!("resources:\n{}", names.iter().map(line).collect::<String>())
+}
+
+fn routes(cluster: &str) -> String {
+    let routes = format!("routes: [{{ match: {{ prefix: / }}, route: {{ cluster: {cluster} }} }}]");
+    format!("\"@type\": {ROUTES}\nname: r\nvirtual_hosts:\n- name: v\n  domains: ['*']\n  {routes}\n")
+}
+
+fn names(set: &ResourceSet) -> Vec<String> {
+    ResourceType::all().flat_map(|kind| set.kind(kind).iter()).map(|resource| resource.name.to_string()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn files_are_served_together() {
+    let (scratch, json) = (Scratch::new(), format!("{{\"@type\": \"{CLUSTER}\", \"name\": \"c\"}}"));
+    scratch.put("clusters.yaml", &clusters(&["a", "b"]));
+    scratch.put("one.json", &json);
+    scratch.put("routes.yml", &routes("xds"));
+    scratch.put("README.md", "# not a resource");
+    scratch.put(".hidden.yaml", "not: one either");
+    scratch.put("empty.yaml", "# nothing yet\n");
+    let mut source = scratch.source();
+    let first = source.next().await.unwrap();
+    assert_eq!(names(&first.rest), ["a", "b", "c", "r"]);
+    scratch.put("clusters.yaml", &clusters(&["b", "d"]));
+    let second = source.next().await.unwrap();
+    assert_eq!(names(&second.rest), ["b", "c", "d", "r"]);
+    let cluster = |sets: &Sets, name: &str| sets.rest.kind(ResourceType::CLUSTER).get(name).cloned().unwrap();
+    assert!(Arc::ptr_eq(&cluster(&first, "c"), &cluster(&second, "c")));
+    scratch.remove("one.json");
+    assert_eq!(names(&source.next().await.unwrap().rest), ["b", "d", "r"]);
+}
+
+async fn faults(source: &mut Directory) -> Vec<String> {
+    source.next().await.unwrap_err().faults
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wrong_is_told_with_its_line_and_changes_nothing() {
+    let scratch = Scratch::new();
+    scratch.put("a.yaml", &clusters(&["a", "b"]));
+    scratch.put("r.yaml", &routes("a"));
+    let mut source = scratch.source();
+    let good = source.next().await.unwrap();
+    scratch.put("a.yaml", &clusters(&["b"]));
+    let path = "virtual_hosts[0].routes[0].route.cluster";
+    assert_eq!(
+        faults(&mut source).await,
+        [format!("r.yaml:6: RouteConfiguration 'r': {path}: there is no Cluster 'a'")]
+    );
+    scratch.put("a.yaml", "resources:\n- name: x\n");
+    assert_eq!(faults(&mut source).await, ["a.yaml:2: resources[0]: `@type` is missing"]);
+    scratch.put("a.yaml", &format!("resources:\n- \"@type\": {CLUSTER}\n  name: a\n  conect_timeout: 1s\n"));
+    let typo = faults(&mut source).await;
+    assert!(typo[0].starts_with("a.yaml:4: resources[0].conect_timeout: ") && typo[0].contains("connect_timeout"));
+    scratch.put("a.yaml", &format!("resources:\n- \"@type\": {CLUSTER}\n  name: a\n\n  connect_timeout: 0s\n"));
+    let rule = "a.yaml:5: resource 'a': resources[0].connect_timeout: 0s must be more than 0s";
+    assert_eq!(faults(&mut source).await, [rule]);
+    scratch.put("a.yaml", "clusters: []\n");
+    let found = "a.yaml: expected `resources`, or one resource with its `@type`; found `clusters`";
+    assert_eq!(faults(&mut source).await, [found]);
+    scratch.put("a.yaml", &clusters(&["a", "b"]));
+    let mended = source.next().await.unwrap();
+    assert!(Arc::ptr_eq(&good.rest, &mended.rest), "nothing changed after all");
+    scratch.put("more.yaml", &clusters(&["c", "a"]));
+    assert_eq!(faults(&mut source).await, ["more.yaml:3: there is a Cluster 'a' already, at a.yaml:2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_within_is_a_group() {
+    let scratch = Scratch::new();
+    scratch.put("a.yaml", &clusters(&["a", "b"]));
+    scratch.put("edge/node.yaml", "id: edge-*\n");
+    scratch.put("edge/own.yaml", &format!("\"@type\": {CLUSTER}\nname: b\nalt_stat_name: of_edge\n"));
+    let mut source = scratch.source();
+    let sets = source.next().await.unwrap();
+    let node = |id: &str| Node { id: id.to_owned(), ..Node::default() };
+    let (group, set) = sets.of(&node("edge-1"));
+    assert_eq!((group, names(set)), ("edge", vec!["a".to_owned(), "b".to_owned()]));
+    let version = |set: &ResourceSet| set.kind(ResourceType::CLUSTER).get("b").unwrap().version;
+    assert_ne!(version(set), version(sets.of(&node("n")).1));
+    scratch.put("lost/own.yaml", &clusters(&["x"]));
+    assert_eq!(faults(&mut source).await, ["lost: no node.yaml says which nodes this group has"]);
+    scratch.put("lost/node.yaml", "identity: x\n");
+    assert!(faults(&mut source).await[0].starts_with("lost/node.yaml:1: identity: "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_that_is_gone_is_a_fault() {
+    let scratch = Scratch::new();
+    let mut source = scratch.source();
+    assert!(source.next().await.unwrap().rest.is_empty());
+    fs::remove_dir(&scratch.0).unwrap();
+    assert_eq!(faults(&mut source).await.len(), 1);
+    fs::create_dir(&scratch.0).unwrap();
+    source.next().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_example_of_the_project_is_served() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/control/resources");
+    let sets = Directory::new(root, []).next().await.unwrap();
+    assert_eq!(
+        (names(&sets.rest), sets.groups.len()),
+        (["service", "service", "main", "routes"].map(str::to_owned).into(), 1)
+    );
+}

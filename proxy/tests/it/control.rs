@@ -1,0 +1,42 @@
+//! `tidegate control`, the process: what it says of a source that is wrong, and how it ends.
+
+use std::process::{Command, Stdio};
+
+use crate::support::gateway::{Directory, eventually, free_port};
+
+const CLUSTER: &str = "{ \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a, type: EDS, eds_cluster_config: { eds_config: { ads: {} } } }";
+
+fn control(directory: &Directory, listen: u16) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.arg("control").arg("--source").arg(&directory.0).arg("--listen").arg(format!("127.0.0.1:{listen}"));
+    command
+}
+
+#[test]
+fn a_source_that_names_what_is_not_there_is_refused_with_its_line() {
+    let directory = Directory::new();
+    directory.put("a.yaml", &format!("resources:\n- {CLUSTER}\n"));
+    let output = control(&directory, free_port()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("error: a.yaml:2: Cluster 'a': name: there is no ClusterLoadAssignment 'a'\n"), "{said}");
+}
+
+#[test]
+fn it_listens_and_ends_with_0() {
+    let directory = Directory::new();
+    let (listen, admin) = (free_port(), format!("127.0.0.1:{}", free_port()));
+    let mut running = control(&directory, listen).args(["--admin", &admin]).stderr(Stdio::null()).spawn().unwrap();
+    eventually("it listens", || std::net::TcpStream::connect(&admin).is_ok());
+    let ended = Command::new("kill").arg(running.id().to_string()).status().unwrap();
+    assert!(ended.success() && running.wait().unwrap().success());
+}
+
+#[test]
+fn a_file_without_a_token_lets_nobody_in() {
+    let directory = Directory::new();
+    let file = directory.put("tokens", "\n\n");
+    let output = control(&directory, free_port()).arg("--token-file").arg(file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("error: there is no token in "), "{said}");
+}
