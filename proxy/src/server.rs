@@ -149,6 +149,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
     tidegate_filters::access_log::set_flush_min_size(min_kilobytes.saturating_mul(1 << 10));
     let stats = StatsStore::with_rules(std::mem::take(&mut bootstrap.stats_rules));
     let gauges = ServerGauges::new(&stats, options.concurrency, Instant::now());
+    gauges.stats().static_unknown_fields().add(bootstrap.with_unknown_fields);
     if let Some(version) = bootstrap.version_override() {
         gauges.stats().version().set(version);
     }

@@ -1,7 +1,7 @@
 //! A cluster's stats, `cluster.<name>.*`, under Envoy's names. Groups that are seldom touched are apart from those of every
 //! request: a group costs memory once something in it was counted. It must not know when things are counted.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tidegate_stats::{BlockHandle, Gauge, Layout, Scope, TextReadout, stats_block};
 
@@ -329,6 +329,13 @@ impl ClusterStats {
             (Update::Failure, _) => self.updates.update_failure().inc(),
             (Update::Rejected, Some(subscription)) => subscription.update_rejected().inc(),
             (Update::Rejected, None) => {}
+        }
+    }
+
+    /// An update of the cluster's endpoints took so long to take in.
+    pub(crate) fn update_took(&self, time: Duration) {
+        if let Some(subscription) = &self.subscription {
+            subscription.update_duration().record(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         }
     }
 

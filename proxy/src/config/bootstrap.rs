@@ -169,6 +169,8 @@ pub struct Bootstrap {
     /// Known, set and without effect.
     pub without_effect: Vec<(FieldPath, &'static str)>,
     pub warnings: Vec<String>,
+    /// How many of the texts that it was read from had fields that nobody knows.
+    pub(crate) with_unknown_fields: u64,
 }
 
 impl Bootstrap {
@@ -199,12 +201,15 @@ impl Bootstrap {
         let unknown = if overrides.allow_unknown_fields { UnknownFields::Collect } else { UnknownFields::Reject };
         let decoded = tidegate_xds::decode(BOOTSTRAP, text, format, unknown)?;
         let mut bytes = decoded.bytes;
+        let mut with_unknown_fields = u64::from(!decoded.unknown.is_empty());
         if let Some(yaml) = &overrides.yaml {
             let over = tidegate_xds::decode(BOOTSTRAP, yaml.as_bytes(), Format::Yaml, unknown)
                 .map_err(|errors| in_resource("--config-yaml", errors))?;
             tidegate_xds::merge(&mut bytes, &over.bytes);
+            with_unknown_fields += u64::from(!over.unknown.is_empty());
         }
-        Self::from_bytes(registry, bytes, Some(decoded.source), overrides, defaults)
+        let read = Self::from_bytes(registry, bytes, Some(decoded.source), overrides, defaults)?;
+        Ok(Self { with_unknown_fields, ..read })
     }
 
     /// Lets go of what was needed to load the static resources and to place errors in the file: several times the size of
@@ -285,6 +290,7 @@ impl Bootstrap {
             connection_limit,
             without_effect,
             warnings: Vec::new(),
+            with_unknown_fields: 0,
         })
     }
 

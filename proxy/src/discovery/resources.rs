@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use prost::{Message, Name};
@@ -87,6 +87,22 @@ impl Subscriptions {
         }
     }
 
+    /// An update took so long to take in.
+    fn took(&self, kind: Kind, update: &Update, time: Duration, store: &Store) {
+        let names = update.resources.iter().map(|resource| resource.name.as_str());
+        match kind {
+            Kind::Cluster | Kind::Listener => {
+                if let Some(stats) = self.of(kind, "") {
+                    stats.took(time);
+                }
+            }
+            Kind::Endpoints => names.for_each(|name| store.assignment_took(name, time)),
+            Kind::Route | Kind::Runtime => {
+                names.filter_map(|name| self.of(kind, name)).for_each(|stats| stats.took(time))
+            }
+        }
+    }
+
     /// Counts what became of everything that a stream was asked for.
     pub(super) fn count_all(&self, asked: &[(Kind, Interest)], outcome: &Outcome, store: &Store, now: SystemTime) {
         for (kind, interest) in asked {
@@ -147,6 +163,7 @@ impl Handler for Apply<'_> {
 
     fn apply(&mut self, update: Update) -> Result<(), String> {
         let Some(kind) = Kind::of(&update.type_url) else { return Ok(()) };
+        let began = Instant::now();
         let result = match kind {
             Kind::Cluster => self.clusters(&update),
             Kind::Listener => self.listeners(&update),
@@ -154,8 +171,9 @@ impl Handler for Apply<'_> {
             Kind::Route => self.named::<RouteConfiguration>(&update),
             Kind::Runtime => self.named::<RuntimeProto>(&update),
         };
-        if let Err(reason) = &result {
-            tracing::warn!(?kind, version = update.version, reason, "rejected");
+        match &result {
+            Ok(()) => self.subscriptions.took(kind, &update, began.elapsed(), self.store),
+            Err(reason) => tracing::warn!(?kind, version = update.version, reason, "rejected"),
         }
         result
     }

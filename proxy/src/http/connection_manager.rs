@@ -74,6 +74,8 @@ pub(super) enum Ended {
     /// The client, while a request was being answered.
     RemoteActive,
     Local,
+    /// The proxy, while a request was being answered.
+    LocalActive,
 }
 
 fn count_end(stats: &HttpStats, ended: Ended) {
@@ -85,6 +87,11 @@ fn count_end(stats: &HttpStats, ended: Ended) {
             stats.downstream_cx_destroy_remote_active_rq().inc();
         }
         Ended::Local => stats.downstream_cx_destroy_local().inc(),
+        Ended::LocalActive => {
+            stats.downstream_cx_destroy_local().inc();
+            stats.downstream_cx_destroy_active_rq().inc();
+            stats.downstream_cx_destroy_local_active_rq().inc();
+        }
     }
 }
 
@@ -173,6 +180,11 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> (End
                 exchange::reply_to_bad_request(connection, reply, &mut server).await;
                 break (hcm.timeouts.delayed_close, Ended::Local);
             }
+            Err(None) if server.has_part_of_head() => {
+                hcm.stats.downstream_rq_http1_total().inc();
+                exchange::note_part_of_head(connection);
+                break (None, Ended::RemoteActive);
+            }
             Err(None) => break (None, Ended::Remote),
         };
         served += 1;
@@ -188,6 +200,7 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> (End
         match finished {
             Finished::Complete => {}
             Finished::Left => break (None, Ended::RemoteActive),
+            Finished::Cut if connection.drain.is_cut() => break (None, Ended::LocalActive),
             Finished::Cut => break (None, Ended::Local),
         }
         if !server.finish_exchange().await {
@@ -199,7 +212,7 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> (End
     count_bytes(&server);
     match (delayed, server.close(delayed).await) {
         (None, _) => {
-            let reason = matches!(ended, Ended::Local).then_some(DRAINED);
+            let reason = matches!(ended, Ended::Local | Ended::LocalActive).then_some(DRAINED);
             (ended, reason)
         }
         (Some(_), true) => {

@@ -147,7 +147,7 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
         }
     }
     let ended = serving.end().await;
-    let reason = matches!(ended, Ended::Local).then_some(reason);
+    let reason = matches!(ended, Ended::Local | Ended::LocalActive).then_some(reason);
     (ended, reason)
 }
 
@@ -206,7 +206,8 @@ impl Serving<'_> {
     async fn end(self) -> Ended {
         let Self { mut streams, leaving, server, .. } = self;
         let ended = match (leaving, streams.is_empty()) {
-            (true, _) => Ended::Local,
+            (true, true) => Ended::Local,
+            (true, false) => Ended::LocalActive,
             (false, true) => Ended::Remote,
             (false, false) => Ended::RemoteActive,
         };

@@ -154,7 +154,7 @@ async fn run_listener_filters(
             if !listener.continue_on_filters_timeout {
                 return Err("listener filters timed out");
             }
-            accepted.forget_peeking().map_err(|_| "the peer closed")
+            accepted.forget_peeking().map_err(|_| PEER_CLOSED)
         }
     }
 }
@@ -169,21 +169,39 @@ async fn inspect(listener: &Listener, accepted: &Accepted, info: &mut Connection
         loop {
             match filter.on_data(&peeked, end, info, accepted) {
                 Inspect::Done { consume } => {
-                    accepted.discard(consume).await.map_err(|_| "the peer closed")?;
+                    accepted.discard(consume).await.map_err(|error| gone(listener, &error))?;
                     let _ = peeked.split_to(consume);
                     break;
                 }
                 Inspect::Reject(reason) => return Err(reason),
-                Inspect::NeedMore if end => return Err("the peer closed"),
+                Inspect::NeedMore if end => {
+                    // What came before a reset can still be read: only the socket tells it from an end.
+                    let error = accepted.take_error().unwrap_or_else(|| std::io::ErrorKind::UnexpectedEof.into());
+                    return Err(gone(listener, &error));
+                }
                 Inspect::NeedMore => {
                     let before = peeked.len();
-                    peeked = accepted.peek(filter.max_read_bytes(), before).await.map_err(|_| "the peer closed")?;
+                    peeked =
+                        accepted.peek(filter.max_read_bytes(), before).await.map_err(|error| gone(listener, &error))?;
                     end = peeked.len() == before;
                 }
             }
         }
     }
     Ok(())
+}
+
+const PEER_CLOSED: &str = "the peer closed";
+
+/// Nothing more can be read of a socket that listener filters look at.
+fn gone(listener: &Listener, error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => listener.stats.downstream_listener_filter_remote_close().inc(),
+        // Envoy learns of a reset only when the filters' time is over, and counts it as neither.
+        std::io::ErrorKind::ConnectionReset => {}
+        _ => listener.stats.downstream_listener_filter_error().inc(),
+    }
+    PEER_CLOSED
 }
 
 /// Runs a closure when dropped.
@@ -224,6 +242,14 @@ impl Accepted {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !ended => {}
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// What went wrong with the socket, if anything did.
+    fn take_error(&self) -> Option<std::io::Error> {
+        match self {
+            Self::Tcp(stream, _) => stream.take_error().ok().flatten(),
+            Self::Unix(stream) => stream.take_error().ok().flatten(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a subscription counts of its updates, under Envoy's names. It must not know where updates come from.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tidegate_stats::{Scope, TextReadout, stats_block};
 use xxhash_rust::xxh64::xxh64;
@@ -100,6 +100,11 @@ impl Subscription {
             Update::Rejected => self.stats.update_rejected().inc(),
             Update::Failure => self.stats.update_failure().inc(),
         }
+    }
+
+    /// An update that acts took so long to take in.
+    pub fn took(&self, time: Duration) {
+        self.stats.update_duration().record(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
     }
 
     /// What acts has changed.

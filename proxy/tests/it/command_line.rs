@@ -95,6 +95,18 @@ fn yaml_is_merged_over_the_file_and_the_admin_address_is_written() {
 }
 
 #[test]
+fn texts_with_fields_that_nobody_knows_are_counted() {
+    let (port, admin) = (free_port(), free_port());
+    let more =
+        format!("{{nope: 1, admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {admin}}}}}}}}}");
+    let bootstrap = format!("neither: 1\nnor: 2\n{}", http_bootstrap(port, DIRECT, &[]));
+    let flags = ["--allow-unknown-static-fields", "--config-yaml", &more];
+    let _gateway = Gateway::start_with(&bootstrap, &flags);
+    let told = Client::new(admin).get("/stats?filter=static_unknown_fields").text();
+    assert_eq!(told, "server.static_unknown_fields: 2\n");
+}
+
+#[test]
 fn the_log_has_the_format_and_place_that_flags_give_it() {
     let directory = Directory::new();
     let path = directory.0.join("log");

@@ -390,9 +390,17 @@ fn what_became_of_each_resource_is_shown() {
     let (control, port, admin) = (ControlPlane::start(), free_port(), free_port());
     let bootstrap = control.bootstrap("GRPC").replace(
         "static_resources:",
-        &format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\nstatic_resources:"),
+        &format!(
+            "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}
+stats_flush_interval: 0.1s
+static_resources:"
+        ),
     );
     let _gateway = serving_from(&control, &bootstrap, &upstream, port);
+    eventually("times of all four", || {
+        let told = Client::new(admin).get("/stats?filter=update_duration").text();
+        told.lines().count() == 4 && !told.contains("No recorded values")
+    });
     let bad = cluster("up").replace("type: EDS", "type: EDS, lb_policy: CLUSTER_PROVIDED");
     control.answer("2", "e", &[bad, cluster("more")]);
     assert_eq!(control.asked(), "ClusterLoadAssignment v1 nb [more,up]");

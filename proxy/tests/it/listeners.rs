@@ -320,3 +320,42 @@ fn a_client_that_does_not_read_bounds_what_is_taken_of_a_response() {
     host.write_all(head.as_bytes()).unwrap();
     assert!(fill(&mut host) < TOO_MUCH, "the client reads nothing, and yet all was taken of the response");
 }
+
+#[test]
+fn clients_that_leave_before_they_have_said_enough_are_counted() {
+    let (front, inspected, admin) = (free_port(), free_port(), free_port());
+    let filter = "    listener_filters: [{ name: p, typed_config: { '@type': \
+                  type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol } }]\n";
+    let chain: String = chain("{}", "s", OK).lines().map(|line| format!("    {line}\n")).collect();
+    let listener = |name: &str, port: u16, more: &str| {
+        let address = format!("{{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}");
+        format!("  - name: {name}\n    address: {address}\n{more}    filter_chains:\n{chain}")
+    };
+    let bootstrap = format!(
+        "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}
+static_resources:
+  listeners:
+{}{}",
+        listener("front", front, ""),
+        listener("inspected", inspected, filter)
+    );
+    let _gateway = Gateway::start(&bootstrap);
+    connect(front).write_all(b"GET / HT").unwrap();
+    drop(connect(inspected));
+    connect(inspected).write_all(b"PROX").unwrap();
+    // Neither an end nor an error to Envoy.
+    let mut reset = connect(inspected);
+    reset.write_all(b"PROX").unwrap();
+    socket2::SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(reset);
+    eventually("nobody is waited for", || {
+        Client::new(admin).get("/stats?filter=pre_cx_active").text().lines().all(|line| line.ends_with(": 0"))
+    });
+    for (filter, expected) in [
+        ("downstream_rq_http1_total", "http.t.downstream_rq_http1_total: 1".to_owned()),
+        ("destroy_remote_active", "http.t.downstream_cx_destroy_remote_active_rq: 1".to_owned()),
+        ("filter_remote_close", format!("listener.127.0.0.1_{inspected}.downstream_listener_filter_remote_close: 2")),
+    ] {
+        eventually(&expected, || Client::new(admin).get(&format!("/stats?filter={filter}")).text().contains(&expected));
+    }
+}

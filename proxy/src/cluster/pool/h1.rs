@@ -167,7 +167,6 @@ impl Pool {
 
     /// Takes a connection back after a request.
     fn give_back(self: &Arc<Self>, mut connection: Box<Connection>, reusable: bool) {
-        connection.open.busy = false;
         let http = &self.cluster.config().http;
         let worn = http.max_requests_per_connection.is_some_and(|most| connection.open.requests >= most);
         let old = connection.is_older_than(http.max_connection_duration, Instant::now());
@@ -252,8 +251,7 @@ fn dial(pool: &Arc<Pool>, permit: Permit) {
                 pool.hand_out(&mut state, connection);
             }
             Err(error) => {
-                drop(open);
-                let error = count_connect_failure(&pool.cluster, &pool.host, &error);
+                let error = count_connect_failure(&pool.cluster, &pool.host, &error, open);
                 state.waiters.fail(&error);
                 state.leave_if_empty();
             }
@@ -278,7 +276,8 @@ impl Lease {
 
     fn finish(mut self, reusable: bool) {
         self.active = None;
-        if let Some(connection) = self.connection.take() {
+        if let Some(mut connection) = self.connection.take() {
+            connection.open.busy = false;
             self.pool.give_back(connection, reusable);
             grow(&self.pool);
         }

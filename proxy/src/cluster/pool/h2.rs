@@ -250,8 +250,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
     let (transport, mut facts) = match connect::connect(&pool.cluster, &pool.host).await {
         Ok(connected) => connected,
         Err(error) => {
-            drop(open);
-            return Err(count_connect_failure(&pool.cluster, &pool.host, &error));
+            return Err(count_connect_failure(&pool.cluster, &pool.host, &error, open));
         }
     };
     facts.protocol = http::Version::HTTP_2;

@@ -430,8 +430,11 @@ fn connection_permit(cluster: &Arc<Cluster>, host: &Host, priority: RoutingPrior
     first.then(|| breakers.take(Resource::Connections))
 }
 
-/// Accounts for a failed connect.
-fn count_connect_failure(cluster: &Cluster, host: &Host, error: &ConnectError) -> PoolError {
+/// Accounts for a failed connect, and for the end of what was to become a connection.
+fn count_connect_failure(cluster: &Cluster, host: &Host, error: &ConnectError, mut open: Open) -> PoolError {
+    // A host that refuses has ended it, as in Envoy.
+    open.remote = matches!(error, ConnectError::Immediate(_) | ConnectError::Io(_));
+    drop(open);
     let traffic = &cluster.stats().traffic;
     host.state.count(HostCounter::ConnectFail);
     traffic.upstream_cx_connect_fail().inc();

@@ -49,10 +49,13 @@ pub(crate) async fn connect_tcp(
 ) -> Result<TcpLease, PoolError> {
     let permit = connection_permit(cluster, host, priority, false).ok_or(PoolError::Overflow)?;
     let pending = Pending::begin(cluster, host, priority).ok_or(PoolError::Overflow)?;
-    let mut open = Open::new(cluster, host, permit);
+    let open = Open::new(cluster, host, permit);
     let connected = connect::connect(cluster, host).await;
-    let (transport, mut facts) =
-        pending.settle(connected.map_err(|error| count_connect_failure(cluster, host, &error)))?;
+    let connected = match connected {
+        Ok(connected) => Ok((connected, open)),
+        Err(error) => Err(count_connect_failure(cluster, host, &error, open)),
+    };
+    let ((transport, mut facts), mut open) = pending.settle(connected)?;
     facts.shared = state.shared().map(Arc::new);
     // All of a connection is one request.
     (open.busy, open.requests) = (true, 1);

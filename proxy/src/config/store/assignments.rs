@@ -1,7 +1,7 @@
 //! Endpoints of EDS clusters, by service name.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use prost::Message;
 use tidegate_filters::context::Needs;
@@ -88,6 +88,11 @@ impl Store {
     /// Counts what became of an update of this service's endpoints.
     pub(crate) fn count_assignment(&self, service: &str, update: &Update, now: SystemTime) {
         self.services.users(service).iter().for_each(|cluster| cluster.stats().count_update(update, now));
+    }
+
+    /// An update of this service's endpoints took so long to take in.
+    pub(crate) fn assignment_took(&self, service: &str, time: Duration) {
+        self.services.users(service).iter().for_each(|cluster| cluster.stats().update_took(time));
     }
 
     /// The endpoints of this service are asked for.

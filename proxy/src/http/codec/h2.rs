@@ -140,7 +140,7 @@ pub(crate) fn open(
         Body::Empty
     } else {
         let bytes = counted.as_ref().map(|counted| Arc::clone(&counted.bytes));
-        Body::stream(RequestBody { receiving, data_done: false, bytes })
+        Body::stream(RequestBody { receiving, data_done: false, bytes, stats: stats.clone() })
     };
     let stream = Stream {
         counted,
@@ -455,6 +455,7 @@ struct RequestBody {
     data_done: bool,
     /// Where its bytes are counted, if anybody asks.
     bytes: Option<Arc<WireBytes>>,
+    stats: Http2CodecStats,
 }
 
 impl http_body::Body for RequestBody {
@@ -478,6 +479,7 @@ impl http_body::Body for RequestBody {
         }
         match ready!(self.receiving.poll_trailers(cx)) {
             Ok(Some(mut trailers)) => {
+                self.stats.trailers().inc();
                 if let Some(bytes) = &self.bytes {
                     bytes.add_received_fields(fields_bytes(&trailers) as u64);
                 }

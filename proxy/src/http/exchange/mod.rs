@@ -25,7 +25,7 @@ pub(crate) use self::account::count_informational;
 use self::chain::Stop;
 use self::interrupt::{Interrupt, bad_body};
 use super::access_logs::Periodic;
-use super::downstream::Downstream;
+use super::downstream::{Downstream, Gone};
 use super::limits::Limits;
 use super::local_reply;
 use super::options::{FilterSlot, HttpConnectionManager};
@@ -225,6 +225,13 @@ pub(crate) async fn reply_to_bad_request<D: Downstream>(
     let timers = exchange.timers();
     down.close_after();
     exchange.send(produced, timers, down).await
+}
+
+/// Accounts for a client that left within the head of a request.
+pub(crate) fn note_part_of_head(connection: &Arc<Connection>) {
+    let limits = Limits::of(&connection.hcm);
+    let exchange = Exchange::undecoded(connection, &limits, Version::HTTP_11);
+    exchange.abandon(Gone::Closed, None);
 }
 
 /// Accounts for an HTTP/2 stream whose head was refused; it has been reset.

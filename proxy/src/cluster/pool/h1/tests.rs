@@ -61,6 +61,31 @@ async fn a_connection_for_one_who_left_stays_in_the_pool() {
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_amid_a_request_is_counted_so() {
+    let pool = Arc::clone(&pool());
+    let traffic = &pool.cluster.stats().traffic;
+    let lease = || {
+        let (mut connection, _) = connection(&pool);
+        connection.open.busy = true;
+        pool.state.lock().active += 1;
+        let active = Active::begin(&pool.cluster, &pool.host, pool.priority);
+        Lease { connection: Some(connection), pool: Arc::clone(&pool), active }
+    };
+    // Its response was whole.
+    lease().finish(false);
+    assert_eq!(
+        (traffic.upstream_cx_destroy_local().value(), traffic.upstream_cx_destroy_with_active_rq().value()),
+        (1, 0)
+    );
+    drop(lease());
+    assert_eq!(
+        (traffic.upstream_cx_destroy_local().value(), traffic.upstream_cx_destroy_with_active_rq().value()),
+        (2, 1)
+    );
+    assert_eq!(traffic.upstream_cx_destroy_local_with_active_rq().value(), 1);
+}
+
+#[tokio::test]
 async fn a_free_connection_goes_to_whoever_waits_longest_and_still_does() {
     let pool = pool();
     let gone = pool.state.lock().waiters.join();

@@ -174,6 +174,11 @@ impl Server {
         Ok((decoded, Body::stream(body)))
     }
 
+    /// Whether a part of a head has come, and no whole one.
+    pub(crate) fn has_part_of_head(&self) -> bool {
+        self.reader.as_ref().is_some_and(|reader| !reader.buffer.is_empty())
+    }
+
     /// Tells a client that waits for it to send its body.
     pub(crate) fn send_continue(&mut self) {
         let line: &[u8] = match self.current.version {
