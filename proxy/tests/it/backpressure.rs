@@ -135,7 +135,9 @@ fn a_client_that_never_reads_the_rest_is_let_go_after_the_idle_timeout() {
         Answer::Bytes(response)
     });
     let port = free_port();
-    let manager = format!("{SAYS_WHEN_OVER}\n          common_http_protocol_options: {{ idle_timeout: 0.5s }}");
+    let manager = format!(
+        "{SAYS_WHEN_OVER}\n          common_http_protocol_options: {{ idle_timeout: 0.5s }}\n          drain_timeout: 0.2s"
+    );
     let bootstrap = http_bootstrap_with(port, &manager, ROUTES, &[("up", upstream.port)], "").replace(
         "    filter_chains:",
         &format!("    per_connection_buffer_limit_bytes: {}\n    filter_chains:", 2 * BYTES),

@@ -17,7 +17,6 @@ use crate::http::relay::{Cut, relay};
 use crate::http::response_headers;
 use crate::http::router::Served;
 use crate::http::timers::{Limit, Timers};
-use crate::listener::drain::Drain;
 
 /// How long a client may take for what is left of a response that was cut.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -184,37 +183,37 @@ impl Exchange<'_> {
 /// Waits until the client has the response. One that takes too long, or whose connection's time is over, goes without the
 /// rest of it; to everyone else the response was whole.
 async fn flush<D: Downstream>(down: &mut D, connection: &Connection, limit: Option<Duration>) -> Result<(), Gone> {
-    let hcm = &connection.hcm;
+    let http2 = down.version() == Version::HTTP_2;
     let mut waiting = None;
     let over = std::future::poll_fn(|cx| {
         if let Poll::Ready(flushed) = down.poll_flush(cx) {
-            return Poll::Ready(flushed.map(|()| None));
+            return Poll::Ready(flushed.map(|()| false));
         }
-        let waiting = waiting.get_or_insert_with(|| Box::pin(patience(limit, &connection.drain)));
-        waiting.as_mut().poll(cx).map(|over| Ok(Some(over)))
+        let waiting = waiting.get_or_insert_with(|| Box::pin(patience(limit, http2, connection)));
+        waiting.as_mut().poll(cx).map(|()| Ok(true))
     })
     .await?;
-    match over {
-        None => return Ok(()),
-        Some(Over::Limit) if down.version() == Version::HTTP_2 => hcm.codec_stats.http2().tx_flush_timeout().inc(),
-        Some(Over::Limit) => hcm.stats.downstream_cx_idle_timeout().inc(),
-        Some(Over::Cut) => {}
+    if over {
+        down.reset(ResetReason::Internal);
     }
-    down.reset(ResetReason::Internal);
     Ok(())
 }
 
-/// Why a client is not waited for any more.
-enum Over {
-    Limit,
-    /// The filter chain's time is over.
-    Cut,
-}
-
-async fn patience(limit: Option<Duration>, drain: &Drain) -> Over {
+/// Waits as long as a client may be waited for. Like Envoy, an HTTP/1 connection that was idle too long drains first.
+async fn patience(limit: Option<Duration>, http2: bool, connection: &Connection) {
+    let hcm = &connection.hcm;
+    let late = async {
+        sleep_or_never(limit.unwrap_or(Duration::MAX)).await;
+        if http2 {
+            hcm.codec_stats.http2().tx_flush_timeout().inc();
+        } else {
+            hcm.stats.downstream_cx_idle_timeout().inc();
+            tokio::time::sleep(hcm.timeouts.of_drain()).await;
+        }
+    };
     tokio::select! {
-        () = drain.until_cut() => Over::Cut,
-        () = sleep_or_never(limit.unwrap_or(Duration::MAX)) => Over::Limit,
+        () = connection.drain.until_cut() => {}
+        () = late => {}
     }
 }
 
