@@ -10,21 +10,19 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use parking_lot::Mutex;
 use tidegate_filters::http::{Body, ResponseHead};
-use tidegate_filters::metadata::FilterState;
 use tokio::io::{ReadHalf, WriteHalf};
 
 use self::body::ResponseBody;
 use super::connect;
 use super::h1_upload::Upload;
-use super::place;
+use super::place::{self, Content, Place};
 use super::preconnect::{self, Load};
 use super::{
     Active, Begun, ConnectionFacts, Open, POOLS, Pending, PoolError, Pump, StreamRequest, StreamReset, Waiters,
     connection_permit, count_connect_failure, ensure_sweeper,
 };
 use crate::cluster::Cluster;
-use crate::cluster::circuit_breaker::{Permit, RoutingPriority};
-use crate::cluster::host::Host;
+use crate::cluster::circuit_breaker::Permit;
 use crate::cluster::options::HttpProtocol;
 use crate::http::codec::CodecError;
 use crate::http::codec::h1::Framing;
@@ -77,52 +75,34 @@ impl Connection {
 }
 
 /// The connections of one worker to one host at one priority.
-pub(super) struct Pool {
-    cluster: Arc<Cluster>,
-    host: Arc<Host>,
-    priority: RoutingPriority,
-    state: Mutex<State>,
-}
+pub(super) type Pool = place::Pool<State>;
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     /// Boxed because they move between here, leases and bodies.
     #[expect(clippy::vec_box, reason = "a connection is moved far oftener than it is looked at here")]
     idle: Vec<Box<Connection>>,
     waiters: Waiters<Lease>,
     connecting: usize,
     active: usize,
-    /// There while there is anything in the pool.
-    place: Option<Permit>,
-    /// What whoever opened it shares with its connections.
-    shared: Option<Arc<FilterState>>,
+    place: Place,
 }
 
-impl State {
-    /// Gives the place back once nothing is left.
-    fn leave_if_empty(&mut self) {
-        if self.idle.is_empty() && self.active == 0 && self.connecting == 0 && self.waiters.len() == 0 {
-            self.place = None;
-        }
+impl Content for State {
+    fn is_empty(&mut self) -> bool {
+        self.idle.is_empty() && self.active == 0 && self.connecting == 0 && self.waiters.len() == 0
+    }
+
+    fn place(&mut self) -> &mut Place {
+        &mut self.place
     }
 }
 
 impl Pool {
-    /// Takes a place among the cluster's pools, unless it has one.
-    fn enter(&self, state: &FilterState) -> Result<(), PoolError> {
-        if self.state.lock().place.is_none() {
-            let place = place::take(&self.cluster, self.host.state.id, self.priority)?;
-            let shared = state.shared().map(Arc::new);
-            let mut state = self.state.lock();
-            (state.place, state.shared) = (Some(place), shared);
-        }
-        Ok(())
-    }
-
     /// Makes room for another pool if nobody needs this one now.
     pub(super) fn clear_if_at_rest(&self) -> bool {
         let mut state = self.state.lock();
-        let rests = state.place.is_some() && state.active == 0 && state.connecting == 0 && state.waiters.len() == 0;
+        let rests = state.place.is_taken() && state.active == 0 && state.connecting == 0 && state.waiters.len() == 0;
         if rests {
             state.idle.clear();
             state.leave_if_empty();
@@ -238,7 +218,7 @@ fn dial(pool: &Arc<Pool>, permit: Permit) {
         state.connecting -= 1;
         match connected {
             Ok((transport, mut facts)) => {
-                facts.shared.clone_from(&state.shared);
+                facts.shared.clone_from(&state.place.shared);
                 let (read, write) = tokio::io::split(transport);
                 let limit = pool.cluster.config().buffer_limit_bytes as usize;
                 let connection = Box::new(Connection {
@@ -311,16 +291,7 @@ impl Drop for Lease {
 fn pool_of(request: &StreamRequest<'_>) -> Arc<Pool> {
     POOLS.with_borrow_mut(|pools| {
         ensure_sweeper(pools);
-        let key = (request.host.state.id, request.priority);
-        let pool = pools.h1.entry(key).or_insert_with(|| {
-            Arc::new(Pool {
-                cluster: Arc::clone(request.cluster),
-                host: Arc::clone(request.host),
-                priority: request.priority,
-                state: Mutex::default(),
-            })
-        });
-        Arc::clone(pool)
+        Pool::of(request, &mut pools.h1)
     })
 }
 

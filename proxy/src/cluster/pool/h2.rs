@@ -12,22 +12,19 @@ use std::time::Instant;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use parking_lot::Mutex;
-use tidegate_filters::metadata::FilterState;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use self::offer::Offer;
 pub(crate) use self::stream::{Lease, send};
 use super::connect;
-use super::place;
+use super::place::{self, Content, Place};
 use super::preconnect::Load;
 use super::{
     Active, ConnectionFacts, Open, POOLS, Pending, PoolError, StreamRequest, Waiters, connection_permit,
     count_connect_failure, ensure_sweeper,
 };
 use crate::cluster::Cluster;
-use crate::cluster::circuit_breaker::{Permit, RoutingPriority};
-use crate::cluster::host::Host;
 use crate::cluster::options::HttpProtocol;
 use crate::http::codec::h2::list_limit;
 use crate::http::codec::keepalive;
@@ -90,50 +87,32 @@ impl Drop for Connection {
 }
 
 /// The connections of one worker to one host at one priority.
-pub(super) struct Pool {
-    cluster: Arc<Cluster>,
-    host: Arc<Host>,
-    priority: RoutingPriority,
-    state: Mutex<State>,
-}
+pub(super) type Pool = place::Pool<State>;
 
 #[derive(Default)]
-struct State {
+pub(super) struct State {
     connections: Vec<Arc<Connection>>,
     waiters: Waiters<Offer>,
     connecting: bool,
-    /// There while there is anything in the pool.
-    place: Option<Permit>,
-    /// What whoever opened it shares with its connections.
-    shared: Option<Arc<FilterState>>,
+    place: Place,
 }
 
-impl State {
-    /// Gives the place back once nothing is left.
-    fn leave_if_empty(&mut self) {
-        if self.connections.is_empty() && !self.connecting && self.waiters.len() == 0 {
-            self.place = None;
-        }
+impl Content for State {
+    fn is_empty(&mut self) -> bool {
+        self.connections.is_empty() && !self.connecting && self.waiters.len() == 0
+    }
+
+    fn place(&mut self) -> &mut Place {
+        &mut self.place
     }
 }
 
 impl Pool {
-    /// Takes a place among the cluster's pools, unless it has one.
-    fn enter(&self, state: &FilterState) -> Result<(), PoolError> {
-        if self.state.lock().place.is_none() {
-            let place = place::take(&self.cluster, self.host.state.id, self.priority)?;
-            let shared = state.shared().map(Arc::new);
-            let mut state = self.state.lock();
-            (state.place, state.shared) = (Some(place), shared);
-        }
-        Ok(())
-    }
-
     /// Makes room for another pool if nobody needs this one now.
     pub(super) fn clear_if_at_rest(&self) -> bool {
         let mut state = self.state.lock();
         let busy = state.connections.iter().any(|connection| connection.shared.active.load(Relaxed) > 0);
-        let rests = state.place.is_some() && !busy && !state.connecting && state.waiters.len() == 0;
+        let rests = state.place.is_taken() && !busy && !state.connecting && state.waiters.len() == 0;
         if rests {
             state.connections.clear();
             state.leave_if_empty();
@@ -254,7 +233,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
         }
     };
     facts.protocol = http::Version::HTTP_2;
-    facts.shared.clone_from(&pool.state.lock().shared);
+    facts.shared.clone_from(&pool.state.lock().place.shared);
     let settings = options(&pool.cluster);
     let (transport, meter) = Metered::new(transport, settings.floods, false);
     let handshake = h2::client::Builder::new()
@@ -345,16 +324,7 @@ fn options(cluster: &Cluster) -> Http2Options {
 fn pool_of(request: &StreamRequest<'_>) -> Arc<Pool> {
     POOLS.with_borrow_mut(|pools| {
         ensure_sweeper(pools);
-        let key = (request.host.state.id, request.priority);
-        let pool = pools.h2.entry(key).or_insert_with(|| {
-            Arc::new(Pool {
-                cluster: Arc::clone(request.cluster),
-                host: Arc::clone(request.host),
-                priority: request.priority,
-                state: Mutex::default(),
-            })
-        });
-        Arc::clone(pool)
+        Pool::of(request, &mut pools.h2)
     })
 }
 

@@ -13,7 +13,6 @@ mod preconnect;
 mod tcp;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,7 +26,7 @@ use tokio::sync::oneshot;
 
 use super::Cluster;
 use super::circuit_breaker::{Permit, Resource, RoutingPriority};
-use super::host::{Host, HostCounter, HostId, InFlight, OpenConnection, Waiting};
+use super::host::{Host, HostCounter, InFlight, OpenConnection, Waiting};
 use super::options::{HttpProtocol, NotPrepared};
 use crate::http::wire_bytes::WireBytes;
 
@@ -219,8 +218,8 @@ impl Stream {
 /// The pools of one worker.
 #[derive(Default)]
 struct Pools {
-    h1: HashMap<(HostId, RoutingPriority), Arc<h1::Pool>, ahash::RandomState>,
-    h2: HashMap<(HostId, RoutingPriority), Arc<h2::Pool>, ahash::RandomState>,
+    h1: place::Map<h1::State>,
+    h2: place::Map<h2::State>,
     sweeping: bool,
 }
 

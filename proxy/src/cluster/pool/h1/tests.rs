@@ -6,7 +6,7 @@ use tidegate_stats::Store;
 use tokio::net::UnixStream;
 
 use super::*;
-use crate::cluster::circuit_breaker::Resource;
+use crate::cluster::circuit_breaker::{Resource, RoutingPriority};
 use crate::cluster::host::HostState;
 use crate::config::cluster::testing::cluster as compiled;
 
@@ -120,7 +120,7 @@ async fn a_pool_has_a_place_while_there_is_anything_in_it() {
         state.set("k", std::sync::Arc::new(Text(text.to_owned())), false, Sharing::Once);
         state
     };
-    let shares = |pool: &Pool| pool.state.lock().shared.as_ref().and_then(|shared| shared.get("k")?.text());
+    let shares = |pool: &Pool| pool.state.lock().place.shared.as_ref().and_then(|shared| shared.get("k")?.text());
     pool.enter(&shared("first")).unwrap();
     pool.enter(&shared("second")).unwrap();
     assert_eq!(shares(&pool).as_deref(), Some("first"));

@@ -15,6 +15,7 @@ use tidegate_filters::http::{Body, RequestHead, ResponseHead};
 use super::body::ResponseBody;
 use super::{Connection, Pool, max_headers_bytes, options};
 use crate::cluster::pool::h2_upload::Upload;
+use crate::cluster::pool::place::Content;
 use crate::cluster::pool::{Active, Begun, ConnectionFacts, Pump, StreamRequest, StreamReset};
 use crate::http::codec::h2::{STATUS_BYTES, fields_bytes, request_bytes};
 use crate::http::codec::metered::CountedStream;

@@ -4,6 +4,7 @@ use tidegate_filters::runtime::NoRuntime;
 use tidegate_stats::Store;
 
 use super::*;
+use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::config::cluster::testing::cluster as compiled;
 
 const ONE_STREAM: &str = "{name: a, typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: \
