@@ -23,7 +23,8 @@ pub enum Defaults {
 /// What a compiled thing needs before it may serve.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Needs {
-    pub clusters: BTreeSet<String>,
+    /// Each with the field that names it.
+    pub clusters: BTreeMap<String, FieldPath>,
     pub route_configurations: BTreeMap<String, RouteSubscription>,
     pub endpoints: BTreeMap<String, ConfigSource>,
     pub secrets: BTreeSet<String>,

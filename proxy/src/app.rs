@@ -12,7 +12,7 @@ use tidegate_filters::stream_info::Address;
 use tidegate_stats::Scope;
 
 use crate::http::stats::RouterStats;
-use crate::listener::load::GlobalLoad;
+use crate::listener::load::{GlobalLimit, GlobalLoad};
 use crate::listener::{ListenAddress, Listener};
 use crate::services::ProxyServices;
 use crate::snapshot::Snapshot;
@@ -26,7 +26,7 @@ pub struct Shared {
     health_check_failing: AtomicBool,
     global_load: GlobalLoad,
     /// The overload manager's limit of connections.
-    global_limit: Option<u64>,
+    global_limit: Option<GlobalLimit>,
     services: Arc<ProxyServices>,
     /// `http.async-client.*`: of requests that the proxy makes by itself.
     own_requests: RouterStats,
@@ -37,7 +37,7 @@ impl Shared {
         runtime: Arc<dyn Runtime>,
         node_address: Option<IpAddr>,
         node_cluster: &str,
-        global_limit: Option<u64>,
+        limit: Option<u64>,
         stats: &Scope,
     ) -> Arc<Self> {
         Arc::new_cyclic(|shared| Self {
@@ -45,7 +45,7 @@ impl Shared {
             node_address,
             health_check_failing: AtomicBool::new(false),
             global_load: GlobalLoad::default(),
-            global_limit,
+            global_limit: limit.map(|limit| GlobalLimit::new(limit, stats)),
             services: Arc::new(ProxyServices {
                 shared: shared.clone(),
                 runtime: Arc::clone(&runtime),
@@ -90,8 +90,8 @@ impl Shared {
         &self.global_load
     }
 
-    pub(crate) fn global_limit(&self) -> Option<u64> {
-        self.global_limit
+    pub(crate) fn global_limit(&self) -> Option<&GlobalLimit> {
+        self.global_limit.as_ref()
     }
 
     pub(crate) fn set_health_check_failing(&self, failing: bool) {

@@ -10,6 +10,9 @@ use tidegate_xds::{FieldError, FieldPath};
 use crate::config::bootstrap::Bootstrap;
 use crate::server;
 
+/// As many mistakes as are read at most.
+const MOST_ERRORS: usize = 100;
+
 /// What `check` says.
 pub struct Report {
     pub text: String,
@@ -25,16 +28,22 @@ pub fn report(file: &Path, bootstrap: Result<Bootstrap, Vec<FieldError>>, defaul
     let refused = checked.is_err();
     match checked {
         Err(errors) => {
-            let mut errors = errors;
-            errors.sort_by_key(|error| error.location.map(|place| (place.line, place.column)));
-            for error in &errors {
+            for error in in_order(&errors) {
                 // Writing to a string cannot fail.
                 let _ = writeln!(text, "{name}{}: {}", line_of(error), plain(error));
             }
-            let _ =
-                writeln!(text, "{name}: refused, {} error{}", errors.len(), if errors.len() == 1 { "" } else { "s" });
+            let many = match errors.len() {
+                1 => "1 error".to_owned(),
+                // Reading stops there.
+                count @ MOST_ERRORS.. => format!("{count} errors or more"),
+                count => format!("{count} errors"),
+            };
+            let _ = writeln!(text, "{name}: refused, {many}");
         }
         Ok(bootstrap) => {
+            for warning in in_order(&bootstrap.warnings) {
+                let _ = writeln!(text, "{name}{}: warning: {}", line_of(warning), plain(warning));
+            }
             for (path, reason, more) in grouped(&bootstrap.without_effect) {
                 let others = if more == 0 { String::new() } else { format!(" (and {more} more like it)") };
                 let _ = writeln!(text, "{name}: without effect: {path}{others}: {reason}");
@@ -46,6 +55,13 @@ pub fn report(file: &Path, bootstrap: Result<Bootstrap, Vec<FieldError>>, defaul
         }
     }
     Report { text, refused }
+}
+
+/// In the order of the file.
+fn in_order(errors: &[FieldError]) -> Vec<&FieldError> {
+    let mut errors: Vec<_> = errors.iter().collect();
+    errors.sort_by_key(|error| error.location.map(|place| (place.line, place.column)));
+    errors
 }
 
 fn line_of(error: &FieldError) -> String {
@@ -105,10 +121,63 @@ mod tests {
     }
 
     #[test]
+    fn what_is_hardly_meant_is_warned_of() {
+        let report = said("admin: {}\nnode: {id: a}\nadmin: ~\n---\nmore: 1\n");
+        assert!(!report.refused);
+        assert_eq!(
+            report.text,
+            "a.yaml:1:1: warning: `admin` is set again below, which counts\n\
+             a.yaml:4:1: warning: only the first document of the text is read\na.yaml: OK\n"
+        );
+    }
+
+    #[test]
+    fn more_errors_than_are_read_are_not_counted() {
+        let clusters: String = (0..200).map(|at| format!("  - {{name: c{at}, typ: STATIC}}\n")).collect();
+        let report = said(&format!("static_resources:\n  clusters:\n{clusters}"));
+        assert!(report.text.ends_with("a.yaml: refused, 100 errors or more\n"), "{}", report.text);
+    }
+
+    #[test]
+    fn an_unknown_cluster_is_found_where_it_is_named() {
+        let yaml = "static_resources:
+  listeners:
+  - name: l
+    address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+    filter_chains:
+    - filters:
+      - name: h
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: h
+          http_filters:
+          - {name: r, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}
+          route_config:
+            virtual_hosts:
+            - name: v
+              domains: ['*']
+              routes:
+              - match: {prefix: /}
+                route: {cluster: wbe}
+  clusters:
+  - {name: web, connect_timeout: 1s}
+";
+        let report = said(yaml);
+        let place = "a.yaml:19:25: resource 'l': static_resources.listeners[0].";
+        assert!(report.text.starts_with(place), "{}", report.text);
+        assert!(report.text.contains("unknown cluster 'wbe'; did you mean 'web'?\n"), "{}", report.text);
+        let good = yaml.replace("wbe", "web");
+        assert!(!said(&good).refused, "{}", said(&good).text);
+        // A cluster that is wrong itself is the one mistake.
+        let report = said(&good.replace("connect_timeout: 1s", "type: EDS"));
+        assert!(report.text.ends_with("refused, 1 error\n"), "{}", report.text);
+    }
+
+    #[test]
     fn what_is_without_effect_is_told_once() {
-        let report = said("node: {metadata: {a: b}}\nfatal_actions: [{}]\nflags_path: /x\n");
+        let report = said("node: {metadata: {a: b}}\nperf_tracing_file_path: /x\n");
         assert!(!report.refused, "{}", report.text);
-        assert_eq!(report.text.matches("without effect: flags_path: ").count(), 1);
+        assert_eq!(report.text.matches("without effect: perf_tracing_file_path: ").count(), 1);
         assert!(report.text.ends_with("a.yaml: OK\n"));
         let path = |text: &str| without_indices(text);
         assert_eq!(path("clusters[3].hosts[12].a"), path("clusters[4].hosts[1].a"));

@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 
 use crate::admin::AdminState;
 use crate::admin::state::{
-    ClusterStatus, CommandLine, DrainListeners, HostCounts, HostHealth, HostStatus, Limits, ListenerStatus, LogLevel,
-    Memory, Rejected, ServerInfo, ServerState,
+    ClusterStatus, CommandLine, DrainListeners, HostHealth, HostStatus, ListenerStatus, LogLevel, Memory, Rejected,
+    ServerInfo, ServerState,
 };
 use crate::app::Shared;
 use crate::application_log;
@@ -27,7 +27,8 @@ use crate::config::admin::AdminOptions;
 use crate::config::store::{Entry, Kind, Ledger};
 use crate::listener::ListenAddress;
 use crate::runtime::Layers;
-use crate::stats::server::{Facts, ServerGauges};
+use crate::snapshot::Snapshot;
+use crate::stats::server::{Clusters, Facts, ServerGauges};
 
 /// What the admin interface asks of the server.
 #[derive(Debug)]
@@ -54,6 +55,8 @@ pub(crate) struct Process {
     pub(crate) admin: AdminOptions,
     /// `stats_flush_on_admin`
     pub(crate) flush_on_admin: bool,
+    /// `enable_deferred_cluster_creation`
+    pub(crate) defers_clusters: bool,
 }
 
 impl Process {
@@ -64,14 +67,24 @@ impl Process {
         Facts {
             state: self.server_state(),
             connections: connections.sum(),
-            clusters: snapshot.clusters.len() as u64,
+            clusters: self.clusters_taken_in(&snapshot),
             memory: Memory::read(),
         }
     }
 
+    fn clusters_taken_in(&self, snapshot: &Snapshot) -> Clusters {
+        let all = snapshot.clusters.len() as u64;
+        let used_by = |worker| {
+            let used = snapshot.clusters.values().filter(|cluster| cluster.stats().traffic.is_counted_by(worker));
+            used.count() as u64
+        };
+        let workers = 0..self.options.concurrency as usize;
+        Clusters { all, of_workers: self.defers_clusters.then(|| workers.map(used_by).collect()) }
+    }
+
     /// Brings all stats up to date.
     pub(crate) fn flush_stats(&self) {
-        crate::stats::server::flush(&self.stats, &self.gauges, self.facts(), Instant::now());
+        crate::stats::server::flush(&self.stats, &self.gauges, &self.facts(), Instant::now());
     }
 
     /// Every cluster, by name.
@@ -204,18 +217,12 @@ impl AdminState for Process {
 }
 
 fn cluster_status(status: &cluster::status::ClusterStatus) -> ClusterStatus {
-    let limits = |limits: &cluster::status::Limits| Limits {
-        max_connections: limits.max_connections,
-        max_pending_requests: limits.max_pending_requests,
-        max_requests: limits.max_requests,
-        max_retries: limits.max_retries,
-    };
     ClusterStatus {
         name: Arc::clone(&status.name),
         observability_name: Arc::clone(&status.observability_name),
         added_via_api: status.added_via_api,
         eds_service_name: status.eds_service_name.clone(),
-        limits: [limits(&status.limits[0].1), limits(&status.limits[1].1)],
+        limits: status.limits,
         outlier: None,
         hosts: status.hosts.iter().map(host_status).collect(),
     }
@@ -231,17 +238,7 @@ fn host_status(status: &cluster::status::HostStatus) -> HostStatus {
         priority: host.priority,
         canary: host.canary,
         health: HostHealth { discovered: host.health_status, ..HostHealth::default() },
-        counts: HostCounts {
-            connections_active: status.cx_active.into(),
-            connect_failures: status.cx_connect_fail,
-            connections: status.cx_total,
-            requests_active: status.rq_active.into(),
-            request_errors: status.rq_error,
-            requests_pending: status.rq_pending_active.into(),
-            request_successes: status.rq_success,
-            request_timeouts: status.rq_timeout,
-            requests: status.rq_total,
-        },
+        counts: status.counts,
         success_rate: None,
         local_origin_success_rate: None,
     }

@@ -88,6 +88,7 @@ pub fn validate(bootstrap: &Bootstrap, defaults: Defaults) -> Result<(), Vec<Fie
     let (mut store, _) = make_store(bootstrap, defaults, &stats, layers, None);
     let mut errors = load_static(bootstrap, &mut store);
     errors.extend(store.admin(&bootstrap.admin_message()).err());
+    errors.extend(bootstrap.open_outlier_event_log().err());
     bootstrap.place(&mut errors);
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
@@ -147,6 +148,9 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
     tidegate_filters::access_log::set_flush_interval(options.file_flush_interval);
     let min_kilobytes = usize::try_from(options.command_line.file_flush_min_size_kb).unwrap_or(usize::MAX);
     tidegate_filters::access_log::set_flush_min_size(min_kilobytes.saturating_mul(1 << 10));
+    for warning in std::mem::take(&mut bootstrap.warnings) {
+        tracing::warn!("{warning}");
+    }
     let stats = StatsStore::with_rules(std::mem::take(&mut bootstrap.stats_rules));
     let gauges = ServerGauges::new(&stats, options.concurrency, Instant::now());
     gauges.stats().static_unknown_fields().add(bootstrap.with_unknown_fields);
@@ -158,9 +162,14 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         make_store(&bootstrap, options.defaults, &stats, Arc::clone(&layers), options.node_address);
     let mut errors = load_static(&bootstrap, &mut store);
     let admin_options = store.admin(&bootstrap.admin_message()).map_err(|error| errors.push(error)).unwrap_or_default();
+    errors.extend(bootstrap.open_outlier_event_log().err());
     if !errors.is_empty() {
         bootstrap.place(&mut errors);
         return Err(StartError::Configuration(errors));
+    }
+    if bootstrap.drains_from_the_start() {
+        tracing::info!("starting server in drain mode");
+        shared.set_health_check_failing(true);
     }
     store.started = true;
     bootstrap.forget_static_resources();
@@ -192,6 +201,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
             asked: asking,
             admin: admin_options,
             flush_on_admin: bootstrap.stats_flush_interval.is_none(),
+            defers_clusters: bootstrap.defers_clusters(),
         }),
         asked,
         store,
@@ -307,7 +317,7 @@ impl Server {
     }
 
     fn note_bound(&self) {
-        *self.process.bound.lock() = self.manager.bound();
+        *self.process.bound.lock() = self.manager.addresses();
     }
 
     /// Follows files, finished resolutions and the admin interface until it is time to leave.

@@ -32,6 +32,8 @@ type Row = Box<[AtomicU64]>;
 /// Storage of a layout.
 pub struct Block {
     pub(crate) layout: &'static Layout,
+    /// Its names are not there before something is written.
+    deferred: bool,
     storage: OnceLock<Box<Storage>>,
 }
 
@@ -44,7 +46,21 @@ struct Storage {
 
 impl Block {
     pub(crate) fn new(layout: &'static Layout) -> Self {
-        Self { layout, storage: OnceLock::new() }
+        Self { layout, deferred: false, storage: OnceLock::new() }
+    }
+
+    pub(crate) fn deferred(layout: &'static Layout) -> Self {
+        Self { deferred: true, ..Self::new(layout) }
+    }
+
+    /// Whether readers see its names.
+    pub(crate) fn is_shown(&self) -> bool {
+        !self.deferred || self.storage.get().is_some()
+    }
+
+    /// Whether this worker (from 0) has counted anything here.
+    pub fn is_counted_by(&self, worker: usize) -> bool {
+        self.storage.get().and_then(|storage| storage.rows.get(worker + 1)).is_some_and(|row| row.get().is_some())
     }
 
     /// A block that no store lists: counts that are shown elsewhere.

@@ -38,13 +38,27 @@ macro_rules! stats_block {
 
         #[allow(dead_code, reason = "a block declares every name that Envoy shows")]
         impl $name {
-            $vis fn new(scope: &$crate::Scope) -> Self {
+            const LAYOUT: &'static $crate::Layout = {
                 static LAYOUT: $crate::Layout = $crate::Layout {
                     counters: &[$(stringify!($counter)),*],
                     gauges: &[$(stringify!($gauge)),*],
                     histograms: &[$((stringify!($histogram), $crate::Unit::$unit)),*],
                 };
-                Self(scope.block(&LAYOUT))
+                &LAYOUT
+            };
+
+            $vis fn new(scope: &$crate::Scope) -> Self {
+                Self(scope.block(Self::LAYOUT))
+            }
+
+            /// The same; where stats are deferred they are not there before the first of them is written.
+            $vis fn deferrable(scope: &$crate::Scope) -> Self {
+                Self(scope.deferrable_block(Self::LAYOUT))
+            }
+
+            /// Whether this worker (from 0) has counted anything here.
+            $vis fn is_counted_by(&self, worker: usize) -> bool {
+                self.0.is_counted_by(worker)
             }
 
             $crate::stats_block!(@methods $vis counter Counter 0usize; $($counter)*);

@@ -68,7 +68,7 @@ impl Store {
         let mut name = String::new();
         for members in self.scopes() {
             let lists = members.lists.lock();
-            for block in &lists.blocks {
+            for block in lists.blocks.iter().filter(|block| block.is_shown()) {
                 for (index, (own, unit)) in block.layout.histograms.iter().enumerate() {
                     take(members.name(own, &mut name), *unit, block.histogram_cell(index));
                 }
@@ -120,7 +120,7 @@ impl Store {
         };
         for members in self.scopes() {
             let lists = members.lists.lock();
-            for block in &lists.blocks {
+            for block in lists.blocks.iter().filter(|block| block.is_shown()) {
                 for (index, own) in kind.names(block).iter().enumerate() {
                     take(members.name(own, &mut name), kind.read(block, index));
                 }
@@ -184,7 +184,7 @@ impl Members {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats_block;
+    use crate::{Rules, stats_block};
 
     stats_block! {
         struct Sample {
@@ -243,6 +243,21 @@ mod tests {
         );
         identifier.set("istiod-1");
         assert_eq!(store.text_readouts_if(|_, _| true)[0].text, "istiod-1");
+    }
+
+    #[test]
+    fn deferred_stats_come_with_the_first_that_is_written() {
+        let store = Store::with_rules(Rules { defers: true, ..Rules::default() });
+        let scope = store.root().scope("x.");
+        let (sample, _other) = (Sample::deferrable(&scope), Sample::new(&store.root().scope("y.")));
+        assert_eq!(counters(&store), [("y.rq_error".into(), 0), ("y.rq_total".into(), 0)]);
+        assert_eq!((store.gauges().len(), store.histograms_if(|_, _| true).len()), (1, 1));
+        sample.cx_active().inc();
+        assert_eq!(counters(&store)[0], ("x.rq_error".into(), 0));
+        assert_eq!((store.gauges().len(), store.histograms_if(|_, _| true).len()), (2, 2));
+        let at_once = Store::new();
+        let _sample = Sample::deferrable(&at_once.root());
+        assert_eq!(at_once.counters().len(), 2);
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub struct Rules {
     pub shown: Shown,
     /// The first that matches a histogram's name gives its buckets.
     pub buckets: Vec<Buckets>,
+    /// `deferred_stat_options`: stats that may come late are not there before the first of them is written.
+    pub defers: bool,
 }
 
 /// `stats_matcher`: what it does not let through does not exist for readers.

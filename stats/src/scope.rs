@@ -99,10 +99,19 @@ impl Scope {
 
     /// Storage for a layout under this prefix; the same prefix and layout share one block.
     pub fn block(&self, layout: &'static Layout) -> BlockHandle {
+        self.block_or(layout, Block::new)
+    }
+
+    /// The same; where the rules defer stats, its names are not there before the first of them is written.
+    pub fn deferrable_block(&self, layout: &'static Layout) -> BlockHandle {
+        self.block_or(layout, if self.store.rules().defers { Block::deferred } else { Block::new })
+    }
+
+    fn block_or(&self, layout: &'static Layout, make: fn(&'static Layout) -> Block) -> BlockHandle {
         let mut lists = self.members.lists.lock();
         let known = lists.blocks.iter().find(|block| std::ptr::eq(block.layout, layout)).map(Arc::clone);
         let block = known.unwrap_or_else(|| {
-            let block = Arc::new(Block::new(layout));
+            let block = Arc::new(make(layout));
             lists.blocks.push(Arc::clone(&block));
             block
         });

@@ -15,7 +15,12 @@ pub(crate) struct Document {
     root: NodeId,
     /// What the text may be expanded to through its aliases.
     budget: usize,
+    /// What can be read, but is hardly meant so.
+    doubts: Vec<FieldError>,
 }
+
+/// More doubts about one text are not worth a line each.
+const MOST_DOUBTS: usize = 100;
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -42,7 +47,19 @@ pub(crate) struct Key {
 
 impl Document {
     pub(crate) fn new(source_bytes: usize) -> Self {
-        Self { nodes: Vec::new(), root: 0, budget: source_bytes.saturating_mul(16).saturating_add(16 << 20) }
+        let budget = source_bytes.saturating_mul(16).saturating_add(16 << 20);
+        Self { nodes: Vec::new(), root: 0, budget, doubts: Vec::new() }
+    }
+
+    /// Notes what is hardly meant so.
+    pub(crate) fn doubt(&mut self, at: Location, reason: String) {
+        if self.doubts.len() < MOST_DOUBTS {
+            self.doubts.push(FieldError::new(FieldPath::root(), reason).at(Some(at)));
+        }
+    }
+
+    pub(crate) fn take_doubts(&mut self) -> Vec<FieldError> {
+        std::mem::take(&mut self.doubts)
     }
 
     pub(crate) fn add(&mut self, location: Location, value: Value) -> NodeId {

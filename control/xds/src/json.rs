@@ -1,6 +1,8 @@
 //! JSON text to a `Document`, with what protobuf's legacy JSON lexer takes besides: single quotes, bare keys, trailing
 //! commas, raw control characters in strings. It must not know the schema.
 
+use std::collections::HashSet;
+
 use crate::{
     FieldError, FieldPath, Location,
     document::{Document, Key, MAX_DEPTH, NodeId, Value},
@@ -132,7 +134,16 @@ impl Lexer<'_> {
             entries.push((Key { name, location }, value));
             comma = self.take(b',');
         }
+        self.doubt_repeated(&entries);
         Ok(Value::Object(entries))
+    }
+
+    /// All of the keys that occur twice are read, one after the other.
+    fn doubt_repeated(&mut self, entries: &[(Key, NodeId)]) {
+        let mut seen = HashSet::with_capacity(entries.len());
+        for (key, _) in entries.iter().filter(|(key, _)| !seen.insert(&key.name)) {
+            self.document.doubt(key.location, format!("`{}` is set before, too", key.name));
+        }
     }
 
     fn bare_word(&mut self) -> Result<String, FieldError> {
@@ -246,6 +257,13 @@ mod tests {
     fn root(text: &str) -> Result<String, String> {
         let document = parse(text).map_err(|error| error.to_string())?;
         Ok(format!("{:?}", document.node(document.root()).value))
+    }
+
+    #[test]
+    fn keys_that_occur_twice_are_told() {
+        let mut document = parse("{\"a\": 1,\n 'a': 2}").unwrap();
+        let told: Vec<_> = document.take_doubts().iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["`a` is set before, too (line 2, column 2)"]);
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod wire;
 mod yaml;
 
 pub use audit::{Audit, Coverage, CoverageSource, audit};
-pub use decode::{Decoded, Format, UnknownFields, decode, merge, root_keys};
+pub use decode::{Decoded, Format, UnknownFields, decode, merge, nearest, root_keys};
 pub use document::SourceMap;
 /// Envoy's API as typed messages; those that it lacks are in [`protos`].
 pub use envoy_types::pb;

@@ -28,7 +28,7 @@ pub fn load<M: Message + Name + Default>(
     format: Format,
     unknown_fields: UnknownFields,
 ) -> Result<Loaded<M>, Vec<FieldError>> {
-    let Decoded { bytes, unknown, source } = decode(&M::full_name(), text, format, unknown_fields)?;
+    let Decoded { bytes, unknown, source, .. } = decode(&M::full_name(), text, format, unknown_fields)?;
     let message = load_bytes(&bytes).map_err(|mut errors| {
         source.place(&mut errors);
         errors

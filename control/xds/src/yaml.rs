@@ -3,7 +3,7 @@
 
 use std::{borrow::Cow, collections::HashMap};
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Tag};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, Tag};
 
 use crate::{
     FieldError, FieldPath, Location,
@@ -42,8 +42,25 @@ fn without_tab(text: &str, marker: &Marker) -> Option<String> {
 }
 
 fn syntax_error(error: &ScanError) -> FieldError {
-    failure(location(error.marker()), error.info())
+    let info = error.info();
+    let hint = HINTS.iter().find(|(part, _)| info.contains(part)).map(|(_, hint)| format!("; {hint}"));
+    failure(location(error.marker()), &format!("{info}{}", hint.unwrap_or_default()))
 }
+
+/// What is most likely wrong, by what the parser says of it.
+const HINTS: &[(&str, &str)] = &[
+    ("indentation in quoted scalar", "is the quote that begins here closed?"),
+    ("indentation in flow construct", "is each `{` and `[` before closed?"),
+    ("did not find expected ',' or", "is each `{` and `[` before closed?"),
+    ("did not find expected node content", "is each `{` and `[` before closed?"),
+    (
+        "mapping values are not allowed",
+        "is the line indented as those around it, and is text that holds `: ` in quotes?",
+    ),
+    ("did not find expected key", "is the line indented as those around it?"),
+    ("tab", "indent with spaces"),
+    ("unexpected character", "text that begins so must be in quotes"),
+];
 
 /// The outer result is the syntax, the inner one what is made of it.
 fn read(text: &str) -> Result<Result<Document, FieldError>, ScanError> {
@@ -53,6 +70,7 @@ fn read(text: &str) -> Result<Result<Document, FieldError>, ScanError> {
     while let Some(event) = parser.next_event() {
         let (event, span) = event?;
         if matches!(event, Event::DocumentEnd | Event::StreamEnd) {
+            builder.doubt_what_follows(&mut parser);
             break;
         }
         if let Err(error) = builder.event(event, location(&span.start)) {
@@ -138,6 +156,16 @@ impl Builder {
         Ok(())
     }
 
+    /// A second document is not read; it need not even be YAML.
+    fn doubt_what_follows<'a>(&mut self, mut rest: impl Iterator<Item = Result<(Event<'a>, Span), ScanError>>) {
+        while let Some(Ok((event, span))) = rest.next() {
+            if matches!(event, Event::DocumentStart(_)) {
+                self.document.doubt(location(&span.start), "only the first document of the text is read".to_owned());
+                return;
+            }
+        }
+    }
+
     /// The place for a key, if an object waits for one.
     fn awaited_key(&mut self) -> Option<&mut Option<PendingKey>> {
         match &mut self.open.last_mut()?.contents {
@@ -148,7 +176,7 @@ impl Builder {
 
     fn open(&mut self, anchor: usize, location: Location, contents: Contents) -> Result<(), FieldError> {
         if self.awaited_key().is_some() {
-            return Err(failure(location, "a list or object as a key"));
+            return Err(failure(location, "a list or object as a key; a template that was not filled in?"));
         }
         // Two more than a message may nest, so that `decode` names the field.
         if self.open.len() > MAX_DEPTH + 1 {
@@ -164,10 +192,32 @@ impl Builder {
         };
         let value = match contents {
             Contents::List(items) => Value::List(items),
-            Contents::Object { entries, .. } => Value::Object(last_of_each(entries)),
+            Contents::Object { entries, .. } => Value::Object(self.last_of_each(entries)),
         };
         let node = self.document.add(location, value);
         self.complete(node, anchor);
+    }
+
+    /// Of keys that occur twice the last counts.
+    fn last_of_each(&mut self, entries: Vec<(Key, NodeId)>) -> Vec<(Key, NodeId)> {
+        let mut last: HashMap<&str, usize> = HashMap::with_capacity(entries.len());
+        for (at, (key, _)) in entries.iter().enumerate() {
+            last.insert(&key.name, at);
+        }
+        if last.len() == entries.len() {
+            return entries;
+        }
+        let keep: Vec<bool> =
+            entries.iter().enumerate().map(|(at, (key, _))| last.get(key.name.as_str()) == Some(&at)).collect();
+        let mut kept = Vec::with_capacity(entries.len());
+        for (entry, keep) in entries.into_iter().zip(keep) {
+            let (key, _) = &entry;
+            match keep {
+                true => kept.push(entry),
+                false => self.document.doubt(key.location, format!("`{}` is set again below, which counts", key.name)),
+            }
+        }
+        kept
     }
 
     /// Puts a finished node where it belongs.
@@ -185,20 +235,6 @@ impl Builder {
             }
         }
     }
-}
-
-/// Of keys that occur twice the last counts.
-fn last_of_each(entries: Vec<(Key, NodeId)>) -> Vec<(Key, NodeId)> {
-    let mut last: HashMap<&str, usize> = HashMap::with_capacity(entries.len());
-    for (at, (key, _)) in entries.iter().enumerate() {
-        last.insert(&key.name, at);
-    }
-    if last.len() == entries.len() {
-        return entries;
-    }
-    let keep: Vec<bool> =
-        entries.iter().enumerate().map(|(at, (key, _))| last.get(key.name.as_str()) == Some(&at)).collect();
-    entries.into_iter().zip(keep).filter_map(|(entry, keep)| keep.then_some(entry)).collect()
 }
 
 /// What a scalar is: quoted ones are text, tags but `!` say nothing.
@@ -302,6 +338,38 @@ mod tests {
         let Value::Object(entries) = &document.node(document.root()).value else { panic!("no object") };
         assert_eq!(entries.len(), 1);
         assert_eq!(entries[0].0.location, Location { line: 2, column: 1 });
+    }
+
+    #[test]
+    fn what_does_not_count_is_told() {
+        let mut document = parse("a: 1\nb: {c: 1, c: 2}\na: 2\n---\n[b: \n").unwrap();
+        let told: Vec<_> = document.take_doubts().iter().map(ToString::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "`c` is set again below, which counts (line 2, column 5)",
+                "`a` is set again below, which counts (line 1, column 1)",
+                "only the first document of the text is read (line 4, column 1)",
+            ]
+        );
+        assert_eq!(parse("---\na: 1\n...\n").unwrap().take_doubts(), []);
+        assert_eq!(parse(&"a: 1\n".repeat(1000)).unwrap().take_doubts().len(), 100);
+    }
+
+    #[test]
+    fn what_is_likely_wrong_is_told() {
+        for (text, hint) in [
+            ("a: 'b\nc: d\n", "is the quote that begins here closed?"),
+            ("a: {b: c\nd: e\n", "is each `{` and `[` before closed?"),
+            ("a: b: c\n", "in quotes?"),
+            ("a:\n  b: 1\n c: 2\n", "is the line indented as those around it?"),
+            ("a:\n\tb: 1\n", "indent with spaces"),
+            ("a: @b\n", "text that begins so must be in quotes"),
+            ("a: {{ b }}\n", "a template that was not filled in?"),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(hint), "{text:?}: {error}");
+        }
     }
 
     #[test]

@@ -11,8 +11,9 @@ use super::Call;
 use super::json::Object;
 use super::number;
 use super::reply::Reply;
-use super::state::{ClusterStatus, HostCounts, HostHealth, HostStatus, Limits, OutlierStatus};
+use super::state::{ClusterStatus, HostHealth, HostStatus, OutlierStatus};
 use crate::cluster::host::HealthStatus;
+use crate::cluster::status::{HostCounts, Limits};
 
 pub(super) fn show(call: &Call<'_>) -> Reply {
     let mut clusters = call.state.clusters();

@@ -10,6 +10,7 @@ use tidegate_filters::stream_info::{Address, Locality};
 use tidegate_stats::Store;
 
 use crate::cluster::host::HealthStatus;
+use crate::cluster::status::{HostCounts, Limits};
 use crate::runtime::Layers;
 
 /// The process behind the admin interface. Methods are called off the runtime's threads and may take their time.
@@ -259,15 +260,6 @@ pub struct ClusterStatus {
     pub hosts: Vec<HostStatus>,
 }
 
-/// A priority's circuit breakers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    pub max_connections: u64,
-    pub max_pending_requests: u64,
-    pub max_requests: u64,
-    pub max_retries: u64,
-}
-
 /// What outlier detection computed last; `None` where there were too few hosts or requests.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct OutlierStatus {
@@ -290,20 +282,6 @@ pub struct HostStatus {
     pub counts: HostCounts,
     pub success_rate: Option<f64>,
     pub local_origin_success_rate: Option<f64>,
-}
-
-/// A host's numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct HostCounts {
-    pub connections_active: u64,
-    pub connect_failures: u64,
-    pub connections: u64,
-    pub requests_active: u64,
-    pub request_errors: u64,
-    pub requests_pending: u64,
-    pub request_successes: u64,
-    pub request_timeouts: u64,
-    pub requests: u64,
 }
 
 /// Why a host is not healthy, if it is not.

@@ -14,6 +14,7 @@ use super::reply::Reply;
 use super::state::*;
 use super::{AdminState, Call, answer};
 use crate::cluster::host::HealthStatus;
+use crate::cluster::status::{HostCounts, Limits};
 use crate::config::runtime::read_value;
 use crate::runtime::{Layer, LayerSource, Layers};
 

@@ -286,7 +286,7 @@ impl ClusterStats {
     pub fn new(root: &Scope, config: &ClusterConfig) -> Self {
         let scope = root.scope(&format!("cluster.{}.", config.observability_name().replace(':', "_")));
         Self {
-            traffic: TrafficStats::new(&scope),
+            traffic: TrafficStats::deferrable(&scope),
             balancing: BalancingStats::new(&scope),
             endpoints: EndpointStats::new(&scope),
             updates: UpdateStats::new(&scope),

@@ -16,7 +16,7 @@ pub struct ClusterStatus {
     pub eds_service_name: Option<Arc<str>>,
     pub added_via_api: bool,
     /// By routing priority, after runtime had its say.
-    pub limits: [(RoutingPriority, Limits); 2],
+    pub limits: [Limits; 2],
     pub hosts: Vec<HostStatus>,
 }
 
@@ -33,15 +33,21 @@ pub struct Limits {
 #[derive(Debug, Clone)]
 pub struct HostStatus {
     pub host: Arc<Host>,
-    pub cx_connect_fail: u64,
-    pub cx_total: u64,
-    pub rq_error: u64,
-    pub rq_success: u64,
-    pub rq_timeout: u64,
-    pub rq_total: u64,
-    pub cx_active: u32,
-    pub rq_active: u32,
-    pub rq_pending_active: u32,
+    pub counts: HostCounts,
+}
+
+/// A host's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HostCounts {
+    pub connections_active: u64,
+    pub connect_failures: u64,
+    pub connections: u64,
+    pub requests_active: u64,
+    pub request_errors: u64,
+    pub requests_pending: u64,
+    pub request_successes: u64,
+    pub request_timeouts: u64,
+    pub requests: u64,
 }
 
 impl Cluster {
@@ -56,7 +62,7 @@ impl Cluster {
                 _ => None,
             },
             added_via_api: config.added_via_api,
-            limits: RoutingPriority::ALL.map(|priority| (priority, self.limits(priority))),
+            limits: RoutingPriority::ALL.map(|priority| self.limits(priority)),
             hosts: self.hosts().hosts().map(HostStatus::of).collect(),
         }
     }
@@ -77,15 +83,17 @@ impl HostStatus {
         let state = &host.state;
         Self {
             host: Arc::clone(host),
-            cx_connect_fail: state.counted(HostCounter::ConnectFail),
-            cx_total: state.counted(HostCounter::Connections),
-            rq_error: state.counted(HostCounter::RequestError),
-            rq_success: state.counted(HostCounter::RequestSuccess),
-            rq_timeout: state.counted(HostCounter::RequestTimeout),
-            rq_total: state.counted(HostCounter::Requests),
-            cx_active: state.connections_active(),
-            rq_active: state.requests_active(),
-            rq_pending_active: state.requests_pending(),
+            counts: HostCounts {
+                connections_active: state.connections_active().into(),
+                connect_failures: state.counted(HostCounter::ConnectFail),
+                connections: state.counted(HostCounter::Connections),
+                requests_active: state.requests_active().into(),
+                request_errors: state.counted(HostCounter::RequestError),
+                requests_pending: state.requests_pending().into(),
+                request_successes: state.counted(HostCounter::RequestSuccess),
+                request_timeouts: state.counted(HostCounter::RequestTimeout),
+                requests: state.counted(HostCounter::Requests),
+            },
         }
     }
 }

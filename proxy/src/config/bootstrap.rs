@@ -9,7 +9,7 @@ use tidegate_xds::pb::envoy::config::cluster::v3::Cluster;
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener;
 use tidegate_xds::pb::envoy::config::listener::v3::filter::ConfigType;
-use tidegate_xds::{Audit, Coverage, FieldError, FieldPath, Format, SourceMap, UnknownFields};
+use tidegate_xds::{Audit, FieldError, FieldPath, Format, SourceMap, UnknownFields};
 
 use super::cluster::ClusterDefaults;
 use super::registry::Registry;
@@ -21,118 +21,6 @@ use crate::listener::{ListenAddress, SocketOption};
 use crate::runtime::{Layer, LayerSource};
 
 const BOOTSTRAP: &str = "envoy.config.bootstrap.v3.Bootstrap";
-
-/// What is compiled here.
-pub(crate) const COVERAGE: &[Coverage] = &[
-    Coverage {
-        message: BOOTSTRAP,
-        enforced: &[
-            "node",
-            "static_resources",
-            "dynamic_resources",
-            "admin",
-            "application_log_config",
-            "bootstrap_extensions",
-            "cluster_manager",
-            "dns_resolution_config",
-            "typed_dns_resolver_config",
-            "use_tcp_for_dns_lookups",
-            "stats_flush_on_admin",
-            "stats_flush_interval",
-            "layered_runtime",
-            "overload_manager",
-            "stats_config",
-            "stats_eviction_interval",
-            "stats_server_version_override",
-            "header_prefix",
-            "default_socket_interface",
-            "default_regex_engine",
-        ],
-        listed: &[
-            ("node_context_params", "told to control planes only, in xdstp names"),
-            ("flags_path", "the directory is Envoy's way to fail a start by hand, and nothing reads it here"),
-            ("watchdog", "there is no watchdog thread"),
-            ("watchdogs", "there is no watchdog thread"),
-            ("memory_allocator_manager", "there is no tcmalloc here"),
-            ("perf_tracing_file_path", "only builds with performance tracing write it"),
-            ("enable_worker_cpu_affinity", "where a worker runs shows in nothing but speed"),
-            ("deferred_stat_options", "storage of stats always is lazy here"),
-            ("fatal_actions", "they are run by the handler of a crash in native code, which there is none of"),
-            ("inline_headers", "names the headers that Envoy looks up by index; what is looked up is the same"),
-            ("grpc_async_client_manager_config", "services over gRPC are refused until they are built"),
-        ],
-    },
-    Coverage {
-        message: "envoy.config.bootstrap.v3.Bootstrap.StaticResources",
-        enforced: &["listeners", "clusters"],
-        listed: &[],
-    },
-    Coverage {
-        message: "envoy.config.bootstrap.v3.Bootstrap.DynamicResources",
-        enforced: &["lds_config", "cds_config", "ads_config"],
-        listed: &[],
-    },
-    Coverage {
-        message: "envoy.config.bootstrap.v3.Admin",
-        enforced: &["address", "access_log", "access_log_path", "allow_paths", "socket_options"],
-        listed: &[
-            ("profile_path", "there is no profiler to write there"),
-            ("ignore_global_conn_limit", "the admin interface is never limited"),
-        ],
-    },
-    Coverage {
-        message: "envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig",
-        enforced: &["log_format"],
-        listed: &[],
-    },
-    Coverage {
-        message: "envoy.config.bootstrap.v3.Bootstrap.ApplicationLogConfig.LogFormat",
-        enforced: &["json_format", "text_format"],
-        listed: &[],
-    },
-    Coverage {
-        message: "envoy.config.bootstrap.v3.ClusterManager",
-        enforced: &["upstream_bind_config"],
-        listed: &[
-            ("outlier_detection", "no cluster can ask for outlier detection yet, so there are no events to log"),
-            ("enable_deferred_cluster_creation", "when a worker makes room for a cluster shows in nothing but memory"),
-        ],
-    },
-    Coverage {
-        message: "envoy.extensions.bootstrap.internal_listener.v3.InternalListener",
-        enforced: &[],
-        listed: &[(
-            "buffer_size_kb",
-            "of internal connections, and internal listeners are refused until they are built",
-        )],
-    },
-    Coverage { message: "envoy.extensions.regex_engines.v3.GoogleRE2", enforced: &[], listed: &[] },
-    Coverage {
-        message: "envoy.extensions.network.socket_interface.v3.DefaultSocketInterface",
-        enforced: &[],
-        listed: &[],
-    },
-    Coverage {
-        message: "envoy.config.core.v3.Node",
-        enforced: &[
-            "id",
-            "cluster",
-            "locality",
-            "metadata",
-            "client_features",
-            "listening_addresses",
-            "dynamic_parameters",
-        ],
-        listed: &[
-            ("user_agent_name", "Envoy says its own to control planes, whatever is set"),
-            ("user_agent_version", "Envoy says its own to control planes, whatever is set"),
-            ("user_agent_build_version", "Envoy says its own to control planes, whatever is set"),
-            ("extensions", "Envoy says its own to control planes, whatever is set"),
-        ],
-    },
-    Coverage { message: "xds.core.v3.ContextParams", enforced: &["params"], listed: &[] },
-    Coverage { message: "envoy.config.core.v3.Locality", enforced: &["region", "zone", "sub_zone"], listed: &[] },
-];
 
 /// What the command line adds to a bootstrap.
 #[derive(Debug, Clone, Default)]
@@ -168,7 +56,8 @@ pub struct Bootstrap {
     pub(crate) connection_limit: Option<u64>,
     /// Known, set and without effect.
     pub without_effect: Vec<(FieldPath, &'static str)>,
-    pub warnings: Vec<String>,
+    /// What may be said and is hardly meant.
+    pub warnings: Vec<FieldError>,
     /// How many of the texts that it was read from had fields that nobody knows.
     pub(crate) with_unknown_fields: u64,
 }
@@ -200,16 +89,18 @@ impl Bootstrap {
     ) -> Result<Self, Vec<FieldError>> {
         let unknown = if overrides.allow_unknown_fields { UnknownFields::Collect } else { UnknownFields::Reject };
         let decoded = tidegate_xds::decode(BOOTSTRAP, text, format, unknown)?;
-        let mut bytes = decoded.bytes;
+        let (mut bytes, mut warnings) = (decoded.bytes, decoded.doubts);
         let mut with_unknown_fields = u64::from(!decoded.unknown.is_empty());
         if let Some(yaml) = &overrides.yaml {
             let over = tidegate_xds::decode(BOOTSTRAP, yaml.as_bytes(), Format::Yaml, unknown)
                 .map_err(|errors| in_resource("--config-yaml", errors))?;
             tidegate_xds::merge(&mut bytes, &over.bytes);
             with_unknown_fields += u64::from(!over.unknown.is_empty());
+            warnings.extend(in_resource("--config-yaml", over.doubts));
         }
-        let read = Self::from_bytes(registry, bytes, Some(decoded.source), overrides, defaults)?;
-        Ok(Self { with_unknown_fields, ..read })
+        let mut read = Self::from_bytes(registry, bytes, Some(decoded.source), overrides, defaults)?;
+        warnings.append(&mut read.warnings);
+        Ok(Self { with_unknown_fields, warnings, ..read })
     }
 
     /// Lets go of what was needed to load the static resources and to place errors in the file: several times the size of
@@ -241,12 +132,14 @@ impl Bootstrap {
             tidegate_xds::any::decode(&bytes, &FieldPath::root()).map_err(|error| place(vec![error]))?;
         let mut needs = Needs::default();
         let mut context = plain_context(&mut needs, defaults);
-        let node = node(&message, overrides);
+        let node = super::node::compile(message.node.as_ref(), overrides);
         let (admin, Dynamic { lds, cds, ads }) =
             compile_sources(&message, &mut context).map_err(|error| place(vec![error]))?;
         let cluster_defaults =
             ClusterDefaults::compile(&message, &node, &mut context).map_err(|error| place(vec![error]))?;
         let runtime_layers = match &message.layered_runtime {
+            // Where nothing is said of layers there is one to modify.
+            Some(layers) if layers.layers.is_empty() => vec![Layer { name: "".into(), source: LayerSource::Admin }],
             Some(layers) => context
                 .within("layered_runtime", |context| {
                     super::runtime::compile(layers, &node.cluster, ads.is_some(), context)
@@ -254,12 +147,14 @@ impl Bootstrap {
                 .map_err(|error| place(vec![error]))?,
             None => Vec::new(),
         };
-        let stats_rules = match &message.stats_config {
+        let mut stats_rules = match &message.stats_config {
             Some(config) => context
                 .within("stats_config", |context| super::stats::compile(config, context))
                 .map_err(|error| place(vec![error]))?,
             None => tidegate_stats::Rules::default(),
         };
+        stats_rules.defers =
+            message.deferred_stat_options.is_some_and(|options| options.enable_deferred_creation_stats);
         let connection_limit = match &message.overload_manager {
             Some(manager) => context
                 .within("overload_manager", |context| super::overload::compile(manager, context))
@@ -272,6 +167,7 @@ impl Bootstrap {
             _ => Some(message.stats_flush_interval.as_ref().map_or(Duration::from_secs(5), duration)),
         };
         plain::check(&message, stats_flush_interval, &context).map_err(|error| place(vec![error]))?;
+        let warnings = place(super::warnings::of(&message));
         Ok(Self {
             message,
             bytes,
@@ -289,25 +185,46 @@ impl Bootstrap {
             stats_rules,
             connection_limit,
             without_effect,
-            warnings: Vec::new(),
+            warnings,
             with_unknown_fields: 0,
         })
     }
 
     /// The node as `/server_info` shows it.
     pub(crate) fn node_json(&self) -> serde_json::Value {
-        tidegate_xds::to_json("envoy.config.core.v3.Node", &prost::Message::encode_to_vec(&self.node_message()))
+        super::node::json(&self.node_message())
     }
 
-    /// The node, the command line's words included.
+    /// The node as control planes are told.
     pub(crate) fn node_message(&self) -> core::Node {
-        let mut node = self.message.node.clone().unwrap_or_default();
-        node.id.clone_from(&self.node.id);
-        node.cluster.clone_from(&self.node.cluster);
-        if !self.node.zone.is_empty() {
-            node.locality.get_or_insert_default().zone.clone_from(&self.node.zone);
+        super::node::message(self.message.node.as_ref(), &self.node)
+    }
+
+    /// Whether the process begins as if health checks had been failed by hand: `flags_path` holds a file `drain`.
+    pub(crate) fn drains_from_the_start(&self) -> bool {
+        let flags = &self.message.flags_path;
+        !flags.is_empty() && PathBuf::from(flags).join("drain").exists()
+    }
+
+    /// Makes the file of outlier events. No cluster can eject hosts yet, so nothing is written; whoever waits for the file
+    /// finds it, as with Envoy.
+    pub(crate) fn open_outlier_event_log(&self) -> Result<(), FieldError> {
+        let manager = self.message.cluster_manager.as_ref();
+        let Some(detection) = manager.and_then(|manager| manager.outlier_detection.as_ref()) else { return Ok(()) };
+        let path = &detection.event_log_path;
+        if path.is_empty() {
+            return Ok(());
         }
-        node
+        let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        opened.map(drop).map_err(|cause| {
+            let field = FieldPath::root().field("cluster_manager").field("outlier_detection").field("event_log_path");
+            FieldError::new(field, format!("unable to open file '{path}': {cause}"))
+        })
+    }
+
+    /// Whether a worker takes a cluster in when it first uses it.
+    pub(crate) fn defers_clusters(&self) -> bool {
+        self.message.cluster_manager.as_ref().is_some_and(|manager| manager.enable_deferred_cluster_creation)
     }
 
     /// The clusters of control planes, each with the field that names it.
@@ -445,18 +362,6 @@ fn log_pattern(message: &proto::Bootstrap, context: &CompileContext<'_>) -> Resu
             let refused = |reason| context.error_at("application_log_config.log_format.json_format", reason);
             Pattern::json(&template).map(Some).map_err(refused)
         }
-    }
-}
-
-fn node(message: &proto::Bootstrap, overrides: &Overrides) -> Node {
-    let node = message.node.clone().unwrap_or_default();
-    let locality = node.locality.unwrap_or_default();
-    Node {
-        id: overrides.service_node.clone().unwrap_or(node.id),
-        cluster: overrides.service_cluster.clone().unwrap_or(node.cluster),
-        zone: overrides.service_zone.clone().unwrap_or(locality.zone),
-        region: locality.region,
-        sub_zone: locality.sub_zone,
     }
 }
 

@@ -29,6 +29,10 @@ pub(super) fn check(
     if !matches!(bootstrap.default_socket_interface.as_str(), "" | SOCKETS) {
         return unsupported("default_socket_interface");
     }
+    #[expect(deprecated, reason = "Envoy takes it, though not with its successor")]
+    if bootstrap.watchdog.is_some() && bootstrap.watchdogs.is_some() {
+        return Err(context.error_at("watchdog", "Only one of watchdog or watchdogs should be set!"));
+    }
     evictions(bootstrap, flush).map_err(|reason| context.error_at("stats_eviction_interval", reason))
 }
 
@@ -64,6 +68,16 @@ mod tests {
             let reason = refused(&format!("{{stats_eviction_interval: {bad}}}")).unwrap_or_default();
             assert!(reason.contains("stats_eviction_interval"), "{bad}: {reason}");
         }
+    }
+
+    #[test]
+    fn there_is_one_kind_of_watchdog_and_nothing_that_it_would_run() {
+        assert_eq!(refused("{watchdogs: {main_thread_watchdog: {miss_timeout: 1s}}}"), None);
+        assert_eq!(refused("{watchdog: {kill_timeout: 1s}}"), None);
+        assert!(refused("{watchdog: {}, watchdogs: {}}").is_some_and(|reason| reason.contains("Only one of watchdog")));
+        let action = "{actions: [{config: {name: a}, event: MISS}]}";
+        let reason = refused(&format!("{{watchdogs: {{worker_watchdog: {action}}}}}")).unwrap_or_default();
+        assert!(reason.contains("watchdogs.worker_watchdog.actions"), "{reason}");
     }
 
     #[test]

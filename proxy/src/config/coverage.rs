@@ -6,34 +6,36 @@ use std::collections::HashMap;
 use tidegate_filters::http::FilterFactory;
 use tidegate_xds::{Coverage, CoverageSource};
 
+/// What is compiled in this folder; each message stands in one of these.
+const OWN: [&[Coverage]; 15] = [
+    super::bootstrap_coverage::COVERAGE,
+    super::sources::COVERAGE,
+    super::cluster::COVERAGE,
+    super::http_coverage::COVERAGE,
+    super::listener::COVERAGE,
+    super::node::COVERAGE,
+    super::overload::COVERAGE,
+    super::route::COVERAGE,
+    super::router::COVERAGE,
+    super::runtime::COVERAGE,
+    super::scoped_routes::COVERAGE,
+    super::stats::COVERAGE,
+    super::tcp_proxy::COVERAGE,
+    super::upstream_filters::COVERAGE,
+    super::values::COVERAGE,
+];
+
 /// The coverage of all messages that this build understands.
 pub struct All(HashMap<&'static str, Coverage, ahash::RandomState>);
 
 impl All {
     /// All that acts with these HTTP filters.
     pub(super) fn of(http: &[&'static dyn FilterFactory]) -> Self {
-        let own: [&'static [Coverage]; 15] = [
-            super::bootstrap::COVERAGE,
-            super::sources::COVERAGE,
-            super::cluster::COVERAGE,
-            super::http_coverage::COVERAGE,
-            super::listener::COVERAGE,
-            super::overload::COVERAGE,
-            super::route::COVERAGE,
-            super::router::COVERAGE,
-            super::runtime::COVERAGE,
-            super::scoped_routes::COVERAGE,
-            super::stats::COVERAGE,
-            super::tcp_proxy::COVERAGE,
-            super::upstream_filters::COVERAGE,
-            super::values::COVERAGE,
-            super::cluster::SHARED_COVERAGE,
-        ];
         let http = http.iter().map(|factory| factory.coverage());
         let network = tidegate_filters::network::FACTORIES.iter().map(|factory| factory.coverage());
         let listener = tidegate_filters::listener::FACTORIES.iter().map(|factory| factory.coverage());
         // Those that own a message come before those that only hold it.
-        let shared: [&'static [Coverage]; 8] = [
+        let shared: [&'static [Coverage]; 7] = [
             tidegate_filters::access_log::COVERAGE,
             tidegate_filters::format::COVERAGE,
             tidegate_filters::http::header_options::COVERAGE,
@@ -41,9 +43,8 @@ impl All {
             tidegate_filters::listener::DISABLED_COVERAGE,
             tidegate_filters::matching::COVERAGE,
             tidegate_filters::runtime::COVERAGE,
-            super::cluster::SHARED_COVERAGE,
         ];
-        let groups = own.into_iter().chain(http).chain(network).chain(listener).chain(shared);
+        let groups = OWN.into_iter().chain(http).chain(network).chain(listener).chain(shared);
         let mut all: HashMap<&'static str, Coverage, ahash::RandomState> = HashMap::default();
         for coverage in groups.flatten() {
             all.entry(coverage.message).or_insert(*coverage);
@@ -64,6 +65,17 @@ impl CoverageSource for All {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    /// Of two the first would act and the other only seem to.
+    #[test]
+    fn a_message_stands_in_one_place() {
+        let mut seen = std::collections::HashSet::new();
+        let twice: Vec<_> =
+            OWN.into_iter().flatten().map(|of| of.message).filter(|message| !seen.insert(*message)).collect();
+        assert!(twice.is_empty(), "{twice:#?}");
+    }
+
     /// A field that acts must not be refused for what it holds.
     #[test]
     fn what_acts_may_be_set() {

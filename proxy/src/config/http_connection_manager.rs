@@ -183,12 +183,12 @@ fn filters(
         let last = index + 1 == filters.len();
         context.within_item(field, index, |context| {
             let config = match &filter.config_type {
-                Some(proto::http_filter::ConfigType::TypedConfig(config)) => config,
+                Some(proto::http_filter::ConfigType::TypedConfig(config)) if !config.type_url.is_empty() => config,
                 Some(proto::http_filter::ConfigType::ConfigDiscovery(_)) => {
                     let reason = "not supported yet: extension configuration discovery";
                     return Err(context.error_at("config_discovery", reason));
                 }
-                None => {
+                _ => {
                     return Err(context.error(format!(
                         "Didn't find a registered implementation for '{}' with type URL: ''",
                         filter.name

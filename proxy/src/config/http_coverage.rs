@@ -5,7 +5,7 @@ use tidegate_xds::Coverage;
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
 /// Why `max_outbound_frames` bounds nothing that is seen.
-pub(super) const NOTHING_QUEUES: &str =
+const NOTHING_QUEUES: &str =
     "frames do not queue up: nothing is read from a peer while it does not take what waits for it";
 
 /// What is compiled here.

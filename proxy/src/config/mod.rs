@@ -3,6 +3,7 @@
 
 pub(crate) mod admin;
 pub mod bootstrap;
+mod bootstrap_coverage;
 mod bootstrap_values;
 pub mod cluster;
 pub mod coverage;
@@ -12,6 +13,7 @@ pub(crate) mod http_connection_manager;
 mod http_coverage;
 pub(crate) mod inline_routes;
 pub(crate) mod listener;
+mod node;
 mod overload;
 pub mod registry;
 pub mod route;
@@ -25,6 +27,7 @@ pub(crate) mod tcp_proxy;
 pub(crate) mod unknown_fields;
 mod upstream_filters;
 pub(crate) mod values;
+mod warnings;
 
 use std::sync::Arc;
 
@@ -97,7 +100,7 @@ impl Compiler {
                 context.within("typed_config", |context| factory.compile(&config.value, context)).map(Some)
             }
             None if is_optional => Ok(None),
-            None => Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url))),
+            None => Err(context.error_at("typed_config", self.unsupported("an HTTP filter", &config.type_url))),
         }
     }
 
@@ -110,7 +113,16 @@ impl Compiler {
         let factories = tidegate_filters::network::FACTORIES;
         match factories.iter().find(|factory| name == Some(factory.message())) {
             Some(factory) => context.within("typed_config", |context| factory.compile(&config.value, context)),
-            None => Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url))),
+            None => Err(context.error_at("typed_config", self.unsupported("a network filter", &config.type_url))),
+        }
+    }
+
+    /// Why an extension of this type cannot stand where `what` is expected.
+    pub(crate) fn unsupported(&self, what: &str, type_url: &str) -> String {
+        let acts = |name: &&str| tidegate_xds::CoverageSource::of(self.registry.coverage(), name).is_some();
+        match any::type_name(type_url).filter(acts) {
+            Some(elsewhere) => format!("{elsewhere} is not {what}"),
+            None => format!("not supported yet: {type_url}"),
         }
     }
 

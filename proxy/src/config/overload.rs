@@ -15,13 +15,12 @@ pub(crate) const COVERAGE: &[Coverage] = &[
         enforced: &["resource_monitors"],
         listed: &[("refresh_interval", "connections are counted as they come, not now and then")],
     },
-    Coverage {
-        message: "envoy.config.overload.v3.ResourceMonitor",
-        enforced: &["typed_config"],
-        listed: &[("name", "monitors are found by the type of their configuration")],
-    },
+    Coverage { message: "envoy.config.overload.v3.ResourceMonitor", enforced: &["name", "typed_config"], listed: &[] },
     Coverage { message: CONNECTIONS, enforced: &["max_active_downstream_connections"], listed: &[] },
 ];
+
+/// The one name that this monitor may have.
+const MONITOR: &str = "envoy.resource_monitors.global_downstream_max_connections";
 
 /// How many downstream connections there may be at a time; `None` where no monitor says.
 pub(crate) fn compile(
@@ -37,6 +36,13 @@ pub(crate) fn compile(
             if any::type_name(&config.type_url) != Some(CONNECTIONS) {
                 return Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url)));
             }
+            if monitor.name != MONITOR {
+                let reason = format!(
+                    "Didn't find a registered implementation for '{}' with type URL: '{CONNECTIONS}': it must be named {MONITOR}",
+                    monitor.name
+                );
+                return Err(context.error_at("name", reason));
+            }
             if limit.is_some() {
                 return Err(context.error_at("name", format!("Duplicate resource monitor {}", monitor.name)));
             }
@@ -46,4 +52,29 @@ pub(crate) fn compile(
         })?;
     }
     Ok(limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_filters::context::Defaults;
+    use tidegate_xds::Format;
+
+    use super::{CONNECTIONS, MONITOR};
+    use crate::config::bootstrap::{Bootstrap, Overrides};
+
+    fn refused(names: &[&str]) -> Option<String> {
+        let config = format!("{{'@type': type.googleapis.com/{CONNECTIONS}, max_active_downstream_connections: 5}}");
+        let monitors: Vec<String> =
+            names.iter().map(|name| format!("{{name: {name}, typed_config: {config}}}")).collect();
+        let yaml = format!("{{overload_manager: {{resource_monitors: [{}]}}}}", monitors.join(", "));
+        let read = Bootstrap::read(yaml.as_bytes(), Format::Yaml, &Overrides::default(), Defaults::Envoy);
+        read.err().map(|errors| errors[0].to_string())
+    }
+
+    #[test]
+    fn the_monitor_has_one_name_and_stands_once() {
+        assert_eq!(refused(&[MONITOR]), None);
+        assert!(refused(&["mine"]).is_some_and(|reason| reason.contains("resource_monitors[0].name: Didn't find")));
+        assert!(refused(&[MONITOR, MONITOR]).is_some_and(|reason| reason.contains("[1].name: Duplicate")));
+    }
 }

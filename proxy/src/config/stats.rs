@@ -48,6 +48,7 @@ pub(crate) fn compile(config: &proto::StatsConfig, context: &mut CompileContext<
             None => Shown::All,
         },
         buckets: buckets(&config.histogram_bucket_settings, context)?,
+        defers: false,
     })
 }
 

@@ -103,6 +103,7 @@ pub(crate) fn compile(
     context: &mut CompileContext<'_>,
 ) -> Result<TcpProxy, FieldError> {
     let scope = compiler.stats.scope(&format!("tcp.{}.", config.stat_prefix.replace(':', "_")));
+    tlvs(config, context)?;
     let jitter = &config.max_downstream_connection_duration_jitter_percentage;
     Ok(TcpProxy {
         stats: TcpStats::new(&scope),
@@ -122,6 +123,19 @@ pub(crate) fn compile(
         access_logs: compiler.access_logs("access_log", &config.access_log, context)?,
         log_options: log_options(config, context)?,
     })
+}
+
+/// None is sent, but each must be one that could be.
+fn tlvs(config: &proto::TcpProxy, context: &CompileContext<'_>) -> Result<(), FieldError> {
+    for (index, tlv) in config.proxy_protocol_tlvs.iter().enumerate() {
+        let reason = match (tlv.value.is_empty(), tlv.format_string.is_some()) {
+            (true, false) => "Invalid TLV configuration: one of 'value' or 'format_string' must be set.",
+            (false, true) => "Invalid TLV configuration: only one of 'value' or 'format_string' may be set.",
+            _ => continue,
+        };
+        return Err(context.error_at(&format!("proxy_protocol_tlvs[{index}]"), reason));
+    }
+    Ok(())
 }
 
 fn clusters(config: &proto::TcpProxy, context: &CompileContext<'_>) -> Result<Vec<TcpCluster>, FieldError> {

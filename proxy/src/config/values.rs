@@ -18,8 +18,8 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     Coverage { message: "envoy.config.core.v3.Address", enforced: &["socket_address", "pipe"], listed: &[] },
     Coverage {
         message: "envoy.config.core.v3.SocketAddress",
-        enforced: &["address", "port_value", "ipv4_compat", "protocol"],
-        listed: &[("resolver_name", "only the system's resolver of addresses is known, by any name")],
+        enforced: &["address", "port_value", "ipv4_compat", "protocol", "resolver_name"],
+        listed: &[],
     },
     Coverage { message: "envoy.config.core.v3.Pipe", enforced: &["path", "mode"], listed: &[] },
     Coverage {
@@ -100,6 +100,9 @@ pub(crate) fn listen_address(
             Ok(ListenAddress::Ip { address, ipv4_compat: socket.ipv4_compat })
         }
         Some(core::address::Address::Pipe(pipe)) => {
+            if pipe.path.starts_with('@') && pipe.mode != 0 {
+                return Err(context.error_at("pipe.mode", "Cannot set mode for Abstract AF_UNIX sockets"));
+            }
             Ok(ListenAddress::Pipe { path: pipe.path.as_str().into(), mode: pipe.mode })
         }
         Some(core::address::Address::EnvoyInternalAddress(_)) => {
@@ -114,6 +117,10 @@ pub(crate) fn socket_address(
     socket: &core::SocketAddress,
     context: &CompileContext<'_>,
 ) -> Result<SocketAddr, FieldError> {
+    if !matches!(socket.resolver_name.as_str(), "" | "envoy.ip") {
+        let reason = format!("Unknown address resolver: {}", socket.resolver_name);
+        return Err(context.error_at("socket_address.resolver_name", reason));
+    }
     let reason = || format!("malformed IP address: {}", socket.address);
     let ip: IpAddr = socket.address.parse().map_err(|_| context.error_at("socket_address.address", reason()))?;
     match &socket.port_specifier {

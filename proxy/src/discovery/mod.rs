@@ -111,7 +111,7 @@ impl Discovery {
         };
         let mut discovery = Self {
             shared: Arc::clone(shared),
-            node: mux::node(bootstrap.node_message()),
+            node: bootstrap.node_message(),
             root: stats.root(),
             streams: Vec::new(),
             reports,

@@ -4,10 +4,8 @@ use std::time::Instant;
 
 use tidegate_control::client::{Delta, Handler, Interest, Sotw};
 use tidegate_filters::context::ControlPlane;
-use tidegate_xds::pb::envoy::config::core::v3::node::UserAgentVersionType;
-use tidegate_xds::pb::envoy::config::core::v3::{BuildVersion, Node};
+use tidegate_xds::pb::envoy::config::core::v3::Node;
 use tidegate_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use tidegate_xds::pb::envoy::r#type::v3::SemanticVersion;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::stream::{Event, Happened};
@@ -123,15 +121,4 @@ impl Mux {
             Self::Sotw(_, None) | Self::Delta(_, None) => {}
         }
     }
-}
-
-/// The node as control planes are told: what was configured, and that it speaks as Envoy 1.40 does.
-pub(super) fn node(mut node: Node) -> Node {
-    let version = SemanticVersion { major_number: 1, minor_number: 40, patch: 0 };
-    node.user_agent_name = "envoy".to_owned();
-    // What is set is not the proxy's own list, which it does not tell yet.
-    node.extensions.clear();
-    node.user_agent_version_type =
-        Some(UserAgentVersionType::UserAgentBuildVersion(BuildVersion { version: Some(version), metadata: None }));
-    node
 }

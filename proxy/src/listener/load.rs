@@ -7,10 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::Listener;
 use crate::app::Shared;
 use crate::stats::listener::WorkerListenerStats;
+use crate::stats::server::ConnectionMonitorStats;
 use crate::worker::{Command, Commands};
 
 /// The runtime key of the process's limit, which acts without an overload manager.
 const GLOBAL_LIMIT: &str = "overload.global_downstream_max_connections";
+
+/// What the stats of the overload manager's monitor are named below.
+const MONITOR: &str = "overload.envoy.resource_monitors.global_downstream_max_connections.";
 
 /// All connections of the process.
 #[derive(Debug, Default)]
@@ -19,6 +23,29 @@ pub(crate) struct GlobalLoad {
     accepted: AtomicU64,
     /// Without those.
     limited: AtomicU64,
+}
+
+/// The overload manager's limit of all connections.
+pub(crate) struct GlobalLimit {
+    connections: u64,
+    stats: ConnectionMonitorStats,
+}
+
+impl GlobalLimit {
+    pub(crate) fn new(connections: u64, stats: &tidegate_stats::Scope) -> Self {
+        let stats = ConnectionMonitorStats::new(&stats.verbatim(MONITOR));
+        stats.pressure().set(0);
+        Self { connections, stats }
+    }
+
+    /// Takes a place, or counts that there was none.
+    fn enter(&self, load: &GlobalLoad) -> Result<(), Refused> {
+        if take_below(&load.limited, self.connections) {
+            return Ok(());
+        }
+        self.stats.failed_updates().inc();
+        Err(Refused::Everywhere)
+    }
 }
 
 /// A listener's connections; it outlives changes of the listener.
@@ -84,9 +111,7 @@ impl Load {
         let global = shared.global_load();
         let limited = !listener.ignore_global_limit;
         if limited && let Some(limit) = shared.global_limit() {
-            if !take_below(&global.limited, limit) {
-                return Err(Refused::Everywhere);
-            }
+            limit.enter(global)?;
         } else {
             let limit = shared.runtime().integer(GLOBAL_LIMIT).filter(|_| limited);
             if limit.is_some_and(|limit| global.accepted.load(Relaxed) >= limit) {
@@ -152,6 +177,15 @@ mod tests {
             set(counts);
             assert_eq!(load.least_loaded(own), expected, "{counts:?} {own}");
         }
+    }
+
+    #[test]
+    fn what_the_limit_refuses_is_counted() {
+        let store = tidegate_stats::Store::new();
+        let (limit, load) = (GlobalLimit::new(1, &store.root()), GlobalLoad::default());
+        assert_eq!([limit.enter(&load), limit.enter(&load)], [Ok(()), Err(Refused::Everywhere)]);
+        let failed = store.counters().remove(0);
+        assert_eq!((failed.name, failed.value), (format!("{MONITOR}failed_updates"), 1));
     }
 
     #[test]

@@ -276,6 +276,21 @@ impl ListenerManager {
 
     /// Where each listener really listens, in the order in which they came.
     pub(crate) fn bound(&self) -> Vec<(Arc<str>, Vec<ListenAddress>)> {
+        self.in_order(|active| active.bound.iter().map(|bound| bound.address.clone()).collect())
+    }
+
+    /// The same, and the addresses that stand for listeners which do not bind.
+    pub(crate) fn addresses(&self) -> Vec<(Arc<str>, Vec<ListenAddress>)> {
+        self.in_order(|active| {
+            let listener = active.current.load();
+            match listener.bind_to_port {
+                true => active.bound.iter().map(|bound| bound.address.clone()).collect(),
+                false => listener.sockets.iter().map(|socket| socket.address.clone()).collect(),
+            }
+        })
+    }
+
+    fn in_order(&self, addresses: impl Fn(&Active) -> Vec<ListenAddress>) -> Vec<(Arc<str>, Vec<ListenAddress>)> {
         let mut all: Vec<_> = self.active.iter().collect();
         all.sort_unstable_by_key(|(_, active)| active.current.load().position);
         all.into_iter().map(|(name, active)| (Arc::clone(name), addresses(active))).collect()
@@ -284,10 +299,6 @@ impl ListenerManager {
 
 fn all_chains(listener: &Listener) -> impl Iterator<Item = &Arc<FilterChain>> {
     listener.chains.all.iter().chain(&listener.chains.default)
-}
-
-fn addresses(active: &Active) -> Vec<ListenAddress> {
-    active.bound.iter().map(|bound| bound.address.clone()).collect()
 }
 
 /// Binds one address for every worker.

@@ -68,6 +68,15 @@ stats_block! {
 }
 
 stats_block! {
+    /// `overload.<monitor of connections>.*`. Connections are counted as they come, which makes no pressure.
+    pub struct ConnectionMonitorStats {
+        counters { failed_updates }
+        gauges { pressure }
+        histograms {}
+    }
+}
+
+stats_block! {
     /// `envoy.overload_actions.reset_high_memory_stream.*`: no such action is built.
     pub struct ResetStreamStats {
         counters { count }
@@ -88,13 +97,21 @@ pub struct ServerGauges {
 }
 
 /// What changes about a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     pub state: ServerState,
     /// Open downstream connections.
     pub connections: u64,
-    pub clusters: u64,
+    pub clusters: Clusters,
     pub memory: Memory,
+}
+
+/// The clusters that a thread has taken in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clusters {
+    pub all: u64,
+    /// By worker, where each takes a cluster in when it first uses it; else every worker has all.
+    pub of_workers: Option<Vec<u64>>,
 }
 
 impl ServerGauges {
@@ -145,7 +162,7 @@ impl ServerGauges {
     }
 
     /// Brings the process' stats up to date.
-    pub fn update(&self, facts: Facts, now: Instant) {
+    pub fn update(&self, facts: &Facts, now: Instant) {
         self.stats.uptime().set(self.uptime(now).as_secs());
         self.stats.live().set(u64::from(facts.state == ServerState::Live));
         self.stats.state().set(match facts.state {
@@ -155,7 +172,12 @@ impl ServerGauges {
             ServerState::Initializing => 3,
         });
         self.stats.total_connections().set(facts.connections);
-        self.clusters.iter().for_each(|thread| thread.clusters_inflated().set(facts.clusters));
+        for (thread, stats) in self.clusters.iter().enumerate() {
+            // The main thread stands first.
+            let worker = thread.checked_sub(1);
+            let own = worker.and_then(|worker| facts.clusters.of_workers.as_ref()?.get(worker).copied());
+            stats.clusters_inflated().set(own.unwrap_or(facts.clusters.all));
+        }
         self.stats.parent_connections().set(0);
         self.stats.memory_allocated().set(facts.memory.allocated);
         self.stats.memory_heap_size().set(facts.memory.heap_size);
@@ -164,7 +186,7 @@ impl ServerGauges {
 }
 
 /// Brings all stats up to date: the process' own, then the histograms. Called every `stats_flush_interval`.
-pub fn flush(store: &Store, gauges: &ServerGauges, facts: Facts, now: Instant) {
+pub fn flush(store: &Store, gauges: &ServerGauges, facts: &Facts, now: Instant) {
     gauges.update(facts, now);
     gauges.stats.stats_recent_lookups().set(store.lookups().total());
     store.flush_histograms();
@@ -207,8 +229,9 @@ mod tests {
         let gauges = ServerGauges::new(&store, 2, start);
         gauges.initialized(start + Duration::from_millis(20));
         let memory = Memory { allocated: 1, heap_size: 2, physical: 3 };
-        let facts = Facts { state: ServerState::Draining, connections: 7, clusters: 3, memory };
-        flush(&store, &gauges, facts, start + Duration::from_secs(61));
+        let clusters = Clusters { all: 3, of_workers: None };
+        let mut facts = Facts { state: ServerState::Draining, connections: 7, clusters, memory };
+        flush(&store, &gauges, &facts, start + Duration::from_secs(61));
         let value = |name: &str| store.gauges().into_iter().find(|gauge| gauge.name == name).map(|gauge| gauge.value);
         for (name, expected) in [
             ("server.uptime", 61),
@@ -222,6 +245,13 @@ mod tests {
             ("server.days_until_first_cert_expiring", 4_294_967_295),
         ] {
             assert_eq!(value(name), Some(expected), "{name}");
+        }
+        facts.clusters.of_workers = Some(vec![0, 2]);
+        gauges.update(&facts, start);
+        for (thread, expected) in [("main_thread", 3), ("worker_0", 0), ("worker_1", 2)] {
+            let name = format!("thread_local_cluster_manager.{thread}.clusters_inflated");
+            let gauge = store.gauges().into_iter().find(|gauge| gauge.name == name);
+            assert_eq!(gauge.map(|gauge| gauge.value), Some(expected), "{name}");
         }
         let counters: Vec<_> = store.counters_if(|name, _| name.ends_with("watchdog_miss"));
         assert_eq!(counters.len(), 5);

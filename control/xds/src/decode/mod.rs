@@ -10,12 +10,13 @@ mod tests;
 mod well_known;
 
 use crate::{
-    FieldError, FieldPath,
+    FieldError, FieldPath, Location,
     document::{Document, SourceMap, Value},
     error::Trail,
     json, schema, yaml,
 };
 use encoder::Encoder;
+pub use suggest::nearest;
 
 /// How the text is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct Decoded {
     pub bytes: Vec<u8>,
     /// What [`UnknownFields::Collect`] left out.
     pub unknown: Vec<FieldError>,
+    /// What can be read, but is hardly meant so: keys that occur twice, documents that nobody reads.
+    pub doubts: Vec<FieldError>,
     /// Where each field stands in the text.
     pub source: SourceMap,
 }
@@ -67,13 +70,28 @@ pub fn decode(
 ) -> Result<Decoded, Vec<FieldError>> {
     let fail = |reason: String| vec![FieldError::new(FieldPath::root(), reason)];
     let schema = schema::message(message).ok_or_else(|| fail(format!("`{message}` is not a known message")))?;
-    let document = parse(text, format).map_err(|error| vec![error])?;
+    let mut document = parse(text, format).map_err(|error| vec![error])?;
 
     let mut encoder = Encoder::new(&document, unknown_fields);
     let mut bytes = Vec::new();
     encoder.message(schema, document.root(), &mut bytes, &Trail::ROOT, 0);
     let (errors, unknown) = encoder.finish();
-    if errors.is_empty() { Ok(Decoded { bytes, unknown, source: SourceMap::new(document) }) } else { Err(errors) }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let doubts = document.take_doubts();
+    Ok(Decoded { bytes, unknown, doubts, source: SourceMap::new(document) })
+}
+
+fn not_utf8(text: &[u8], good: usize) -> FieldError {
+    let before = text.get(..good).unwrap_or_default();
+    let start = before.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    let lines = before.iter().filter(|byte| **byte == b'\n').count();
+    let characters = before.iter().skip(start).filter(|byte| (**byte as i8) >= -0x40).count();
+    let location = Location { line: number(lines + 1), column: number(characters + 1) };
+    let reason = format!("not UTF-8 text (byte {good})");
+    FieldError::new(FieldPath::root(), reason).at(Some(location))
 }
 
 /// The keys of the object that the first document of `text` is, in their order; none where it is something else.
@@ -89,8 +107,7 @@ pub fn root_keys(text: &[u8], format: Format) -> Result<Vec<String>, FieldError>
 }
 
 fn parse(text: &[u8], format: Format) -> Result<Document, FieldError> {
-    let not_text = |error: std::str::Utf8Error| format!("not UTF-8 at byte {}", error.valid_up_to());
-    let text = std::str::from_utf8(text).map_err(|error| FieldError::new(FieldPath::root(), not_text(error)))?;
+    let text = std::str::from_utf8(text).map_err(|error| not_utf8(text, error.valid_up_to()))?;
     match format {
         Format::Yaml => yaml::parse(text),
         Format::Json => json::parse(text),

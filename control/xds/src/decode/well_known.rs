@@ -5,7 +5,7 @@ use crate::{
     any,
     decode::{
         encoder::{Encoder, Oneofs},
-        number,
+        number, suggest,
     },
     document::{Key, NodeId, Value},
     error::Trail,
@@ -54,7 +54,7 @@ impl Encoder<'_> {
         let name = any::type_name(url).ok_or_else(|| {
             format!("the type URL {url:?} needs a `/` before the type's name, such as type.googleapis.com/{url}")
         })?;
-        Ok((url, schema::message(name).ok_or_else(|| format!("unknown type {url:?}"))?))
+        Ok((url, schema::message(name).ok_or_else(|| suggest::unknown_type(url, name))?))
     }
 
     fn any_value(

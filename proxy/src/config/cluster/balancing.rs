@@ -15,10 +15,10 @@ use tidegate_xds::pb::envoy::extensions::load_balancing_policies::common::v3::{
 use tidegate_xds::pb::google::protobuf::{Any, UInt32Value, UInt64Value};
 use tidegate_xds::{FieldError, any, audit};
 
-use super::coverage;
 use super::subsets;
 use super::values::{self, whole_percent};
 use crate::cluster::lb::{Balancing, HashFunction, HashKey, HashOptions, LeastRequest, Maglev, Policy, RingHash};
+use crate::config::registry::Registry;
 
 const PREFIX: &str = "envoy.extensions.load_balancing_policies.";
 
@@ -130,7 +130,7 @@ fn typed_subset(proto: &typed::subset::v3::Subset, context: &mut CompileContext<
 }
 
 fn audit_policy(name: &str, config: &Any, context: &CompileContext<'_>) -> Result<(), FieldError> {
-    let found = audit(name, &config.value, &coverage::All);
+    let found = audit(name, &config.value, Registry::built_in().coverage());
     match found.unsupported.into_iter().next() {
         Some(error) => Err(error.under(&context.path).in_resource(context.resource)),
         None => Ok(()),

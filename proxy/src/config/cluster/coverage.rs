@@ -1,6 +1,6 @@
 //! Which fields of cluster messages act. It must not know how.
 
-use tidegate_xds::{Coverage, CoverageSource};
+use tidegate_xds::Coverage;
 
 const NO_HEALTH_CHECKS: &str = "acts only with active health checks or outlier detection, which are refused";
 const NO_LOCAL_CLUSTER: &str = "acts only where the bootstrap names a local cluster, which is refused";
@@ -8,24 +8,10 @@ const NO_ORIGINAL_DST: &str = "acts only on ORIGINAL_DST clusters, which are ref
 const NO_SLOW_START: &str = "acts only with a slow start window, which is refused";
 const NO_TLS: &str = "acts only with TLS to hosts, which is refused";
 const NOT_IN_ENVOY: &str = "Envoy does not implement it";
-const SERVER_ONLY: &str = "acts only on connections from clients";
 const SOCKET_PER_QUERY: &str = "every query has a socket of its own";
 
 /// Messages that are looked into only once one of their alternatives is chosen.
 pub const OPAQUE: &[&str] = &["envoy.config.cluster.v3.LoadBalancingPolicy"];
-
-/// Both lists below.
-pub(super) struct All;
-
-impl CoverageSource for All {
-    fn of(&self, message: &str) -> Option<&Coverage> {
-        COVERAGE.iter().chain(SHARED_COVERAGE).find(|coverage| coverage.message == message)
-    }
-
-    fn opaque(&self, message: &str) -> bool {
-        OPAQUE.contains(&message)
-    }
-}
 
 /// The fields of every message that this folder compiles.
 pub const COVERAGE: &[Coverage] = &[
@@ -267,11 +253,6 @@ pub const COVERAGE: &[Coverage] = &[
         listed: &[],
     },
     Coverage {
-        message: "envoy.config.core.v3.TcpKeepalive",
-        enforced: &["keepalive_probes", "keepalive_time", "keepalive_interval"],
-        listed: &[],
-    },
-    Coverage {
         message: "envoy.config.core.v3.UpstreamHttpProtocolOptions",
         enforced: &[],
         listed: &[("auto_sni", NO_TLS), ("auto_san_validation", NO_TLS), ("override_auto_sni_header", NO_TLS)],
@@ -306,7 +287,6 @@ pub const COVERAGE: &[Coverage] = &[
         enforced: &["http_protocol_options", "http2_protocol_options"],
         listed: &[],
     },
-    Coverage { message: "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer", enforced: &[], listed: &[] },
     Coverage {
         message: "envoy.extensions.upstreams.http.generic.v3.GenericConnectionPoolProto",
         enforced: &[],
@@ -460,114 +440,15 @@ pub const COVERAGE: &[Coverage] = &[
         enforced: &["keys", "single_host_per_subset", "fallback_policy", "fallback_keys_subset"],
         listed: &[],
     },
-];
-
-/// Messages that other folders compile too.
-pub const SHARED_COVERAGE: &[Coverage] = &[
     Coverage { message: "envoy.type.v3.Percent", enforced: &["value"], listed: &[] },
-    Coverage { message: "envoy.type.v3.FractionalPercent", enforced: &["numerator", "denominator"], listed: &[] },
-    Coverage {
-        message: "envoy.config.core.v3.Address",
-        enforced: &["socket_address", "pipe", "envoy_internal_address"],
-        listed: &[],
-    },
-    Coverage {
-        message: "envoy.config.core.v3.SocketAddress",
-        enforced: &["protocol", "address", "port_value", "named_port", "resolver_name", "ipv4_compat"],
-        listed: &[],
-    },
-    Coverage { message: "envoy.config.core.v3.Pipe", enforced: &["path", "mode"], listed: &[] },
-    Coverage {
-        message: "envoy.config.core.v3.Metadata",
-        enforced: &["filter_metadata"],
-        listed: &[(
-            "typed_filter_metadata",
-            "is read only by extensions that ask for its type, of which there are none",
-        )],
-    },
-    Coverage { message: "envoy.config.core.v3.Locality", enforced: &["region", "zone", "sub_zone"], listed: &[] },
     Coverage {
         message: "envoy.config.core.v3.RuntimeDouble",
         enforced: &["default_value", "runtime_key"],
         listed: &[],
     },
     Coverage {
-        message: "envoy.config.core.v3.TypedExtensionConfig",
-        enforced: &["typed_config"],
-        listed: &[("name", "an extension is found by the type of its configuration")],
-    },
-    Coverage {
-        message: "envoy.config.core.v3.TransportSocket",
-        enforced: &["typed_config"],
-        listed: &[("name", "an extension is found by the type of its configuration")],
-    },
-    Coverage {
-        message: "envoy.config.core.v3.HttpProtocolOptions",
-        enforced: &[
-            "idle_timeout",
-            "max_connection_duration",
-            "max_headers_count",
-            "max_response_headers_kb",
-            "max_stream_duration",
-            "headers_with_underscores_action",
-            "max_requests_per_connection",
-        ],
-        listed: &[],
-    },
-    Coverage {
-        message: "envoy.config.core.v3.Http1ProtocolOptions",
-        enforced: &[
-            "allow_absolute_url",
-            "accept_http_10",
-            "default_host_for_http_10",
-            "header_key_format",
-            "enable_trailers",
-            "allow_chunked_length",
-            "send_fully_qualified_url",
-        ],
-        listed: &[
-            ("use_balsa_parser", "there is one parser"),
-            ("ignore_http_11_upgrade", "acts on requests that are read"),
-        ],
-    },
-    Coverage {
-        message: "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat",
-        enforced: &["proper_case_words", "stateful_formatter"],
-        listed: &[],
-    },
-    Coverage {
-        message: "envoy.config.core.v3.Http1ProtocolOptions.HeaderKeyFormat.ProperCaseWords",
-        enforced: &[],
-        listed: &[],
-    },
-    Coverage {
         message: "envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig",
         enforced: &["forward_reason_phrase", "formatter_type_on_envoy_headers"],
-        listed: &[],
-    },
-    Coverage {
-        message: "envoy.config.core.v3.Http2ProtocolOptions",
-        enforced: &[
-            "hpack_table_size",
-            "max_concurrent_streams",
-            "initial_stream_window_size",
-            "initial_connection_window_size",
-            "allow_connect",
-            "connection_keepalive",
-            "max_outbound_control_frames",
-            "max_consecutive_inbound_frames_with_empty_payload",
-            "max_inbound_priority_frames_per_stream",
-            "max_inbound_window_update_frames_per_data_frame_sent",
-        ],
-        listed: &[
-            ("stream_reset_burst", SERVER_ONLY),
-            ("stream_reset_rate", SERVER_ONLY),
-            ("max_outbound_frames", super::super::http_coverage::NOTHING_QUEUES),
-        ],
-    },
-    Coverage {
-        message: "envoy.config.core.v3.KeepaliveSettings",
-        enforced: &["interval", "interval_jitter", "timeout", "connection_idle_interval"],
         listed: &[],
     },
 ];
@@ -578,12 +459,7 @@ mod tests {
 
     #[test]
     fn what_is_declared_exists() {
-        let all = || COVERAGE.iter().chain(SHARED_COVERAGE);
-        let mistakes: Vec<_> = all().flat_map(Coverage::mistakes).collect();
+        let mistakes: Vec<_> = COVERAGE.iter().flat_map(Coverage::mistakes).collect();
         assert_eq!(mistakes, Vec::<String>::new());
-        let mut names: Vec<_> = all().map(|coverage| coverage.message).collect();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), all().count());
     }
 }

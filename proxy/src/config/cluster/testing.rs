@@ -5,14 +5,15 @@ use tidegate_stats::Store;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster;
 use tidegate_xds::{FieldError, FieldPath, Format, UnknownFields, any, audit, decode, validate};
 
-use super::{ClusterDefaults, Compiled, compile, coverage};
+use super::{ClusterDefaults, Compiled, compile};
+use crate::config::registry::Registry;
 
 const CLUSTER: &str = "envoy.config.cluster.v3.Cluster";
 
 /// Runs all stages on a cluster in YAML; the first error is what is told.
 pub(crate) fn try_cluster(text: &str) -> Result<Compiled, FieldError> {
     let bytes = decoded(text)?;
-    match audit(CLUSTER, &bytes, &coverage::All).unsupported.into_iter().next() {
+    match audit(CLUSTER, &bytes, Registry::built_in().coverage()).unsupported.into_iter().next() {
         Some(error) => Err(error),
         None => compile_text(text),
     }

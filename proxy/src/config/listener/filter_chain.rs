@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tidegate_filters::context::CompileContext;
 use tidegate_filters::matching::cidr::Cidr;
 use tidegate_filters::matching::{Inputs, Matcher};
+use tidegate_filters::network::FACTORIES;
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::config::listener::v3 as proto;
 use tidegate_xds::pb::google::protobuf::Any;
@@ -20,6 +21,14 @@ use crate::http::stats::ListenerHttpStats;
 use crate::listener::drain::Drain;
 use crate::listener::filter_chain::{ChainMatcher, SourceType};
 use crate::listener::{ChainMatch, FilterChain, FilterChains, Listener, Terminal};
+
+const HTTP: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const ECHO: &str = "envoy.extensions.filters.network.echo.v3.Echo";
+const DIRECT_RESPONSE: &str = "envoy.extensions.filters.network.direct_response.v3.Config";
+
+/// What ends a chain.
+const TERMINAL: [&str; 4] = [HTTP, TCP_PROXY, ECHO, DIRECT_RESPONSE];
 
 /// Compiles all chains of a listener, with what chooses among them.
 pub(super) fn compile_all(
@@ -195,11 +204,25 @@ fn compile_filters(
     for (index, filter) in before.iter().enumerate() {
         compiled.push(context.within_item("filters", index, |context| {
             let config = typed_config(filter, context)?;
+            if let Some(kind) = any::type_name(&config.type_url).filter(|kind| TERMINAL.contains(kind)) {
+                return Err(context.error(format!(
+                    "terminal filter named {} of type {kind} must be the last filter in a network filter chain.",
+                    filter.name
+                )));
+            }
             around.compiler.network_filter(config, context)
         })?);
     }
     let terminal = context.within_item("filters", before.len(), |context| {
         let config = typed_config(last, context)?;
+        let name = any::type_name(&config.type_url);
+        if let Some(factory) = FACTORIES.iter().find(|factory| name == Some(factory.message())) {
+            return Err(context.error(format!(
+                "non-terminal filter named {} of type {} is the last filter in a network filter chain.",
+                last.name,
+                factory.message()
+            )));
+        }
         context.within("typed_config", |context| terminal(around, config, context))
     })?;
     Ok((compiled, terminal))
@@ -222,19 +245,19 @@ fn terminal(around: &Around<'_>, config: &Any, context: &mut CompileContext<'_>)
     let Around { compiler, scope, .. } = around;
     use tidegate_xds::pb::envoy::extensions::filters::network as filters;
     match any::type_name(&config.type_url) {
-        Some("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager") => {
+        Some(HTTP) => {
             let config = any::unpack(config, &context.path)?;
             let hcm = http_connection_manager::compile(compiler, &config, context)?;
             let stats =
                 ListenerHttpStats::new(&scope.scope(&format!("http.{}.", config.stat_prefix.replace(':', "_"))));
             Ok(Terminal::Http(Arc::new(hcm), stats))
         }
-        Some("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy") => {
+        Some(TCP_PROXY) => {
             let config = any::unpack(config, &context.path)?;
             tcp_proxy::compile(compiler, &config, context).map(|proxy| Terminal::Tcp(Arc::new(proxy)))
         }
-        Some("envoy.extensions.filters.network.echo.v3.Echo") => Ok(Terminal::Echo),
-        Some("envoy.extensions.filters.network.direct_response.v3.Config") => {
+        Some(ECHO) => Ok(Terminal::Echo),
+        Some(DIRECT_RESPONSE) => {
             let config: filters::direct_response::v3::Config = any::unpack(config, &context.path)?;
             let bytes = match &config.response {
                 Some(source) => context.within("response", |context| compiler.data_source(source, context))?,
@@ -242,9 +265,6 @@ fn terminal(around: &Around<'_>, config: &Any, context: &mut CompileContext<'_>)
             };
             Ok(Terminal::DirectResponse(bytes))
         }
-        _ => {
-            let reason = format!("not supported yet: {} as the last filter of a chain", config.type_url);
-            Err(context.error(reason))
-        }
+        _ => Err(context.error(compiler.unsupported("a network filter", &config.type_url))),
     }
 }

@@ -32,7 +32,7 @@ pub(super) fn selector(
 ) -> Result<ClusterSelector, FieldError> {
     match &proto.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => {
-            need(name, validate, context);
+            need(name, "cluster", validate, context);
             Ok(ClusterSelector::Named(name.as_str().into()))
         }
         Some(ClusterSpecifier::ClusterHeader(header)) => Ok(ClusterSelector::Header(HeaderKey::new(header))),
@@ -55,10 +55,11 @@ pub(super) fn selector(
     }
 }
 
-/// Notes that a cluster must exist.
-pub(super) fn need(name: &str, validate: bool, context: &mut CompileContext<'_>) {
+/// Notes that the cluster that a field names must exist.
+pub(super) fn need(name: &str, field: &str, validate: bool, context: &mut CompileContext<'_>) {
     if validate {
-        context.needs.clusters.insert(name.to_owned());
+        let path = context.path.clone().field(field);
+        context.needs.clusters.entry(name.to_owned()).or_insert(path);
     }
 }
 
@@ -104,7 +105,7 @@ fn one(
     let cluster = match (proto.name.as_str(), proto.cluster_header.as_str()) {
         ("", "") => return Err(context.error("a name or a cluster_header is required")),
         (name, "") => {
-            need(name, validate, context);
+            need(name, "name", validate, context);
             ClusterName::Fixed(name.into())
         }
         ("", header) => ClusterName::Header(HeaderKey::new(header)),

@@ -401,11 +401,6 @@ pub const COVERAGE: &[Coverage] = &[
         listed: &[],
     },
     Coverage {
-        message: "envoy.config.core.v3.TypedExtensionConfig",
-        enforced: &["typed_config"],
-        listed: &[("name", "extensions go by type URL")],
-    },
-    Coverage {
         message: "envoy.config.core.v3.Metadata",
         enforced: &["filter_metadata"],
         listed: &[("typed_filter_metadata", "read by extensions only, and none that does is built in")],

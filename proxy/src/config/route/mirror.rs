@@ -31,7 +31,7 @@ fn policy(
     let cluster = match (proto.cluster.as_str(), proto.cluster_header.as_str()) {
         ("", "") => return Err(context.error("a cluster or a cluster_header is required")),
         (name, "") => {
-            cluster::need(name, validate_clusters, context);
+            cluster::need(name, "cluster", validate_clusters, context);
             ClusterName::Fixed(name.into())
         }
         ("", header) => ClusterName::Header(HeaderKey::new(header)),

@@ -11,36 +11,13 @@ use tidegate_filters::runtime::NoRuntime;
 use tidegate_filters::stream_info::Address;
 use tidegate_stats::Store;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
-use tidegate_xds::{
-    Coverage, CoverageSource, FieldError, FieldPath, Format, UnknownFields, any, audit, decode, validate,
-};
+use tidegate_xds::{FieldError, FieldPath, Format, UnknownFields, any, audit, decode, validate};
 
-use super::{COVERAGE, compile};
+use super::compile;
+use crate::config::registry::Registry;
 use crate::route::{Outcome, Route, RouteInput, RouteTable, route};
 
 const MESSAGE: &str = "envoy.config.route.v3.RouteConfiguration";
-
-/// What acts in this folder, and in the matchers that it uses.
-struct All;
-
-impl CoverageSource for All {
-    fn of(&self, message: &str) -> Option<&Coverage> {
-        let shared = [
-            tidegate_filters::format::COVERAGE,
-            tidegate_filters::http::header_options::COVERAGE,
-            tidegate_filters::http::rate_limit::COVERAGE,
-            tidegate_filters::matching::COVERAGE,
-        ];
-        COVERAGE.iter().chain(shared.into_iter().flatten()).find(|coverage| coverage.message == message)
-    }
-
-    fn opaque(&self, _: &str) -> bool {
-        false
-    }
-}
-
-/// Fields that are compiled here and refused by the audit until the router acts on them.
-const COMPILED_ONLY: &[&str] = &["flush_timeout"];
 
 /// Runs all stages on a route configuration in YAML; tells the clusters that it needs.
 pub(super) fn try_table(
@@ -50,9 +27,7 @@ pub(super) fn try_table(
     let first = |errors: Vec<FieldError>| errors.into_iter().next().unwrap();
     let decoded = decode(MESSAGE, text.as_bytes(), Format::Yaml, UnknownFields::Reject).map_err(first)?;
     validate(MESSAGE, &decoded.bytes).map_err(first)?;
-    let mut unsupported = audit(MESSAGE, &decoded.bytes, &All).unsupported.into_iter();
-    if let Some(error) =
-        unsupported.find(|error| !COMPILED_ONLY.iter().any(|field| error.path.as_str().ends_with(field)))
+    if let Some(error) = audit(MESSAGE, &decoded.bytes, Registry::built_in().coverage()).unsupported.into_iter().next()
     {
         return Err(error);
     }
@@ -66,7 +41,7 @@ pub(super) fn try_table(
         needs: &mut needs,
     };
     let table = compile(&proto, true, factories, &mut context)?;
-    Ok((table, needs.clusters.into_iter().collect()))
+    Ok((table, needs.clusters.into_keys().collect()))
 }
 
 pub(super) fn table(text: &str) -> RouteTable {

@@ -115,6 +115,11 @@ impl Ledger {
         self.look(kind, name, |entry| entry.latest().is_some()).unwrap_or(false)
     }
 
+    /// Whether what came last under the name was refused.
+    pub(crate) fn has_refused(&self, kind: Kind, name: &str) -> bool {
+        self.look(kind, name, |entry| entry.refused.is_some()).unwrap_or(false)
+    }
+
     pub(crate) fn is_static(&self, kind: Kind, name: &str) -> bool {
         self.look(kind, name, |entry| entry.is_static).unwrap_or(false)
     }

@@ -22,6 +22,10 @@ impl Store {
                 self.ledger.is_good(Kind::Listener, &given);
                 continue;
             }
+            if !self.started && self.ledger.has(Kind::Listener, &given) {
+                tracing::warn!(listener = %given, "left out: there is one of this name already");
+                continue;
+            }
             match self.compile_listener(&placed, &ready) {
                 Ok(warming) => ready.extend(self.take_listener(warming, placed)),
                 Err(error) => {
@@ -47,9 +51,8 @@ impl Store {
             let mut context = self.compiler.context(shown, path.clone(), &mut needs);
             listener::compile(&self.compiler, resource, previous.as_deref(), &mut context)?
         };
-        if let Some(cluster) = needs.clusters.iter().find(|name| !self.ledger.has(Kind::Cluster, name)) {
-            let reason = format!("route: unknown cluster '{cluster}'");
-            return Err(FieldError::new(path.clone(), reason).in_resource(&resource.name));
+        if let Some(error) = self.unknown_cluster(&needs) {
+            return Err(error.in_resource(&resource.name));
         }
         if let Some(address) = self.duplicate_address(&compiled, ready) {
             let name = &compiled.name;
@@ -61,6 +64,19 @@ impl Store {
             compiled.position = self.last_position;
         }
         Ok(Warming { compiled: Arc::new(compiled), needs })
+    }
+
+    /// A cluster that must be there and is not.
+    fn unknown_cluster(&self, needs: &Needs) -> Option<FieldError> {
+        // At the start a cluster that is wrong itself is the mistake, not what names it.
+        let known = |name: &str| {
+            self.ledger.has(Kind::Cluster, name) || !self.started && self.ledger.has_refused(Kind::Cluster, name)
+        };
+        let (name, path) = needs.clusters.iter().find(|(name, _)| !known(name))?;
+        let clusters = self.ledger.of_kind(Kind::Cluster);
+        let near = tidegate_xds::nearest(name, clusters.iter().map(|(name, _)| &**name));
+        let hint = near.map(|near| format!("; did you mean '{near}'?")).unwrap_or_default();
+        Some(FieldError::new(path.clone(), format!("route: unknown cluster '{name}'{hint}")))
     }
 
     /// The listener itself when it need not wait.
