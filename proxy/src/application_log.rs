@@ -87,8 +87,8 @@ where
 /// Every logger's level: `level`, or what `components` (Envoy's `name:level,…`) says.
 fn levels_of(level: LogLevel, components: &str) -> Result<BTreeMap<&'static str, LogLevel>, String> {
     let mut levels: BTreeMap<&'static str, LogLevel> = LOGGERS.split_whitespace().map(|name| (name, level)).collect();
-    for part in components.split(',').filter(|part| !part.is_empty()) {
-        let Some((name, level)) = part.split_once(':') else {
+    for part in components.split(',').filter(|_| !components.is_empty()) {
+        let Some((name, level)) = part.split_once(':').filter(|(_, level)| !level.contains(':')) else {
             return Err(format!("component log level not correctly specified '{part}'"));
         };
         let level = parse(level).ok_or_else(|| format!("invalid log level specified '{level}'"))?;
@@ -187,6 +187,8 @@ mod tests {
         for (components, reason) in [
             ("nope:debug", "invalid component specified 'nope'"),
             ("http", "component log level not correctly specified 'http'"),
+            ("http:info,", "component log level not correctly specified ''"),
+            ("http:info:x", "component log level not correctly specified 'http:info:x'"),
             ("http:nope", "invalid log level specified 'nope'"),
         ] {
             assert_eq!(levels_of(LogLevel::Info, components).unwrap_err(), reason);

@@ -31,7 +31,8 @@ pub enum Command {
     version,
     about = "A service-mesh sidecar and edge gateway that takes Envoy's configuration"
 )]
-#[command(after_help = "Called with Envoy's flags and no subcommand, or as `envoy`, it behaves as envoy.")]
+#[command(after_help = "Called with Envoy's flags and no subcommand, or as `envoy`, it behaves as envoy:\n  \
+tidegate -c envoy.yaml --mode validate\n`tidegate run --help` lists those flags.")]
 struct Cli {
     #[command(subcommand)]
     command: Sub,
@@ -40,6 +41,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Sub {
     /// Serve a configuration
+    #[command(name = "run", display_name = "tidegate")]
     Run(Box<EnvoyFlags>),
     /// Say what is wrong with a configuration, what is without effect, and which safe defaults change what it does
     Check(CheckFlags),
@@ -93,11 +95,14 @@ pub struct CheckFlags {
     /// Act with exactly Envoy's defaults
     #[arg(long)]
     pub envoy_defaults: bool,
-    #[arg(long)]
+    /// The node's id, over that of the file
+    #[arg(long, value_name = "ID")]
     pub service_node: Option<String>,
-    #[arg(long)]
+    /// The node's cluster, over that of the file
+    #[arg(long, value_name = "NAME")]
     pub service_cluster: Option<String>,
-    #[arg(long)]
+    /// Leave out fields that the schema does not know
+    #[arg(long, alias = "allow-unknown-fields")]
     pub allow_unknown_static_fields: bool,
 }
 
@@ -105,7 +110,7 @@ pub struct CheckFlags {
 #[derive(Debug, Clone, Args)]
 pub struct QuickstartFlags {
     /// Worker threads; one for each processor by default
-    #[arg(long)]
+    #[arg(long, value_name = "COUNT")]
     pub concurrency: Option<usize>,
 }
 
@@ -138,60 +143,67 @@ pub enum IpVersion {
 #[command(name = "tidegate", version)]
 pub struct EnvoyFlags {
     /// The bootstrap, YAML or JSON
-    #[arg(short = 'c', long)]
+    #[arg(short = 'c', long, value_name = "FILE", value_parser = path())]
     pub config_path: Option<PathBuf>,
     /// A bootstrap in YAML, merged over the file
-    #[arg(long)]
+    #[arg(long, value_name = "YAML")]
     pub config_yaml: Option<String>,
     /// serve, or only validate the configuration
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, value_name = "MODE")]
     pub mode: Mode,
-    /// Worker threads; as many as the processors (or the cgroup's quota) allow by default
-    #[arg(long)]
+    /// Worker threads; as many as the processors (or the cgroup's quota) allow by default, and at least 1
+    #[arg(long, value_name = "COUNT")]
     pub concurrency: Option<u32>,
     /// trace, debug, info, warning, error, critical or off
-    #[arg(short = 'l', long, default_value = "info")]
+    #[arg(short = 'l', long, default_value = "info", value_name = "LEVEL")]
     pub log_level: String,
     /// Levels of single components, as `http:debug,upstream:info`
-    #[arg(long)]
+    #[arg(long, value_name = "NAME:LEVEL,...")]
     pub component_log_level: Option<String>,
     /// Write the application log to this file instead of stderr
-    #[arg(long)]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub log_path: Option<PathBuf>,
-    /// Pattern of the application log
-    #[arg(long)]
+    /// Pattern of the application log, in spdlog's syntax, such as `[%Y-%m-%d %T.%e][%l][%n] %v`
+    #[arg(long, value_name = "PATTERN")]
     pub log_format: Option<String>,
-    #[arg(long)]
+    /// The node's cluster, over that of the bootstrap
+    #[arg(long, value_name = "NAME")]
     pub service_cluster: Option<String>,
-    #[arg(long)]
+    /// The node's id, over that of the bootstrap
+    #[arg(long, value_name = "ID")]
     pub service_node: Option<String>,
-    #[arg(long)]
+    /// The node's zone, over that of the bootstrap
+    #[arg(long, value_name = "NAME")]
     pub service_zone: Option<String>,
     /// How long connections are drained, in seconds
-    #[arg(long, default_value_t = 600)]
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
     pub drain_time_s: u32,
-    #[arg(long, value_enum, default_value_t)]
+    /// Ask ever more connections to leave while a drain goes on, or all of them from its start
+    #[arg(long, value_enum, default_value_t, value_name = "STRATEGY")]
     pub drain_strategy: DrainStrategy,
     /// How long after a hot restart the parent ends, in seconds
-    #[arg(long, default_value_t = 900)]
+    #[arg(long, default_value_t = 900, value_name = "SECONDS")]
     pub parent_shutdown_time_s: u32,
     /// Which of the node's addresses names it
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, value_name = "VERSION")]
     pub local_address_ip_version: IpVersion,
     /// Write the admin interface's address to this file
-    #[arg(long)]
+    #[arg(long, value_name = "FILE", value_parser = path())]
     pub admin_address_path: Option<PathBuf>,
-    #[arg(long)]
+    /// Leave out fields of the bootstrap that the schema does not know
+    #[arg(long, alias = "allow-unknown-fields")]
     pub allow_unknown_static_fields: bool,
+    /// Refuse resources with fields that the schema does not know, where they come from files or control planes
     #[arg(long)]
     pub reject_unknown_dynamic_fields: bool,
+    /// Leave such fields out without a warning
     #[arg(long)]
     pub ignore_unknown_dynamic_fields: bool,
     /// How often access logs are flushed, in milliseconds
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, value_name = "MILLISECONDS")]
     pub file_flush_interval_msec: u32,
     /// How much is buffered before an access log is flushed, in KiB
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_name = "KIB")]
     pub file_flush_min_size_kb: u32,
     /// There is no hot restart; an upgrade is a new process on the same ports and a drain of the old one
     #[arg(long)]
@@ -202,15 +214,39 @@ pub struct EnvoyFlags {
     /// Accepted without effect: there is no shared memory
     #[arg(long, hide = true)]
     pub base_id: Option<u32>,
+    /// Accepted without effect, as the rest
     #[arg(long, hide = true)]
     pub use_dynamic_base_id: bool,
     #[arg(long, hide = true)]
     pub restart_epoch: Option<u32>,
     #[arg(long, hide = true)]
     pub skip_deprecated_logs: bool,
+    #[arg(long, hide = true)]
+    pub skip_hot_restart_on_no_parent: bool,
+    #[arg(long, hide = true)]
+    pub skip_hot_restart_parent_stats: bool,
+    /// What it asks for is so anyway
+    #[arg(long, hide = true)]
+    pub cpuset_threads: bool,
+}
+
+/// A path; an empty one is no path at all, as for Envoy.
+fn path() -> impl clap::builder::TypedValueParser<Value = PathBuf> {
+    clap::builder::TypedValueParser::map(clap::builder::StringValueParser::new(), PathBuf::from)
 }
 
 impl EnvoyFlags {
+    fn without_empty_paths(self) -> Self {
+        let given = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+        Self {
+            config_path: given(self.config_path),
+            config_yaml: self.config_yaml.filter(|yaml| !yaml.is_empty()),
+            log_path: given(self.log_path),
+            admin_address_path: given(self.admin_address_path),
+            ..self
+        }
+    }
+
     /// The defaults that act; `called_as_envoy` implies Envoy's.
     pub fn defaults(&self, called_as_envoy: bool) -> Defaults {
         if self.envoy_defaults || called_as_envoy { Defaults::Envoy } else { Defaults::Safe }
@@ -222,6 +258,19 @@ impl EnvoyFlags {
             (true, _) => UnknownDynamicFields::Reject,
             (false, true) => UnknownDynamicFields::Ignore,
             (false, false) => UnknownDynamicFields::Warn,
+        }
+    }
+
+    /// What Envoy refuses of flags that fit each by itself.
+    ///
+    /// # Errors
+    /// Why they do not go together.
+    pub fn fit(&self) -> Result<(), String> {
+        match self.restart_epoch {
+            Some(epoch) if epoch > 0 && self.use_dynamic_base_id => {
+                Err(format!("cannot use --restart-epoch={epoch} with --use-dynamic-base-id"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -243,10 +292,10 @@ const SUBCOMMANDS: [&str; 6] = ["run", "check", "quickstart", "status", "control
 /// Clap's, which print themselves.
 pub fn parse(arguments: Vec<String>) -> Result<Command, clap::Error> {
     if speaks_envoy(&arguments) {
-        return EnvoyFlags::try_parse_from(arguments).map(|flags| Command::Run(Box::new(flags)));
+        return EnvoyFlags::try_parse_from(arguments).map(|flags| Command::Run(Box::new(flags.without_empty_paths())));
     }
     Cli::try_parse_from(arguments).map(|cli| match cli.command {
-        Sub::Run(flags) => Command::Run(flags),
+        Sub::Run(flags) => Command::Run(Box::new(flags.without_empty_paths())),
         Sub::Check(flags) => Command::Check(flags),
         Sub::Quickstart(flags) => Command::Quickstart(flags),
         Sub::Status(flags) => Command::Status(flags),
@@ -274,6 +323,9 @@ pub fn envoys_words(error: &clap::Error) -> Option<String> {
     let parse_error =
         |argument: &str, reason: &str| Some(format!("PARSE ERROR: Argument: {argument}\n             {reason}"));
     match (error.kind(), flag) {
+        (ErrorKind::InvalidValue, _) if value.is_empty() => {
+            parse_error(&format!("({flag})"), "Missing a value for this argument!")
+        }
         (ErrorKind::InvalidValue, "--mode") => Some(format!("error: unknown mode '{value}'")),
         (ErrorKind::InvalidValue, "--drain-strategy") => Some(format!("error: unknown drain-strategy '{value}'")),
         (ErrorKind::InvalidValue, "--local-address-ip-version") => {
@@ -334,6 +386,26 @@ mod tests {
             parsed("tidegate control --source d --listen 127.0.0.1:1 --bootstrap-cluster a --bootstrap-cluster b");
         assert!(matches!(control, Command::Control(flags) if flags.bootstrap_cluster == ["a", "b"]));
         assert!(matches!(parsed("/usr/bin/envoy --mode validate -c a.yaml"), Command::Run(_)));
+    }
+
+    #[test]
+    fn an_empty_path_or_text_is_none() {
+        let line = ["tidegate", "-c", "a", "--log-path", "", "--config-yaml", "", "--admin-address-path="];
+        let Ok(Command::Run(flags)) = parse(line.map(str::to_owned).into()) else { panic!("not a run") };
+        assert_eq!(flags.config_path.as_deref(), Some(std::path::Path::new("a")));
+        assert_eq!((flags.log_path, flags.config_yaml, flags.admin_address_path), (None, None, None));
+    }
+
+    #[test]
+    fn every_flag_is_explained() {
+        use clap::CommandFactory;
+        fn unexplained(command: &clap::Command) -> Vec<String> {
+            let shown = command.get_arguments().filter(|flag| !flag.is_hide_set() && flag.get_help().is_none());
+            let own = shown.map(|flag| format!("{} {}", command.get_name(), flag.get_id()));
+            own.chain(command.get_subcommands().flat_map(unexplained)).collect()
+        }
+        assert_eq!(unexplained(&Cli::command()), Vec::<String>::new());
+        assert_eq!(unexplained(&EnvoyFlags::command()), Vec::<String>::new());
     }
 
     #[test]

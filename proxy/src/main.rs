@@ -66,6 +66,7 @@ fn answer(error: &clap::Error, arguments: &[String]) -> ExitCode {
 }
 
 fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
+    flags.fit().map_err(anyhow::Error::msg)?;
     let Some(level) = application_log::parse(&flags.log_level) else {
         anyhow::bail!("invalid log level specified '{}'", flags.log_level);
     };
@@ -93,6 +94,10 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
         }
         None => anyhow::bail!("at least one of --config-path or --config-yaml should be non-empty"),
     };
+    let clash = |bootstrap: &Bootstrap| bootstrap.log_pattern.is_some() && flags.log_format.is_some();
+    if bootstrap.as_ref().is_ok_and(clash) {
+        anyhow::bail!("Only one of ApplicationLogConfig.log_format or CLI option --log-format can be specified.");
+    }
     if flags.mode == Mode::Validate {
         let checked = bootstrap.and_then(|bootstrap| server::validate(&bootstrap, defaults));
         return Ok(match checked {
@@ -107,11 +112,7 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
             }
         });
     }
-    let clash = |bootstrap: &Bootstrap| bootstrap.log_pattern.is_some() && flags.log_format.is_some();
-    if bootstrap.as_ref().is_ok_and(clash) {
-        anyhow::bail!("Only one of ApplicationLogConfig.log_format or CLI option --log-format can be specified.");
-    }
-    let concurrency = flags.concurrency.filter(|n| *n > 0).map_or_else(cli::default_concurrency, |n| n as usize);
+    let concurrency = flags.concurrency.map_or_else(cli::default_concurrency, |count| count.max(1) as usize);
     let mut options = options(concurrency, defaults, flags.drain_time());
     options.drain_immediately = flags.drain_strategy == DrainStrategy::Immediate;
     options.parent_shutdown_time = Duration::from_secs(flags.parent_shutdown_time_s.into());

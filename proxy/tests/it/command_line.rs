@@ -44,6 +44,13 @@ fn wrong_flags_end_with_1() {
         (&["-c", "x", "--drain-strategy", "nope"], "error: unknown drain-strategy 'nope'"),
         (&["-c", "x", "--local-address-ip-version", "v5"], "error: unknown IP address version 'v5'"),
         (&["-c", "x", "--component-log-level", "http"], "error: component log level not correctly specified 'http'"),
+        (&["-c", "x", "--service-node"], "PARSE ERROR: Argument: (--service-node)\n             Missing a value"),
+        (&["-c", "x", "--mode"], "Missing a value for this argument!"),
+        (
+            &["-c", "x", "--restart-epoch", "1", "--use-dynamic-base-id"],
+            "error: cannot use --restart-epoch=1 with --use-dynamic-base-id",
+        ),
+        (&["-c", "", "--log-path", ""], "at least one of --config-path or --config-yaml should be non-empty"),
         (&["-c", "x", "-c", "y"], "Argument already set!"),
         (&["-c", "x", "nope"], "PARSE ERROR: Argument: nope\n             Couldn't find match for argument"),
         (&["-c", "/nonexistent/file"], "/nonexistent/file"),
@@ -57,9 +64,22 @@ fn wrong_flags_end_with_1() {
 
 #[test]
 fn a_version_is_told() {
-    let output = called(&["--version"]);
-    assert!(output.status.success());
-    assert!(said(&output).contains(env!("CARGO_PKG_VERSION")));
+    for arguments in [&["--version"][..], &["run", "--version"]] {
+        let output = called(arguments);
+        assert!(output.status.success());
+        assert!(said(&output).contains(concat!("tidegate ", env!("CARGO_PKG_VERSION"))), "{}", said(&output));
+    }
+}
+
+#[test]
+fn flags_that_change_nothing_are_taken() {
+    let directory = Directory::new();
+    let good = directory.put("good.yaml", &http_bootstrap(1, DIRECT, &[]));
+    let flags = ["--cpuset-threads", "--skip-hot-restart-on-no-parent", "--skip-hot-restart-parent-stats"];
+    let more = ["--base-id", "3", "--restart-epoch", "0", "--skip-deprecated-logs", "--allow-unknown-fields"];
+    let arguments = [&["--mode", "validate", "-c", good.to_str().unwrap()][..], &flags, &more].concat();
+    let output = called(&arguments);
+    assert!(output.status.success(), "{}", said(&output));
 }
 
 #[test]
@@ -79,6 +99,25 @@ fn what_is_wrong_in_yaml_without_a_file_has_its_place() {
     let output = called(&["--mode", "validate", "--config-yaml", "node: {id: a}\nadmin: {nope: 1}\n"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(said(&output).contains("(line 2, column "), "{}", said(&output));
+}
+
+#[test]
+fn a_file_among_the_flags_lets_a_start_begin_as_a_drain() {
+    let (directory, flags) = (Directory::new(), Directory::new());
+    let path = directory.0.join("admin");
+    let bootstrap = format!(
+        "flags_path: {}\nadmin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: 0 }} }} }}\n{}",
+        flags.0.display(),
+        http_bootstrap(free_port(), DIRECT, &[])
+    );
+    let ready = |expected: u16| {
+        let _gateway = Gateway::start_with(&bootstrap, &["--admin-address-path", path.to_str().unwrap()]);
+        let address = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(Client::new(address.rsplit(':').next().unwrap().parse().unwrap()).get("/ready").status, expected);
+    };
+    ready(200);
+    flags.put("drain", "");
+    ready(503);
 }
 
 #[test]
@@ -129,7 +168,9 @@ fn a_log_format_in_the_bootstrap_acts_and_excludes_the_flag() {
     assert!(line.starts_with("{\"level\":\"info\",\"text\":\"listening"), "{line}");
     let directory = Directory::new();
     let file = directory.put("both.yaml", &bootstrap);
-    let output = called(&["-c", file.to_str().unwrap(), "--log-format", "%v"]);
-    assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("Only one of ApplicationLogConfig.log_format or CLI option --log-format"));
+    for mode in ["serve", "validate"] {
+        let output = called(&["-c", file.to_str().unwrap(), "--log-format", "%v", "--mode", mode]);
+        assert_eq!(output.status.code(), Some(1), "{mode}");
+        assert!(said(&output).contains("Only one of ApplicationLogConfig.log_format or CLI option --log-format"));
+    }
 }
