@@ -38,6 +38,10 @@ pub(super) fn compile(
     }
     match name {
         "REQ_WITHOUT_QUERY" if extensions.req_without_query => header(HeadersOf::Request, parameter, length, true),
+        "CEL" if !parameter.is_empty() => cel(parameter, false, length, extensions.functions),
+        "CEL" => Err(FormatError::ParametersRequired("CEL")),
+        "TYPED_CEL" if !parameter.is_empty() => cel(parameter, true, length, extensions.functions),
+        "TYPED_CEL" => Err(FormatError::ParametersRequired("TYPED_CEL")),
         "HOSTNAME" if parameter.is_empty() && length.is_none() => Ok(Operator::Constant(hostname())),
         "HOSTNAME" => Err(FormatError::CommandOnly("HOSTNAME")),
         _ => Err(FormatError::UnknownOperator(name.to_owned())),
@@ -72,7 +76,6 @@ const fn command(
 
 /// Name, whether a parameter is required, whether a length is allowed: as Envoy has it.
 static COMMANDS: &[Command] = &[
-    command("CEL", true, true, |p, length| cel(p, false, length)),
     command("CLUSTER_METADATA", true, false, |p, n| Ok(metadata(MetadataOf::Cluster, p, n))),
     command("COALESCE", true, true, coalesce),
     command("COMMON_DURATION", true, false, |p, _| common_duration(p)),
@@ -108,7 +111,6 @@ static COMMANDS: &[Command] = &[
     command("START_TIME", false, false, |p, _| time(TimeOf::Start, p)),
     command("START_TIME_LOCAL", false, false, |p, _| local_time(TimeOf::Start, p)),
     command("TRAILER", true, true, |p, n| header(HeadersOf::ResponseTrailers, p, n, false)),
-    command("TYPED_CEL", true, true, |p, length| cel(p, true, length)),
     command("UPSTREAM_FILTER_STATE", false, true, |p, n| filter_state(StateOf::Upstream, p, n)),
     command("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::upstream_local, p)),
     command("UPSTREAM_METADATA", true, false, |p, n| Ok(metadata(MetadataOf::UpstreamHost, p, n))),
@@ -121,9 +123,9 @@ static COMMANDS: &[Command] = &[
     command("UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::upstream_remote, p)),
 ];
 
-fn cel(expression: &str, typed: bool, length: Option<usize>) -> Result<Operator, FormatError> {
-    let expression = Expression::compile(expression, Functions::default())
-        .map_err(|error| FormatError::Parameter(error.to_string()))?;
+fn cel(expression: &str, typed: bool, length: Option<usize>, functions: Functions) -> Result<Operator, FormatError> {
+    let expression =
+        Expression::compile(expression, functions).map_err(|error| FormatError::Parameter(error.to_string()))?;
     Ok(Operator::Cel { expression, typed, length })
 }
 

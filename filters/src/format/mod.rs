@@ -25,7 +25,7 @@ pub use string::{COVERAGE, SubstitutionFormat};
 
 use crate::http::filter::RouteView;
 use crate::http::{RequestHead, ResponseHead};
-use crate::matching::cel::Facts;
+use crate::matching::cel::{Facts, Functions};
 use crate::runtime::{NoRuntime, Runtime};
 use crate::stream_info::StreamInfo;
 use operator::Operator;
@@ -155,6 +155,8 @@ impl AccessLogType {
 pub(crate) struct Extensions {
     /// `envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery`
     pub(crate) req_without_query: bool,
+    /// What `envoy.extensions.formatter.cel.v3.Cel` lets expressions call.
+    pub(crate) functions: Functions,
 }
 
 /// A compiled format string.

@@ -4,12 +4,14 @@
 use std::path::Path;
 
 use tidegate_xds::pb::envoy::config::core::v3 as pb;
+use tidegate_xds::pb::envoy::extensions::formatter::cel::v3::Cel;
 use tidegate_xds::pb::google::protobuf as wkt;
 use tidegate_xds::{Coverage, FieldError};
 
 use super::json::JsonTemplate;
 use super::{Extensions, Format, FormatContext};
 use crate::context::CompileContext;
+use crate::matching::cel::Functions;
 
 /// The fields that act in the messages compiled here.
 pub const COVERAGE: &[Coverage] = &[
@@ -35,7 +37,7 @@ pub const COVERAGE: &[Coverage] = &[
         enforced: &["filename", "inline_bytes", "inline_string", "environment_variable"],
         listed: &[],
     },
-    Coverage { message: "envoy.extensions.formatter.cel.v3.Cel", enforced: &[], listed: &[] },
+    Coverage { message: "envoy.extensions.formatter.cel.v3.Cel", enforced: &["cel_config"], listed: &[] },
     Coverage { message: "envoy.extensions.formatter.metadata.v3.Metadata", enforced: &[], listed: &[] },
     Coverage { message: "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery", enforced: &[], listed: &[] },
 ];
@@ -134,8 +136,15 @@ impl Extensions {
                 Some("envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery") => {
                     extensions.req_without_query = true;
                 }
-                // Both are built in by now.
-                Some("envoy.extensions.formatter.metadata.v3.Metadata" | "envoy.extensions.formatter.cel.v3.Cel") => {}
+                Some("envoy.extensions.formatter.cel.v3.Cel") => {
+                    let config = formatter.typed_config.clone().unwrap_or_default();
+                    let cel: Cel = context.within_item("formatters", index, |context| {
+                        context.within("typed_config", |context| tidegate_xds::any::unpack(&config, &context.path))
+                    })?;
+                    extensions.functions = Functions::compile(cel.cel_config.as_ref());
+                }
+                // Built in by now.
+                Some("envoy.extensions.formatter.metadata.v3.Metadata") => {}
                 _ => {
                     return context.within_item("formatters", index, |context| {
                         Err(context.error(format!("not supported yet: {url}")))

@@ -345,3 +345,24 @@ fn every_command_of_envoy_is_built() {
         }
     }
 }
+
+#[test]
+fn an_extension_lets_expressions_call_more() {
+    let functions = Functions::compile(Some(&tidegate_xds::pb::envoy::config::core::v3::CelExpressionConfig {
+        enable_string_functions: true,
+        enable_string_concat: true,
+        ..Default::default()
+    }));
+    let with = |format: &str, extensions| {
+        let (info, request) = (info(), request());
+        let context = FormatContext { request: Some(&request), ..FormatContext::of(&info) };
+        let mut out = Vec::new();
+        Format::with(format, extensions, "-")?.render(&context, &mut out);
+        Ok::<_, FormatError>(String::from_utf8(out).unwrap())
+    };
+    let more = Extensions { functions, ..Extensions::default() };
+    let format = "%CEL(request.method.lowerAscii())% %TYPED_CEL(request.method + 'x'):2%";
+    assert_eq!(with(format, more).unwrap(), "get GE");
+    assert!(with(format, Extensions::default()).is_err());
+    assert_eq!(with("%CEL%", more).unwrap_err().to_string(), "CEL requires parameters");
+}

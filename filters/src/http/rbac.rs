@@ -145,7 +145,7 @@ fn decide<'e>(
         metadata: &info.dynamic_metadata,
         filter_state: &info.filter_state,
         route: stream.route.as_deref(),
-        stream: engine.has_conditions().then_some(info),
+        stream: Some(info),
     });
     let mut said = Map::new();
     decision.describe(prefix, kind, &mut said);

@@ -10,11 +10,14 @@ use serde_json::Value as Json;
 use tidegate_xds::pb::envoy::extensions::matching::common_inputs::{network::v3 as network, ssl::v3 as ssl};
 use tidegate_xds::pb::envoy::r#type::matcher::v3 as pb;
 use tidegate_xds::pb::google::protobuf::Any;
+use tidegate_xds::protos::matcher::HttpAttributesCelMatchInput;
 use tidegate_xds::{Coverage, FieldError, any};
 
+use super::cel::Facts;
 use super::{MetadataPath, percent_decode, query_parameters};
 use crate::connection::ConnectionInfo;
 use crate::context::CompileContext;
+use crate::http::filter::RouteView;
 use crate::http::{HeaderKey, Headers, RequestHead, ResponseHead};
 use crate::metadata::{FilterState, Metadata};
 use crate::runtime::{NoRuntime, Runtime};
@@ -38,6 +41,7 @@ pub(super) const COVERAGE: &[Coverage] = &[
     Coverage { message: "envoy.type.matcher.v3.HttpResponseStatusCodeMatchInput", enforced: &[], listed: &[] },
     Coverage { message: "envoy.type.matcher.v3.HttpResponseStatusCodeClassMatchInput", enforced: &[], listed: &[] },
     Coverage { message: "envoy.type.matcher.v3.HttpResponseLocalReplyMatchInput", enforced: &[], listed: &[] },
+    Coverage { message: "xds.type.matcher.v3.HttpAttributesCelMatchInput", enforced: &[], listed: &[] },
     Coverage {
         message: "envoy.extensions.matching.common_inputs.network.v3.DestinationIPInput",
         enforced: &[],
@@ -130,6 +134,9 @@ pub struct MatchData<'a> {
     pub response_trailers: Option<&'a HeaderMap>,
     /// Whether the response is the proxy's own.
     pub local_reply: bool,
+    /// All that is known of the stream, and its route: for expressions.
+    pub stream: Option<&'a StreamInfo>,
+    pub route: Option<&'a dyn RouteView>,
     pub runtime: &'a dyn Runtime,
 }
 
@@ -146,6 +153,8 @@ impl<'a> MatchData<'a> {
             response: None,
             response_trailers: None,
             local_reply: false,
+            stream: None,
+            route: None,
             runtime: &NoRuntime,
         }
     }
@@ -157,6 +166,7 @@ impl<'a> MatchData<'a> {
             metadata: &info.dynamic_metadata,
             filter_state: &info.filter_state,
             request: Some(request),
+            stream: Some(info),
             ..Self::of_connection(&info.connection)
         }
     }
@@ -173,6 +183,8 @@ pub(super) enum Input {
     StatusCode,
     StatusCodeClass,
     LocalReply,
+    /// All attributes of CEL, which only an expression can ask.
+    Attributes,
     DestinationIp,
     DestinationPort,
     SourceIp,
@@ -182,7 +194,10 @@ pub(super) enum Input {
     ServerName,
     TransportProtocol,
     ApplicationProtocol,
-    FilterState { key: String, field: String },
+    FilterState {
+        key: String,
+        field: String,
+    },
     DynamicMetadata(MetadataPath),
     UriSan,
     DnsSan,
@@ -195,7 +210,11 @@ pub struct LoneInput(Input);
 
 impl LoneInput {
     pub fn compile(config: &Any, inputs: Inputs, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
-        Input::compile(config, inputs, context).map(Self)
+        let input = Input::compile(config, inputs, context)?;
+        if input.is_attributes() {
+            return Err(context.error(ATTRIBUTES_ALONE));
+        }
+        Ok(Self(input))
     }
 
     /// Its value as text; `None` where it has none yet.
@@ -213,7 +232,12 @@ pub(super) enum Found<'a> {
     Ip(IpAddr),
     /// Only a metadata matcher takes it.
     Json(Option<&'a Json>),
+    /// Only an expression takes them.
+    Attributes(Facts<'a>),
 }
+
+/// What is said of attributes where no expression asks for them.
+pub(super) const ATTRIBUTES_ALONE: &str = "Unsupported data input type: cel_data_input";
 
 impl<'a> Found<'a> {
     fn text(value: Option<&'a (impl AsRef<[u8]> + ?Sized)>) -> Self {
@@ -237,7 +261,7 @@ impl<'a> Found<'a> {
         match self {
             Self::Text(text) => Some(text),
             Self::Ip(ip) => Some(Cow::Owned(ip.to_string().into_bytes())),
-            Self::NotYet | Self::Absent | Self::Json(_) => None,
+            Self::NotYet | Self::Absent | Self::Json(_) | Self::Attributes(_) => None,
         }
     }
 }
@@ -253,10 +277,15 @@ impl Input {
         let allowed = match inputs {
             Inputs::RouteTable => place == Place::RequestHeaders || matches!(input, Input::FilterState { .. }),
             Inputs::Network => matches!(place, Place::Network | Place::Connection),
-            Inputs::HttpRequest => matches!(place, Place::RequestHeaders | Place::Connection),
+            Inputs::HttpRequest => matches!(place, Place::RequestHeaders | Place::Connection | Place::Attributes),
             Inputs::Http => place != Place::Network,
         };
         if allowed { Ok(input) } else { refused("this input cannot be matched on here") }
+    }
+
+    /// Whether it gives attributes, which only an expression takes.
+    pub(super) fn is_attributes(&self) -> bool {
+        matches!(self, Self::Attributes)
     }
 
     pub(super) fn read<'a>(&self, data: &MatchData<'a>) -> Found<'a> {
@@ -272,6 +301,10 @@ impl Input {
             },
             Self::StatusCode => data.response.map_or(Found::NotYet, |response| Found::number(response.status.as_u16())),
             Self::StatusCodeClass => data.response.map_or(Found::NotYet, status_class),
+            Self::Attributes => data.stream.map_or(Found::NotYet, |info| {
+                let MatchData { request, response, response_trailers, route, .. } = *data;
+                Found::Attributes(Facts { info, request, response, response_trailers, route })
+            }),
             Self::LocalReply if data.response.is_none() => Found::NotYet,
             Self::LocalReply => Found::Text(Cow::Borrowed(if data.local_reply { b"true" } else { b"false" })),
             Self::DestinationIp => Found::ip(&connection.local),
@@ -303,6 +336,8 @@ enum Place {
     RequestHeaders,
     /// Of an HTTP stream, but not its request headers.
     Stream,
+    /// All of an HTTP stream at once.
+    Attributes,
     /// Of the connection, known to HTTP too.
     Connection,
     /// Of the connection, known only before there is HTTP.
@@ -355,6 +390,7 @@ fn known(config: &Any, context: &CompileContext<'_>) -> Result<Option<(Input, Pl
         _ if is::<pb::HttpResponseStatusCodeMatchInput>(name) => (Input::StatusCode, http),
         _ if is::<pb::HttpResponseStatusCodeClassMatchInput>(name) => (Input::StatusCodeClass, http),
         _ if is::<pb::HttpResponseLocalReplyMatchInput>(name) => (Input::LocalReply, http),
+        _ if is::<HttpAttributesCelMatchInput>(name) => (Input::Attributes, Place::Attributes),
         _ if is::<network::DestinationIpInput>(name) => (Input::DestinationIp, connection),
         _ if is::<network::DestinationPortInput>(name) => (Input::DestinationPort, connection),
         _ if is::<network::SourceIpInput>(name) => (Input::SourceIp, connection),

@@ -8,9 +8,11 @@ use tidegate_stats::OwnedCounter;
 use tidegate_xds::pb::envoy::extensions::matching::input_matchers as pb;
 use tidegate_xds::pb::envoy::r#type::v3::fractional_percent::DenominatorType;
 use tidegate_xds::pb::google::protobuf::Any;
+use tidegate_xds::protos::matcher::CelMatcher;
 use tidegate_xds::{Coverage, FieldError, any};
 use xxhash_rust::xxh64::xxh64;
 
+use super::cel::{Expression, Functions};
 use super::input::Found;
 use super::{CidrList, StringMatcher, ValueMatcher};
 use crate::context::CompileContext;
@@ -39,6 +41,19 @@ pub(super) const COVERAGE: &[Coverage] = &[
         listed: &[],
     },
     Coverage {
+        message: "xds.type.matcher.v3.CelMatcher",
+        enforced: &["expr_match"],
+        listed: &[("description", "it says what the expression is for")],
+    },
+    Coverage {
+        message: "xds.type.v3.CelExpression",
+        enforced: &["parsed_expr", "checked_expr", "cel_expr_parsed", "cel_expr_checked"],
+        listed: &[(
+            "cel_expr_string",
+            "a parsed or checked expression is required, and the text not looked at, as in Envoy",
+        )],
+    },
+    Coverage {
         message: "envoy.config.core.v3.RuntimeFractionalPercent",
         enforced: &["default_value", "runtime_key"],
         listed: &[],
@@ -53,6 +68,7 @@ pub(super) enum Test {
     Metadata { value: ValueMatcher, invert: bool },
     RuntimeFraction { fraction: Fraction, seed: u64 },
     ConsistentHashing { threshold: u64, modulo: u64, seed: u64 },
+    Cel(Expression),
 }
 
 impl Test {
@@ -96,7 +112,19 @@ impl Test {
             let (threshold, modulo) = (matcher.threshold.into(), u64::from(matcher.modulo).max(1));
             return Ok(Self::ConsistentHashing { threshold, modulo, seed: matcher.seed });
         }
+        if name == CelMatcher::full_name() {
+            let matcher: CelMatcher = any::unpack(config, &context.path)?;
+            let held = matcher.expr_match.unwrap_or_default();
+            let compiled = Expression::compile_held(&held, Functions::default());
+            let failed = |error| context.error_at("expr_match", format!("failed to create an expression: {error}"));
+            return compiled.map(Self::Cel).map_err(failed);
+        }
         Err(context.error(format!("not supported yet: {}", config.type_url)))
+    }
+
+    /// Whether it asks the attributes of CEL, which nothing else takes.
+    pub(super) fn takes_attributes(&self) -> bool {
+        matches!(self, Self::Cel(_))
     }
 
     /// What is not there satisfies only an inverted metadata matcher.
@@ -104,6 +132,8 @@ impl Test {
         match (self, found) {
             (Self::Metadata { value, invert }, Found::Json(json)) => value.matches(json) != *invert,
             (Self::Metadata { .. }, _) => false,
+            (Self::Cel(expression), Found::Attributes(facts)) => expression.holds(&facts),
+            (Self::Cel(_), _) => false,
             (Self::Ip { ranges, .. }, Found::Ip(ip)) => ranges.contains(ip),
             (Self::Ip { ranges, parsing_failed }, found) => {
                 let Some(text) = found.into_text() else { return false };
@@ -173,8 +203,9 @@ mod tests {
 
     #[test]
     fn an_unknown_matcher_is_refused() {
-        let config = Any { type_url: "type.googleapis.com/xds.type.matcher.v3.CelMatcher".to_owned(), value: vec![] };
-        let expected = ": not supported yet: type.googleapis.com/xds.type.matcher.v3.CelMatcher";
+        let config =
+            Any { type_url: "type.googleapis.com/xds.type.matcher.v3.HttpAttributes".to_owned(), value: vec![] };
+        let expected = ": not supported yet: type.googleapis.com/xds.type.matcher.v3.HttpAttributes";
         assert_eq!(error(|c| Test::compile(&config, c)), expected);
     }
 }

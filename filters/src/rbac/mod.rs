@@ -96,6 +96,8 @@ fn by_matcher<'e>(tree: &'e Matcher<Leaf>, logs: bool, facts: &Facts<'_>) -> Dec
         metadata: facts.metadata,
         filter_state: facts.filter_state,
         request: facts.request,
+        stream: facts.stream,
+        route: facts.route,
         ..MatchData::of_connection(facts.connection)
     };
     match tree.matches(&data) {

@@ -8,7 +8,7 @@ use tidegate_filters::http::RequestHead;
 use tidegate_filters::matching::MatchData;
 use tidegate_filters::metadata::{FilterState, Metadata};
 use tidegate_filters::runtime::Runtime;
-use tidegate_filters::stream_info::Address;
+use tidegate_filters::stream_info::{Address, StreamInfo};
 
 use super::{Route, VirtualHost};
 
@@ -22,6 +22,8 @@ pub struct RouteInput<'a> {
     /// Dynamic metadata of the stream.
     pub metadata: &'a Metadata,
     pub filter_state: &'a FilterState,
+    /// All that is known of the stream, for expressions: of where it goes, nothing yet.
+    pub stream: Option<&'a StreamInfo>,
     pub runtime: &'a dyn Runtime,
     /// The stream's random value: fractions and weights draw from it, so that asking again answers the same.
     pub random: u64,
@@ -35,6 +37,7 @@ impl<'a> RouteInput<'a> {
             metadata: self.metadata,
             filter_state: self.filter_state,
             request: Some(self.head),
+            stream: self.stream,
             runtime: self.runtime,
             ..MatchData::of_connection(self.connection)
         }

@@ -106,6 +106,7 @@ impl World {
             remote: &self.connection.remote,
             metadata: &self.metadata,
             filter_state: &self.filter_state,
+            stream: None,
             runtime: &NoRuntime,
             random: self.random,
         }

@@ -104,6 +104,7 @@ const ATTRIBUTES: &[(&str, &[&str])] = &[
             "cx_pool_ready_duration",
         ],
     ),
+    ("upstream_filter_state", &[]),
     (
         "xds",
         &[
@@ -124,7 +125,8 @@ pub(super) fn root(name: &str) -> Option<&'static str> {
 
 /// Whether there is such an attribute; what filters keep in the filter state has any name.
 pub(super) fn is_known(root: &str, field: &str) -> bool {
-    root == "filter_state" || ATTRIBUTES.iter().any(|(name, fields)| *name == root && fields.contains(&field))
+    matches!(root, "filter_state" | "upstream_filter_state")
+        || ATTRIBUTES.iter().any(|(name, fields)| *name == root && fields.contains(&field))
 }
 
 impl<'a> Facts<'a> {
@@ -147,6 +149,10 @@ impl<'a> Facts<'a> {
                 fields.finish()
             }
             "filter_state" => filter_state(&self.info.filter_state, &self.info.connection.filter_state),
+            "upstream_filter_state" => match &self.info.upstream.filter_state {
+                Some(state) => filter_state(state, &FilterState::default()),
+                None => map(std::iter::empty()),
+            },
             "xds" => self.xds(),
             _ => Value::Null,
         }

@@ -14,8 +14,11 @@ pub use attributes::Facts;
 use cel::common::ast::{EntryExpr, Expr, IdedExpr, LiteralValue};
 use cel::{Context, Value};
 pub use functions::Functions;
+use prost::Message as _;
 use serde_json::Value as Json;
+use tidegate_xds::pb::cel::expr as cel_expr;
 use tidegate_xds::pb::google::api::expr::v1alpha1 as pb;
+use tidegate_xds::pb::xds::r#type::v3::CelExpression;
 
 /// What is wrong with an expression.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +27,8 @@ pub enum ExpressionError {
     Syntax(String),
     #[error("the CEL expression {0}")]
     Malformed(&'static str),
+    #[error("CEL expression not set.")]
+    NotSet,
     #[error("Comprehension support is disabled")]
     Loop,
     #[error("No overloads provided for FunctionExpr: {0}")]
@@ -45,7 +50,13 @@ pub struct Expression {
 }
 
 /// Messages whose every field acts: expressions that are held parsed.
-pub const OPAQUE: &[&str] = &["google.api.expr.v1alpha1.CheckedExpr", "google.api.expr.v1alpha1.Expr"];
+pub const OPAQUE: &[&str] = &[
+    "cel.expr.CheckedExpr",
+    "cel.expr.ParsedExpr",
+    "google.api.expr.v1alpha1.CheckedExpr",
+    "google.api.expr.v1alpha1.Expr",
+    "google.api.expr.v1alpha1.ParsedExpr",
+];
 
 /// What an expression may hold at most.
 const MAX_BYTES: usize = 8 << 10;
@@ -73,6 +84,26 @@ impl Expression {
             syntax::Fault::TooDeep => ExpressionError::Malformed("is nested too deeply"),
         })?;
         Self::checked(tree, functions)
+    }
+
+    /// What a matcher's message holds: a checked expression before a parsed one, and never a text, as in Envoy.
+    ///
+    /// # Errors
+    /// As [`Expression::compile_parsed`].
+    pub fn compile_held(held: &CelExpression, functions: Functions) -> Result<Self, ExpressionError> {
+        use tidegate_xds::pb::xds::r#type::v3::cel_expression::ExprSpecifier;
+        // Both packages say the same in the same numbers.
+        let same = |expression: &cel_expr::Expr| pb::Expr::decode(&*expression.encode_to_vec());
+        #[expect(deprecated, reason = "Envoy takes the deprecated kinds too")]
+        let expression = match (&held.cel_expr_checked, &held.cel_expr_parsed, &held.expr_specifier) {
+            (Some(checked), _, _) => checked.expr.as_ref().map(same),
+            (None, Some(parsed), _) => parsed.expr.as_ref().map(same),
+            (None, None, Some(ExprSpecifier::ParsedExpr(parsed))) => parsed.expr.clone().map(Ok),
+            (None, None, Some(ExprSpecifier::CheckedExpr(checked))) => checked.expr.clone().map(Ok),
+            (None, None, None) => return Err(ExpressionError::NotSet),
+        };
+        let expression = expression.transpose().map_err(|_| ExpressionError::Malformed("is nested too deeply"))?;
+        Self::compile_parsed(&expression.unwrap_or_default(), functions)
     }
 
     fn checked(mut tree: IdedExpr, functions: Functions) -> Result<Self, ExpressionError> {
@@ -187,9 +218,6 @@ fn check(expression: &IdedExpr, functions: Functions, roots: &mut Vec<&'static s
     match &expression.expr {
         Expr::Unspecified | Expr::Literal(_) => Ok(()),
         Expr::Ident(name) => {
-            if name == "upstream_filter_state" {
-                return Err(ExpressionError::Attribute(name.clone()));
-            }
             if let Some(root) = attributes::root(name)
                 && !roots.contains(&root)
             {

@@ -9,7 +9,7 @@ use tidegate_xds::{Coverage, FieldError, any};
 
 use super::{Branches, ByLength, IpBranches, Kind, Map, Matcher, OnMatch, Predicate};
 use crate::context::CompileContext;
-use crate::matching::input::{Input, Inputs};
+use crate::matching::input::{ATTRIBUTES_ALONE, Input, Inputs};
 use crate::matching::test::Test;
 use crate::matching::{Cidr, StringMatcher};
 
@@ -209,7 +209,11 @@ impl<'c, A> Compiler<'c, A> {
             }
             None => return Err(context.error("a matcher is required")),
         };
-        Ok(Predicate::Single(input, test))
+        match (input.is_attributes(), test.takes_attributes()) {
+            (true, false) => Err(context.error(ATTRIBUTES_ALONE)),
+            (false, true) => Err(context.error("Unsupported data input type: string")),
+            _ => Ok(Predicate::Single(input, test)),
+        }
     }
 
     fn input(
@@ -224,6 +228,11 @@ impl<'c, A> Compiler<'c, A> {
     fn tree(&mut self, tree: &parts::MatcherTree, context: &mut CompileContext<'_>) -> Result<Kind<A>, FieldError> {
         use parts::matcher_tree::TreeType;
         let input = self.input(tree.input.as_ref(), context)?;
+        if input.is_attributes() {
+            return Err(
+                context.error(format!("{ATTRIBUTES_ALONE}, currently only string type is supported in map matcher"))
+            );
+        }
         let branches = match &tree.tree_type {
             Some(TreeType::ExactMatchMap(map)) => {
                 Branches::Exact(self.map("exact_match_map", map, context)?.into_iter().collect())

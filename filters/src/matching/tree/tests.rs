@@ -53,6 +53,23 @@ fn single(input: &Value, value_match: &Value) -> Value {
     json!({"single_predicate": {"input": input, "value_match": value_match}})
 }
 
+fn custom(input: &Value, config: &Value) -> Value {
+    json!({"single_predicate": {"input": input, "custom_match": {"name": "c", "typed_config": config}}})
+}
+
+const CEL: &str = "type.googleapis.com/xds.type.matcher.v3.CelMatcher";
+
+/// Whether a field of the request has this value.
+fn equals(field: &str, value: &str) -> Value {
+    let field = json!({"select_expr": {"operand": {"ident_expr": {"name": "request"}}, "field": field}});
+    let args = json!([field, {"const_expr": {"string_value": value}}]);
+    json!({"expr": {"call_expr": {"function": "_==_", "args": args}}})
+}
+
+fn expression(field: &str, value: &str) -> Value {
+    json!({"@type": CEL, "expr_match": {"cel_expr_parsed": equals(field, value)}})
+}
+
 fn is(value: &str) -> Value {
     single(&header("x"), &json!({"exact": value}))
 }
@@ -234,7 +251,15 @@ fn what_may_not_stand_here_is_refused_at_its_field() {
     assert!(refused(&list(&[(is("a"), act("a"))]), Inputs::Network).starts_with(at));
     let cel = input("xds.type.matcher.v3.HttpAttributesCelMatchInput", &json!({}));
     let by_cel = list(&[(single(&cel, &json!({"exact": "1"})), act("a"))]);
-    assert!(refused(&by_cel, Inputs::HttpRequest).starts_with(&format!("{at}not supported yet: ")));
+    assert!(refused(&by_cel, Inputs::HttpRequest).ends_with("Unsupported data input type: cel_data_input"));
+    assert!(refused(&by_cel, Inputs::RouteTable).starts_with(&format!("{at}this input cannot be matched on here: ")));
+    assert!(refused(&by_cel, Inputs::Network).starts_with(&format!("{at}this input cannot be matched on here: ")));
+    let by_header = list(&[(custom(&header("x"), &expression("path", "/a")), act("a"))]);
+    assert!(refused(&by_header, Inputs::HttpRequest).ends_with("Unsupported data input type: string"));
+    let by_map = json!({"matcher_tree": {"input": cel, "exact_match_map": {"map": {"a": act("a")}}}});
+    assert!(refused(&by_map, Inputs::HttpRequest).contains("currently only string type is supported in map matcher"));
+    let empty = list(&[(custom(&cel, &json!({"@type": CEL, "expr_match": {"cel_expr_string": "true"}})), act("a"))]);
+    assert!(refused(&empty, Inputs::HttpRequest).ends_with("failed to create an expression: CEL expression not set."));
     let mut keep = act("a");
     keep["keep_matching"] = json!(true);
     let expected = "matcher_list.matchers[0].on_match.keep_matching: keep_matching is not supported in this context";
@@ -246,4 +271,31 @@ fn every_action_is_visited() {
     let matcher = compiled(&list(&[(is("a"), inner()), (is("b"), act("b"))]), Inputs::RouteTable);
     assert_eq!(matcher.actions(), ["in", "b", "none"]);
     assert!(compiled(&json!({}), Inputs::RouteTable).actions().is_empty());
+}
+
+#[test]
+fn expressions_look_at_the_whole_stream() {
+    let attributes = input("xds.type.matcher.v3.HttpAttributesCelMatchInput", &json!({}));
+    let held = |held: Value| custom(&attributes, &json!({"@type": CEL, "description": "d", "expr_match": held}));
+    // A checked one goes before a parsed one.
+    let both = json!({"cel_expr_checked": equals("path", "/b"), "cel_expr_parsed": equals("path", "/c")});
+    let matcher = list(&[
+        (custom(&attributes, &expression("path", "/a")), act("parsed")),
+        (held(both), act("checked")),
+        (held(json!({"parsed_expr": equals("path", "/d")})), act("older")),
+        (held(json!({"checked_expr": equals("path", "/e")})), act("older still")),
+    ]);
+    let matcher = compiled(&matcher, Inputs::HttpRequest);
+    let address = Address::Ip("127.0.0.1:1".parse().unwrap());
+    let connection = ConnectionInfo::new(1, address.clone(), address, Instant::now());
+    let info = StreamInfo::new(connection.into(), Instant::now(), std::time::SystemTime::UNIX_EPOCH);
+    for (path, expected) in
+        [("/a", "parsed"), ("/b", "checked"), ("/c", "none"), ("/d", "older"), ("/e", "older still"), ("/f", "none")]
+    {
+        let head = RequestHead::new(Method::GET, HeaderValue::from_static("h"), HeaderValue::from_static(path));
+        let outcome = matcher.matches(&MatchData::of_request(&info, &head));
+        assert_eq!(outcome, Outcome::Action(&expected.to_owned()), "{path}");
+    }
+    // Before there is a stream nothing can be said.
+    assert_eq!(matcher.matches(&MatchData::of_connection(&info.connection)), Outcome::NotYet);
 }

@@ -91,6 +91,7 @@ pub(super) fn with_input<T>(head: &RequestHead, ask: impl FnOnce(&RouteInput<'_>
         remote: &connection.remote,
         metadata: &Metadata::default(),
         filter_state: &FilterState::default(),
+        stream: None,
         runtime: &NoRuntime,
         random: 0,
     })

@@ -59,6 +59,7 @@ impl Connection {
             remote: &stream.info.downstream_remote,
             metadata: &stream.info.dynamic_metadata,
             filter_state: &stream.info.filter_state,
+            stream: Some(&stream.info),
             runtime: self.shared.runtime(),
             random: stream.random,
         }
