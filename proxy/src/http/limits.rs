@@ -1,7 +1,8 @@
 //! The bounds of one stream that its route may change while it runs: shared by whoever routes and the stream's timer.
 //! They must not know what happens when one is reached.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -14,8 +15,30 @@ const NEVER: u64 = u64::MAX;
 pub(crate) struct Limits {
     idle_nanos: AtomicU64,
     duration_nanos: AtomicU64,
-    answer: Mutex<Option<Instant>>,
+    answer: Mutex<Option<TryLimit>>,
     version: AtomicU32,
+}
+
+/// When a try is over, unless all of its response has come by then.
+#[derive(Debug, Clone)]
+pub(crate) struct TryLimit {
+    pub at: Instant,
+    met: Arc<AtomicBool>,
+}
+
+impl TryLimit {
+    pub(crate) fn new(at: Instant) -> Self {
+        Self { at, met: Arc::default() }
+    }
+
+    /// All of the response has come.
+    pub(crate) fn meet(&self) {
+        self.met.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_met(&self) -> bool {
+        self.met.load(Relaxed)
+    }
 }
 
 fn nanos(limit: Option<Duration>) -> u64 {
@@ -45,14 +68,15 @@ impl Limits {
         }
     }
 
-    /// Sets when the try that answers is over, whatever of its response is still to come.
-    pub(crate) fn set_answer(&self, over: Instant) {
-        *self.answer.lock() = Some(over);
+    /// Sets when the try that answers is over.
+    pub(crate) fn set_answer(&self, limit: TryLimit) {
+        *self.answer.lock() = Some(limit);
         self.version.fetch_add(1, Relaxed);
     }
 
+    /// When the try that answers is over, unless all of its response has come.
     pub(crate) fn answer(&self) -> Option<Instant> {
-        *self.answer.lock()
+        self.answer.lock().as_ref().filter(|limit| !limit.is_met()).map(|limit| limit.at)
     }
 
     pub(crate) fn idle(&self) -> Option<Duration> {
@@ -79,8 +103,10 @@ mod tests {
         assert_eq!((limits.version(), limits.idle(), limits.duration()), (0, Some(Duration::from_secs(1)), None));
         limits.set(None, Some(Duration::ZERO));
         assert_eq!((limits.version(), limits.idle(), limits.duration()), (1, None, Some(Duration::ZERO)));
-        let now = Instant::now();
-        limits.set_answer(now);
-        assert_eq!((limits.version(), limits.answer()), (2, Some(now)));
+        let limit = TryLimit::new(Instant::now());
+        limits.set_answer(limit.clone());
+        assert_eq!((limits.version(), limits.answer()), (2, Some(limit.at)));
+        limit.meet();
+        assert_eq!(limits.answer(), None);
     }
 }

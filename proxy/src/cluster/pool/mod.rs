@@ -28,6 +28,7 @@ use super::Cluster;
 use super::circuit_breaker::{Permit, Resource, RoutingPriority};
 use super::host::{Host, HostCounter, InFlight, OpenConnection, Waiting};
 use super::options::{HttpProtocol, NotPrepared};
+use crate::http::limits::TryLimit;
 use crate::http::wire_bytes::WireBytes;
 
 pub(crate) use connect::ConnectError;
@@ -165,7 +166,7 @@ pub(crate) struct Begun {
     pub response: Response,
     pub pump: Option<Pump>,
     /// When it is over, whatever of the response is still to come.
-    pub over: Option<Instant>,
+    pub over: Option<TryLimit>,
 }
 
 impl Begun {

@@ -346,9 +346,9 @@ impl<'a> Exchange<'a> {
         if let Some(reply) = self.progress.as_ref().and_then(|progress| progress.take_reply()) {
             return Ok(self.produce_reply(*reply).await);
         }
-        if let Some(over) = forwarded.over {
+        if let Some(over) = &forwarded.over {
             self.cluster = Some(Arc::clone(forwarded.served.cluster()));
-            self.limits.set_answer(over);
+            self.limits.set_answer(over.clone());
         }
         self.filter_response(forwarded.into()).await.ok_or(Anew::Recreated)
     }

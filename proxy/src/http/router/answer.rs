@@ -12,6 +12,7 @@ use super::tries::Won;
 use super::{Pump, Redirected, Served, Shared};
 use crate::cluster::pool::Begun;
 use crate::http::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_UPSTREAM_SERVICE_TIME};
+use crate::http::limits::TryLimit;
 use crate::route::Route;
 
 /// What forwarding came to.
@@ -29,7 +30,7 @@ pub(crate) struct Forwarded {
     /// How long the whole may take from the end of the request on, which is not before this moment.
     pub limit: Option<(Instant, Duration)>,
     /// When the cluster's own limit ends it.
-    pub over: Option<Instant>,
+    pub over: Option<TryLimit>,
     /// The host agreed to leave HTTP.
     pub upgraded: bool,
     pub served: Served,

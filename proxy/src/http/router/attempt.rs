@@ -84,9 +84,9 @@ pub(super) async fn attempt(
     }
     let attempt = Attempt { host, head, body: request.body, connected, filters };
     let mut begun = send(shared, attempt, stream).await?;
-    let over = begun.over;
+    let over = begun.over.clone();
     let filtered = async { filters.on_response(&mut begun, stream).await.map_err(Failure::Replied) };
-    lasting::until(over, &shared.cluster, pin!(filtered)).await?;
+    lasting::until(over.as_ref(), &shared.cluster, pin!(filtered)).await?;
     Ok(begun)
 }
 
