@@ -95,10 +95,11 @@ impl HttpFilter for Filter {
                 Encoding::Text => "application/grpc-web-text+proto",
             }),
         );
+        // Also where a body follows, whose trailers may tell another.
+        if let Some(counters) = &self.counters {
+            counters.count_status(&response.head.headers);
+        }
         if end {
-            if let Some(counters) = &self.counters {
-                counters.count_status(&response.head.headers);
-            }
             return Step::Continue;
         }
         if grpc {
@@ -193,7 +194,9 @@ impl http_body::Body for Decoded {
             self.rest.extend_from_slice(&data);
             let whole = self.rest.len() / 4 * 4;
             let text = self.rest.split_to(whole);
-            match base64::decode(&text) {
+            // What comes at once may be padded at its end only, as in Envoy.
+            let padded_within = text[..whole.saturating_sub(4)].contains(&b'=');
+            match base64::decode(&text).filter(|_| !padded_within) {
                 Some(bytes) if bytes.is_empty() => {}
                 Some(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes.into())))),
                 None => return Poll::Ready(Some(Err(bad_base64("grpc_base_64_decode_failed")))),
@@ -369,5 +372,18 @@ mod tests {
         let (request, answer) = call("application/json", "", "abc", plain());
         assert_eq!(lines(&answer.head.headers), ["content-type: text/plain"]);
         assert!(request.head.headers.contains_key("content-length"));
+    }
+
+    #[test]
+    fn padding_within_what_comes_at_once_is_refused() {
+        let outcome = |text: &'static str| {
+            let mut body = Body::stream(Decoded { body: Body::full(text), rest: BytesMut::new() });
+            now(body.frame()).unwrap().map(|frame| frame.into_data().unwrap()).map_err(|error| match error {
+                BodyError::Reply(reply) => reply.details,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert_eq!(outcome("AAAAAAE=").unwrap(), b"\0\0\0\0\x01"[..]);
+        assert_eq!(outcome("AAAAAAE=AAAAAARwaW5n").unwrap_err(), "grpc_base_64_decode_failed");
     }
 }

@@ -577,3 +577,17 @@ pub(crate) fn changed_defaults(config: &proto::HttpConnectionManager, defaults: 
     }
     changed
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_jitter_is_of_its_own_time() {
+        let percent = |value| Some(Percent { value });
+        let config = proto::HttpConnectionManager { drain_timeout_jitter: percent(25.0), ..Default::default() };
+        let common = core::HttpProtocolOptions { max_connection_duration_jitter: percent(50.0), ..Default::default() };
+        let compiled = timeouts(&config, &common, Values::of(Defaults::Envoy));
+        assert_eq!((compiled.drain_jitter_percent, compiled.max_connection_duration_jitter_percent), (25.0, 50.0));
+    }
+}

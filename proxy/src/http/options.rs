@@ -286,3 +286,32 @@ pub struct ForwardedProto {
     pub https_ports: Vec<u32>,
     pub http_ports: Vec<u32>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jitter_lengthens_by_no_more_than_it_says() {
+        let second = Duration::from_secs(1);
+        let timeouts = HttpTimeouts {
+            max_connection_duration: Some(10 * second),
+            max_connection_duration_jitter_percent: 50.0,
+            drain: 4 * second,
+            drain_jitter_percent: 25.0,
+            ..HttpTimeouts::default()
+        };
+        let most = |times: Vec<Duration>, least: Duration, most: Duration| {
+            assert!(times.iter().all(|time| (least..=most).contains(time)), "{times:?}");
+            // Of so many some are near either end.
+            let quarter = (most - least) / 4;
+            assert!(
+                times.iter().any(|time| *time < least + quarter) && times.iter().any(|time| *time > most - quarter)
+            );
+        };
+        most((0..1000).map(|_| timeouts.of_connection().unwrap()).collect(), 10 * second, 15 * second);
+        most((0..1000).map(|_| timeouts.of_drain()).collect(), 4 * second, 5 * second);
+        let plain = HttpTimeouts { drain_jitter_percent: 0.0, ..timeouts };
+        assert_eq!((plain.of_drain(), HttpTimeouts::default().of_connection()), (4 * second, None));
+    }
+}
