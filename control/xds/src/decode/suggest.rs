@@ -22,8 +22,11 @@ pub(super) fn unknown_type(url: &str, name: &str) -> String {
 /// A type of nearly this name, or the one that took over from it in a later version of the API.
 fn nearest_type(name: &str) -> Option<&'static str> {
     let last = last_part(name);
-    // Comparing with all names would take long; those of few changes end alike.
-    let alike = |known: &&str| distance_of_few(last, last_part(known));
+    // Comparing with all names would take long; those of few changes are about as long and end alike.
+    let alike = |known: &&str| {
+        last_part(known) == last
+            || known.len().abs_diff(name.len()) <= allowed(name) && distance_of_few(last, last_part(known))
+    };
     let known = || schema::messages().iter().map(Message::name).filter(alike);
     nearest(name, known()).or_else(|| {
         let room = |name: &'static str| name.rsplit('.').nth(2);
