@@ -16,7 +16,7 @@ use tonic::transport::server::TcpIncoming;
 use tower_service::Service;
 
 use super::Plane;
-use crate::server::{Client, Refusal, ResourceSet, ResourceType, Sets, State, TypeStatus};
+use crate::server::{Client, Counts, Refusal, ResourceSet, ResourceType, Sets, TypeStatus};
 
 const HELP: &str = "tidegate control
 
@@ -73,7 +73,7 @@ fn status(plane: &Plane) -> Value {
     let source = plane.source.lock().clone();
     let refused = source.refused.map(|(refused, at)| json!({"faults": refused.faults, "since_seconds": seconds(at)}));
     let sets = plane.sets.borrow().clone();
-    let clients: Vec<Value> = plane.server.clients().all().iter().map(|one| client(one)).collect();
+    let clients: Vec<Value> = plane.server.clients().all().iter().map(|one| client(one, &sets)).collect();
     json!({
         "uptime_seconds": seconds(plane.started),
         "source": {"taken_seconds_ago": seconds(source.taken), "refused": refused},
@@ -92,26 +92,23 @@ fn groups(sets: &Sets) -> Value {
     sets.all().map(of).collect()
 }
 
-fn client(client: &Client) -> Value {
-    let mut states = [0usize; 4];
-    for resource in client.resources() {
-        states[match resource.state {
-            State::Synced => 0,
-            State::NotSent => 1,
-            State::Unanswered => 2,
-            State::Refused => 3,
-        }] += 1;
-    }
-    let [synced, not_sent, unanswered, refused] = states;
+fn client(client: &Client, sets: &Sets) -> Value {
+    let types = client.types();
+    let count = |of: fn(&Counts) -> usize| types.iter().map(|kind| of(&kind.counts)).sum::<usize>();
     json!({
         "node": client.node.id,
         "cluster": client.node.cluster,
         "peer": client.peer.map(|peer| peer.to_string()),
         "service": client.service.trim_start_matches('/'),
-        "group": &*client.group,
+        "group": sets.of(&client.node).0,
         "connected_seconds": seconds(client.since),
-        "resources": {"synced": synced, "not_sent": not_sent, "unanswered": unanswered, "refused": refused},
-        "types": client.types().iter().map(kind).collect::<Vec<_>>(),
+        "resources": {
+            "synced": count(|counts| counts.synced),
+            "not_sent": count(|counts| counts.not_sent),
+            "unanswered": count(|counts| counts.unanswered),
+            "refused": count(|counts| counts.refused),
+        },
+        "types": types.iter().map(kind).collect::<Vec<_>>(),
     })
 }
 

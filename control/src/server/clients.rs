@@ -28,8 +28,6 @@ pub struct Client {
     pub peer: Option<SocketAddr>,
     /// What it is called: the service and method.
     pub service: &'static str,
-    /// The group of its node when it came.
-    pub group: Arc<str>,
     pub since: Instant,
     state: Arc<dyn Look + Send + Sync>,
 }
@@ -61,10 +59,9 @@ impl Client {
         node: Node,
         peer: Option<SocketAddr>,
         service: &'static str,
-        group: &str,
         state: Arc<Mutex<D>>,
     ) -> Self {
-        Self { node, peer, service, group: group.into(), since: Instant::now(), state }
+        Self { node, peer, service, since: Instant::now(), state }
     }
 
     pub fn types(&self) -> Vec<TypeStatus> {
@@ -100,8 +97,10 @@ pub(super) struct Entry {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let gone = self.clients.open.lock().streams.remove(&self.id);
         // What it holds is freed after the lock.
-        drop(gone);
+        let gone = self.clients.open.lock().streams.remove(&self.id);
+        if let Some(client) = gone {
+            tracing::info!(node = client.node.id, service = client.service, "a client went");
+        }
     }
 }

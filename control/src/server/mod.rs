@@ -28,7 +28,7 @@ pub use loads::{Load, Loads};
 pub use resource_set::{Resource, ResourceSet, ResourceType};
 pub use services::{Options, Server};
 pub use sotw::Sotw;
-pub use status::{Refusal, ResourceStatus, State, TypeStatus};
+pub use status::{Counts, Refusal, ResourceStatus, State, TypeStatus};
 use tidegate_xds::pb::envoy::config::core::v3::ControlPlane;
 
 use crate::client::WILDCARD;
@@ -52,6 +52,9 @@ pub trait Dialect: Send + 'static {
 
     /// When [`Dialect::next_response`] is worth asking even if nothing happens.
     fn deadline(&self) -> Option<Instant>;
+
+    /// How many names are asked for.
+    fn names(&self) -> usize;
 
     fn types(&self) -> Vec<TypeStatus>;
 

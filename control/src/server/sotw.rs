@@ -71,6 +71,10 @@ impl Dialect for Sotw {
         self.rollout.deadline()
     }
 
+    fn names(&self) -> usize {
+        self.watches.iter().map(Watch::names).sum()
+    }
+
     fn types(&self) -> Vec<TypeStatus> {
         self.watches.iter().map(Watch::status).collect()
     }

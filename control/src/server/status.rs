@@ -52,6 +52,21 @@ pub struct ResourceStatus {
     pub refusal: Option<Refusal>,
 }
 
+/// How many resources are how far, those that were asked for and are not there among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub synced: usize,
+    pub not_sent: usize,
+    pub unanswered: usize,
+    pub refused: usize,
+}
+
+impl Counts {
+    pub(super) fn new(all: usize, not_sent: usize, unanswered: usize, refused: usize) -> Self {
+        Self { synced: all.saturating_sub(not_sent + unanswered + refused), not_sent, unanswered, refused }
+    }
+}
+
 /// One type of one client.
 #[derive(Debug, Clone)]
 pub struct TypeStatus {
@@ -61,6 +76,7 @@ pub struct TypeStatus {
     pub names: usize,
     /// The version that is served.
     pub version: String,
+    pub counts: Counts,
     /// What was refused last, unless something was accepted since.
     pub refusal: Option<Refusal>,
     /// Names of what is refused by itself.

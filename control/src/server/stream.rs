@@ -17,6 +17,9 @@ use super::clients::{Client, Clients};
 use super::groups::Sets;
 use super::resource_set::ResourceType;
 
+/// More names than this a stream may not ask for: what a client may make us hold.
+const MOST_NAMES: usize = 1_000_000;
+
 /// What all streams share.
 #[derive(Debug)]
 pub(super) struct Context {
@@ -104,31 +107,35 @@ where
     tracing::info!(node = node.id, group, service = call.service, peer = ?call.peer, "a client came");
     let dialect = D::new(set.clone(), call.kind.is_none(), context.control_plane.clone());
     let dialect = Arc::new(Mutex::new(dialect));
-    let client = Client::new(node.clone(), call.peer, call.service, &group, dialect.clone());
+    let client = Client::new(node.clone(), call.peer, call.service, dialect.clone());
     let _listed = context.clients.add(client);
     note_refusal(&first, &node);
     dialect.lock().receive(first, Instant::now());
     let mut may_be_due = true;
-    let ended = loop {
+    loop {
         let deadline = dialect.lock().deadline();
         tokio::select! {
             request = requests.message() => match request {
                 Ok(Some(mut request)) => {
                     if let Err(status) = check(&mut request, call) {
-                        break Err(status);
+                        return Err(status);
                     }
                     note_refusal(&request, &node);
-                    dialect.lock().receive(request, Instant::now());
+                    let mut dialect = dialect.lock();
+                    dialect.receive(request, Instant::now());
+                    if dialect.names() > MOST_NAMES {
+                        return Err(Status::resource_exhausted("one stream may ask for so many names only"));
+                    }
                 }
-                Ok(None) => break Ok(()),
+                Ok(None) => return Ok(()),
                 Err(status) => {
                     tracing::debug!(node = node.id, %status, "a stream broke");
-                    break Ok(());
+                    return Ok(());
                 }
             },
             changed = sets.changed() => {
                 if changed.is_err() {
-                    break Err(Status::unavailable("the source is gone"));
+                    return Err(Status::unavailable("the source is gone"));
                 }
                 let newest = sets.borrow_and_update().of(&node).1.clone();
                 if Arc::ptr_eq(&newest, &set) {
@@ -138,7 +145,7 @@ where
                 dialect.lock().update(&set);
             }
             permit = responses.reserve(), if may_be_due => {
-                let Ok(permit) = permit else { break Ok(()) };
+                let Ok(permit) = permit else { return Ok(()) };
                 let response = dialect.lock().next_response(Instant::now());
                 may_be_due = response.is_some();
                 if let Some(response) = response {
@@ -149,9 +156,7 @@ where
             () = sleep_until(deadline) => {}
         }
         may_be_due = true;
-    };
-    tracing::info!(node = node.id, service = call.service, "a client went");
-    ended
+    }
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

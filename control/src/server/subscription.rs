@@ -133,6 +133,21 @@ impl Subscription {
         self.served.get(name)
     }
 
+    /// How many resources are asked for, those that are not there too.
+    pub(super) fn count(&self) -> usize {
+        if self.wildcard {
+            let absent = self.names.iter().filter(|name| self.served.get(name).is_none());
+            return self.served.len() + absent.count();
+        }
+        let spaces = self.names.iter().filter(|name| self.is_namespace(name)).count();
+        if spaces == 0 { self.names.len() } else { self.asked().len() + self.names.len() - spaces }
+    }
+
+    /// How many of them have to be told of.
+    pub(super) fn count_due(&self) -> usize {
+        self.due.len()
+    }
+
     /// All that there is of what was asked for.
     pub(super) fn asked(&self) -> Vec<Arc<Resource>> {
         if self.wildcard || self.names.iter().any(|name| self.is_namespace(name)) {

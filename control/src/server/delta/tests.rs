@@ -6,7 +6,7 @@ use tidegate_xds::pb::google::rpc::Status;
 
 use super::*;
 use crate::server::testing::{CDS, EDS, LDS, RDS, cluster, endpoints, listener, routes, set};
-use crate::server::{Resource, State};
+use crate::server::{Counts, Resource, State};
 
 struct Client {
     server: Delta,
@@ -143,7 +143,9 @@ fn what_is_refused_together_is_taken_apart_until_the_bad_one_is_alone() {
     let refusal = status.refusal.unwrap();
     assert_eq!((refusal.reason.as_str(), refusal.code), ("it is bad", 13));
     assert_eq!(refusal.version, status.resource.unwrap().version.to_string());
-    assert_eq!(client.server.types()[0].refused, ["bad".into()]);
+    let status = client.server.types().remove(0);
+    assert_eq!(status.refused, ["bad".into()]);
+    assert_eq!(status.counts, Counts { synced: 3, refused: 1, ..Counts::default() });
     // It is kept apart until it changes, and then sent like any other.
     assert_eq!(client.update(["a", "b", "bad", "d", "e"].map(|name| cluster(name, ""))), ["Cluster 6: e"]);
     let better = ["a", "b", "d", "e"].map(|name| cluster(name, "")).into_iter().chain([cluster("bad", "x")]);

@@ -11,7 +11,7 @@ use tidegate_xds::pb::google::rpc::Status;
 use crate::server::WILDCARD;
 use crate::server::resource_set::{Kind, Resource, ResourceType, Version};
 use crate::server::rollout::Progress;
-use crate::server::status::{Refusal, ResourceStatus, State, TypeStatus};
+use crate::server::status::{Counts, Refusal, ResourceStatus, State, TypeStatus};
 use crate::server::subscription::Subscription;
 
 /// A response ends with the resource that makes it this long: gRPC clients take 4 MiB, unless told otherwise.
@@ -76,6 +76,10 @@ impl Watch {
 
     pub(super) fn kind(&self) -> ResourceType {
         self.subscription.kind
+    }
+
+    pub(super) fn names(&self) -> usize {
+        self.subscription.names().len()
     }
 
     pub(super) fn served(&self) -> &Kind {
@@ -190,6 +194,12 @@ impl Watch {
             wildcard: self.subscription.is_wildcard(),
             names: self.subscription.names().len(),
             version: self.served().version(),
+            counts: Counts::new(
+                self.subscription.count(),
+                self.subscription.count_due() + self.retries.iter().map(Vec::len).sum::<usize>(),
+                self.unanswered.iter().map(|sent| sent.words.len()).sum(),
+                self.refused.len(),
+            ),
             refusal: self.refusal.clone(),
             refused: self.refused.keys().cloned().collect(),
         }

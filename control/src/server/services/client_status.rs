@@ -141,7 +141,6 @@ fn text(matcher: &StringMatcher, text: &str) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::groups::REST;
     use crate::server::testing::{CDS, cluster, set};
     use crate::server::{Dialect, Sotw};
     use parking_lot::Mutex;
@@ -158,7 +157,7 @@ mod tests {
         let error_detail = Some(status).filter(|_| refuses);
         sotw.receive(DiscoveryRequest { response_nonce, error_detail, ..request }, Instant::now());
         let node = Node { id: node.to_owned(), ..Node::default() };
-        Client::new(node, None, "ads", REST, Arc::new(Mutex::new(sotw)))
+        Client::new(node, None, "ads", Arc::new(Mutex::new(sotw)))
     }
 
     #[test]

@@ -101,7 +101,7 @@ async fn an_aggregated_delta_stream_follows_the_set_and_ends_with_the_server() {
     }
     let clients = running.server.clients();
     until(|| clients.all()[0].resources().iter().all(|status| status.state == State::Synced)).await;
-    assert_eq!((clients.all()[0].node.id.as_str(), &*clients.all()[0].group), ("n", "default"));
+    assert_eq!(clients.all()[0].node.id, "n");
     running.end.take().unwrap().send(()).unwrap();
     let ended = responses.message().await.unwrap_err();
     assert_eq!((ended.code(), ended.message()), (tonic::Code::Unavailable, "the control plane ends"));

@@ -6,7 +6,7 @@ use tidegate_xds::pb::google::rpc::Status;
 
 use super::*;
 use crate::server::testing::{CDS, EDS, LDS, RDS, cluster, endpoints, listener, routes, set};
-use crate::server::{Resource, State};
+use crate::server::{Counts, Resource, State};
 
 struct Client {
     server: Sotw,
@@ -108,6 +108,7 @@ fn a_refusal_is_kept_until_something_is_accepted() {
     assert_eq!(client.server.resources()[0].state, State::Refused);
     assert_eq!(client.update([cluster("a", "x")]), ["Cluster 2: a"]);
     assert_eq!(client.server.resources()[0].state, State::Unanswered);
+    assert_eq!(client.server.types()[0].counts, Counts { unanswered: 1, ..Counts::default() });
     client.say(CDS, "2", &[], None);
     assert_eq!(client.server.resources()[0].state, State::Synced);
     assert!(client.server.types()[0].refusal.is_none());

@@ -10,7 +10,7 @@ use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use crate::server::WILDCARD;
 use crate::server::resource_set::{Kind, Resource, ResourceType};
 use crate::server::rollout::Progress;
-use crate::server::status::{Refusal, ResourceStatus, State, TypeStatus};
+use crate::server::status::{Counts, Refusal, ResourceStatus, State, TypeStatus};
 use crate::server::subscription::Subscription;
 
 #[derive(Debug)]
@@ -49,6 +49,10 @@ impl Watch {
 
     pub(super) fn kind(&self) -> ResourceType {
         self.subscription.kind
+    }
+
+    pub(super) fn names(&self) -> usize {
+        self.subscription.names().len()
     }
 
     pub(super) fn served(&self) -> &Kind {
@@ -134,11 +138,20 @@ impl Watch {
     }
 
     pub(super) fn status(&self) -> TypeStatus {
+        let all = self.subscription.count();
+        let told_together = self.says_all() && (self.owed || self.subscription.is_due());
+        let not_sent = if told_together { all } else { self.subscription.count_due() };
+        let counts = match (self.answered, &self.refusal) {
+            (false, _) => Counts::new(all, not_sent, all - not_sent.min(all), 0),
+            (true, Some(_)) => Counts::new(all, not_sent, 0, all - not_sent.min(all)),
+            (true, None) => Counts::new(all, not_sent, 0, 0),
+        };
         TypeStatus {
             kind: self.kind(),
             wildcard: self.subscription.is_wildcard(),
             names: self.subscription.names().len(),
             version: self.served().version(),
+            counts,
             refusal: self.refusal.clone(),
             refused: Vec::new(),
         }
