@@ -23,6 +23,14 @@ pub enum Command {
     Status(StatusFlags),
     /// Serve configuration to proxies.
     Control(ControlFlags),
+    /// Change resources of a control plane.
+    Apply(ApplyFlags),
+    /// Show resources of a control plane.
+    Get(GetFlags),
+    /// Take a resource of a control plane away.
+    Delete(DeleteFlags),
+    /// Say what a change would do.
+    Diff(DiffFlags),
 }
 
 #[derive(Debug, Parser)]
@@ -49,8 +57,16 @@ enum Sub {
     Quickstart(QuickstartFlags),
     /// Tell how a running process is: its control planes, which versions act, what was refused and why
     Status(StatusFlags),
-    /// Serve configuration to proxies and gRPC clients: xDS from a directory of resources
+    /// Serve configuration to proxies and gRPC clients: xDS from a directory of resources, or a store
     Control(ControlFlags),
+    /// Change or create the resources of a file in a control plane's store, all or none
+    Apply(ApplyFlags),
+    /// Show what a control plane serves: all resources, those of a type, or one
+    Get(GetFlags),
+    /// Take a resource out of a control plane's store
+    Delete(DeleteFlags),
+    /// Show what `apply` would change; ends with 1 if there is something
+    Diff(DiffFlags),
 }
 
 /// `tidegate status`.
@@ -68,8 +84,11 @@ pub struct StatusFlags {
 #[derive(Debug, Clone, Args)]
 pub struct ControlFlags {
     /// The directory: files in YAML or JSON, each of one resource or `resources: [...]`; a directory in it is a group of nodes
-    #[arg(long)]
-    pub source: PathBuf,
+    #[arg(long, required_unless_present = "store", conflicts_with = "store")]
+    pub source: Option<PathBuf>,
+    /// A directory in which resources are kept that `tidegate apply` and the admin interface change
+    #[arg(long, requires = "admin")]
+    pub store: Option<PathBuf>,
     /// Where proxies come: xDS over gRPC (aggregated and by type, delta and state of the world), REST, CSDS, LRS
     #[arg(long)]
     pub listen: SocketAddr,
@@ -85,6 +104,68 @@ pub struct ControlFlags {
     /// trace, debug, info, warning, error, critical or off
     #[arg(short = 'l', long, default_value = "info")]
     pub log_level: String,
+}
+
+/// Where a control plane with a store is.
+#[derive(Debug, Clone, Args)]
+pub struct StoreFlags {
+    /// Where its admin interface listens
+    #[arg(long, default_value = "127.0.0.1:18001")]
+    pub admin: String,
+    /// A file whose first line is a token that it knows
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+/// `tidegate apply`.
+#[derive(Debug, Clone, Args)]
+pub struct ApplyFlags {
+    /// Resources in YAML or JSON: one, or `resources: [...]`
+    #[arg(short, long)]
+    pub file: PathBuf,
+    /// Only say what would change
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Only if the version of all that is there is still this one (`tidegate get` shows it)
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<String>,
+    #[command(flatten)]
+    pub store: StoreFlags,
+}
+
+/// `tidegate get`.
+#[derive(Debug, Clone, Args)]
+pub struct GetFlags {
+    /// Cluster, ClusterLoadAssignment, Listener, RouteConfiguration, ...
+    #[arg(value_name = "TYPE")]
+    pub kind: Option<String>,
+    pub name: Option<String>,
+    #[command(flatten)]
+    pub store: StoreFlags,
+}
+
+/// `tidegate delete`.
+#[derive(Debug, Clone, Args)]
+pub struct DeleteFlags {
+    /// Cluster, ClusterLoadAssignment, Listener, RouteConfiguration, ...
+    #[arg(value_name = "TYPE")]
+    pub kind: String,
+    pub name: String,
+    /// Only if this is its version
+    #[arg(long, value_name = "VERSION")]
+    pub if_version: Option<String>,
+    #[command(flatten)]
+    pub store: StoreFlags,
+}
+
+/// `tidegate diff`.
+#[derive(Debug, Clone, Args)]
+pub struct DiffFlags {
+    /// Resources in YAML or JSON: one, or `resources: [...]`
+    #[arg(short, long)]
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub store: StoreFlags,
 }
 
 /// `tidegate check`.
@@ -284,7 +365,8 @@ pub fn called_as_envoy(program: &str) -> bool {
     std::path::Path::new(program).file_stem().is_some_and(|name| name == "envoy")
 }
 
-const SUBCOMMANDS: [&str; 6] = ["run", "check", "quickstart", "status", "control", "help"];
+const SUBCOMMANDS: [&str; 10] =
+    ["run", "check", "quickstart", "status", "control", "apply", "get", "delete", "diff", "help"];
 
 /// Reads a command line, program name first.
 ///
@@ -300,6 +382,10 @@ pub fn parse(arguments: Vec<String>) -> Result<Command, clap::Error> {
         Sub::Quickstart(flags) => Command::Quickstart(flags),
         Sub::Status(flags) => Command::Status(flags),
         Sub::Control(flags) => Command::Control(flags),
+        Sub::Apply(flags) => Command::Apply(flags),
+        Sub::Get(flags) => Command::Get(flags),
+        Sub::Delete(flags) => Command::Delete(flags),
+        Sub::Diff(flags) => Command::Diff(flags),
     })
 }
 
@@ -385,6 +471,13 @@ mod tests {
         let control =
             parsed("tidegate control --source d --listen 127.0.0.1:1 --bootstrap-cluster a --bootstrap-cluster b");
         assert!(matches!(control, Command::Control(flags) if flags.bootstrap_cluster == ["a", "b"]));
+        for line in
+            ["--listen 127.0.0.1:1", "--source a --store b --listen 127.0.0.1:1", "--store b --listen 127.0.0.1:1"]
+        {
+            let line = format!("tidegate control {line}");
+            assert!(parse(line.split(' ').map(str::to_owned).collect()).is_err(), "{line}");
+        }
+        assert!(matches!(parsed("tidegate get Cluster"), Command::Get(flags) if flags.name.is_none()));
         assert!(matches!(parsed("/usr/bin/envoy --mode validate -c a.yaml"), Command::Run(_)));
     }
 

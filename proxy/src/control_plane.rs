@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tidegate_control::run::{self, Listen, RunError};
-use tidegate_control::source::Directory;
+use tidegate_control::source::{Directory, Store};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -45,9 +45,16 @@ pub async fn run(flags: ControlFlags) -> Result<(), ControlError> {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
-    let source = Directory::new(flags.source, flags.bootstrap_cluster);
     tracing::info!(address = %flags.listen, admin = ?flags.admin, "control plane starts");
-    Ok(run::run(source, Listen { clients, admin, tokens }, end).await?)
+    let mut listen = Listen { clients, admin, tokens, store: None };
+    if let Some(directory) = flags.store {
+        let store = Store::open(&directory, flags.bootstrap_cluster).map_err(RunError::Source)?;
+        listen.store = Some(store.clone());
+        return Ok(run::run(store.source(), listen, end).await?);
+    }
+    // The command line has one of them.
+    let source = Directory::new(flags.source.unwrap_or_default(), flags.bootstrap_cluster);
+    Ok(run::run(source, listen, end).await?)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {

@@ -1,6 +1,7 @@
 //! The data plane of Tidegate: listeners, HTTP, routes, clusters, and what compiles an Envoy configuration into them.
 
 pub mod admin;
+mod admin_client;
 pub mod allocator;
 pub mod app;
 pub mod application_log;
@@ -16,6 +17,7 @@ pub mod listener;
 mod process;
 pub mod quickstart;
 pub mod resident;
+pub mod resources;
 pub mod route;
 pub mod runtime;
 pub mod server;

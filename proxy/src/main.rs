@@ -12,7 +12,7 @@ use tidegate::config::bootstrap::{Bootstrap, Overrides};
 use tidegate::config::files::UnknownDynamicFields;
 use tidegate::server::{self, Options, StartError};
 use tidegate::stats::server::VERSION;
-use tidegate::{allocator, check, control_plane, quickstart, status};
+use tidegate::{allocator, check, control_plane, quickstart, resources, status};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, Format};
 
@@ -29,10 +29,7 @@ fn main() -> ExitCode {
     let result = match command {
         Command::Run(flags) => run(&flags, as_envoy),
         Command::Check(flags) => run_check(&flags),
-        Command::Status(flags) => status::ask(&flags.admin, if flags.json { "json" } else { "text" }).map(|answer| {
-            print!("{answer}");
-            ExitCode::SUCCESS
-        }),
+        Command::Status(flags) => printed(status::ask(&flags.admin, if flags.json { "json" } else { "text" })),
         Command::Quickstart(flags) => {
             let _without_components = application_log::init(LogLevel::Info, None, None);
             quickstart::announce();
@@ -40,6 +37,13 @@ fn main() -> ExitCode {
             start(quickstart::bootstrap(), options(concurrency, Defaults::Safe, Duration::from_secs(10)))
         }
         Command::Control(flags) => run_control(flags),
+        Command::Apply(flags) => printed(resources::apply(&flags)),
+        Command::Get(flags) => printed(resources::get(&flags)),
+        Command::Delete(flags) => printed(resources::delete(&flags)),
+        Command::Diff(flags) => resources::diff(&flags).map(|(text, differs)| {
+            print!("{text}");
+            if differs { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        }),
     };
     match result {
         Ok(code) => code,
@@ -199,6 +203,11 @@ fn start(bootstrap: Result<Bootstrap, Vec<FieldError>>, options: Options) -> any
         }
         Err(error) => Err(error.into()),
     }
+}
+
+fn printed(answer: anyhow::Result<String>) -> anyhow::Result<ExitCode> {
+    print!("{}", answer?);
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run_control(flags: ControlFlags) -> anyhow::Result<ExitCode> {

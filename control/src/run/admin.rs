@@ -15,14 +15,16 @@ use tonic::body::Body;
 use tonic::transport::server::TcpIncoming;
 use tower_service::Service;
 
-use super::Plane;
+use super::{Plane, resources};
+use crate::server::services::token::Tokens;
 use crate::server::{Client, Counts, Refusal, ResourceSet, ResourceType, Sets, TypeStatus};
 
 const HELP: &str = "tidegate control
 
 /ready       200 while it serves
 /status      what is served, what the source has, who is connected and how far, what was refused
-/resources   names, versions and origins of all resources, by group
+/resources   names, versions and origins of all resources, by group; /resources/TYPE/NAME is one of them, which PUT and DELETE
+             change where there is a store; POST changes several together (?dry_run only says what it would do)
 /loads       what clients reported of their load last
 ";
 
@@ -50,20 +52,22 @@ impl Service<Request<Body>> for Admin {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let answer = respond(&self.0, request.method(), request.uri().path());
-        Box::pin(async { Ok(answer) })
+        let plane = self.0.clone();
+        Box::pin(async move { Ok(respond(&plane, request).await) })
     }
 }
 
-fn respond(plane: &Plane, method: &Method, path: &str) -> Response<Body> {
-    if method != Method::GET && method != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+async fn respond(plane: &Plane, request: Request<Body>) -> Response<Body> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !reads && !Tokens::new(plane.tokens.clone()).admit(request.headers()) {
+        return text(StatusCode::UNAUTHORIZED, "a token is needed\n");
     }
-    match path {
+    match request.uri().path() {
+        path if path == "/resources" || path.starts_with("/resources/") => resources::respond(plane, request).await,
+        _ if !reads => text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n"),
         "/" => text(StatusCode::OK, HELP),
         "/ready" => text(StatusCode::OK, "LIVE\n"),
         "/status" => as_json(&status(plane)),
-        "/resources" => as_json(&resources(&plane.sets.borrow())),
         "/loads" => as_json(&loads(plane)),
         _ => text(StatusCode::NOT_FOUND, HELP),
     }
@@ -132,23 +136,6 @@ fn refusal(refusal: &Refusal) -> Value {
     })
 }
 
-fn resources(sets: &Sets) -> Value {
-    let of = |set: &ResourceSet| -> Vec<Value> {
-        let all = ResourceType::all().flat_map(|kind| set.kind(kind).iter());
-        all.map(|resource| {
-            json!({
-                "type": resource.kind.short(),
-                "name": &*resource.name,
-                "version": resource.version.to_string(),
-                "origin": resource.place(None),
-            })
-        })
-        .collect()
-    };
-    let groups: Map<String, Value> = sets.all().map(|(name, set)| (name.to_owned(), json!(of(set)))).collect();
-    Value::Object(groups)
-}
-
 fn loads(plane: &Plane) -> Value {
     let all = plane.server.loads().all();
     let of = |load: &crate::server::Load| {
@@ -162,13 +149,13 @@ fn seconds(since: Instant) -> u64 {
     since.elapsed().as_secs()
 }
 
-fn as_json(value: &Value) -> Response<Body> {
+pub(super) fn as_json(value: &Value) -> Response<Body> {
     let mut response = text(StatusCode::OK, &format!("{value:#}\n"));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
 
-fn text(status: StatusCode, text: &str) -> Response<Body> {
+pub(super) fn text(status: StatusCode, text: &str) -> Response<Body> {
     let body = http_body_util::Full::new(bytes::Bytes::copy_from_slice(text.as_bytes()));
     let mut response = Response::new(Body::new(body));
     *response.status_mut() = status;

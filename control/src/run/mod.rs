@@ -1,6 +1,7 @@
 //! A control plane as one process: a source, the server, and an interface for people. Wiring only.
 
 mod admin;
+mod resources;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::server::{Options, Server, Sets};
-use crate::source::{Refused, Source};
+use crate::source::{Refused, Source, Store};
 
 /// How often clients are to report their load.
 const LOAD_INTERVAL: Duration = Duration::from_secs(10);
@@ -45,6 +46,9 @@ pub(crate) struct SourceStatus {
 pub(crate) struct Plane {
     server: Server,
     sets: watch::Sender<Arc<Sets>>,
+    /// Where resources are changed, if that is possible.
+    store: Option<Arc<Store>>,
+    tokens: Vec<String>,
     source: Mutex<SourceStatus>,
     started: Instant,
 }
@@ -56,8 +60,10 @@ pub struct Listen {
     pub clients: TcpListener,
     /// Where people ask.
     pub admin: Option<TcpListener>,
-    /// One of these is to come with each call of a client; with none, anybody may call.
+    /// One of these is to come with each call of a client, and with each change; with none, anybody may call.
     pub tokens: Vec<String>,
+    /// Where people change resources, if they may.
+    pub store: Option<Arc<Store>>,
 }
 
 /// Serves what `source` gives until `end` is there.
@@ -71,8 +77,13 @@ pub async fn run(mut source: impl Source, listen: Listen, end: impl Future<Outpu
     let identifier = concat!("tidegate/", env!("CARGO_PKG_VERSION")).to_owned();
     let started = Instant::now();
     let plane = Arc::new(Plane {
-        server: Server::new(receiver, Options { identifier, load_interval: LOAD_INTERVAL, tokens: listen.tokens }),
+        server: Server::new(
+            receiver,
+            Options { identifier, load_interval: LOAD_INTERVAL, tokens: listen.tokens.clone() },
+        ),
         sets,
+        store: listen.store,
+        tokens: listen.tokens,
         source: Mutex::new(SourceStatus { taken: started, refused: None }),
         started,
     });

@@ -25,13 +25,21 @@ impl Source for Given {
 }
 
 async fn get(address: SocketAddr, path: &str) -> (String, serde_json::Value) {
+    let (head, body) = ask(address, "GET", path, "", "").await;
+    (head, serde_json::from_str(&body).unwrap_or_default())
+}
+
+async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> (String, String) {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(head.as_bytes()).await.unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    (head.to_owned(), serde_json::from_str(body).unwrap_or_default())
+    (head.to_owned(), body.to_owned())
 }
 
 async fn status(address: SocketAddr, holds: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
@@ -57,7 +65,7 @@ async fn it_serves_tells_and_ends() {
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, admin_address) = (listener.local_addr().unwrap(), admin.local_addr().unwrap());
     let (end, ended) = oneshot::channel::<()>();
-    let listen = Listen { clients: listener, admin: Some(admin), tokens: Vec::new() };
+    let listen = Listen { clients: listener, admin: Some(admin), tokens: Vec::new(), store: None };
     let running = tokio::spawn(run(Given(given), listen, async { drop(ended.await) }));
 
     let mut client = ClusterDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap();
@@ -81,7 +89,10 @@ async fn it_serves_tells_and_ends() {
     assert_eq!(responses.message().await.unwrap().unwrap().resources.len(), 2);
     status(admin_address, |status| status["source"]["refused"].is_null()).await;
 
-    assert_eq!(get(admin_address, "/resources").await.1["default"][1]["name"], "b");
+    assert_eq!(get(admin_address, "/resources").await.1[0]["resources"][1]["name"], "b");
+    let (head, one) = get(admin_address, "/resources/Cluster/b").await;
+    assert_eq!((&one["name"], head.contains("etag: \"")), (&"b".into(), true));
+    assert!(ask(admin_address, "DELETE", "/resources/Cluster/b", "", "").await.0.starts_with("HTTP/1.1 405"));
     assert_eq!(get(admin_address, "/loads").await.1, serde_json::json!([]));
     assert!(get(admin_address, "/ready").await.0.starts_with("HTTP/1.1 200"));
     assert!(get(admin_address, "/nothing").await.0.starts_with("HTTP/1.1 404"));
@@ -96,7 +107,56 @@ async fn what_is_wrong_at_the_start_ends_it() {
     let (give, given) = mpsc::channel(1);
     give.send(Err(Refused { faults: vec!["a.yaml:1: no".to_owned()] })).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let listen = Listen { clients: listener, admin: None, tokens: Vec::new() };
+    let listen = Listen { clients: listener, admin: None, tokens: Vec::new(), store: None };
     let failed = run(Given(given), listen, std::future::pending()).await.unwrap_err();
     assert_eq!(failed.to_string(), "a.yaml:1: no");
+}
+
+#[tokio::test]
+async fn resources_are_changed_over_http() {
+    let directory = std::env::temp_dir().join(format!("tidegate-run-{}", std::process::id()));
+    let store = Store::open(&directory, []).unwrap();
+    let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (served, address) = (clients.local_addr().unwrap(), admin.local_addr().unwrap());
+    let listen = Listen { clients, admin: Some(admin), tokens: vec!["t".to_owned()], store: Some(store.clone()) };
+    let running = tokio::spawn(run(store.source(), listen, std::future::pending()));
+    let token = "authorization: Bearer t\r\n";
+    let said = async |method: &str, path: &str, headers: &str, body: &str| {
+        let (head, body) = ask(address, method, path, &format!("{token}{headers}"), body).await;
+        (head.split(' ').nth(1).unwrap().to_owned(), body)
+    };
+    let body = |alt: &str| {
+        format!("'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\nname: a|b\nalt_stat_name: '{alt}'\n")
+    };
+    let path = "/resources/Cluster/a%7Cb";
+    assert!(ask(address, "PUT", path, "", &body("")).await.0.starts_with("HTTP/1.1 401"));
+    assert_eq!(said("PUT", path, "if-none-match: *\r\n", &body("x")).await.0, "200");
+    assert_eq!(said("PUT", path, "if-none-match: *\r\n", &body("y")).await.0, "412");
+    let version = store.set().kind(crate::server::ResourceType::CLUSTER).get("a|b").unwrap().version.to_string();
+    let matches = format!("if-match: \"{version}\"\r\n");
+    assert_eq!(said("PUT", path, &matches, &body("y")).await.0, "200");
+    let (code, reason) = said("PUT", path, &matches, &body("z")).await;
+    assert!(code == "412" && reason.starts_with("Cluster 'a|b': found version "), "{code} {reason}");
+    assert_eq!(said("PUT", path, "", "name: x").await.0, "422");
+    assert_eq!(said("PUT", "/resources/Cluster/other", "", &body("z")).await.0, "422");
+    let together = "resources:\n- '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\n  name: c\n  connect_timeout: 0s\n";
+    let (code, reason) = said("POST", "/resources", "", together).await;
+    assert!(code == "422" && reason.starts_with("body:4: resource 'c': "), "{code} {reason}");
+    let together = together.replace("0s", "1s");
+    let (code, told) = said("POST", "/resources?dry_run", "", &together).await;
+    assert!(code == "200" && told.contains("\"name\": \"c\"") && store.set().len() == 1, "{told}");
+    assert_eq!(said("POST", "/resources", "if-match: \"0\"\r\n", &together).await.0, "412");
+    assert_eq!(said("POST", "/resources", "", &together).await.0, "200");
+    let mut client = ClusterDiscoveryServiceClient::connect(format!("http://{served}")).await.unwrap();
+    let mut fetch = tonic::Request::new(DiscoveryRequest::default());
+    fetch.metadata_mut().insert("authorization", "Bearer t".parse().unwrap());
+    assert_eq!(client.fetch_clusters(fetch).await.unwrap().into_inner().resources.len(), 2);
+    assert_eq!(said("DELETE", path, &matches, "").await.0, "412");
+    assert_eq!(said("DELETE", path, "", "").await.0, "200");
+    assert_eq!(said("DELETE", path, "", "").await.0, "404");
+    assert_eq!(said("DELETE", "/resources/Nothing/x", "", "").await.0, "404");
+    assert_eq!(said("PATCH", path, "", "").await.0, "405");
+    running.abort();
+    std::fs::remove_dir_all(directory).unwrap();
 }

@@ -10,7 +10,7 @@ mod groups;
 mod loads;
 pub mod resource_set;
 mod rollout;
-mod services;
+pub(crate) mod services;
 mod sotw;
 mod status;
 mod stream;

@@ -4,7 +4,7 @@
 //! its `node.yaml` says which (see [`Group::pattern`]), its other files what they get beside and in place of what lies above.
 //! It must not know what a resource means.
 
-mod file;
+pub(super) mod file;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::unix::fs::MetadataExt;

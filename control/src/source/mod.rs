@@ -1,20 +1,31 @@
 //! What fills the sets of a control plane. It must not know who is served.
 
 mod directory;
+mod store;
 
 use std::fmt;
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 
 pub use directory::Directory;
+pub use store::{Change, ChangeError, Changed, Expected, Store};
 
-use crate::server::Sets;
+use crate::server::{Resource, Sets};
 
 /// A place that resources come from.
 pub trait Source: Send {
     /// Waits until there is something other than what was given last, or than what was refused last. Sets that are given hold
     /// together: nothing in them names what is not there.
     fn next(&mut self) -> impl Future<Output = Result<Arc<Sets>, Refused>> + Send;
+}
+
+/// Reads resources from a text, YAML or (by its path) JSON: one, or `resources: [...]`. `name` is what errors call it.
+///
+/// # Errors
+/// All that is wrong with them, each with its line.
+pub fn read(name: &str, path: &Path, text: &[u8]) -> Result<Vec<Arc<Resource>>, Vec<String>> {
+    directory::file::resources(&name.into(), path, text)
 }
 
 /// Why what is there cannot be served. What was served before is served on.

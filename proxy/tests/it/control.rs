@@ -22,6 +22,49 @@ fn a_source_that_names_what_is_not_there_is_refused_with_its_line() {
     assert!(said.contains("error: a.yaml:2: Cluster 'a': name: there is no ClusterLoadAssignment 'a'\n"), "{said}");
 }
 
+fn tidegate(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate")).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    (output.status.code(), said)
+}
+
+#[test]
+fn a_store_is_changed_from_the_command_line() {
+    let directory = Directory::new();
+    let (listen, admin) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
+    let kept = directory.0.join("kept");
+    let file = |name: &str, timeout: &str| {
+        let text = format!(
+            "\"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\nname: a\nconnect_timeout: {timeout}\n"
+        );
+        directory.put(name, &text).to_str().unwrap().to_owned()
+    };
+    let (one, other) = (file("one.yaml", "1s"), file("other.yaml", "2s"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(["control", "--listen", &listen, "--admin", &admin, "--store"]).arg(kept);
+    let mut running = command.stderr(Stdio::null()).spawn().unwrap();
+    eventually("it listens", || std::net::TcpStream::connect(&admin).is_ok());
+    let on = ["--admin", admin.as_str()];
+    let say = |arguments: &[&str]| tidegate(&[arguments, &on].concat());
+    let (code, said) = say(&["apply", "-f", &one]);
+    assert!(code == Some(0) && said.starts_with("created Cluster 'a' "), "{said}");
+    assert_eq!(say(&["apply", "-f", &one]).1, "nothing to change\n");
+    let (code, said) = say(&["diff", "-f", &other]);
+    assert!(
+        code == Some(1) && said.contains("-   \"connect_timeout\": \"1s\"\n+   \"connect_timeout\": \"2s\"\n"),
+        "{said}"
+    );
+    assert_eq!(say(&["diff", "-f", &one]), (Some(0), String::new()));
+    let (code, said) = say(&["apply", "-f", &other, "--if-version", "0"]);
+    assert!(code == Some(1) && said.contains("expected version 0 of all"), "{said}");
+    assert!(say(&["get"]).1.contains("Cluster ") && say(&["get", "Cluster", "a"]).1.contains("\"1s\""));
+    let (code, said) = say(&["delete", "Cluster", "b"]);
+    assert!(code == Some(1) && said.contains("there is no Cluster 'b'"), "{said}");
+    assert_eq!(say(&["delete", "Cluster", "a"]).1, "deleted Cluster 'a'\n");
+    let _ = running.kill();
+    running.wait().unwrap();
+}
+
 #[test]
 fn it_listens_and_ends_with_0() {
     let directory = Directory::new();

@@ -7,7 +7,7 @@ mod load_reporting;
 mod rest;
 #[cfg(test)]
 mod tests;
-mod token;
+pub(crate) mod token;
 
 use std::convert::Infallible;
 use std::future::Future;

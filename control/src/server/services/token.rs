@@ -4,15 +4,15 @@ use http::{HeaderMap, header};
 
 /// The tokens that are known.
 #[derive(Debug)]
-pub(super) struct Tokens(Vec<String>);
+pub(crate) struct Tokens(Vec<String>);
 
 impl Tokens {
-    pub(super) fn new(tokens: Vec<String>) -> Self {
+    pub(crate) fn new(tokens: Vec<String>) -> Self {
         Self(tokens)
     }
 
     /// Whether a call with these headers may come in. Without tokens any may.
-    pub(super) fn admit(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn admit(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
         let (scheme, token) = given.split_at_checked("bearer ".len()).unwrap_or_default();
         // Every token is looked at, to its end: how long it takes tells nothing.

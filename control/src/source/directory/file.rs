@@ -18,7 +18,11 @@ pub(super) fn node(name: &str, path: &Path, text: &[u8]) -> Result<Node, Vec<Str
 }
 
 /// What a file holds: a list of resources, or one. `name` is what the file is called in errors.
-pub(super) fn resources(name: &Arc<str>, path: &Path, text: &[u8]) -> Result<Vec<Arc<Resource>>, Vec<String>> {
+pub(in crate::source) fn resources(
+    name: &Arc<str>,
+    path: &Path,
+    text: &[u8],
+) -> Result<Vec<Arc<Resource>>, Vec<String>> {
     read(name, Format::of_path(path), text).map_err(|errors| told(name, errors))
 }
 

@@ -1,0 +1,149 @@
+//! `tidegate apply`, `get`, `delete` and `diff`: resources of a control plane with a store, over its admin interface.
+//! It must not know how they are kept.
+
+mod lines;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use serde_json::Value;
+
+use crate::admin_client::{Call, call};
+use crate::cli::{ApplyFlags, DeleteFlags, DiffFlags, GetFlags, StoreFlags};
+
+/// What `apply` prints: a line for each resource that it changed.
+///
+/// # Errors
+/// What the control plane has against it; nothing has changed then.
+pub fn apply(flags: &ApplyFlags) -> anyhow::Result<String> {
+    let path = if flags.dry_run { "/resources?dry_run" } else { "/resources" };
+    let of = flags.if_version.as_ref().map(|version| ("if-match", format!("\"{version}\"")));
+    let answer = ask(&flags.store, "POST", path, of, &file(&flags.file)?)?;
+    Ok(summary(&answer, if flags.dry_run { " (dry run)" } else { "" }))
+}
+
+/// What `diff` prints, and whether there is a difference.
+///
+/// # Errors
+/// What the control plane has against the change.
+pub fn diff(flags: &DiffFlags) -> anyhow::Result<(String, bool)> {
+    let answer = ask(&flags.store, "POST", "/resources?dry_run", None, &file(&flags.file)?)?;
+    let answer: Value = serde_json::from_str(&answer).context("the answer is no JSON")?;
+    let mut text = String::new();
+    for changed in answer["changed"].as_array().into_iter().flatten() {
+        let side = |side: &Value| if side.is_null() { String::new() } else { format!("{side:#}\n") };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} '{}'", word(&changed["type"]), word(&changed["name"]));
+        text += &lines::diff(&side(&changed["before"]), &side(&changed["after"]));
+    }
+    let differs = !text.is_empty();
+    Ok((text, differs))
+}
+
+/// One resource as JSON, or a line for each.
+///
+/// # Errors
+/// There is no such resource, or nobody to ask.
+pub fn get(flags: &GetFlags) -> anyhow::Result<String> {
+    if let (Some(kind), Some(name)) = (&flags.kind, &flags.name) {
+        return ask(&flags.store, "GET", &place(kind, name), None, b"");
+    }
+    let groups: Value = serde_json::from_str(&ask(&flags.store, "GET", "/resources", None, b"")?)?;
+    let mut text = String::new();
+    for group in groups.as_array().into_iter().flatten() {
+        let _ = writeln!(text, "{} (version {})", word(&group["group"]), word(&group["version"]));
+        let all = group["resources"].as_array().into_iter().flatten();
+        for one in all.filter(|one| flags.kind.as_ref().is_none_or(|kind| one["type"] == **kind)) {
+            let [kind, name, version, origin] = ["type", "name", "version", "origin"].map(|key| word(&one[key]));
+            let _ = writeln!(text, "  {kind:<24} {version}  {name}  {origin}");
+        }
+    }
+    Ok(text)
+}
+
+/// What `delete` prints.
+///
+/// # Errors
+/// There is no such resource, another version of it, or something still names it.
+pub fn delete(flags: &DeleteFlags) -> anyhow::Result<String> {
+    let of = flags.if_version.as_ref().map(|version| ("if-match", format!("\"{version}\"")));
+    let answer = ask(&flags.store, "DELETE", &place(&flags.kind, &flags.name), of, b"")?;
+    Ok(summary(&answer, ""))
+}
+
+fn ask(
+    flags: &StoreFlags,
+    method: &str,
+    path: &str,
+    header: Option<(&str, String)>,
+    body: &[u8],
+) -> anyhow::Result<String> {
+    let token = flags.token_file.as_deref().map(token).transpose()?;
+    let token = token.map(|token| ("authorization", format!("Bearer {token}")));
+    let headers: Vec<_> = header.into_iter().chain(token).collect();
+    let (status, answer) = call(&flags.admin, &Call { method, path, headers: &headers, body })?;
+    anyhow::ensure!(status == 200, "{}", answer.trim_end());
+    Ok(answer)
+}
+
+fn token(path: &Path) -> anyhow::Result<String> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let token = text.lines().map(str::trim).find(|line| !line.is_empty());
+    Ok(token.with_context(|| format!("there is no token in {}", path.display()))?.to_owned())
+}
+
+fn file(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn summary(answer: &str, note: &str) -> String {
+    let answer: Value = serde_json::from_str(answer).unwrap_or_default();
+    let changed = answer["changed"].as_array().into_iter().flatten();
+    let line = |changed: &Value| {
+        let (kind, name) = (word(&changed["type"]), word(&changed["name"]));
+        let what = match (changed["before"].is_null(), changed["after"].is_null()) {
+            (true, _) => "created",
+            (_, true) => "deleted",
+            _ => "changed",
+        };
+        format!("{what} {kind} '{name}' {}{note}\n", word(&changed["version"])).replace(" \n", "\n")
+    };
+    let lines: String = changed.map(line).collect();
+    if lines.is_empty() { format!("nothing to change{note}\n") } else { lines }
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+/// The path of a resource, whatever its name holds.
+fn place(kind: &str, name: &str) -> String {
+    let mut path = format!("/resources/{kind}/");
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => path.push(byte.into()),
+            other => path += &format!("%{other:02X}"),
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_hold_anything() {
+        assert_eq!(place("Cluster", "outbound|80||a b"), "/resources/Cluster/outbound%7C80%7C%7Ca%20b");
+    }
+
+    #[test]
+    fn each_change_is_a_line() {
+        let one = r#"{"type": "Cluster", "name": "a", "before": null, "after": {}, "version": "v"}"#;
+        let gone = r#"{"type": "Listener", "name": "l", "before": {}, "after": null, "version": null}"#;
+        let answer = format!(r#"{{"changed": [{one}, {gone}]}}"#);
+        assert_eq!(summary(&answer, ""), "created Cluster 'a' v\ndeleted Listener 'l'\n");
+        assert_eq!(summary(r#"{"changed": []}"#, " (dry run)"), "nothing to change (dry run)\n");
+    }
+}
