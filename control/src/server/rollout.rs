@@ -46,13 +46,23 @@ pub(super) struct Rollout {
     lingering: usize,
     /// A stream of one type has no others to wait for.
     aggregated: bool,
-    /// Since when this step waits for answers only.
+    /// Since when this step waits for answers.
     since: Option<Instant>,
+    /// It waits for nothing else now.
+    waiting: bool,
 }
 
 impl Rollout {
     pub(super) fn new(set: Arc<ResourceSet>, aggregated: bool) -> Self {
-        Self { served: set.clone(), newest: set, step: Step::Done, lingering: 0, aggregated, since: None }
+        Self {
+            served: set.clone(),
+            newest: set,
+            step: Step::Done,
+            lingering: 0,
+            aggregated,
+            since: None,
+            waiting: false,
+        }
     }
 
     pub(super) fn served(&self, kind: ResourceType) -> &Kind {
@@ -107,7 +117,10 @@ impl Rollout {
         let waited = match self.step {
             Step::Clusters => self.has_waited(clusters, now),
             Step::Additions => self.lingering > 0 && self.has_waited(all, now),
-            Step::Removals | Step::Done => false,
+            Step::Removals | Step::Done => {
+                self.waiting = false;
+                false
+            }
         };
         match self.step {
             Step::Clusters if waited || clusters >= Progress::Rejected => {
@@ -137,12 +150,13 @@ impl Rollout {
     }
 
     fn has_waited(&mut self, progress: Progress, now: Instant) -> bool {
-        progress == Progress::Waiting && now >= *self.since.get_or_insert(now) + PATIENCE
+        self.waiting = progress == Progress::Waiting;
+        self.waiting && now >= *self.since.get_or_insert(now) + PATIENCE
     }
 
     /// When answers have been waited for long enough.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.since.map(|since| since + PATIENCE)
+        self.since.filter(|_| self.waiting).map(|since| since + PATIENCE)
     }
 }
 
@@ -174,7 +188,9 @@ mod tests {
         assert!(rollout.advance(Progress::Settled, Progress::Settled, now) && rollout.deadline().is_none());
         assert_eq!(counts(&rollout), [2, 0, 2]);
         assert!(!rollout.advance(Progress::Settled, Progress::Waiting, now));
+        assert!(rollout.deadline().is_some());
         assert!(!rollout.advance(Progress::Settled, Progress::Rejected, now + PATIENCE));
+        assert_eq!(rollout.deadline(), None, "there is nothing to wake up for");
         assert!(rollout.advance(Progress::Settled, Progress::Waiting, now + PATIENCE) && rollout.is_removing());
         assert_eq!((counts(&rollout), rollout.deadline()), ([1, 0, 1], None));
         assert!(!rollout.advance(Progress::Settled, Progress::Settled, now) && !rollout.is_removing());

@@ -117,9 +117,7 @@ where
         tokio::select! {
             request = requests.message() => match request {
                 Ok(Some(mut request)) => {
-                    if let Err(status) = check(&mut request, call) {
-                        return Err(status);
-                    }
+                    check(&mut request, call)?;
                     note_refusal(&request, &node);
                     let mut dialect = dialect.lock();
                     dialect.receive(request, Instant::now());
@@ -153,7 +151,7 @@ where
                 }
                 continue;
             }
-            () = sleep_until(deadline) => {}
+            () = sleep_until(deadline), if !may_be_due => {}
         }
         may_be_due = true;
     }

@@ -65,6 +65,13 @@ enum Content {
     Node(Box<Node>),
 }
 
+/// What one directory holds.
+#[derive(Debug, Default)]
+struct Part<'a> {
+    node: Option<&'a Node>,
+    resources: Vec<&'a Arc<Resource>>,
+}
+
 impl Source for Directory {
     async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
         loop {
@@ -128,20 +135,20 @@ impl Directory {
     /// The sets of all groups, each checked as a whole.
     fn assemble(&self, listing: &BTreeMap<PathBuf, Stamp>) -> Result<Arc<Sets>, Refused> {
         let mut faults = Vec::new();
-        let mut parts: BTreeMap<Option<&Path>, (Option<&Node>, Vec<&Arc<Resource>>)> = BTreeMap::new();
+        let mut parts: BTreeMap<Option<&Path>, Part<'_>> = BTreeMap::new();
         parts.entry(None).or_default();
         for path in listing.keys() {
             let part = parts.entry(path.parent().filter(|parent| *parent != self.root)).or_default();
             match self.files.get(path).map(|read| &read.content) {
-                Some(Ok(Content::Resources(resources))) => part.1.extend(resources),
-                Some(Ok(Content::Node(node))) => part.0 = Some(node),
+                Some(Ok(Content::Resources(resources))) => part.resources.extend(resources),
+                Some(Ok(Content::Node(node))) => part.node = Some(node),
                 Some(Err(_)) | None => {}
             }
         }
-        let shared = parts.remove(&None).map(|(_, resources)| unique(resources, &mut faults)).unwrap_or_default();
+        let shared = parts.remove(&None).map(|part| unique(part.resources, &mut faults)).unwrap_or_default();
         let rest = self.set(shared.values(), &self.last.rest, &mut faults);
         let mut groups = Vec::new();
-        for (path, (node, resources)) in parts {
+        for (path, Part { node, resources }) in parts {
             let name =
                 path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             let Some(node) = node else {

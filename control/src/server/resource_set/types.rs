@@ -105,7 +105,8 @@ mod tests {
     #[test]
     fn every_type_is_known_to_the_schema() {
         for kind in ResourceType::all() {
-            let message = tidegate_xds::schema::message(kind.message()).expect(kind.message());
+            let message = kind.message();
+            let message = tidegate_xds::schema::message(message).expect(message);
             assert!(message.field(kind.name_field()).is_some(), "{}", kind.message());
             assert_eq!(ResourceType::of_url(&kind.url()), Some(kind));
         }
