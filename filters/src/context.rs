@@ -26,6 +26,7 @@ pub struct Needs {
     /// Each with the field that names it.
     pub clusters: BTreeMap<String, FieldPath>,
     pub route_configurations: BTreeMap<String, RouteSubscription>,
+    pub extensions: BTreeMap<String, ExtensionSubscription>,
     pub endpoints: BTreeMap<String, ConfigSource>,
     pub secrets: BTreeSet<String>,
 }
@@ -36,6 +37,14 @@ pub struct RouteSubscription {
     pub source: ConfigSource,
     /// What its stats are named below, a dot at the end.
     pub stats_prefix: String,
+}
+
+/// A filter's configuration that is to be discovered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExtensionSubscription {
+    pub source: ConfigSource,
+    /// Whether the listener waits for it; else its default acts at once.
+    pub waits: bool,
 }
 
 /// Where a resource comes from.

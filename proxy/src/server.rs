@@ -108,7 +108,8 @@ fn make_store(
         defaults,
         stats: stats.root(),
         node: bootstrap.node.clone(),
-        ads: bootstrap.ads.is_some(),
+        known: bootstrap.node.known(bootstrap.ads.is_some()),
+        discovered: Default::default(),
         buffer_limit_bytes: 1 << 20,
         cluster_defaults: bootstrap.cluster_defaults.clone(),
     };
@@ -370,7 +371,7 @@ impl Server {
     /// Gives back what updates have left behind, once no more follow: that takes longer than an update.
     fn tidy(&mut self) {
         self.store.sweep();
-        self.store.forget_routes(self.plan.lasts, Instant::now());
+        self.store.forget_drained(self.plan.lasts, Instant::now());
         if self.untidy.is_some_and(|since| since.elapsed() > QUIET) {
             self.untidy = None;
             allocator::give_back();

@@ -10,6 +10,7 @@ use prost::{Message, Name};
 use tidegate_filters::context::ConfigSource;
 use tidegate_stats::Store as StatsStore;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
@@ -84,6 +85,7 @@ impl Sources {
             any = true;
             listeners.read_listeners(store, &self.rule);
         }
+        any |= self.read_singles::<TypedExtensionConfig>(store);
         any | self.read_singles::<RouteConfiguration>(store)
     }
 
@@ -126,6 +128,8 @@ impl Single {
     ) -> Result<Update, Update> {
         let (version, mut resources) = load::<R>(&self.watched, store, rule)?;
         match (resources.pop(), resources.is_empty()) {
+            // A filter's configuration is one, or none at all.
+            (None, _) if R::KIND == Kind::Extension => Ok(unexpected(&self.watched, R::KIND, name)),
             (None, _) => {
                 if let Some(stats) = &self.stats {
                     stats.found_empty();

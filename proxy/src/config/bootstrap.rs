@@ -13,7 +13,7 @@ use tidegate_xds::{Audit, FieldError, FieldPath, Format, SourceMap, UnknownField
 
 use super::cluster::ClusterDefaults;
 use super::registry::Registry;
-use super::sources::{config_source, control_plane};
+use super::sources::{Known, config_source, control_plane};
 use super::values::{self, duration};
 use super::{Node, bootstrap_values as plain};
 use crate::application_log::pattern::Pattern;
@@ -133,17 +133,16 @@ impl Bootstrap {
         let mut needs = Needs::default();
         let mut context = plain_context(&mut needs, defaults);
         let node = super::node::compile(message.node.as_ref(), overrides);
+        let known = node.known(message.dynamic_resources.as_ref().is_some_and(|dynamic| dynamic.ads_config.is_some()));
         let (admin, Dynamic { lds, cds, ads }) =
-            compile_sources(&message, &mut context).map_err(|error| place(vec![error]))?;
+            compile_sources(&message, known, &mut context).map_err(|error| place(vec![error]))?;
         let cluster_defaults =
             ClusterDefaults::compile(&message, &node, &mut context).map_err(|error| place(vec![error]))?;
         let runtime_layers = match &message.layered_runtime {
             // Where nothing is said of layers there is one to modify.
             Some(layers) if layers.layers.is_empty() => vec![Layer { name: "".into(), source: LayerSource::Admin }],
             Some(layers) => context
-                .within("layered_runtime", |context| {
-                    super::runtime::compile(layers, &node.cluster, ads.is_some(), context)
-                })
+                .within("layered_runtime", |context| super::runtime::compile(layers, &node.cluster, known, context))
                 .map_err(|error| place(vec![error]))?,
             None => Vec::new(),
         };
@@ -321,6 +320,7 @@ struct Dynamic {
 
 fn compile_sources(
     message: &proto::Bootstrap,
+    known: Known,
     context: &mut CompileContext<'_>,
 ) -> Result<(Option<ListenAddress>, Dynamic), FieldError> {
     let admin = match message.admin.as_ref().and_then(|admin| admin.address.as_ref()) {
@@ -332,9 +332,7 @@ fn compile_sources(
     let Some(dynamic) = &message.dynamic_resources else { return Ok((admin, Dynamic::default())) };
     context.within("dynamic_resources", |context| {
         let mut source = |field: &str, source: Option<&_>| match source {
-            Some(source) => {
-                context.within(field, |context| config_source(source, dynamic.ads_config.is_some(), context)).map(Some)
-            }
+            Some(source) => context.within(field, |context| config_source(source, known, context)).map(Some),
             None => Ok(None),
         };
         let lds = source("lds_config", dynamic.lds_config.as_ref())?;

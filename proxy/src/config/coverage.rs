@@ -7,10 +7,11 @@ use tidegate_filters::http::FilterFactory;
 use tidegate_xds::{Coverage, CoverageSource};
 
 /// What is compiled in this folder; each message stands in one of these.
-const OWN: [&[Coverage]; 15] = [
+const OWN: [&[Coverage]; 16] = [
     super::bootstrap_coverage::COVERAGE,
     super::sources::COVERAGE,
     super::cluster::COVERAGE,
+    super::discovered_filter::COVERAGE,
     super::http_coverage::COVERAGE,
     super::listener::COVERAGE,
     super::node::COVERAGE,

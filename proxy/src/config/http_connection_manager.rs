@@ -184,9 +184,13 @@ fn filters(
         context.within_item(field, index, |context| {
             let config = match &filter.config_type {
                 Some(proto::http_filter::ConfigType::TypedConfig(config)) if !config.type_url.is_empty() => config,
-                Some(proto::http_filter::ConfigType::ConfigDiscovery(_)) => {
-                    let reason = "not supported yet: extension configuration discovery";
-                    return Err(context.error_at("config_discovery", reason));
+                Some(proto::http_filter::ConfigType::ConfigDiscovery(discovery)) => {
+                    let name = filter.name.as_str();
+                    let config = context
+                        .within("config_discovery", |context| compiler.discovered_filter(name, discovery, context))?;
+                    let name = name.into();
+                    slots.push(FilterSlot { name, config, disabled: filter.disabled, legacy_name: None });
+                    return Ok(());
                 }
                 _ => {
                     return Err(context.error(format!(

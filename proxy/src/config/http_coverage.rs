@@ -109,7 +109,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter",
-        enforced: &["name", "typed_config", "is_optional", "disabled"],
+        enforced: &["name", "typed_config", "config_discovery", "is_optional", "disabled"],
         listed: &[],
     },
     Coverage {

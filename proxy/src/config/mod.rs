@@ -8,6 +8,7 @@ mod bootstrap_values;
 pub mod cluster;
 pub mod coverage;
 pub mod defaults;
+mod discovered_filter;
 pub mod files;
 pub(crate) mod http_connection_manager;
 mod http_coverage;
@@ -46,6 +47,7 @@ use tidegate_xds::pb::envoy::extensions::http::early_header_mutation::header_mut
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath, any};
 
+use self::discovered_filter::DiscoveredFilters;
 use self::registry::Registry;
 use crate::http::local_reply::BodyFormat;
 use crate::route::{HeaderMutations, RouteTable};
@@ -62,6 +64,13 @@ pub struct Node {
     pub sub_zone: String,
 }
 
+impl Node {
+    /// What sources may refer to, with this node.
+    pub(crate) fn known(&self, ads: bool) -> sources::Known {
+        sources::Known { ads, node: !self.id.is_empty() && !self.cluster.is_empty() }
+    }
+}
+
 /// What every compile step of a process shares.
 #[derive(Clone)]
 pub struct Compiler {
@@ -70,8 +79,8 @@ pub struct Compiler {
     /// The root of all stats.
     pub(crate) stats: Scope,
     pub(crate) node: Node,
-    /// Whether there is an aggregated stream (`ads_config`).
-    pub(crate) ads: bool,
+    pub(crate) known: sources::Known,
+    pub(crate) discovered: DiscoveredFilters,
     pub(crate) buffer_limit_bytes: usize,
     pub(crate) cluster_defaults: cluster::ClusterDefaults,
 }
@@ -195,7 +204,7 @@ impl Compiler {
         source: &core::ConfigSource,
         context: &mut CompileContext<'_>,
     ) -> Result<(), FieldError> {
-        let source = sources::config_source(source, self.ads, context)?;
+        let source = sources::config_source(source, self.known, context)?;
         let stats_prefix = context.stats.prefix().to_owned();
         context.needs.route_configurations.insert(name.to_owned(), RouteSubscription { source, stats_prefix });
         Ok(())

@@ -12,7 +12,7 @@ use tidegate_xds::pb::google::protobuf::value::Kind;
 use tidegate_xds::pb::google::protobuf::{Struct, Value};
 use tidegate_xds::{Coverage, FieldError, FieldPath, Format, UnknownFields};
 
-use super::sources::config_source;
+use super::sources::{Known, config_source};
 use crate::runtime::{Entry, Layer, LayerSource, Values};
 
 /// What is compiled here.
@@ -37,12 +37,12 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
 ];
 
-/// Compiles the layers, lowest first. `service_cluster` is the node's cluster, a part of some directories; `ads`: there is an
-/// aggregated stream.
+/// Compiles the layers, lowest first. `service_cluster` is the node's cluster, a part of some directories; `known`:
+/// what sources may refer to.
 pub(crate) fn compile(
     config: &proto::LayeredRuntime,
     service_cluster: &str,
-    ads: bool,
+    known: Known,
     context: &mut CompileContext<'_>,
 ) -> Result<Vec<Layer>, FieldError> {
     use proto::runtime_layer::LayerSpecifier;
@@ -68,7 +68,7 @@ pub(crate) fn compile(
             }
             Some(LayerSpecifier::DiskLayer(disk)) => disk_layer(disk, service_cluster),
             Some(LayerSpecifier::RtdsLayer(rtds)) => context.within_item("layers", index, |context| {
-                context.within("rtds_layer", |context| rtds_layer(&layer.name, rtds, ads, context))
+                context.within("rtds_layer", |context| rtds_layer(&layer.name, rtds, known, context))
             })?,
             None => return fail(at, "layer specifier not set".into()),
         };
@@ -81,11 +81,11 @@ pub(crate) fn compile(
 fn rtds_layer(
     layer: &str,
     rtds: &proto::runtime_layer::RtdsLayer,
-    ads: bool,
+    known: Known,
     context: &mut CompileContext<'_>,
 ) -> Result<LayerSource, FieldError> {
     let Some(source) = &rtds.rtds_config else { return Err(context.error_at("rtds_config", "value is required")) };
-    let source = context.within("rtds_config", |context| config_source(source, ads, context))?;
+    let source = context.within("rtds_config", |context| config_source(source, known, context))?;
     let resource = if rtds.name.is_empty() { layer } else { &rtds.name };
     Ok(LayerSource::Discovered { resource: resource.into(), source })
 }
@@ -249,7 +249,7 @@ mod tests {
             stats: Store::new().root(),
             needs: &mut needs,
         };
-        compile(&config, "web", false, &mut context).map_err(|error| error.to_string())
+        compile(&config, "web", Known { ads: false, node: true }, &mut context).map_err(|error| error.to_string())
     }
 
     fn static_entry(yaml: &str) -> Entry {

@@ -156,7 +156,8 @@ mod tests {
             defaults: Defaults::Envoy,
             stats: tidegate_stats::Store::new().root(),
             node: super::super::Node::default(),
-            ads: false,
+            known: Default::default(),
+            discovered: Default::default(),
             buffer_limit_bytes: 0,
             cluster_defaults: super::super::cluster::ClusterDefaults::default(),
         };

@@ -46,17 +46,32 @@ pub(crate) const COVERAGE: &[Coverage] = &[
 /// Envoy's `initial_fetch_timeout` where none is given.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A configuration source that we can read. `ads`: there is an aggregated stream.
+/// What sources may refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Known {
+    /// There is an aggregated stream (`ads_config`).
+    pub(crate) ads: bool,
+    /// The node has an id and a cluster, which every source is told.
+    pub(crate) node: bool,
+}
+
+/// A configuration source that we can read.
 ///
 /// # Errors
 /// What cannot be read from, or not yet.
 #[expect(deprecated, reason = "Envoy 1.40 reads `path`")]
 pub(crate) fn config_source(
     source: &core::ConfigSource,
-    ads: bool,
+    known: Known,
     context: &mut CompileContext<'_>,
 ) -> Result<ConfigSource, FieldError> {
     use core::config_source::ConfigSourceSpecifier as Specifier;
+    if !known.node {
+        return Err(context.error(
+            "node 'id' and 'cluster' are required. Set it either in 'node' config or via --service-node and \
+             --service-cluster options.",
+        ));
+    }
     let timeout = source.initial_fetch_timeout.as_ref().map_or(FETCH_TIMEOUT, duration);
     let wait = Wait(Some(timeout).filter(|timeout| !timeout.is_zero()));
     match &source.config_source_specifier {
@@ -81,7 +96,7 @@ pub(crate) fn config_source(
             }
             Ok(ConfigSource::Stream(Arc::new(control_plane(api, context)?), wait))
         }),
-        Some(Specifier::Ads(_)) if ads => Ok(ConfigSource::Ads(wait)),
+        Some(Specifier::Ads(_)) if known.ads => Ok(ConfigSource::Ads(wait)),
         Some(Specifier::Ads(_)) => {
             Err(context.error_at("ads", "ADS must be configured to support an ADS config source"))
         }

@@ -44,6 +44,12 @@ impl Kind {
             (Self::Listener, true) => "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
             (Self::Route, false) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
             (Self::Route, true) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+            (Self::Extension, false) => {
+                "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs"
+            }
+            (Self::Extension, true) => {
+                "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs"
+            }
             (Self::Runtime, false) => "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime",
             (Self::Runtime, true) => "/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime",
         })
@@ -255,6 +261,7 @@ impl Discovery {
         if let Some(source) = self.listeners.clone().filter(|_| self.listeners_begun) {
             self.ask_for_all(Kind::Listener, &source, store);
         }
+        self.sync_named(Kind::Extension, store);
         self.sync_named(Kind::Route, store);
         self.send();
         if let Some(place) = self.held

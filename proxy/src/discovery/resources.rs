@@ -11,6 +11,7 @@ use prost::{Message, Name};
 use tidegate_control::client::{Handler, Interest, Resource, Update};
 use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
+use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
@@ -53,7 +54,7 @@ impl Subscriptions {
                 self.clusters = Some(Subscription::with_reloads(&self.root.scope("cluster_manager.cds.")));
             }
             Kind::Listener => self.listeners = Some(Subscription::new(&self.root.scope("listener_manager.lds."))),
-            Kind::Route | Kind::Runtime => {
+            Kind::Route | Kind::Runtime | Kind::Extension => {
                 let stats = store.subscription_stats(kind, name);
                 self.named.extend(stats.map(|stats| ((kind, name.into()), stats)));
             }
@@ -72,7 +73,7 @@ impl Subscriptions {
             Kind::Cluster => self.clusters.as_ref(),
             Kind::Listener => self.listeners.as_ref(),
             Kind::Endpoints => None,
-            Kind::Route | Kind::Runtime => self.named.get(&(kind, name.into())),
+            Kind::Route | Kind::Runtime | Kind::Extension => self.named.get(&(kind, name.into())),
         }
     }
 
@@ -170,6 +171,7 @@ impl Handler for Apply<'_> {
             Kind::Endpoints => self.named::<ClusterLoadAssignment>(&update),
             Kind::Route => self.named::<RouteConfiguration>(&update),
             Kind::Runtime => self.named::<RuntimeProto>(&update),
+            Kind::Extension => self.named::<TypedExtensionConfig>(&update),
         };
         match &result {
             Ok(()) => self.subscriptions.took(kind, &update, began.elapsed(), self.store),

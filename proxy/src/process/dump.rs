@@ -29,6 +29,10 @@ pub(super) fn sections(bootstrap: Bootstrap<'_>, static_endpoints: Option<Vec<Va
         ("dynamic_warming_clusters", clusters.others),
     ];
     sections.push(section("ClustersConfigDump", lists));
+    let extensions = Lists::of(ledger, Kind::Extension, "ecds_filter").dynamic();
+    if !extensions.is_empty() {
+        sections.push(section("EcdsConfigDump", vec![("ecds_filters", extensions)]));
+    }
     if let Some(fixed) = static_endpoints {
         let endpoints = Lists::of(ledger, Kind::Endpoints, "endpoint_config");
         let lists = vec![("static_endpoint_configs", fixed), ("dynamic_endpoint_configs", endpoints.dynamic())];

@@ -32,6 +32,15 @@ stats_block! {
     }
 }
 
+stats_block! {
+    /// What filters' configurations have besides.
+    pub struct ExtensionStats {
+        counters { config_conflict, config_fail, config_reload }
+        gauges {}
+        histograms {}
+    }
+}
+
 /// What became of an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update {
@@ -49,6 +58,7 @@ pub struct Subscription {
     version_text: TextReadout,
     reload: Option<ReloadStats>,
     empty: Option<EmptyStats>,
+    extension: Option<ExtensionStats>,
 }
 
 impl Subscription {
@@ -56,7 +66,7 @@ impl Subscription {
     pub fn new(scope: &Scope) -> Self {
         let version_text = scope.text_readout("version_text");
         version_text.set("");
-        Self { stats: SubscriptionStats::new(scope), version_text, reload: None, empty: None }
+        Self { stats: SubscriptionStats::new(scope), version_text, reload: None, empty: None, extension: None }
     }
 
     /// The same of a subscription that counts reloads.
@@ -67,6 +77,11 @@ impl Subscription {
     /// The same of one that counts updates without its resource, too.
     pub fn with_empties(scope: &Scope) -> Self {
         Self { empty: Some(EmptyStats::new(scope)), ..Self::with_reloads(scope) }
+    }
+
+    /// The same of a filter's configuration.
+    pub fn of_extension(scope: &Scope) -> Self {
+        Self { extension: Some(ExtensionStats::new(scope)), ..Self::new(scope) }
     }
 
     /// The resource was not among those that came.
@@ -97,7 +112,12 @@ impl Subscription {
                 self.stats.version().set(version_hash(version));
                 self.version_text.set(version);
             }
-            Update::Rejected => self.stats.update_rejected().inc(),
+            Update::Rejected => {
+                self.stats.update_rejected().inc();
+                if let Some(extension) = &self.extension {
+                    extension.config_fail().inc();
+                }
+            }
             Update::Failure => self.stats.update_failure().inc(),
         }
     }
@@ -109,6 +129,9 @@ impl Subscription {
 
     /// What acts has changed.
     pub fn reloaded(&self, now: SystemTime) {
+        if let Some(extension) = &self.extension {
+            extension.config_reload().inc();
+        }
         if let Some(reload) = &self.reload {
             reload.config_reload().inc();
             reload.config_reload_time_ms().set(millis(now));

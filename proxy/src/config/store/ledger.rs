@@ -18,10 +18,12 @@ pub(crate) enum Kind {
     Listener,
     Route,
     Runtime,
+    Extension,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] = [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Runtime];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Runtime, Self::Extension];
 
     pub(crate) fn type_url(self) -> &'static str {
         match self {
@@ -30,6 +32,7 @@ impl Kind {
             Self::Listener => "type.googleapis.com/envoy.config.listener.v3.Listener",
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
+            Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
         }
     }
 

@@ -59,6 +59,7 @@ impl Store {
             let reason = format!("listener '{name}' has duplicate address '{address}' as existing listener");
             return Err(FieldError::new(path.clone().field("address"), reason).in_resource(&resource.name));
         }
+        self.extend(&needs)?;
         if compiled.position == 0 {
             self.last_position += 1;
             compiled.position = self.last_position;
@@ -84,9 +85,9 @@ impl Store {
         let name = Arc::clone(&warming.compiled.name);
         self.ledger.takes(Kind::Listener, &name, placed.text, !self.started);
         self.ledger.inline_routes(&name, &inline_routes::of(&placed.resource));
-        self.set_route_needs(&name, &warming.needs);
+        self.set_needs(&name, &warming.needs);
         self.warming_listeners.remove(&name);
-        if self.has_routes(&warming.needs) {
+        if self.has_all(&warming.needs) {
             return Some(warming.compiled);
         }
         self.warming_listeners.insert(name, warming);
@@ -111,10 +112,17 @@ impl Store {
         needs.route_configurations.keys().all(there)
     }
 
-    fn set_route_needs(&mut self, listener: &Arc<str>, needs: &Needs) {
+    fn has_all(&self, needs: &Needs) -> bool {
+        self.has_routes(needs) && self.has_extensions(needs)
+    }
+
+    /// What nobody names any more acts on for chains that drain.
+    fn set_needs(&mut self, listener: &Arc<str>, needs: &Needs) {
         let now = Instant::now();
-        let ended = self.route_needs.set(listener, &needs.route_configurations);
-        self.leaving.extend(ended.into_iter().map(|name| (now, name)));
+        let routes = self.route_needs.set(listener, &needs.route_configurations);
+        self.leaving.extend(routes.into_iter().map(|name| (now, Kind::Route, name)));
+        let extensions = self.extension_needs.set(listener, &needs.extensions);
+        self.leaving.extend(extensions.into_iter().map(|name| (now, Kind::Extension, name)));
     }
 
     pub(crate) fn remove_listeners(&mut self, names: &[Arc<str>]) {
@@ -122,7 +130,7 @@ impl Store {
             self.ledger.remove(Kind::Listener, name);
             self.ledger.inline_routes(name, &[]);
             self.warming_listeners.remove(name);
-            self.set_route_needs(name, &Needs::default());
+            self.set_needs(name, &Needs::default());
         }
         if names.is_empty() {
             return;
@@ -136,8 +144,8 @@ impl Store {
 
     /// Listeners that have what they need serve.
     pub(super) fn publish_warm_listeners(&mut self) {
-        let has_routes = |(_, warming): &(&Arc<str>, &Warming<Listener>)| self.has_routes(&warming.needs);
-        let warm: Vec<_> = self.warming_listeners.iter().filter(has_routes).map(|(name, _)| Arc::clone(name)).collect();
+        let has_all = |(_, warming): &(&Arc<str>, &Warming<Listener>)| self.has_all(&warming.needs);
+        let warm: Vec<_> = self.warming_listeners.iter().filter(has_all).map(|(name, _)| Arc::clone(name)).collect();
         let ready = warm.iter().filter_map(|name| self.warming_listeners.remove(name)).map(|warming| warming.compiled);
         let ready = ready.collect();
         self.publish_listeners(ready);

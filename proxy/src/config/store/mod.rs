@@ -4,6 +4,7 @@
 
 mod assignments;
 mod clusters;
+mod extensions;
 mod ledger;
 mod listeners;
 mod needs;
@@ -18,7 +19,7 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use prost::Message;
-use tidegate_filters::context::{ConfigSource, Needs, RouteSubscription};
+use tidegate_filters::context::{ConfigSource, ExtensionSubscription, Needs, RouteSubscription};
 use tidegate_xds::pb::envoy::config::bootstrap::v3::Admin;
 use tidegate_xds::{FieldError, FieldPath};
 
@@ -70,14 +71,16 @@ pub(crate) struct Store {
     pub(crate) route_needs: Wanted<RouteSubscription>,
     /// Layers of the runtime, by the name of their resource.
     pub(crate) runtime_needs: Wanted<ConfigSource>,
+    /// Configurations of filters.
+    pub(crate) extension_needs: Wanted<ExtensionSubscription>,
     layers: Arc<Layers>,
     stats: ClusterManagerStats,
     /// The bootstrap has been taken; what comes now is dynamic.
     pub(crate) started: bool,
     /// Of the listeners, which are counted from 1.
     last_position: u64,
-    /// Route configurations that no listener names any more, and since when: chains that drain still use them.
-    leaving: VecDeque<(Instant, Arc<str>)>,
+    /// Resources that no listener names any more, and since when: chains that drain still use them.
+    leaving: VecDeque<(Instant, Kind, Arc<str>)>,
     /// Snapshots that exchanges may still hold: the last to let go of one is the control runtime, never a worker.
     retired: Vec<Arc<Snapshot>>,
 }
@@ -109,6 +112,7 @@ impl Store {
             runtime_needs: runtime_needs(&layers),
             layers,
             route_needs: Wanted::default(),
+            extension_needs: Wanted::default(),
             started: false,
             last_position: 0,
             leaving: VecDeque::new(),
@@ -151,6 +155,7 @@ impl Store {
             Kind::Endpoints => Some(self.services.files()),
             Kind::Route => Some(self.route_needs.files()),
             Kind::Runtime => Some(self.runtime_needs.files()),
+            Kind::Extension => Some(self.extension_needs.files()),
             Kind::Cluster | Kind::Listener => None,
         }
     }
@@ -161,6 +166,7 @@ impl Store {
             Kind::Endpoints => self.services.is_needed(name),
             Kind::Route => self.route_needs.is_needed(name),
             Kind::Runtime => self.runtime_needs.is_needed(name),
+            Kind::Extension => self.extension_needs.is_needed(name),
             Kind::Cluster | Kind::Listener => true,
         }
     }
@@ -171,6 +177,7 @@ impl Store {
             Kind::Endpoints => self.services.take_moved(),
             Kind::Route => self.route_needs.take_moved(),
             Kind::Runtime => self.runtime_needs.take_moved(),
+            Kind::Extension => self.extension_needs.take_moved(),
             Kind::Cluster | Kind::Listener => Vec::new(),
         }
     }

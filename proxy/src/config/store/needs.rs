@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tidegate_filters::context::{ConfigSource, RouteSubscription};
+use tidegate_filters::context::{ConfigSource, ExtensionSubscription, RouteSubscription};
 
 use crate::cluster::Cluster;
 use crate::config::bootstrap::file_of;
@@ -123,13 +123,19 @@ impl Subscription for ConfigSource {
     }
 }
 
+impl Subscription for ExtensionSubscription {
+    fn source(&self) -> &ConfigSource {
+        &self.source
+    }
+}
+
 impl Subscription for RouteSubscription {
     fn source(&self) -> &ConfigSource {
         &self.source
     }
 }
 
-/// Resources of one kind that owners (listeners) name: route configurations, or layers of the runtime.
+/// Resources of one kind that owners (listeners) name: route configurations, filters' configurations, layers of the runtime.
 pub(crate) struct Wanted<S> {
     by_name: HashMap<Arc<str>, Want<S>>,
     by_owner: HashMap<Arc<str>, BTreeSet<Arc<str>>>,

@@ -3,6 +3,7 @@
 
 use prost::{Message, Name};
 use tidegate_xds::FieldError;
+use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use tidegate_xds::pb::envoy::service::runtime::v3::Runtime;
@@ -44,6 +45,18 @@ impl Resource for RouteConfiguration {
     }
 }
 
+impl Resource for TypedExtensionConfig {
+    const KIND: Kind = Kind::Extension;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError> {
+        store.update_extensions(resources)
+    }
+}
+
 impl Resource for Runtime {
     const KIND: Kind = Kind::Runtime;
 
@@ -66,6 +79,10 @@ impl Store {
                 Some(Subscription::with_empties(&root.scope(prefix).scope(&format!("rds.{name}."))))
             }
             Kind::Runtime => Some(Subscription::new(&root.scope("runtime."))),
+            Kind::Extension => {
+                let scope = root.scope(&format!("extension_config_discovery.http_filter.{name}."));
+                Some(Subscription::of_extension(&scope))
+            }
             Kind::Endpoints | Kind::Cluster | Kind::Listener => None,
         }
     }
@@ -87,6 +104,7 @@ impl Store {
         match kind {
             Kind::Endpoints => self.missing_assignment(name),
             Kind::Runtime => self.remove_runtime(name),
+            Kind::Extension => self.remove_extension(name),
             Kind::Route | Kind::Cluster | Kind::Listener => {}
         }
     }
@@ -96,6 +114,7 @@ impl Store {
         match kind {
             Kind::Endpoints => self.go_on_without_assignment(name),
             Kind::Route => self.go_on_without_routes(name),
+            Kind::Extension => self.go_on_without_extension(name),
             Kind::Runtime | Kind::Cluster | Kind::Listener => {}
         }
     }

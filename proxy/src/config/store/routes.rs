@@ -44,20 +44,26 @@ impl Store {
         self.publish_warm_listeners();
     }
 
-    /// Forgets route configurations that no listener has named for so long that every chain that used them has drained.
-    pub(crate) fn forget_routes(&mut self, drained_after: Duration, now: Instant) {
+    /// Forgets what no listener has named for so long that every chain that used it has drained.
+    pub(crate) fn forget_drained(&mut self, drained_after: Duration, now: Instant) {
         let mut over = Vec::new();
-        while let Some((since, _)) = self.leaving.front()
+        while let Some((since, ..)) = self.leaving.front()
             && now.saturating_duration_since(*since) > drained_after
         {
-            over.extend(self.leaving.pop_front().map(|(_, name)| name));
+            over.extend(self.leaving.pop_front().map(|(_, kind, name)| (kind, name)));
         }
-        let Self { leaving, route_needs, .. } = self;
-        over.retain(|name| !leaving.iter().any(|(_, later)| later == name) && route_needs.forget(name));
-        over.iter().for_each(|name| self.ledger.remove(Kind::Route, name));
+        let Self { leaving, route_needs, extension_needs, .. } = self;
+        over.retain(|(kind, name)| {
+            if leaving.iter().any(|(_, other, later)| (other, later) == (kind, name)) {
+                return false;
+            }
+            if *kind == Kind::Route { route_needs.forget(name) } else { extension_needs.forget(name) }
+        });
+        over.iter().for_each(|(kind, name)| self.ledger.remove(*kind, name));
+        over.retain(|(kind, _)| *kind == Kind::Route);
         if !over.is_empty() {
             self.publish(|snapshot| {
-                for name in &over {
+                for (_, name) in &over {
                     snapshot.routes.remove(name);
                 }
             });
