@@ -67,8 +67,9 @@ class Proxy:
         await self.stop()
 
     async def stop(self):
-        """SIGTERM, then SIGKILL: nothing that a case measures happens after this."""
-        for sign in (signal.SIGTERM, signal.SIGKILL):
+        """SIGINT, on which nobody waits for connections still to come, then SIGKILL: nothing that a case measures happens after
+        this."""
+        for sign in (signal.SIGINT, signal.SIGKILL):
             if self.process.returncode is not None:
                 return
             self.process.send_signal(sign)

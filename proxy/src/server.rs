@@ -72,6 +72,9 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// How long no update may have come before memory is given back.
 const QUIET: Duration = Duration::from_secs(1);
 
+/// How long after SIGTERM connections are expected to come although there are none; half of the drain time where that is less.
+const STILL_COMING: Duration = Duration::from_secs(10);
+
 /// How many connections may wait for the admin interface.
 const ADMIN_BACKLOG: i32 = 128;
 
@@ -216,16 +219,17 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         Some(address) => Some(serve_admin(address, bootstrap.admin_socket_options(), &options, &server.process)?),
         None => None,
     };
-    let (quit, mut quitting) = watch::channel(false);
+    let (quit, mut quitting) = watch::channel(Leave::WhenIdle);
     let signals = tokio::spawn(signals.listen(quit));
+    let mut leave = Leave::WhenIdle;
     if server.warm_up(&mut quitting).await {
         server.start_listening()?;
         server.process.gauges.initialized(Instant::now());
         allocator::give_back();
         resident::forget_start();
-        server.serve(&mut quitting, bootstrap.stats_flush_interval.unwrap_or(NEVER)).await;
+        leave = server.serve(&mut quitting, bootstrap.stats_flush_interval.unwrap_or(NEVER)).await;
     }
-    server.drain(&options).await;
+    server.drain(leave, &options, &mut quitting).await;
     tidegate_filters::access_log::flush_all();
     signals.abort();
     if let Some(admin) = admin {
@@ -257,7 +261,7 @@ struct Server {
 
 impl Server {
     /// Fetches what the configuration points at and waits until clusters, then listeners are warm. False: told to leave before.
-    async fn warm_up(&mut self, quitting: &mut watch::Receiver<bool>) -> bool {
+    async fn warm_up(&mut self, quitting: &mut watch::Receiver<Leave>) -> bool {
         let deadline = tokio::time::Instant::now() + INITIAL_FETCH;
         let mut given_up = false;
         loop {
@@ -322,14 +326,14 @@ impl Server {
     }
 
     /// Follows files, finished resolutions and the admin interface until it is time to leave.
-    async fn serve(&mut self, quitting: &mut watch::Receiver<bool>, flush_every: Duration) {
+    async fn serve(&mut self, quitting: &mut watch::Receiver<Leave>, flush_every: Duration) -> Leave {
         let mut look = tokio::time::interval(files::LOOK_EVERY);
         let mut flush = tokio::time::interval(flush_every);
         loop {
             tokio::select! {
-                _ = quitting.changed() => return,
+                _ = quitting.changed() => return *quitting.borrow(),
                 Some(asked) = self.asked.recv() => match asked {
-                    Asked::Quit => return,
+                    Asked::Quit => return Leave::WhenIdle,
                     Asked::Drain(drain) => self.drain_listeners(drain),
                 },
                 _ = flush.tick() => {
@@ -399,18 +403,28 @@ impl Server {
         }
     }
 
-    /// SIGTERM by itself: half of the drain time connections still come and are told to leave, then sockets close and what
-    /// runs is finished.
-    async fn drain(&mut self, options: &Options) {
+    /// Half of the drain time connections still come and are told to leave, then sockets close and what runs is finished. Whoever
+    /// asks once more does not wait.
+    async fn drain(&mut self, leave: Leave, options: &Options, quitting: &mut watch::Receiver<Leave>) {
         self.shared.set_health_check_failing(true);
         let half = options.drain_time / 2;
         self.manager.begin_drain(false, DrainPlan { lasts: half, immediate: true });
         // From here on every response says that its connection ends.
         tracing::info!("draining");
-        self.manager.wait_idle(half).await;
-        self.manager.stop_listeners(false);
-        self.manager.finish(self.plan.lasts - half).await;
+        let still_coming = if leave == Leave::Politely { half.min(STILL_COMING) } else { Duration::ZERO };
+        tokio::select! {
+            () = self.drain_in_peace(still_coming, half) => {}
+            _ = quitting.changed() => self.manager.finish(Duration::ZERO).await,
+        }
         self.manager.shut_down();
+    }
+
+    /// Sockets stay open for `still_coming` whatever comes, and for `half` while there are connections.
+    async fn drain_in_peace(&mut self, still_coming: Duration, half: Duration) {
+        tokio::time::sleep(still_coming).await;
+        self.manager.wait_idle(half.saturating_sub(still_coming)).await;
+        self.manager.stop_listeners(false);
+        self.manager.finish(self.plan.lasts.saturating_sub(half)).await;
     }
 }
 
@@ -452,6 +466,15 @@ fn serve_admin(
     })
 }
 
+/// How a process leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leave {
+    /// SIGTERM: whoever sends connections here learns of it late (Kubernetes), so sockets stay open although nobody comes.
+    Politely,
+    /// SIGINT and `/quitquitquit`: as soon as nobody is here.
+    WhenIdle,
+}
+
 /// The signals that a process listens for. From the moment they are registered none is lost.
 struct Signals {
     terminate: Signal,
@@ -468,15 +491,18 @@ impl Signals {
         })
     }
 
-    async fn listen(mut self, quit: watch::Sender<bool>) {
+    async fn listen(mut self, quit: watch::Sender<Leave>) {
         loop {
-            tokio::select! {
-                _ = self.terminate.recv() => break,
-                _ = self.interrupt.recv() => break,
-                _ = self.reopen.recv() => tidegate_filters::access_log::reopen_all(),
-            }
+            let leave = tokio::select! {
+                _ = self.terminate.recv() => Leave::Politely,
+                _ = self.interrupt.recv() => Leave::WhenIdle,
+                _ = self.reopen.recv() => {
+                    tidegate_filters::access_log::reopen_all();
+                    continue;
+                }
+            };
+            // Nobody listens only when the process is ending already.
+            let _ = quit.send(leave);
         }
-        // Nobody listens only when the process is ending already.
-        let _ = quit.send(true);
     }
 }

@@ -21,14 +21,11 @@ use super::Compiler;
 use super::sources::config_source;
 
 /// What is compiled here.
-pub(crate) const COVERAGE: &[Coverage] = &[
-    Coverage {
-        message: "envoy.config.core.v3.ExtensionConfigSource",
-        enforced: &["config_source", "default_config", "apply_default_config_without_warming", "type_urls"],
-        listed: &[],
-    },
-    Coverage { message: "envoy.config.core.v3.TypedExtensionConfig", enforced: &["name", "typed_config"], listed: &[] },
-];
+pub(crate) const COVERAGE: &[Coverage] = &[Coverage {
+    message: "envoy.config.core.v3.ExtensionConfigSource",
+    enforced: &["config_source", "default_config", "apply_default_config_without_warming", "type_urls"],
+    listed: &[],
+}];
 
 /// A filter compiled for one chain.
 type Compiled = Arc<dyn HttpFilterConfig>;

@@ -134,7 +134,8 @@ mod tests {
             format!("static_resources:\n  clusters: [{{name: web}}]\n  listeners: [{listener}]\n{dynamic}")
         };
         assert_eq!(warnings(&yaml(&listener("a", &proxy("cluster: web")), "")), Vec::<String>::new());
-        let dynamic = "dynamic_resources: {cds_config: {path_config_source: {path: /dev/null}}}";
+        let dynamic =
+            "node: {id: a, cluster: b}\ndynamic_resources: {cds_config: {path_config_source: {path: /dev/null}}}";
         assert_eq!(warnings(&yaml(&listener("a", &proxy("cluster: other")), dynamic)), Vec::<String>::new());
         assert!(warnings(&yaml(&listener("a", ""), ""))[0].contains("filter_chains[0]: there are no filters"));
     }

@@ -98,7 +98,7 @@ impl Subscriptions {
                 }
             }
             Kind::Endpoints => names.for_each(|name| store.assignment_took(name, time)),
-            Kind::Route | Kind::Runtime => {
+            Kind::Route | Kind::Runtime | Kind::Extension => {
                 names.filter_map(|name| self.of(kind, name)).for_each(|stats| stats.took(time))
             }
         }

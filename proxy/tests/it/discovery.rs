@@ -203,7 +203,7 @@ fn only_a_stream_of_its_own_needs_a_version() {
 
 #[test]
 fn ads_without_a_stream_is_refused() {
-    let bootstrap = "dynamic_resources: { cds_config: { ads: {} } }";
+    let bootstrap = "{ node: { id: node, cluster: test }, dynamic_resources: { cds_config: { ads: {} } } }";
     let mut gateway = Gateway::spawn(bootstrap, &[]);
     gateway.wait_for("ADS must be configured to support an ADS config source");
     assert!(!gateway.wait().success());

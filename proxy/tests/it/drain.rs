@@ -33,22 +33,30 @@ fn a_request_that_runs_is_finished_and_its_connection_closed() {
     assert!(gateway.wait().success());
 }
 
+/// They come although nobody was there when the drain began.
 #[test]
 fn connections_that_still_come_are_served_and_told_to_go() {
     let upstream = Upstream::text("still here");
     let port = free_port();
     let bootstrap = http_bootstrap(port, ROUTES, &[("up", upstream.port)]);
-    let mut gateway = Gateway::start_with(&bootstrap, &["--drain-time-s", "4"]);
-    // Held open so that the drain does not end at once.
-    let mut holding = Client::new(port);
-    holding.send("GET / HTTP/1.1\r\nhost: test\r\n");
-    crate::support::gateway::eventually("a first answer", || Client::new(port).get("/").status == 200);
+    let mut gateway = Gateway::start_with(&bootstrap, &["--drain-time-s", "600"]);
     gateway.signal("TERM");
     gateway.wait_for("draining");
-    let response = Client::new(port).get("/");
-    assert_eq!((response.status, response.header("connection")), (200, Some("close")));
-    holding.send("\r\n");
-    assert_eq!(holding.response().status, 200);
+    for _ in 0..3 {
+        let response = Client::new(port).get("/");
+        assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+    }
+    // Whoever asks again does not wait.
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+}
+
+#[test]
+fn an_interrupt_ends_as_soon_as_nobody_is_there() {
+    let port = free_port();
+    let bootstrap = http_bootstrap(port, ROUTES, &[("up", free_port())]);
+    let mut gateway = Gateway::start_with(&bootstrap, &["--drain-time-s", "600"]);
+    gateway.signal("INT");
     assert!(gateway.wait().success());
 }
 
