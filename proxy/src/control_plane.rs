@@ -6,10 +6,13 @@ use std::path::PathBuf;
 
 use tidegate_control::run::{self, Listen, RunError};
 use tidegate_control::source::{Directory, Store};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ControlFlags;
+
+/// How many connections may wait: after a restart all proxies come back at once.
+const BACKLOG: u32 = 4096;
 
 /// Why the control plane did not run.
 #[derive(Debug, thiserror::Error)]
@@ -40,9 +43,9 @@ pub async fn run(flags: ControlFlags) -> Result<(), ControlError> {
         }
     };
     let tokens = flags.token_file.map(tokens).transpose()?.unwrap_or_default();
-    let clients = listen(flags.listen).await?;
+    let clients = listen(flags.listen)?;
     let admin = match flags.admin {
-        Some(address) => Some(listen(address).await?),
+        Some(address) => Some(listen(address)?),
         None => None,
     };
     tracing::info!(address = %flags.listen, admin = ?flags.admin, "control plane starts");
@@ -57,8 +60,14 @@ pub async fn run(flags: ControlFlags) -> Result<(), ControlError> {
     Ok(run::run(source, listen, end).await?)
 }
 
-async fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
-    TcpListener::bind(address).await.map_err(|error| ControlError::Listen(address, error))
+fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|error| ControlError::Listen(address, error))
 }
 
 /// One a line. A file without any would let anybody in, which nobody means who gives one.

@@ -14,8 +14,9 @@ use crate::server::rollout::Progress;
 use crate::server::status::{Counts, Refusal, ResourceStatus, State, TypeStatus};
 use crate::server::subscription::Subscription;
 
-/// A response ends with the resource that makes it this long: gRPC clients take 4 MiB, unless told otherwise.
-const MAX_BYTES: usize = 2 << 20;
+/// A response ends with the resource that makes it this long: gRPC clients take 4 MiB, unless told otherwise, and each stream
+/// keeps a buffer as long as its longest response.
+const MAX_BYTES: usize = 256 << 10;
 
 /// Of more responses than this that were not answered, what the oldest held is forgotten.
 const MOST_UNANSWERED: usize = 64;
