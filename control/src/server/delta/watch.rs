@@ -14,9 +14,9 @@ use crate::server::rollout::Progress;
 use crate::server::status::{Counts, Refusal, ResourceStatus, State, TypeStatus};
 use crate::server::subscription::Subscription;
 
-/// A response ends with the resource that makes it this long: gRPC clients take 4 MiB, unless told otherwise, and each stream
-/// keeps a buffer as long as its longest response.
-const MAX_BYTES: usize = 256 << 10;
+/// A response to who asks by name ends with the resource that makes it this long: each stream keeps a buffer as long as its
+/// longest response. Everything is told in one: Envoy begins to listen once the clusters of its first response are warm.
+const MAX_BYTES: usize = 64 << 10;
 
 /// Of more responses than this that were not answered, what the oldest held is forgotten.
 const MOST_UNANSWERED: usize = 64;
@@ -173,7 +173,7 @@ impl Watch {
 
     fn due_words(&mut self) -> Vec<Word> {
         let (mut words, mut bytes) = (Vec::new(), 0);
-        while bytes < MAX_BYTES
+        while (bytes < MAX_BYTES || self.subscription.is_wildcard())
             && let Some(name) = self.subscription.pop_due()
         {
             self.refused.remove(&name);
