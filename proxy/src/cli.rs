@@ -292,6 +292,9 @@ pub struct EnvoyFlags {
     /// Act with exactly Envoy's defaults, also where they are unsafe at the edge
     #[arg(long)]
     pub envoy_defaults: bool,
+    /// Keep what control planes said last in this directory, and serve it when they are away at the start
+    #[arg(long, value_name = "DIR")]
+    pub snapshot_dir: Option<PathBuf>,
     /// Accepted without effect: there is no shared memory
     #[arg(long, hide = true)]
     pub base_id: Option<u32>,

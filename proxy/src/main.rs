@@ -124,6 +124,7 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
     options.node_address = cli::node_address(flags.local_address_ip_version);
     options.admin_address_path.clone_from(&flags.admin_address_path);
     options.unknown_dynamic_fields = flags.unknown_dynamic_fields();
+    options.snapshot_directory.clone_from(&flags.snapshot_dir);
     options.command_line = command_line(flags, &options, level);
     start(bootstrap, options)
 }
@@ -139,6 +140,7 @@ fn options(concurrency: usize, defaults: Defaults, drain_time: Duration) -> Opti
         node_address: cli::node_address(cli::IpVersion::V4),
         admin_address_path: None,
         unknown_dynamic_fields: UnknownDynamicFields::default(),
+        snapshot_directory: None,
         command_line: CommandLine::default(),
     }
 }

@@ -49,6 +49,8 @@ pub(crate) struct Process {
     pub(crate) node: Value,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) bound: Mutex<Vec<(Arc<str>, Vec<ListenAddress>)>>,
+    /// When what is served was kept on disk, while no control plane has answered.
+    pub(crate) serves_kept: Mutex<Option<SystemTime>>,
     pub(crate) serving: AtomicBool,
     pub(crate) started: SystemTime,
     pub(crate) asked: mpsc::UnboundedSender<Asked>,
@@ -159,6 +161,10 @@ impl AdminState for Process {
     fn config_dump(&self, include_endpoints: bool) -> Vec<Value> {
         let endpoints = include_endpoints.then(|| endpoints::static_endpoints(self.statuses().iter()));
         dump::sections(dump::Bootstrap { bytes: &self.bootstrap, at: self.started }, endpoints, &self.ledger)
+    }
+
+    fn serves_kept(&self) -> Option<SystemTime> {
+        *self.serves_kept.lock()
     }
 
     fn rejected(&self) -> Vec<Rejected> {

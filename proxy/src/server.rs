@@ -25,6 +25,7 @@ use crate::config::bootstrap::Bootstrap;
 use crate::config::files::{self, UnknownDynamicFields};
 use crate::config::store::{Kind, Placed, Store};
 use crate::discovery::Discovery;
+use crate::discovery::kept::Keeper;
 use crate::listener::manager::{DrainPlan, ListenerManager};
 use crate::listener::{ListenAddress, SocketOption, SocketSettings, socket};
 use crate::process::{Asked, Process};
@@ -47,6 +48,8 @@ pub struct Options {
     pub node_address: Option<std::net::IpAddr>,
     pub admin_address_path: Option<PathBuf>,
     pub unknown_dynamic_fields: UnknownDynamicFields,
+    /// Where what control planes said last is kept.
+    pub snapshot_directory: Option<PathBuf>,
     /// As `/server_info` shows it.
     pub command_line: CommandLine,
 }
@@ -71,6 +74,9 @@ const NEVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// How long no update may have come before memory is given back.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// How long control planes are waited for before what was kept on disk is served.
+const AWAY: Duration = Duration::from_millis(500);
 
 /// How long after SIGTERM connections are expected to come although there are none; half of the drain time where that is less.
 const STILL_COMING: Duration = Duration::from_secs(10);
@@ -200,6 +206,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
             node: bootstrap.node_json(),
             ledger: Arc::clone(store.ledger()),
             bound: Mutex::default(),
+            serves_kept: Mutex::default(),
             serving: AtomicBool::new(false),
             started: SystemTime::now(),
             asked: asking,
@@ -214,7 +221,10 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         draining: false,
         applied: 0,
         untidy: None,
+        keeper: None,
     };
+    let node = server.discovery.node().clone();
+    server.keeper = options.snapshot_directory.clone().map(|directory| Keeper::new(directory, node));
     let admin = match &bootstrap.admin {
         Some(address) => Some(serve_admin(address, bootstrap.admin_socket_options(), &options, &server.process)?),
         None => None,
@@ -228,6 +238,11 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         allocator::give_back();
         resident::forget_start();
         leave = server.serve(&mut quitting, bootstrap.stats_flush_interval.unwrap_or(NEVER)).await;
+    }
+    if let Some(keeper) = &mut server.keeper
+        && server.discovery.has_heard()
+    {
+        keeper.finish(server.store.ledger()).await;
     }
     server.drain(leave, &options, &mut quitting).await;
     tidegate_filters::access_log::flush_all();
@@ -257,6 +272,7 @@ struct Server {
     applied: u64,
     /// When the last update left memory behind.
     untidy: Option<Instant>,
+    keeper: Option<Keeper>,
 }
 
 impl Server {
@@ -264,10 +280,13 @@ impl Server {
     async fn warm_up(&mut self, quitting: &mut watch::Receiver<Leave>) -> bool {
         let deadline = tokio::time::Instant::now() + INITIAL_FETCH;
         let mut given_up = false;
+        let away = tokio::time::Instant::now() + AWAY;
+        let mut waits_for_answer = self.keeper.is_some();
         loop {
             self.sources.read(&mut self.store);
             self.start_resolving();
             self.discovery.sync(&mut self.store);
+            self.discovery.answer_from_kept(&mut self.store);
             // One after the other, as in Envoy: the runtime, clusters, listeners.
             if self.discovery.has_runtime(&self.store) {
                 self.discovery.begin_clusters();
@@ -286,6 +305,10 @@ impl Server {
                 Some(name) = self.resolved.recv() => self.store.cluster_is_warm(&name),
                 report = self.discovery.next() => self.discovery.handle(report, &mut self.store),
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                () = tokio::time::sleep_until(away), if waits_for_answer => {
+                    waits_for_answer = false;
+                    self.serve_kept();
+                }
                 // Whatever comes from a control plane has times of its own.
                 () = tokio::time::sleep_until(deadline), if !given_up && self.discovery.is_idle() => {
                     given_up = true;
@@ -294,6 +317,19 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// No control plane has answered in time: what was kept is served until one does.
+    fn serve_kept(&mut self) {
+        let Some(keeper) = &self.keeper else { return };
+        if !self.discovery.is_idle() && self.discovery.begin_kept(keeper.read()) {
+            tracing::warn!("no control plane answers: what was kept on disk is served until one does");
+            self.note_kept();
+        }
+    }
+
+    fn note_kept(&self) {
+        *self.process.serves_kept.lock() = self.discovery.serves_kept();
     }
 
     fn start_resolving(&mut self) {
@@ -376,6 +412,12 @@ impl Server {
     fn tidy(&mut self) {
         self.store.sweep();
         self.store.forget_drained(self.plan.lasts, Instant::now());
+        if let Some(keeper) = &mut self.keeper
+            && self.discovery.has_heard()
+        {
+            keeper.keep(self.store.ledger());
+            *self.process.serves_kept.lock() = None;
+        }
         if self.untidy.is_some_and(|since| since.elapsed() > QUIET) {
             self.untidy = None;
             allocator::give_back();

@@ -38,6 +38,11 @@ pub trait AdminState: Send + Sync + 'static {
     /// as `tidegate_xds::to_json` makes it; with endpoints an `EndpointsConfigDump` among them.
     fn config_dump(&self, include_endpoints: bool) -> Vec<Value>;
 
+    /// When what is served was kept on disk, while no control plane has answered since the start.
+    fn serves_kept(&self) -> Option<SystemTime> {
+        None
+    }
+
     /// The resources that were refused and that nothing good has followed.
     fn rejected(&self) -> Vec<Rejected>;
 

@@ -33,6 +33,7 @@ struct Status {
     /// Of what all clusters and all listeners came with, where it said one.
     versions: Vec<(String, String)>,
     rejected: Vec<Rejected>,
+    kept: Option<SystemTime>,
 }
 
 /// What every stream counts, below the place of its own.
@@ -63,6 +64,7 @@ impl Status {
             listeners: call.state.listeners().len(),
             versions: versions.map(|(name, version)| (name.to_owned(), version)).collect(),
             rejected: call.state.rejected(),
+            kept: call.state.serves_kept(),
         }
     }
 
@@ -78,6 +80,9 @@ impl Status {
             let state = if *open { "connected" } else { "NOT CONNECTED: what came last serves on" };
             let identifier = if identifier.is_empty() { String::new() } else { format!(", {identifier}") };
             line("control plane", &format!("{place} {state}{identifier}"));
+        }
+        if let Some(at) = self.kept {
+            line("resources", &format!("KEPT ON DISK at {}: no control plane has answered yet", timestamp(at)));
         }
         line("clusters", &format!("{} ({} warming)", self.clusters, self.warming_clusters));
         line("listeners", &self.listeners.to_string());
@@ -114,6 +119,7 @@ impl Status {
             "warming_clusters": self.warming_clusters,
             "listeners": self.listeners,
             "versions": versions,
+            "kept_at": self.kept.map(timestamp),
             "rejected": self.rejected.iter().map(rejected).collect::<Vec<_>>(),
         })
     }

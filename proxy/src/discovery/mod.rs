@@ -2,6 +2,7 @@
 //! What resources mean is the store's; what the protocol says is `tidegate_control::client`'s.
 
 mod channel;
+pub(crate) mod kept;
 mod mux;
 mod resources;
 mod stream;
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use self::channel::Channel;
+use self::kept::Kept;
 use self::mux::Mux;
 use self::resources::{Apply, Subscriptions};
 use self::stream::{Event, Happened, Report};
@@ -84,6 +86,10 @@ pub(crate) struct Discovery {
     waits: Waits,
     /// The answer to the last clusters waits until they are warm.
     held: Option<usize>,
+    /// A control plane has answered.
+    heard: bool,
+    /// Answers until then.
+    kept: Option<Kept>,
 }
 
 /// One stream, open or not.
@@ -131,11 +137,23 @@ impl Discovery {
             unknown: UnknownRule::new(unknown, &stats.root()),
             waits: Waits::default(),
             held: None,
+            heard: false,
+            kept: None,
         };
         if let Some(ads) = &bootstrap.ads {
             discovery.ads = Some(discovery.open(Arc::new(ads.clone()), None));
         }
         discovery
+    }
+
+    /// The node, as it is told to control planes.
+    pub(crate) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Whether a control plane has answered.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.heard
     }
 
     /// Whether nothing comes from control planes.
@@ -188,10 +206,17 @@ impl Discovery {
     pub(crate) fn handle(&mut self, report: Option<Report>, store: &mut Store) {
         let now = Instant::now();
         match report {
-            Some((place, happened)) => self.happened(place, happened, store, now),
+            Some((place, happened)) => {
+                if happened.is_response() {
+                    self.heard = true;
+                    self.kept = None;
+                }
+                self.happened(place, happened, store, now);
+            }
             None => self.time_passed(store, now),
         }
         self.sync(store);
+        self.answer_from_kept(store);
     }
 
     fn happened(&mut self, place: usize, happened: Happened, store: &mut Store, now: Instant) {

@@ -31,6 +31,12 @@ pub(crate) enum Happened {
     Delta(Event<DeltaDiscoveryRequest, DeltaDiscoveryResponse>),
 }
 
+impl Happened {
+    pub(crate) fn is_response(&self) -> bool {
+        matches!(self, Self::Sotw(Event::Received(_)) | Self::Delta(Event::Received(_)))
+    }
+}
+
 /// Which stream it happened to, and what.
 pub(crate) type Report = (usize, Happened);
 

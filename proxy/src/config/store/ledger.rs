@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -103,7 +104,10 @@ const MOST_REFUSED: usize = 10_000;
 
 /// Every resource of a process.
 #[derive(Default)]
-pub(crate) struct Ledger(Mutex<Entries>);
+pub(crate) struct Ledger {
+    entries: Mutex<Entries>,
+    changes: AtomicU64,
+}
 
 type Entries = BTreeMap<(Kind, Arc<str>), Entry>;
 
@@ -133,12 +137,12 @@ impl Ledger {
     }
 
     fn look<T>(&self, kind: Kind, name: &str, look: impl FnOnce(&Entry) -> T) -> Option<T> {
-        self.0.lock().get(&(kind, name.into())).map(look)
+        self.entries.lock().get(&(kind, name.into())).map(look)
     }
 
     /// It was taken, and acts once it is warm.
     pub(crate) fn takes(&self, kind: Kind, name: &str, text: Text, is_static: bool) {
-        let mut entries = self.0.lock();
+        let mut entries = self.entries.lock();
         let entry = entries.entry((kind, name.into())).or_default();
         entry.is_static = is_static;
         entry.refused = None;
@@ -147,35 +151,36 @@ impl Ledger {
 
     /// What was taken last acts from now on.
     pub(crate) fn acts(&self, kind: Kind, name: &str) {
-        if let Some(entry) = self.0.lock().get_mut(&(kind, name.into()))
+        if let Some(entry) = self.entries.lock().get_mut(&(kind, name.into()))
             && let Some(text) = entry.warming.take()
         {
             entry.acting = Some(*text);
+            self.changes.fetch_add(1, Relaxed);
         }
     }
 
     /// It is asked for.
     pub(crate) fn asks(&self, kind: Kind, name: &str) {
-        self.0.lock().entry((kind, name.into())).or_default().absent = Absent::Requested;
+        self.entries.lock().entry((kind, name.into())).or_default().absent = Absent::Requested;
     }
 
     /// It did not come; what acts acts on.
     pub(crate) fn lacks(&self, kind: Kind, name: &str, absent: Absent) {
-        if let Some(entry) = self.0.lock().get_mut(&(kind, name.into())) {
+        if let Some(entry) = self.entries.lock().get_mut(&(kind, name.into())) {
             entry.absent = absent;
         }
     }
 
     /// The same came again, and nothing is wrong with it.
     pub(crate) fn is_good(&self, kind: Kind, name: &str) {
-        if let Some(entry) = self.0.lock().get_mut(&(kind, name.into())) {
+        if let Some(entry) = self.entries.lock().get_mut(&(kind, name.into())) {
             entry.refused = None;
         }
     }
 
     /// It was refused; what acted before acts on.
     pub(crate) fn refuses(&self, kind: Kind, name: &str, text: Text, reason: String) {
-        let mut entries = self.0.lock();
+        let mut entries = self.entries.lock();
         let key = (kind, name.into());
         if !entries.contains_key(&key)
             && entries.values().filter(|entry| entry.refused.is_some()).count() >= MOST_REFUSED
@@ -189,7 +194,8 @@ impl Ledger {
 
     /// It is gone.
     pub(crate) fn remove(&self, kind: Kind, name: &str) {
-        self.0.lock().remove(&(kind, name.into()));
+        self.entries.lock().remove(&(kind, name.into()));
+        self.changes.fetch_add(1, Relaxed);
     }
 
     /// Forgets refused resources that never acted and that their source no longer names.
@@ -197,12 +203,12 @@ impl Ledger {
         let is_over = |one: Kind, name: &str, entry: &Entry| {
             one == kind && entry.refused.is_some() && entry.latest().is_none() && !is_named(name)
         };
-        self.0.lock().retain(|(one, name), entry| !is_over(*one, name, entry));
+        self.entries.lock().retain(|(one, name), entry| !is_over(*one, name, entry));
     }
 
     /// The route configurations that stand in a listener, in place of those that stood there before.
     pub(crate) fn inline_routes(&self, listener: &str, routes: &[RouteConfiguration]) {
-        let mut entries = self.0.lock();
+        let mut entries = self.entries.lock();
         let name = |index: usize| (Kind::Route, Arc::from(format!("{listener}/{index}")));
         let at = SystemTime::now();
         for (index, routes) in routes.iter().enumerate() {
@@ -216,9 +222,14 @@ impl Ledger {
         }
     }
 
+    /// How often something else has begun to act.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
     /// All of a kind, by name.
     pub(crate) fn of_kind(&self, kind: Kind) -> Vec<(Arc<str>, Entry)> {
-        let entries = self.0.lock();
+        let entries = self.entries.lock();
         let all = entries.range((kind, "".into())..).take_while(|((one, _), _)| *one == kind);
         all.map(|((_, name), entry)| (Arc::clone(name), entry.clone())).collect()
     }

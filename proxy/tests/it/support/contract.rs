@@ -53,6 +53,7 @@ pub fn serve(bootstrap: &str, port: u16) {
         node_address: None,
         admin_address_path: None,
         unknown_dynamic_fields: tidegate::config::files::UnknownDynamicFields::default(),
+        snapshot_directory: None,
         command_line: Default::default(),
     };
     std::thread::spawn(move || {

@@ -126,33 +126,9 @@ impl ControlPlane {
         Self { port, asked, service }
     }
 
-    /// A bootstrap that asks here for everything: `dialect` is GRPC or DELTA_GRPC.
+    /// A bootstrap that asks here for everything.
     pub fn bootstrap(&self, dialect: &str) -> String {
-        let port = self.port;
-        format!(
-            "node: {{ id: node, cluster: test }}
-dynamic_resources:
-  ads_config:
-    api_type: {dialect}
-    transport_api_version: V3
-    set_node_on_first_message_only: true
-    grpc_services: [{{ envoy_grpc: {{ cluster_name: xds }} }}]
-  cds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
-  lds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
-static_resources:
-  clusters:
-  - name: xds
-    connect_timeout: 1s
-    type: STATIC
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{ http2_protocol_options: {{}} }}
-    load_assignment:
-      cluster_name: xds
-      endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}]
-"
-        )
+        bootstrap_of(self.port, dialect)
     }
 
     /// What is asked next.
@@ -206,6 +182,34 @@ static_resources:
         self.service.sotw.lock().unwrap().take();
         self.service.delta.lock().unwrap().take();
     }
+}
+
+/// A bootstrap that asks the control plane at `port` for everything: `dialect` is GRPC or DELTA_GRPC.
+pub fn bootstrap_of(port: u16, dialect: &str) -> String {
+    format!(
+            "node: {{ id: node, cluster: test }}
+dynamic_resources:
+  ads_config:
+    api_type: {dialect}
+    transport_api_version: V3
+    set_node_on_first_message_only: true
+    grpc_services: [{{ envoy_grpc: {{ cluster_name: xds }} }}]
+  cds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+  lds_config: {{ ads: {{}}, resource_api_version: V3, initial_fetch_timeout: 0s }}
+static_resources:
+  clusters:
+  - name: xds
+    connect_timeout: 1s
+    type: STATIC
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{}} }}
+    load_assignment:
+      cluster_name: xds
+      endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}]
+"
+    )
 }
 
 /// A resource from YAML with its `@type`.
