@@ -30,6 +30,7 @@ import (
 	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	manager "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	percent "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -123,9 +124,8 @@ func (s *server) send(kind string, names []string) string {
 			response.RemovedResources = append(response.RemovedResources, name)
 		}
 	}
-	if err := s.stream.Send(response); err != nil {
-		log.Print(err)
-	}
+	// A stream that is gone begins anew, and asks again.
+	_ = s.stream.Send(response)
 	return response.Nonce
 }
 
@@ -165,10 +165,11 @@ func (s *server) change(kind, name string, message proto.Message) time.Duration 
 func clusterNamed(name string, timeout time.Duration) *cluster.Cluster {
 	return &cluster.Cluster{Name: name, ConnectTimeout: durationpb.New(timeout),
 		ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_EDS},
-		EdsClusterConfig:     &cluster.Cluster_EdsClusterConfig{EdsConfig: ads}}
+		EdsClusterConfig:     &cluster.Cluster_EdsClusterConfig{EdsConfig: ads},
+		CommonLbConfig:       &cluster.Cluster_CommonLbConfig{HealthyPanicThreshold: &percent.Percent{}}}
 }
 
-// One host that answers, and others that nobody is asked of: their weight is the smallest there is.
+// One host that answers, and others that are not healthy: nobody asks them.
 func assignment(name string, port, hosts int) *endpoint.ClusterLoadAssignment {
 	list := []*endpoint.LbEndpoint{}
 	for index := 0; index < hosts; index++ {
@@ -278,6 +279,7 @@ func main() {
 	hosts := flag.Int("hosts", 100, "how many hosts each has")
 	configurations := flag.Int("configurations", 0, "how many route configurations, each of a filter chain of its own")
 	verbose := flag.Bool("verbose", false, "show what the proxy says")
+	storm := flag.Duration("storm", 0, "instead of measuring updates: load for so long without and with a storm of updates")
 	rounds := flag.Int("rounds", 20, "how many changes of each kind")
 	flag.Parse()
 	first, closeFirst := answering("first")
@@ -306,15 +308,20 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	grpcServer := grpc.NewServer(grpc.MaxRecvMsgSize(1<<30), grpc.MaxSendMsgSize(1<<30))
-	discovery.RegisterAggregatedDiscoveryServiceServer(grpcServer, s)
-	go grpcServer.Serve(socket)
+	xds := socket.Addr().(*net.TCPAddr).Port
+	serve := func(socket net.Listener) *grpc.Server {
+		grpcServer := grpc.NewServer(grpc.MaxRecvMsgSize(1<<30), grpc.MaxSendMsgSize(1<<30))
+		discovery.RegisterAggregatedDiscoveryServiceServer(grpcServer, s)
+		go grpcServer.Serve(socket)
+		return grpcServer
+	}
+	grpcServer := serve(socket)
 	file, err := os.CreateTemp("", "updates-*.json")
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer os.Remove(file.Name())
-	file.WriteString(bootstrap(socket.Addr().(*net.TCPAddr).Port, admin))
+	file.WriteString(bootstrap(xds, admin))
 	file.Close()
 	level := "error"
 	if *verbose {
@@ -353,6 +360,32 @@ func main() {
 	time.Sleep(3 * time.Second)
 	result["resident_megabytes"] = memory(proxy.Process.Pid)
 
+	if *storm > 0 {
+		quiet := func(stop chan struct{}) { <-stop }
+		restart := func(stop chan struct{}) {
+			for round := 0; round < 20; round++ {
+				grpcServer.Stop()
+				time.Sleep(*storm / 80)
+				if socket, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", xds)); err != nil {
+					log.Fatal(err)
+				}
+				grpcServer = serve(socket)
+				time.Sleep(*storm / 40)
+			}
+			<-stop
+		}
+		for _, phase := range []struct {
+			name    string
+			disturb func(chan struct{})
+		}{{"quiet", quiet}, {"storm", s.storm(*clusters, first, second, main)}, {"quiet_again", quiet}, {"restarts", restart}} {
+			seen := under(port, *clusters, *storm, phase.disturb)
+			result[phase.name] = map[string]any{"requests": seen.requests, "failed": seen.failed, "p99_ms": seen.p99(),
+				"first_failure": seen.firstFailure}
+		}
+		text, _ := json.Marshal(result)
+		fmt.Println(string(text))
+		return
+	}
 	measure := func(name string, change func(round int) time.Duration) {
 		var taken []time.Duration
 		before := cpu(proxy.Process.Pid)
