@@ -139,6 +139,7 @@ pub struct GetFlags {
     /// Cluster, ClusterLoadAssignment, Listener, RouteConfiguration, ...
     #[arg(value_name = "TYPE")]
     pub kind: Option<String>,
+    /// Its name; all of the type where it is left out
     pub name: Option<String>,
     #[command(flatten)]
     pub store: StoreFlags,
@@ -150,6 +151,7 @@ pub struct DeleteFlags {
     /// Cluster, ClusterLoadAssignment, Listener, RouteConfiguration, ...
     #[arg(value_name = "TYPE")]
     pub kind: String,
+    /// Its name
     pub name: String,
     /// Only if this is its version
     #[arg(long, value_name = "VERSION")]
