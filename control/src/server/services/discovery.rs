@@ -8,10 +8,12 @@ use std::sync::Arc;
 use tidegate_xds::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::server::{Grpc, StreamingService, UnaryService};
+use tonic::codec::Codec;
+use tonic::server::{Grpc, UnaryService};
 use tonic::{Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
+use super::frames;
 use crate::server::fetch::fetch;
 use crate::server::resource_set::ResourceType;
 use crate::server::stream::{self, Call, Context, Request};
@@ -121,34 +123,18 @@ where
     D::Request: Request + prost::Message + Default,
     D::Response: prost::Message,
 {
-    let codec = ProstCodec::<D::Response, D::Request>::default();
-    let service = Conversation::<D> { context, call, dialect: std::marker::PhantomData };
-    Grpc::new(codec).max_decoding_message_size(MAX_REQUEST_BYTES).streaming(service, request).await
-}
-
-struct Conversation<D> {
-    context: Arc<Context>,
-    call: Call,
-    dialect: std::marker::PhantomData<fn() -> D>,
+    let encoding = request.headers().get("grpc-encoding");
+    if encoding.is_some_and(|encoding| encoding != "identity") {
+        return Status::unimplemented("requests must not be compressed").into_http();
+    }
+    let decoder = ProstCodec::<D::Response, D::Request>::default().decoder();
+    let requests = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST_BYTES));
+    let (sender, receiver) = mpsc::channel(1);
+    let task = tokio::spawn(stream::serve::<D>(context, call, requests, sender));
+    frames::respond(Responses::new(receiver, task))
 }
 
 type Answer<T> = Pin<Box<dyn Future<Output = Result<Response<T>, Status>> + Send>>;
-
-impl<D: Dialect> StreamingService<D::Request> for Conversation<D>
-where
-    D::Request: Request,
-{
-    type Response = D::Response;
-    type ResponseStream = Responses<D::Response>;
-    type Future = Answer<Self::ResponseStream>;
-
-    fn call(&mut self, request: tonic::Request<Streaming<D::Request>>) -> Self::Future {
-        let (sender, receiver) = mpsc::channel(1);
-        let serving = stream::serve::<D>(self.context.clone(), self.call.clone(), request.into_inner(), sender);
-        let task = tokio::spawn(serving);
-        Box::pin(async move { Ok(Response::new(Responses { receiver: ReceiverStream::new(receiver), task })) })
-    }
-}
 
 /// The responses of a stream; whoever drops them ends the task that makes them.
 pub(super) struct Responses<T> {

@@ -3,6 +3,7 @@
 
 mod client_status;
 mod discovery;
+mod frames;
 mod load_reporting;
 mod rest;
 #[cfg(test)]

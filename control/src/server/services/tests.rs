@@ -55,10 +55,15 @@ impl Running {
     }
 
     async fn http(&self, method: &str, path: &str, body: &str) -> String {
+        self.http_with(method, path, "", body).await
+    }
+
+    async fn http_with(&self, method: &str, path: &str, headers: &str, body: &str) -> String {
         let mut stream = tokio::net::TcpStream::connect(self.address).await.unwrap();
         let length = body.len();
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n{headers}\r\n"
+        );
         stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -231,4 +236,15 @@ async fn who_has_no_token_is_turned_away() {
     request.metadata_mut().insert("authorization", "Bearer secret".parse().unwrap());
     assert_eq!(client.fetch_clusters(request).await.unwrap().into_inner().resources.len(), 1);
     assert!(running.http("POST", "/v3/discovery:clusters", "{}").await.starts_with("HTTP/1.1 401"));
+}
+
+#[tokio::test]
+async fn what_grpc_cannot_read_is_refused_in_its_words() {
+    let running = Running::start(world(&["a"])).await;
+    let grpc = "content-type: application/grpc\r\n";
+    let path = "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters";
+    let compressed = running.http_with("POST", path, &format!("{grpc}grpc-encoding: gzip\r\n"), "").await;
+    assert!(compressed.contains("grpc-status: 12"), "{compressed}");
+    let unknown = running.http_with("POST", "/envoy.service.none/Stream", grpc, "").await;
+    assert!(unknown.contains("grpc-status: 12"), "{unknown}");
 }
