@@ -421,6 +421,8 @@ impl Server {
         if self.untidy.is_some_and(|since| since.elapsed() > QUIET) {
             self.untidy = None;
             allocator::give_back();
+            // Messages were decoded on the runtime's own thread, which has a heap of its own.
+            tokio::spawn(async { allocator::give_back() });
         }
     }
 
