@@ -1,5 +1,5 @@
-"""`tidegate control` drives the real Envoy and tidegate through one script, in both dialects and in Envoy's case also over
-streams of one type and REST: start, update, what the source refuses, what the proxy refuses, removal, restarts of either side.
+"""`tidegate control` drives the real Envoy and tidegate through one script, in both dialects, over streams of
+one type and over REST: start, update, what the source refuses, what the proxy refuses, removal, restarts of either side.
 Requests run all the while: none may fail. It ends with 0 when all holds.
 
     python3 loadtests/control_plane.py                    # the newest tidegate in target/
@@ -341,9 +341,7 @@ def main():
              for what, source, dialect in (
                  ("aggregated delta", ads(), "DELTA_GRPC"), ("aggregated state of the world", ads(), "GRPC"),
                  ("delta by type", alone("DELTA_GRPC"), "DELTA_GRPC"), ("state of the world by type", alone("GRPC"), "GRPC"),
-                 ("REST", alone("REST"), "REST"))
-             # tidegate does not poll yet.
-             if (name, what) != ("tidegate", "REST")]
+                 ("REST", alone("REST"), "REST"))]
     for name, binary, source, dialect in cases:
         if options.case in name:
             with tempfile.TemporaryDirectory() as directory:

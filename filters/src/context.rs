@@ -56,6 +56,18 @@ pub enum ConfigSource {
     Ads(Wait),
     /// `api_config_source`: a stream of its own.
     Stream(Arc<ControlPlane>, Wait),
+    /// `api_config_source` with `REST`: polls of its own.
+    Rest(Arc<RestControlPlane>, Wait),
+}
+
+impl ConfigSource {
+    /// How long what comes from a control plane is waited for; none for a file.
+    pub fn wait(&self) -> Option<Wait> {
+        match self {
+            Self::File { .. } => None,
+            Self::Ads(wait) | Self::Stream(_, wait) | Self::Rest(_, wait) => Some(*wait),
+        }
+    }
 }
 
 /// How long the first answer is waited for (`initial_fetch_timeout`); none: for ever.
@@ -70,6 +82,27 @@ pub struct ControlPlane {
     pub delta: bool,
     /// The node goes into a stream's first request only.
     pub node_once: bool,
+    /// How often requests may be sent (`rate_limit_settings`).
+    pub rate_limit: Option<RequestRate>,
+}
+
+/// How often something may be asked: as many as `burst` at once, and so many more each second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RequestRate {
+    pub burst: u32,
+    pub per_second: f64,
+}
+
+/// A rate that is no number is refused.
+impl Eq for RequestRate {}
+
+/// A control plane that is polled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestControlPlane {
+    pub cluster: String,
+    /// From one response to the next request, at least; at most twice as long.
+    pub refresh_delay: Duration,
+    pub request_timeout: Duration,
 }
 
 /// A gRPC service behind a cluster (`envoy_grpc`).

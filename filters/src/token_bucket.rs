@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 /// The slowest fill: a token a year, as in Envoy.
 const LEAST_PER_SECOND: f64 = 1.0 / (365.0 * 24.0 * 60.0 * 60.0);
 
+/// The fastest: faster than anybody can take them, and still a number to reckon with.
+const MOST_PER_SECOND: f64 = 1e12;
+
 /// A bucket that is full at first and fills continuously, as Envoy's.
 #[derive(Debug)]
 pub struct TokenBucket {
@@ -20,8 +23,12 @@ pub struct TokenBucket {
 impl TokenBucket {
     /// `tokens` flow in every `interval`.
     pub fn new(max: u32, tokens: u32, interval: Duration, now: Instant) -> Self {
-        let max = f64::from(max);
-        let per_second = (f64::from(tokens) / interval.as_secs_f64()).max(LEAST_PER_SECOND);
+        Self::filling(max, f64::from(tokens) / interval.as_secs_f64(), now)
+    }
+
+    /// So many tokens flow in each second.
+    pub fn filling(max: u32, per_second: f64, now: Instant) -> Self {
+        let (max, per_second) = (f64::from(max), per_second.max(LEAST_PER_SECOND).min(MOST_PER_SECOND));
         Self { max, per_second, epoch: now, empty_at: AtomicU64::new((-max / per_second).to_bits()) }
     }
 
@@ -50,8 +57,13 @@ impl TokenBucket {
 
     /// Seconds until a token can be taken, rounded up; 0 when one is there.
     pub fn seconds_to_next(&self, now: Instant) -> u64 {
+        (self.to_next(now).as_millis() as u64).div_ceil(1000)
+    }
+
+    /// How long it takes until a token can be taken; nothing when one is there.
+    pub fn to_next(&self, now: Instant) -> Duration {
         let there = self.tokens(self.seconds(now), f64::from_bits(self.empty_at.load(Relaxed)));
-        if there >= 1.0 { 0 } else { (((1.0 - there) / self.per_second * 1000.0) as u64).div_ceil(1000) }
+        if there >= 1.0 { Duration::ZERO } else { Duration::from_secs_f64((1.0 - there) / self.per_second) }
     }
 
     fn seconds(&self, now: Instant) -> f64 {

@@ -134,7 +134,6 @@ fn load_static(bootstrap: &Bootstrap, store: &mut Store) -> Vec<FieldError> {
     let mut errors = store.update_clusters(clusters.collect());
     for (path, cluster) in bootstrap.control_plane_clusters() {
         if !store.ledger().is_static(Kind::Cluster, cluster) {
-            let path = path.field("grpc_services").index(0).field("envoy_grpc").field("cluster_name");
             errors.push(FieldError::new(
                 path,
                 format!("unknown cluster '{cluster}': it must be one of static_resources"),

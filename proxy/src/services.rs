@@ -3,12 +3,14 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use tidegate_filters::http::body::whole;
 use tidegate_filters::http::filter::{CallError, ServiceCall, Services};
-use tidegate_filters::http::{Body, Request, Response};
+use tidegate_filters::http::{Body, Request, Response, ResponseHead};
 use tidegate_filters::metadata::FilterState;
 use tidegate_filters::runtime::Runtime;
 
@@ -39,13 +41,7 @@ impl Services for ProxyServices {
         let cluster = self.cluster(&call.cluster);
         Box::pin(async move {
             let cluster = cluster.ok_or(CallError::NoCluster)?;
-            match tokio::time::timeout(call.timeout, send(&cluster, call.request, call.max_body_bytes)).await {
-                Ok(result) => result,
-                Err(_) => {
-                    cluster.stats().traffic.upstream_rq_timeout().inc();
-                    Err(CallError::TimedOut)
-                }
-            }
+            within(call.timeout, &cluster, send(&cluster, call.request, call.max_body_bytes)).await
         })
     }
 
@@ -71,11 +67,34 @@ impl Services for ProxyServices {
     }
 }
 
+/// Waits so long for what a cluster answers.
+pub(crate) async fn within<T>(
+    timeout: Duration,
+    cluster: &Cluster,
+    answer: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
+        cluster.stats().traffic.upstream_rq_timeout().inc();
+        Err(CallError::TimedOut)
+    })
+}
+
+/// Sends a request to one host of a cluster and reads all of its response, but for trailers.
+pub(crate) async fn fetch(
+    cluster: &Arc<Cluster>,
+    request: Request,
+    max_body_bytes: usize,
+) -> Result<(ResponseHead, Bytes), CallError> {
+    let begun = begin(cluster, request).await?;
+    let (data, _) = read(begun.response.body, begun.pump, max_body_bytes).await?;
+    Ok((begun.response.head, data))
+}
+
 /// Sends a request to one host of a cluster and reads all of its response.
 async fn send(cluster: &Arc<Cluster>, request: Request, max_body_bytes: usize) -> Result<Response, CallError> {
     let begun = begin(cluster, request).await?;
-    let body = read(begun.response.body, begun.pump, max_body_bytes).await?;
-    Ok(Response { head: begun.response.head, body })
+    let (data, trailers) = read(begun.response.body, begun.pump, max_body_bytes).await?;
+    Ok(Response { head: begun.response.head, body: whole(data, trailers) })
 }
 
 /// Sends a request to one host of a cluster, as an attempt of a route would, and waits for the response's head.
@@ -121,7 +140,11 @@ fn choose(cluster: &Cluster) -> Option<Arc<Host>> {
 }
 
 /// All of a body, while what is left of the request goes up.
-async fn read(mut body: Body, mut pump: Option<Pump>, max_bytes: usize) -> Result<Body, CallError> {
+async fn read(
+    mut body: Body,
+    mut pump: Option<Pump>,
+    max_bytes: usize,
+) -> Result<(Bytes, Option<HeaderMap>), CallError> {
     let mut data = BytesMut::new();
     loop {
         let frame = std::future::poll_fn(|cx| {
@@ -134,12 +157,12 @@ async fn read(mut body: Body, mut pump: Option<Pump>, max_bytes: usize) -> Resul
         })
         .await;
         match frame {
-            None => return Ok(Body::full(data.freeze())),
+            None => return Ok((data.freeze(), None)),
             Some(Err(error)) => return Err(CallError::Reset(error.to_string())),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(piece) if data.len() + piece.len() > max_bytes => return Err(CallError::TooLong(max_bytes)),
                 Ok(piece) => data.extend_from_slice(&piece),
-                Err(frame) => return Ok(whole(data.freeze(), frame.into_trailers().ok())),
+                Err(frame) => return Ok((data.freeze(), frame.into_trailers().ok())),
             },
         }
     }

@@ -114,8 +114,14 @@ impl Single {
             store.go_on_without(R::KIND, name);
         }
         match &self.stats {
-            Some(stats) => stats.count(&update, now),
-            None => store.count_assignment(name, &update, now),
+            Some(stats) => {
+                stats.asked();
+                stats.count(&update, now);
+            }
+            None => {
+                store.asked_assignment(name);
+                store.count_assignment(name, &update, now);
+            }
         }
     }
 
@@ -187,6 +193,7 @@ impl Named {
 
     fn count(&self, update: Result<Update, Update>) {
         let (update, now) = (update.unwrap_or_else(|failed| failed), SystemTime::now());
+        self.stats.asked();
         self.stats.count(&update, now);
         if matches!(update, Update::Success(_)) {
             self.stats.reloaded(now);

@@ -84,6 +84,19 @@ impl Delta {
         self.answers.clear();
     }
 
+    /// How many requests are due.
+    pub fn requests_due(&self) -> usize {
+        if !self.connected {
+            return 0;
+        }
+        let answers = self.answers.iter().filter(|answer| self.types[answer.place].pauses == 0);
+        let answered = |place| self.answers.iter().any(|answer| answer.place == place);
+        let changed = self.types.iter().enumerate();
+        // An answer says what has changed, too.
+        let changed = changed.filter(|(place, kind)| kind.pauses == 0 && kind.state.is_due() && !answered(*place));
+        answers.count() + changed.count()
+    }
+
     /// The next request to send, if one is due.
     pub fn next_request(&mut self) -> Option<DeltaDiscoveryRequest> {
         if !self.connected {

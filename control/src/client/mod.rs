@@ -1,11 +1,13 @@
 //! The client's side of xDS (<https://www.envoyproxy.io/docs/envoy/v1.40.0/api-docs/xds_protocol>), without sockets: what
 //! to ask, what a response means, what to answer. It must not know how messages travel; time is handed in.
 //!
-//! [`Sotw`] and [`Delta`] are the two dialects of one stream, each for all types that share it (ADS) or for one.
+//! [`Sotw`] and [`Delta`] are the two dialects of one stream, each for all types that share it (ADS) or for one; [`Rest`] is a
+//! poll, which has no stream.
 
 pub mod backoff;
 mod delta;
 mod interest;
+pub mod rest;
 mod sotw;
 mod ttl;
 
@@ -14,6 +16,7 @@ use std::time::{Duration, Instant};
 pub use backoff::Backoff;
 pub use delta::Delta;
 pub use interest::Interest;
+pub use rest::Rest;
 pub use sotw::Sotw;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::pb::google::rpc::Status;

@@ -106,6 +106,11 @@ impl Sotw {
         self.queue.clear();
     }
 
+    /// How many requests are due.
+    pub fn requests_due(&self) -> usize {
+        self.queue.len()
+    }
+
     /// The next request to send, if one is due.
     pub fn next_request(&mut self) -> Option<DiscoveryRequest> {
         let place = self.queue.pop_front()?;
@@ -221,7 +226,7 @@ impl Type {
 }
 
 /// A resource out of its wrapper, where it has one (TTL).
-fn unwrapped(body: Any, type_url: &str, version: &str, handler: &impl Handler) -> Result<Resource, String> {
+pub(super) fn unwrapped(body: Any, type_url: &str, version: &str, handler: &impl Handler) -> Result<Resource, String> {
     let mismatch = |found: &str| format!("{found} does not match the message-wide type URL {type_url}");
     if any::type_name(&body.type_url) != Some(&Wrapper::full_name()) {
         if body.type_url != type_url {

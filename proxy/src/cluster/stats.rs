@@ -313,9 +313,8 @@ impl ClusterStats {
         self.manager.cluster_updated().add(change.priorities() as u64);
     }
 
-    /// An update of the cluster's endpoints was asked for, and this came. Successes are counted where they act.
+    /// This came of the cluster's endpoints. Successes are counted where they act.
     pub(crate) fn count_update(&self, update: &Update, now: SystemTime) {
-        self.updates.update_attempt().inc();
         match (update, &self.subscription) {
             (Update::Success(version), subscription) => {
                 self.updates.version().set(version_hash(version));
@@ -341,7 +340,6 @@ impl ClusterStats {
 
     /// The cluster's endpoints did not come in time.
     pub(crate) fn fetch_timed_out(&self) {
-        self.updates.update_attempt().inc();
         if let Some(subscription) = &self.subscription {
             subscription.init_fetch_timeout().inc();
         }

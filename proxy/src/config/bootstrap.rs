@@ -226,27 +226,22 @@ impl Bootstrap {
         self.message.cluster_manager.as_ref().is_some_and(|manager| manager.enable_deferred_cluster_creation)
     }
 
-    /// The clusters of control planes, each with the field that names it.
+    /// The clusters of control planes, each with the field that names it. They must be static and need no control plane.
     pub(crate) fn control_plane_clusters(&self) -> Vec<(FieldPath, &str)> {
         let mut named = Vec::new();
         let layers = FieldPath::root().field("layered_runtime").field("layers");
         for (index, layer) in self.runtime_layers.iter().enumerate() {
-            if let LayerSource::Discovered { source: ConfigSource::Stream(control_plane, _), .. } = &layer.source {
+            if let LayerSource::Discovered { source, .. } = &layer.source {
                 let path = layers.clone().index(index).field("rtds_layer").field("rtds_config");
-                named.push((path.field("api_config_source"), control_plane.service.cluster.as_str()));
+                named.extend(cluster_of(path, source));
             }
         }
         let root = FieldPath::root().field("dynamic_resources");
         if let Some(ads) = &self.ads {
-            named.push((root.clone().field("ads_config"), ads.service.cluster.as_str()));
+            named.push((grpc_cluster(root.clone().field("ads_config")), ads.service.cluster.as_str()));
         }
         for (field, source) in [("cds_config", &self.cds), ("lds_config", &self.lds)] {
-            if let Some(ConfigSource::Stream(control_plane, _)) = source {
-                named.push((
-                    root.clone().field(field).field("api_config_source"),
-                    control_plane.service.cluster.as_str(),
-                ));
-            }
+            named.extend(source.as_ref().and_then(|source| cluster_of(root.clone().field(field), source)));
         }
         named
     }
@@ -367,10 +362,24 @@ fn in_resource(name: &str, errors: Vec<FieldError>) -> Vec<FieldError> {
     errors.into_iter().map(|error| error.in_resource(name)).collect()
 }
 
+/// The cluster that a source is read through, if there is one, and the field that names it.
+fn cluster_of(path: FieldPath, source: &ConfigSource) -> Option<(FieldPath, &str)> {
+    let path = path.field("api_config_source");
+    match source {
+        ConfigSource::File { .. } | ConfigSource::Ads(_) => None,
+        ConfigSource::Stream(control_plane, _) => Some((grpc_cluster(path), &control_plane.service.cluster)),
+        ConfigSource::Rest(control_plane, _) => Some((path.field("cluster_names").index(0), &control_plane.cluster)),
+    }
+}
+
+fn grpc_cluster(api_config_source: FieldPath) -> FieldPath {
+    api_config_source.field("grpc_services").index(0).field("envoy_grpc").field("cluster_name")
+}
+
 /// The file that a source names, if it names one.
 pub(crate) fn file_of(source: &ConfigSource) -> Option<PathBuf> {
     match source {
         ConfigSource::File { path, .. } => Some(path.clone()),
-        ConfigSource::Ads(_) | ConfigSource::Stream(..) => None,
+        ConfigSource::Ads(_) | ConfigSource::Stream(..) | ConfigSource::Rest(..) => None,
     }
 }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use tidegate_filters::context::{CompileContext, ConfigSource, ControlPlane, GrpcService, Wait};
+use tidegate_filters::context::{
+    CompileContext, ConfigSource, ControlPlane, GrpcService, RequestRate, RestControlPlane, Wait,
+};
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::{Coverage, FieldError};
 
@@ -27,9 +29,19 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     Coverage { message: "envoy.config.core.v3.AggregatedConfigSource", enforced: &[], listed: &[] },
     Coverage {
         message: "envoy.config.core.v3.ApiConfigSource",
-        enforced: &["api_type", "transport_api_version", "grpc_services", "set_node_on_first_message_only"],
+        enforced: &[
+            "api_type",
+            "transport_api_version",
+            "cluster_names",
+            "grpc_services",
+            "refresh_delay",
+            "request_timeout",
+            "rate_limit_settings",
+            "set_node_on_first_message_only",
+        ],
         listed: &[],
     },
+    Coverage { message: "envoy.config.core.v3.RateLimitSettings", enforced: &["max_tokens", "fill_rate"], listed: &[] },
     Coverage {
         message: "envoy.config.core.v3.GrpcService",
         enforced: &["envoy_grpc", "initial_metadata"],
@@ -45,6 +57,12 @@ pub(crate) const COVERAGE: &[Coverage] = &[
 
 /// Envoy's `initial_fetch_timeout` where none is given.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Envoy's `request_timeout` where none is given.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Envoy's requests to a control plane where they are limited, and nothing is said of how: 100 at once, 10 more each second.
+const DEFAULT_RATE: RequestRate = RequestRate { burst: 100, per_second: 10.0 };
 
 /// What sources may refer to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -94,6 +112,9 @@ pub(crate) fn config_source(
                     "V2 (and AUTO) xDS transport protocol versions are deprecated",
                 ));
             }
+            if api.api_type() == ApiType::Rest {
+                return Ok(ConfigSource::Rest(Arc::new(polled(api, context)?), wait));
+            }
             Ok(ConfigSource::Stream(Arc::new(control_plane(api, context)?), wait))
         }),
         Some(Specifier::Ads(_)) if known.ads => Ok(ConfigSource::Ads(wait)),
@@ -127,15 +148,50 @@ pub(crate) fn control_plane(
     let delta = match api.api_type() {
         ApiType::Grpc | ApiType::AggregatedGrpc => false,
         ApiType::DeltaGrpc | ApiType::AggregatedDeltaGrpc => true,
-        ApiType::Rest => return Err(context.error_at("api_type", "not supported yet: REST")),
         _ => return Err(context.error_at("api_type", "must be GRPC or DELTA_GRPC")),
     };
-    let [service] = api.grpc_services.as_slice() else {
-        return Err(context.error_at("grpc_services", "not supported yet: any number of services but one"));
+    if !api.cluster_names.is_empty() {
+        return Err(context.error_at("cluster_names", "a gRPC source must not have a cluster name specified"));
+    }
+    let service = match api.grpc_services.as_slice() {
+        [service] => context.within_item("grpc_services", 0, |context| grpc_service(service, context))?,
+        [] => return Err(context.error_at("grpc_services", NOBODY)),
+        _ => return Err(context.error_at("grpc_services", "must have no more than 1 gRPC services specified")),
     };
-    let service = context.within_item("grpc_services", 0, |context| grpc_service(service, context))?;
-    Ok(ControlPlane { service, delta, node_once: api.set_node_on_first_message_only })
+    let rate_limit = api.rate_limit_settings.as_ref().map(|settings| RequestRate {
+        burst: settings.max_tokens.map_or(DEFAULT_RATE.burst, |most| most.value),
+        per_second: settings.fill_rate.map_or(DEFAULT_RATE.per_second, |rate| rate.value),
+    });
+    Ok(ControlPlane { service, delta, node_once: api.set_node_on_first_message_only, rate_limit })
 }
+
+const NOBODY: &str = "API configs must have either a gRPC service or a cluster name defined";
+
+/// The control plane of an `ApiConfigSource` that is polled.
+///
+/// # Errors
+/// What names no single cluster, or does not say how often to poll.
+fn polled(api: &core::ApiConfigSource, context: &CompileContext<'_>) -> Result<RestControlPlane, FieldError> {
+    if !api.grpc_services.is_empty() {
+        return Err(context.error_at("grpc_services", "REST must not have a gRPC service specified"));
+    }
+    let cluster = match api.cluster_names.as_slice() {
+        [cluster] => cluster.clone(),
+        [] => return Err(context.error_at("cluster_names", NOBODY)),
+        _ => return Err(context.error_at("cluster_names", "must have a singleton cluster name specified")),
+    };
+    let Some(refresh_delay) = api.refresh_delay.as_ref().map(duration) else {
+        return Err(context.error_at("refresh_delay", "refresh_delay is required for REST API configuration sources"));
+    };
+    if refresh_delay < SHORTEST_DELAY {
+        return Err(context.error_at("refresh_delay", "must be at least 1ms"));
+    }
+    let request_timeout = api.request_timeout.as_ref().map_or(REQUEST_TIMEOUT, duration);
+    Ok(RestControlPlane { cluster, refresh_delay, request_timeout })
+}
+
+/// Envoy takes less and divides by it.
+const SHORTEST_DELAY: Duration = Duration::from_millis(1);
 
 /// A gRPC service behind a cluster.
 ///

@@ -42,10 +42,7 @@ impl Channel {
         // The words of a library are not the proxy's.
         head.headers.remove(http::header::USER_AGENT);
         if self.service.envoy_headers {
-            head.headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
-            if let Some(value) = shared.node_address().and_then(|ip| HeaderValue::from_str(&ip.to_string()).ok()) {
-                head.headers.insert(X_FORWARDED_FOR, value);
-            }
+            say_who(&mut head, shared);
         }
         for (name, value) in &self.service.metadata {
             head.headers.append(name, value.clone());
@@ -80,6 +77,14 @@ impl tower_service::Service<http::Request<tonic::body::Body>> for Channel {
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
         Box::pin(self.clone().send(request))
+    }
+}
+
+/// What Envoy adds to its own requests.
+pub(super) fn say_who(head: &mut RequestHead, shared: &Shared) {
+    head.headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
+    if let Some(value) = shared.node_address().and_then(|ip| HeaderValue::from_str(&ip.to_string()).ok()) {
+        head.headers.insert(X_FORWARDED_FOR, value);
     }
 }
 

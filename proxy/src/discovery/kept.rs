@@ -17,6 +17,7 @@ use tidegate_xds::pb::envoy::config::core::v3::{ControlPlane as Identifier, Node
 use tidegate_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource};
 use tidegate_xds::pb::google::protobuf::Any;
 
+use super::resources::Apply;
 use super::stream::{Event, Happened};
 use super::{Discovery, Stream};
 use crate::config::store::{Kind, Ledger, Store};
@@ -185,12 +186,39 @@ impl Discovery {
                 let resources = kept.wanted(kind, asked, |name| self.waits.is_over(kind, name));
                 (!resources.is_empty()).then_some((kind, place, resources))
             });
-            let Some((kind, place, resources)) = next else { return };
+            let Some((kind, place, resources)) = next else {
+                if self.answer_poll_from_kept(store) {
+                    continue;
+                }
+                return;
+            };
             let version = kept.versions.get(&kind).cloned().unwrap_or_default();
             let received = as_received(&self.streams[place], kind, version, resources);
             self.happened(place, received, store, Instant::now());
             self.sync(store);
         }
+    }
+
+    /// The same for one poll; false where there is nothing more to say.
+    fn answer_poll_from_kept(&mut self, store: &mut Store) -> bool {
+        let Some(kept) = &self.kept else { return false };
+        let next = self.polls.asked().find_map(|(kind, name)| {
+            let interest = if name.is_empty() { Interest::everything() } else { Interest::names([name.to_string()]) };
+            let resources = kept.wanted(*kind, &interest, |name| self.waits.is_over(*kind, name));
+            (!resources.is_empty()).then(|| (*kind, name.clone(), resources))
+        });
+        let Some((kind, name, resources)) = next else { return false };
+        let Some(rest) = self.polls.of(kind, &name) else { return false };
+        let response = DiscoveryResponse {
+            version_info: resources.first().map(|first| first.version.clone()).unwrap_or_default(),
+            resources: resources.into_iter().filter_map(|resource| resource.resource).collect(),
+            ..DiscoveryResponse::default()
+        };
+        let mut apply =
+            Apply { store, subscriptions: &mut self.subscriptions, waits: &mut self.waits, unknown: &self.unknown };
+        apply.take_polled(kind, &name, response, rest);
+        self.sync(store);
+        true
     }
 }
 

@@ -1,9 +1,11 @@
-//! xDS over gRPC: which streams there are, what each is asked for, and when answers are held back (make before break).
+//! xDS: which streams and polls there are, what each is asked for, and when answers are held back (make before break).
 //! What resources mean is the store's; what the protocol says is `tidegate_control::client`'s.
 
 mod channel;
+mod gate;
 pub(crate) mod kept;
 mod mux;
+mod polls;
 mod resources;
 mod stream;
 mod waits;
@@ -14,17 +16,19 @@ use std::time::{Instant, SystemTime};
 
 use http::uri::PathAndQuery;
 use tidegate_control::client::Interest;
-use tidegate_filters::context::{ConfigSource, ControlPlane, Wait};
+use tidegate_filters::context::{ConfigSource, ControlPlane, RestControlPlane};
 use tidegate_stats::{Scope, Store as StatsStore};
 use tidegate_xds::pb::envoy::config::core::v3::Node;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use self::channel::Channel;
+use self::gate::Gate;
 use self::kept::Kept;
 use self::mux::Mux;
+use self::polls::{Polled, Polls, What};
 use self::resources::{Apply, Subscriptions};
-use self::stream::{Event, Happened, Report};
+use self::stream::{Event, Happened};
 use self::waits::Waits;
 use crate::app::Shared;
 use crate::config::bootstrap::Bootstrap;
@@ -66,12 +70,19 @@ fn ads_method(delta: bool) -> PathAndQuery {
     })
 }
 
-/// All streams of a process.
+/// What happened, and to which stream or poll.
+pub(crate) enum Report {
+    Stream(usize, Happened),
+    Poll(Polled),
+}
+
+/// All streams and polls of a process.
 pub(crate) struct Discovery {
     shared: Arc<Shared>,
     node: Node,
     root: Scope,
     streams: Vec<Stream>,
+    polls: Polls,
     reports: mpsc::Receiver<Report>,
     reporting: mpsc::Sender<Report>,
     ads: Option<usize>,
@@ -98,6 +109,7 @@ struct Stream {
     /// None: all types (ADS).
     kind: Option<Kind>,
     mux: Mux,
+    gate: Gate,
     asked: BTreeMap<Kind, Interest>,
     stats: ControlPlaneStats,
     task: JoinHandle<()>,
@@ -126,6 +138,7 @@ impl Discovery {
             node: bootstrap.node_message(),
             root: stats.root(),
             streams: Vec::new(),
+            polls: Polls::new(shared, bootstrap.node_message(), reporting.clone()),
             reports,
             reporting,
             ads: None,
@@ -158,7 +171,7 @@ impl Discovery {
 
     /// Whether nothing comes from control planes.
     pub(crate) fn is_idle(&self) -> bool {
-        self.streams.is_empty() && self.clusters.is_none() && self.listeners.is_none()
+        self.streams.is_empty() && self.polls.is_empty() && self.clusters.is_none() && self.listeners.is_none()
     }
 
     /// Whether the layers of the runtime came, or were waited for long enough.
@@ -189,7 +202,8 @@ impl Discovery {
 
     /// Waits until something happens to a stream; `None`: time has passed for something.
     pub(crate) async fn next(&mut self) -> Option<Report> {
-        let expiry = self.streams.iter().filter_map(|stream| stream.mux.next_expiry()).chain(self.waits.next()).min();
+        let expiry = self.streams.iter().flat_map(|stream| [stream.mux.next_expiry(), stream.gate.opens_at()]);
+        let expiry = expiry.flatten().chain(self.waits.next()).min();
         let due = async {
             match expiry {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -206,13 +220,13 @@ impl Discovery {
     pub(crate) fn handle(&mut self, report: Option<Report>, store: &mut Store) {
         let now = Instant::now();
         match report {
-            Some((place, happened)) => {
+            Some(Report::Stream(place, happened)) => {
                 if happened.is_response() {
-                    self.heard = true;
-                    self.kept = None;
+                    self.note_answer();
                 }
                 self.happened(place, happened, store, now);
             }
+            Some(Report::Poll(polled)) => self.polled(polled, store),
             None => self.time_passed(store, now),
         }
         self.sync(store);
@@ -265,6 +279,44 @@ impl Discovery {
         }
     }
 
+    /// A control plane has answered: what was kept on disk is of the past.
+    fn note_answer(&mut self) {
+        self.heard = true;
+        self.kept = None;
+    }
+
+    fn polled(&mut self, polled: Polled, store: &mut Store) {
+        if !self.polls.is_current(&polled) {
+            return;
+        }
+        if matches!(polled.what, What::Came(_) | What::Unchanged) {
+            self.note_answer();
+        }
+        let Some(rest) = self.polls.of(polled.kind, &polled.name) else { return };
+        let (kind, name) = (polled.kind, &*polled.name);
+        match polled.what {
+            What::Asks(sender) => {
+                self.subscriptions.asked(kind, name, store);
+                // Whoever does not wait for it any more has been stopped.
+                let _ = sender.send(rest.request().clone());
+            }
+            What::Unchanged => {}
+            What::Failed(reason) => {
+                tracing::warn!(path = kind.rest_path(), name, reason, "a poll failed");
+                self.subscriptions.count(kind, name, &Outcome::Failure, store, SystemTime::now());
+            }
+            What::Came(body) => {
+                let mut apply = Apply {
+                    store,
+                    subscriptions: &mut self.subscriptions,
+                    waits: &mut self.waits,
+                    unknown: &self.unknown,
+                };
+                apply.polled(kind, name, &body, rest);
+            }
+        }
+    }
+
     fn time_passed(&mut self, store: &mut Store, now: Instant) {
         for stream in &mut self.streams {
             let mut apply =
@@ -310,18 +362,20 @@ impl Discovery {
         let mut changed: BTreeMap<usize, Interest> = BTreeMap::new();
         for Moved { name, source, again: begins_anew } in moved {
             let place = source.as_ref().and_then(|source| self.place_of(kind, source));
-            if begins_anew || place.is_none() {
+            let wait = source.as_ref().and_then(ConfigSource::wait);
+            if begins_anew || wait.is_none() {
                 self.waits.forget(kind, &name);
             }
-            match place {
+            match wait {
                 None => self.subscriptions.forget(kind, &name),
-                Some((_, wait)) => {
+                Some(wait) => {
+                    self.subscriptions.set_polled(kind, &name, polled_from(source.as_ref()).is_some());
                     if self.waits.begin(kind, &name, wait, Instant::now()) {
                         self.subscriptions.begin(kind, &name, store);
                     }
                 }
             }
-            let place = place.map(|(place, _)| place);
+            self.polls.set(kind, &name, polled_from(source.as_ref()), begins_anew);
             for (at, stream) in self.streams.iter().enumerate() {
                 let asks = stream.asks(kind, &name);
                 if asks && begins_anew && place == Some(at) {
@@ -345,20 +399,24 @@ impl Discovery {
 
     /// Everything of a type.
     fn ask_for_all(&mut self, kind: Kind, source: &ConfigSource, store: &Store) {
-        if let Some((place, wait)) = self.place_of(kind, source) {
-            if self.waits.begin(kind, "", wait, Instant::now()) {
-                self.subscriptions.begin(kind, "", store);
-            }
+        let Some(wait) = source.wait() else { return };
+        let polled = polled_from(Some(source));
+        self.subscriptions.set_polled(kind, "", polled.is_some());
+        if self.waits.begin(kind, "", wait, Instant::now()) {
+            self.subscriptions.begin(kind, "", store);
+        }
+        if let Some(place) = self.place_of(kind, source) {
             self.streams[place].ask(kind, Interest::everything());
         }
+        self.polls.set(kind, &"".into(), polled, false);
     }
 
-    /// The stream that carries a type from there; none for a file.
-    fn place_of(&mut self, kind: Kind, source: &ConfigSource) -> Option<(usize, Wait)> {
+    /// The stream that carries a type from there; none for a file, and for what is polled.
+    fn place_of(&mut self, kind: Kind, source: &ConfigSource) -> Option<usize> {
         match source {
-            ConfigSource::File { .. } => None,
-            ConfigSource::Ads(wait) => Some((self.ads?, *wait)),
-            ConfigSource::Stream(control_plane, wait) => Some((self.stream_of(kind, control_plane), *wait)),
+            ConfigSource::File { .. } | ConfigSource::Rest(..) => None,
+            ConfigSource::Ads(_) => self.ads,
+            ConfigSource::Stream(control_plane, _) => Some(self.stream_of(kind, control_plane)),
         }
     }
 
@@ -383,6 +441,7 @@ impl Discovery {
         };
         self.streams.push(Stream {
             mux: Mux::new(&control_plane, self.node.clone()),
+            gate: Gate::new(control_plane.rate_limit, Instant::now()),
             stats: ControlPlaneStats::at(&self.root.scope(prefix)),
             task: tokio::spawn(stream::run(place, delta, channel, method, self.reporting.clone())),
             asked: BTreeMap::new(),
@@ -393,9 +452,18 @@ impl Discovery {
     }
 
     fn send(&mut self) {
-        for stream in &mut self.streams {
-            stream.mux.send();
+        let now = Instant::now();
+        for Stream { mux, gate, stats, .. } in &mut self.streams {
+            mux.send(gate, now, stats);
         }
+    }
+}
+
+/// Where a source is polled.
+fn polled_from(source: Option<&ConfigSource>) -> Option<&Arc<RestControlPlane>> {
+    match source {
+        Some(ConfigSource::Rest(control_plane, _)) => Some(control_plane),
+        _ => None,
     }
 }
 

@@ -8,7 +8,9 @@ use tidegate_xds::pb::envoy::config::core::v3::Node;
 use tidegate_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::gate::Gate;
 use super::stream::{Event, Happened};
+use crate::stats::control_plane::ControlPlaneStats;
 
 /// A stream's state and, while it is open, its requests' way out.
 pub(super) enum Mux {
@@ -105,18 +107,35 @@ impl Mux {
         }
     }
 
-    /// Sends what is due. What cannot go, because the stream has just ended, is said again on the next one.
-    pub(super) fn send(&mut self) {
+    /// Sends what is due and may go.
+    pub(super) fn send(&mut self, gate: &mut Gate, now: Instant, stats: &ControlPlaneStats) {
+        let mut waiting = self.waiting();
+        if !gate.is_worth_trying(waiting, now) {
+            return;
+        }
+        while waiting > 0 && gate.lets_pass(waiting, now, stats) {
+            self.send_one();
+            waiting = self.waiting();
+        }
+        gate.leaves(waiting, stats);
+    }
+
+    fn waiting(&self) -> usize {
+        match self {
+            Self::Sotw(sotw, Some(_)) => sotw.requests_due(),
+            Self::Delta(delta, Some(_)) => delta.requests_due(),
+            Self::Sotw(_, None) | Self::Delta(_, None) => 0,
+        }
+    }
+
+    /// What cannot go, because the stream has just ended, is said again on the next one.
+    fn send_one(&mut self) {
         match self {
             Self::Sotw(sotw, Some(out)) => {
-                while let Some(request) = sotw.next_request() {
-                    let _ = out.send(request);
-                }
+                let _ = sotw.next_request().map(|request| out.send(request));
             }
             Self::Delta(delta, Some(out)) => {
-                while let Some(request) = delta.next_request() {
-                    let _ = out.send(request);
-                }
+                let _ = delta.next_request().map(|request| out.send(request));
             }
             Self::Sotw(_, None) | Self::Delta(_, None) => {}
         }

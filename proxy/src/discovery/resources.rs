@@ -8,16 +8,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use prost::{Message, Name};
-use tidegate_control::client::{Handler, Interest, Resource, Update};
+use tidegate_control::client::rest::{Brought, Rejected};
+use tidegate_control::client::{Handler, Interest, Resource, Rest, Update};
 use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use tidegate_xds::pb::envoy::service::runtime::v3::Runtime as RuntimeProto;
 use tidegate_xds::pb::google::protobuf::Any;
-use tidegate_xds::{FieldError, FieldPath};
+use tidegate_xds::{FieldError, FieldPath, Format, UnknownFields};
 
 use super::waits::Waits;
 use crate::config::store::{Absent, Kind, Placed, Resource as Named, Store, Text};
@@ -33,6 +35,8 @@ pub(super) struct Subscriptions {
     named: HashMap<(Kind, Arc<str>), Subscription>,
     cluster_names: BTreeSet<Arc<str>>,
     listener_names: BTreeSet<Arc<str>>,
+    /// What is polled for: a poll is an attempt. On a stream, the answer to what came asks for more.
+    polled: HashSet<(Kind, Arc<str>)>,
 }
 
 impl Subscriptions {
@@ -44,6 +48,7 @@ impl Subscriptions {
             named: HashMap::new(),
             cluster_names: BTreeSet::new(),
             listener_names: BTreeSet::new(),
+            polled: HashSet::new(),
         }
     }
 
@@ -58,14 +63,40 @@ impl Subscriptions {
                 let stats = store.subscription_stats(kind, name);
                 self.named.extend(stats.map(|stats| ((kind, name.into()), stats)));
             }
-            Kind::Endpoints => store.asked_assignment(name),
+            Kind::Endpoints => {}
         }
         if !name.is_empty() {
             store.ledger().asks(kind, name);
         }
-        if let Some(stats) = self.of(kind, name) {
-            stats.asked();
+        self.asked_on_stream(kind, name, store);
+    }
+
+    /// Whether it is polled for from now on.
+    pub(super) fn set_polled(&mut self, kind: Kind, name: &str, polled: bool) {
+        if polled {
+            self.polled.insert((kind, name.into()));
+        } else if !self.polled.is_empty() {
+            self.polled.remove(&(kind, name.into()));
         }
+    }
+
+    /// It is asked for.
+    pub(super) fn asked(&self, kind: Kind, name: &str, store: &Store) {
+        match self.of(kind, name) {
+            Some(stats) => stats.asked(),
+            None if kind == Kind::Endpoints => store.asked_assignment(name),
+            None => {}
+        }
+    }
+
+    fn asked_on_stream(&self, kind: Kind, name: &str, store: &Store) {
+        if !self.is_polled(kind, name) {
+            self.asked(kind, name, store);
+        }
+    }
+
+    fn is_polled(&self, kind: Kind, name: &str) -> bool {
+        !self.polled.is_empty() && self.polled.contains(&(kind, Arc::from(name)))
     }
 
     fn of(&self, kind: Kind, name: &str) -> Option<&Subscription> {
@@ -77,21 +108,22 @@ impl Subscriptions {
         }
     }
 
-    fn count(&self, kind: Kind, name: &str, outcome: &Outcome, store: &Store, now: SystemTime) {
+    pub(super) fn count(&self, kind: Kind, name: &str, outcome: &Outcome, store: &Store, now: SystemTime) {
+        self.asked_on_stream(kind, name, store);
         if kind == Kind::Endpoints {
             store.count_assignment(name, outcome, now);
         } else if let Some(stats) = self.of(kind, name) {
             stats.count(outcome, now);
-            if matches!(kind, Kind::Cluster | Kind::Listener) && matches!(outcome, Outcome::Success(_)) {
-                stats.reloaded(now);
-            }
         }
     }
 
     /// An update took so long to take in.
     fn took(&self, kind: Kind, update: &Update, time: Duration, store: &Store) {
+        // Polls do not measure it, as in Envoy.
         let names = update.resources.iter().map(|resource| resource.name.as_str());
+        let names = names.filter(|name| !self.is_polled(kind, name));
         match kind {
+            Kind::Cluster | Kind::Listener if self.is_polled(kind, "") => {}
             Kind::Cluster | Kind::Listener => {
                 if let Some(stats) = self.of(kind, "") {
                     stats.took(time);
@@ -117,12 +149,14 @@ impl Subscriptions {
 
     /// What nobody asks for any more is not counted any more.
     pub(super) fn forget(&mut self, kind: Kind, name: &str) {
+        self.set_polled(kind, name, false);
         self.named.remove(&(kind, name.into()));
     }
 
     /// What was asked for did not come in time: what waits for it goes on without.
     pub(super) fn timed_out(&self, kind: Kind, name: &str, store: &mut Store) {
         tracing::warn!(?kind, name, "gave up waiting for the first answer");
+        self.asked_on_stream(kind, name, store);
         match self.of(kind, name) {
             Some(stats) => stats.fetch_timed_out(),
             None => store.assignment_timed_out(name),
@@ -178,6 +212,58 @@ impl Handler for Apply<'_> {
             Err(reason) => tracing::warn!(?kind, version = update.version, reason, "rejected"),
         }
         result
+    }
+}
+
+impl Apply<'_> {
+    /// Takes what a poll brought, in JSON.
+    pub(super) fn polled(&mut self, kind: Kind, name: &str, body: &[u8], rest: &mut Rest) {
+        match self.read_polled(kind, body) {
+            Ok(response) => self.take_polled(kind, name, response, rest),
+            Err(reason) => self.reject_polled(kind, name, &reason),
+        }
+    }
+
+    /// The same, once it could be read.
+    pub(super) fn take_polled(&mut self, kind: Kind, name: &str, response: DiscoveryResponse, rest: &mut Rest) {
+        match rest.receive(response, self) {
+            // What was taken, and what was refused after it could be read, has been counted.
+            Ok(Brought::Resources) | Err(Rejected::Refused(_)) => {}
+            // A layer and a filter's configuration are one, or rejected.
+            Ok(Brought::Nothing(_)) if matches!(kind, Kind::Runtime | Kind::Extension) => {
+                self.reject_polled(kind, name, "Unexpected resource length: 0");
+            }
+            Ok(Brought::Nothing(version)) => {
+                rest.take(version.clone());
+                if let Some(stats) = self.subscriptions.of(kind, name) {
+                    stats.found_empty();
+                }
+                self.waits.came(kind, name);
+                self.store.ledger().lacks(kind, name, Absent::Missing);
+                self.store.missing(kind, name);
+                self.store.go_on_without(kind, name);
+                self.subscriptions.count(kind, name, &Outcome::Success(version), self.store, SystemTime::now());
+            }
+            Err(Rejected::Unreadable(reason)) => self.reject_polled(kind, name, &reason),
+        }
+    }
+
+    fn reject_polled(&mut self, kind: Kind, name: &str, reason: &str) {
+        tracing::warn!(?kind, name, reason, "rejected");
+        self.waits.came(kind, name);
+        self.subscriptions.count(kind, name, &Outcome::Rejected, self.store, SystemTime::now());
+        self.store.go_on_without(kind, name);
+    }
+
+    fn read_polled(&self, kind: Kind, body: &[u8]) -> Result<DiscoveryResponse, String> {
+        let response = DiscoveryResponse::full_name();
+        let decoded = tidegate_xds::decode(&response, body, Format::Json, UnknownFields::Collect);
+        let decoded = decoded.map_err(|errors| joined("", &errors))?;
+        if self.unknown.rejects() && !decoded.unknown.is_empty() {
+            return Err(joined("", &decoded.unknown));
+        }
+        self.unknown.note(kind.rest_path(), &decoded.unknown);
+        DiscoveryResponse::decode(&*decoded.bytes).map_err(|error| error.to_string())
     }
 }
 
@@ -247,10 +333,15 @@ impl Apply<'_> {
         self.waits.came(Kind::Cluster, "");
         let Read { placed, mut wrong } = self.read_own::<ClusterProto>(Kind::Cluster, update)?;
         let names = self.names(Kind::Cluster, update);
+        let changed = !placed.is_empty();
         wrong.extend(self.store.update_clusters(placed));
         let gone = replace(&mut self.subscriptions.cluster_names, names, update);
         self.store.remove_clusters(&gone);
-        self.finish(Kind::Cluster, "cluster", update, &wrong)
+        self.finish(Kind::Cluster, "cluster", update, &wrong)?;
+        if changed || !gone.is_empty() {
+            self.subscriptions.clusters.iter().for_each(|stats| stats.reloaded(SystemTime::now()));
+        }
+        Ok(())
     }
 
     fn listeners(&mut self, update: &Update) -> Result<(), String> {

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Status;
 use tonic_prost::ProstCodec;
 
+use super::Report;
 use super::channel::Channel;
 
 /// What happens to a stream.
@@ -36,9 +37,6 @@ impl Happened {
         matches!(self, Self::Sotw(Event::Received(_)) | Self::Delta(Event::Received(_)))
     }
 }
-
-/// Which stream it happened to, and what.
-pub(crate) type Report = (usize, Happened);
 
 /// Keeps the stream of `path` open until nobody listens.
 async fn keep_open<Out, In>(channel: Channel, path: PathAndQuery, reporter: Reporter<Out, In>)
@@ -125,6 +123,6 @@ impl<Out, In> Reporter<Out, In> {
     /// # Errors
     /// Nobody listens any more.
     async fn tell(&self, event: Event<Out, In>) -> Result<(), ()> {
-        self.reports.send((self.place, (self.wrap)(event))).await.map_err(drop)
+        self.reports.send(Report::Stream(self.place, (self.wrap)(event))).await.map_err(drop)
     }
 }

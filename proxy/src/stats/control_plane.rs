@@ -32,6 +32,27 @@ impl ControlPlaneStats {
 
     pub fn disconnected(&self) {
         self.stats.connected_state().set(0);
+        self.stats.pending_requests().set(0);
+    }
+
+    /// A request has to wait.
+    pub fn rate_limited(&self) {
+        self.stats.rate_limit_enforced().inc();
+    }
+
+    /// So many requests wait.
+    pub fn pending(&self, requests: usize) {
+        self.stats.pending_requests().set(requests as u64);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn enforced(&self) -> u64 {
+        self.stats.rate_limit_enforced().value()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> u64 {
+        self.stats.pending_requests().value()
     }
 
     /// The control plane said who it is.

@@ -531,3 +531,28 @@ fn a_start_without_the_control_plane_serves_what_was_kept() {
         assert_eq!(client.get("/").text(), "hello", "{dialect}");
     }
 }
+
+/// Requests wait for tokens, and who waits is counted.
+#[test]
+fn a_stream_asks_no_more_often_than_it_may() {
+    let (control, admin) = (ControlPlane::start(), free_port());
+    let bootstrap = control
+        .bootstrap("GRPC")
+        .replace("    grpc_services:", "    rate_limit_settings: { max_tokens: 2, fill_rate: 0.25 }\n    grpc_services:")
+        .replace("static_resources:", &format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\nstats_flush_interval: 0.1s\nstatic_resources:"));
+    let _gateway = Gateway::spawn(&bootstrap, &[]);
+    assert_eq!(control.asked(), "connected");
+    assert_eq!(control.asked(), "Cluster v n []");
+    control.answer_as(CDS, "1", "a", Vec::new());
+    let began = std::time::Instant::now();
+    assert_eq!(control.asked(), "Cluster v1 na []");
+    eventually("a request that waits", || {
+        let told = Client::new(admin).get("/stats?filter=^control_plane").text();
+        told.contains("control_plane.pending_requests: 1\n") && told.contains("control_plane.rate_limit_enforced: 1\n")
+    });
+    assert_eq!(control.asked(), "Listener v n []");
+    assert!(began.elapsed() > std::time::Duration::from_millis(500), "it waited for a token");
+    eventually("none waits", || {
+        Client::new(admin).get("/stats?filter=^control_plane").text().contains("control_plane.pending_requests: 0\n")
+    });
+}

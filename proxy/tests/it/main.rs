@@ -22,6 +22,7 @@ mod http2;
 mod http2_connection;
 mod listeners;
 mod namespace;
+mod polls;
 mod tcp;
 mod tries;
 mod upgrades;
