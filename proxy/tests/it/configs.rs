@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::gateway::Directory;
+use crate::support::http_bootstrap;
 
 fn check(text: &str) -> (bool, String) {
     let directory = Directory::new();
@@ -31,6 +32,24 @@ fn what_is_not_built_is_refused_by_name() {
     );
     assert!(!ok);
     assert!(text.contains("not supported yet") && text.contains("mongo_proxy"), "{text}");
+}
+
+/// Envoy refuses a pattern whose program is larger.
+#[test]
+fn the_size_of_a_regexs_program_is_refused() {
+    let with = |engine: &str| {
+        check(&http_bootstrap(
+            1,
+            &format!(
+                "[{{ match: {{ safe_regex: {{ google_re2: {engine}, regex: /a.* }} }}, direct_response: {{ status: 200 }} }}]"
+            ),
+            &[],
+        ))
+    };
+    let (ok, text) = with("{}");
+    assert!(ok && !text.contains("without effect"), "{text}");
+    let (ok, text) = with("{ max_program_size: 1 }");
+    assert!(!ok && text.contains("not supported yet") && text.contains("google_re2.max_program_size"), "{text}");
 }
 
 /// As in Envoy it acts only where it says how clusters are fetched, and that is refused.
