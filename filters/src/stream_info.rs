@@ -212,6 +212,8 @@ pub struct UpstreamInfo {
     pub host: Option<Address>,
     pub host_name: Option<Arc<str>>,
     pub local_address: Option<Address>,
+    /// The payload goes to the host in UDP packets, without a connection.
+    pub datagrams: bool,
     pub connection_id: Option<u64>,
     /// The hosts of the attempts before this one.
     pub tried: Vec<Tried>,

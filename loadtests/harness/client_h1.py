@@ -50,7 +50,9 @@ class H1Client:
                 await asyncio.sleep(step["abort_after"])
                 abort(self.writer)
                 return {"end": "aborted by the client"}
-            response = await self.read_response(method, step.get("tunnel") is not None)
+            # What ends a CONNECT-UDP answers 200 with chunks, which are the conversation's.
+            udp = dict(pairs(step.get("headers"))).get("upgrade") == "connect-udp"
+            response = await self.read_response("CONNECT" if udp else method, step.get("tunnel") is not None)
             if step.get("tunnel") is not None and response.get("status") in (101, 200):
                 response["tunnel"] = await self.run(step["tunnel"])
             elif step.get("wait_close") or "close" in _connection(response):

@@ -77,6 +77,11 @@ class Upstreams:
         if described.get("deaf"):
             self._servers.append(Deaf(port))
             return
+        if described.get("protocol") == "udp":
+            serve = lambda: Packets(self, name, host)
+            transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(serve, local_addr=("127.0.0.1", port))
+            self._servers.append(transport)
+            return
         if described.get("protocol") == "dns":
             self.name_servers[name], running = await upstream_dns.start(described.get("zone", {}), port)
             self._servers.extend(running)
@@ -204,6 +209,20 @@ class Upstreams:
         if "farewell" in behaviour:
             writer.write(text(behaviour["farewell"]))
             await writer.drain()
+
+
+class Packets(asyncio.DatagramProtocol):
+    """A peer that sends every UDP packet back, but for empty ones, which asyncio does not send; each is a record."""
+
+    def __init__(self, upstreams, name, host):
+        self._upstreams, self._name, self._host = upstreams, name, host
+
+    def connection_made(self, transport):
+        self._transport = transport
+
+    def datagram_received(self, data, peer):
+        self._upstreams.records.append(Record(self._upstreams.step, self._name, self._host, "udp", [], "udp", data, end="complete"))
+        self._transport.sendto(data, peer)
 
 
 class Deaf:

@@ -189,9 +189,9 @@ pub(super) fn upstream_local(info: &StreamInfo) -> Option<&Address> {
     info.upstream.local_address.as_ref()
 }
 
-/// The host's address, once there is a connection to it.
+/// The host's address, once there is a connection to it or a socket that needs none.
 pub(super) fn upstream_remote(info: &StreamInfo) -> Option<&Address> {
-    info.upstream.host.as_ref().filter(|_| info.upstream.local_address.is_some())
+    info.upstream.host.as_ref().filter(|_| info.upstream.local_address.is_some() || info.upstream.datagrams)
 }
 
 fn downstream_tls<'a>(context: &FormatContext<'a>) -> Option<&'a TlsInfo> {

@@ -183,6 +183,14 @@ impl ConnectionOptions {
         if let Some(keepalive) = &self.tcp_keepalive {
             options.set_tcp_keepalive(&keepalive.system())?;
         }
+        self.apply_source(options, upstream)
+    }
+
+    /// The same without what is TCP's.
+    ///
+    /// # Errors
+    /// As of `apply`.
+    pub fn apply_source(&self, socket: SockRef<'_>, upstream: SocketAddr) -> Result<(), NotPrepared> {
         let Some(bind) = &self.source else {
             return Ok(());
         };
@@ -190,16 +198,16 @@ impl ConnectionOptions {
         let ipv6 = upstream.is_ipv6();
         if bind.freebind {
             if ipv6 {
-                options.set_freebind_v6(true)?;
+                socket.set_freebind_v6(true)?;
             } else {
-                options.set_freebind_v4(true)?;
+                socket.set_freebind_v4(true)?;
             }
         }
-        source.set_options(socket, SocketState::BeforeBind, ipv6)?;
+        source.set_options(&socket, SocketState::BeforeBind, ipv6)?;
         if let Some(address) = source.address {
-            socket.bind(address).map_err(|error| NotPrepared::Bind(address, error))?;
+            socket.bind(&address.into()).map_err(|error| NotPrepared::Bind(address, error))?;
         }
-        Ok(source.set_options(socket, SocketState::Bound, ipv6)?)
+        Ok(source.set_options(&socket, SocketState::Bound, ipv6)?)
     }
 }
 
@@ -263,9 +271,9 @@ pub struct Source {
 }
 
 impl Source {
-    fn set_options(&self, socket: &TcpSocket, state: SocketState, ipv6: bool) -> io::Result<()> {
+    fn set_options(&self, socket: &SockRef<'_>, state: SocketState, ipv6: bool) -> io::Result<()> {
         let wanted = |option: &&SocketOption| option.state == state && option.only_v6.is_none_or(|only| only == ipv6);
-        self.options.iter().filter(wanted).try_for_each(|option| set_option(socket, option))
+        self.options.iter().filter(wanted).try_for_each(|option| set_option(&**socket, option))
     }
 }
 

@@ -1,5 +1,5 @@
-//! CONNECT-UDP (RFC 9298) on its way through: the target that the path names becomes the host, as in Envoy.
-//! It must not know what becomes of the tunnel; nobody ends one here.
+//! What asks for a CONNECT-UDP (RFC 9298): the target that the path names becomes the host, as in Envoy.
+//! It must not know what becomes of the tunnel.
 
 use http::HeaderValue;
 use http::header::UPGRADE;

@@ -3,6 +3,7 @@
 
 use http::HeaderName;
 
+pub(crate) const CAPSULE_PROTOCOL: HeaderName = HeaderName::from_static("capsule-protocol");
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

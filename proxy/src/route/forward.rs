@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, StatusCode};
 use serde_json::{Map, Value};
 use tidegate_filters::http::{HeaderKey, HeaderMutations, Headers};
 use tidegate_filters::matching::Matcher;
@@ -40,16 +40,12 @@ pub struct ForwardAction {
     pub hash: Vec<HashPolicy>,
     pub priority: RoutingPriority,
     pub upgrades: Vec<Upgrade>,
+    /// Tunnels end here: a CONNECT's payload and a CONNECT-UDP's datagrams leave HTTP.
+    pub connect: Option<ConnectConfig>,
     pub internal_redirect: Option<InternalRedirectPolicy>,
 }
 
 impl ForwardAction {
-    /// How a request of this method ends here, if its payload is to leave HTTP (`connect_config`).
-    pub fn terminates(&self, method: &Method) -> Option<ConnectConfig> {
-        let config = self.upgrades.iter().find(|upgrade| *upgrade.kind == *b"connect")?.connect?;
-        (*method == Method::CONNECT || config.allow_post && *method == Method::POST).then_some(config)
-    }
-
     /// One that forwards to `cluster` and says nothing else.
     pub fn to(cluster: ClusterSelector) -> Self {
         Self {
@@ -66,6 +62,7 @@ impl ForwardAction {
             hash: Vec::new(),
             priority: RoutingPriority::Default,
             upgrades: Vec::new(),
+            connect: None,
             internal_redirect: None,
         }
     }

@@ -6,8 +6,6 @@ pub struct Upgrade {
     /// Lower case: `websocket`, `connect`, `connect-udp`, ….
     pub kind: Box<[u8]>,
     pub enabled: bool,
-    /// For CONNECT and CONNECT-UDP: the tunnel ends here, and its payload goes to the upstream.
-    pub connect: Option<ConnectConfig>,
 }
 
 /// `ConnectConfig`.

@@ -193,11 +193,12 @@ impl Tunnel {
             bytes: None,
         };
         let opened = Stream::open(&request).await.map_err(Refused::Pool)?;
-        let facts = opened.facts();
-        stream.upstream.local_address.clone_from(&facts.local);
-        stream.upstream.connection_id = Some(facts.id);
-        stream.upstream.protocol = Some(facts.protocol);
-        stream.upstream.filter_state.clone_from(&facts.shared);
+        if let Some(facts) = opened.facts() {
+            stream.upstream.local_address.clone_from(&facts.local);
+            stream.upstream.connection_id = Some(facts.id);
+            stream.upstream.protocol = Some(facts.protocol);
+            stream.upstream.filter_state.clone_from(&facts.shared);
+        }
         let (open, gate) = oneshot::channel();
         let body = Body::stream(FromClient {
             read: Arc::clone(&client.read),

@@ -11,6 +11,7 @@ mod backpressure;
 mod bodies;
 mod command_line;
 mod configs;
+mod connect_udp;
 mod control;
 mod discovery;
 mod drain;

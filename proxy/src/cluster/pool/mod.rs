@@ -11,6 +11,7 @@ mod payload;
 mod place;
 mod preconnect;
 mod tcp;
+mod udp;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
 use tidegate_filters::metadata::FilterState;
 use tidegate_filters::stream_info::Address;
+use tokio::net::UdpSocket;
 use tokio::sync::oneshot;
 
 use super::Cluster;
@@ -94,10 +96,12 @@ pub(crate) trait OnInformational: Sync {
 }
 
 /// How a CONNECT ends.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Terminate {
-    /// Goes up before the payload (PROXY protocol).
-    pub first: Option<Bytes>,
+#[derive(Debug, Clone)]
+pub(crate) enum Terminate {
+    /// In a TCP connection; `first` goes up before the payload (PROXY protocol).
+    Tcp { first: Option<Bytes> },
+    /// In UDP packets.
+    Udp,
 }
 
 /// More informational responses than this to one request are no answer but a flood.
@@ -159,6 +163,8 @@ pub(crate) enum Stream {
     H2(Box<h2::Lease>),
     /// Plain bytes.
     Tcp(Box<TcpLease>),
+    /// Packets.
+    Udp(UdpSocket),
 }
 
 /// A response that has begun, and what still goes up.
@@ -179,9 +185,13 @@ impl Begun {
 impl Stream {
     /// Waits for a connection to the host.
     pub(crate) async fn open(request: &StreamRequest<'_>) -> Result<Self, PoolError> {
-        if request.terminate.is_some() {
-            let lease = connect_tcp(request.cluster, request.host, request.priority, request.state).await?;
-            return Ok(Self::Tcp(Box::new(lease)));
+        match request.terminate {
+            Some(Terminate::Tcp { .. }) => {
+                let lease = connect_tcp(request.cluster, request.host, request.priority, request.state).await?;
+                return Ok(Self::Tcp(Box::new(lease)));
+            }
+            Some(Terminate::Udp) => return udp::open(request.cluster, request.host).map(Self::Udp),
+            None => {}
         }
         let http2 = match request.cluster.config().http.protocol {
             HttpProtocol::Http1(_) => false,
@@ -195,11 +205,13 @@ impl Stream {
         }
     }
 
-    pub(crate) fn facts(&self) -> &ConnectionFacts {
+    /// Where there is a connection: UDP has none.
+    pub(crate) fn facts(&self) -> Option<&ConnectionFacts> {
         match self {
-            Self::H1(lease) => lease.facts(),
-            Self::H2(lease) => lease.facts(),
-            Self::Tcp(lease) => &lease.facts,
+            Self::H1(lease) => Some(lease.facts()),
+            Self::H2(lease) => Some(lease.facts()),
+            Self::Tcp(lease) => Some(&lease.facts),
+            Self::Udp(_) => None,
         }
     }
 
@@ -209,9 +221,13 @@ impl Stream {
             Self::H1(lease) => h1::send(*lease, request, body).await,
             Self::H2(lease) => h2::send(*lease, request, body).await,
             Self::Tcp(lease) => {
-                let first = request.terminate.as_ref().and_then(|terminate| terminate.first.clone());
-                Ok(payload::send(*lease, first, body))
+                let first = match &request.terminate {
+                    Some(Terminate::Tcp { first }) => first.clone(),
+                    Some(Terminate::Udp) | None => None,
+                };
+                Ok(payload::send(*lease, first, request.bytes, body))
             }
+            Self::Udp(socket) => Ok(udp::send(socket, request.bytes, body)),
         }
     }
 }

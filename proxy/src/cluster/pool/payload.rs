@@ -12,20 +12,28 @@ use tidegate_filters::http::{Body, BodyError, Frame, ResponseHead};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf, ReadHalf, WriteHalf};
 
 use super::{Begun, Held, TcpLease};
+use crate::http::wire_bytes::WireBytes;
 use crate::io::Transport;
 
-/// Begins the exchange: the host has said nothing yet, but the tunnel stands. `first` goes up before the payload.
-pub(super) fn send(lease: TcpLease, first: Option<Bytes>, payload: Body) -> Begun {
+/// Begins the exchange: the host has said nothing yet, but the tunnel stands. `first` goes up before the payload; `bytes`
+/// counts.
+pub(super) fn send(lease: TcpLease, first: Option<Bytes>, bytes: Option<&Arc<WireBytes>>, payload: Body) -> Begun {
     let (transport, held) = lease.split();
     let (read, write) = tokio::io::split(transport);
     let held = Arc::new(Mutex::new(held));
-    let body = FromHost { read, held: Arc::clone(&held), ended: false };
-    let pump = Box::pin(upward(write, held, first, payload));
+    let body = FromHost { read, held: Arc::clone(&held), bytes: bytes.cloned(), ended: false };
+    let pump = Box::pin(upward(write, held, first, bytes.cloned(), payload));
     Begun::new(ResponseHead::new(StatusCode::OK), Body::stream(body), Some(pump))
 }
 
 /// Moves the payload up until it ends; the host then learns of the end. `_held` counts the connection meanwhile.
-async fn upward(mut write: WriteHalf<Transport>, _held: Arc<Mutex<Held>>, first: Option<Bytes>, mut payload: Body) {
+async fn upward(
+    mut write: WriteHalf<Transport>,
+    _held: Arc<Mutex<Held>>,
+    first: Option<Bytes>,
+    bytes: Option<Arc<WireBytes>>,
+    mut payload: Body,
+) {
     if let Some(first) = first
         && write.write_all(&first).await.is_err()
     {
@@ -35,6 +43,9 @@ async fn upward(mut write: WriteHalf<Transport>, _held: Arc<Mutex<Held>>, first:
         let Ok(data) = frame.into_data() else { break };
         if write.write_all(&data).await.is_err() {
             return;
+        }
+        if let Some(bytes) = &bytes {
+            bytes.add_sent(0, data.len() as u64);
         }
     }
     // The host may be gone already: then there is nobody left to tell.
@@ -47,6 +58,7 @@ const READ_BYTES: usize = 16 << 10;
 struct FromHost {
     read: ReadHalf<Transport>,
     held: Arc<Mutex<Held>>,
+    bytes: Option<Arc<WireBytes>>,
     ended: bool,
 }
 
@@ -65,6 +77,9 @@ impl http_body::Body for FromHost {
         this.ended = read.is_err() || buffer.filled().is_empty();
         if this.ended {
             this.held.lock().closed_by_host();
+        }
+        if let Some(bytes) = &this.bytes {
+            bytes.add_received(0, buffer.filled().len() as u64);
         }
         match read {
             Err(_) => Poll::Ready(Some(Err(BodyError::Closed))),

@@ -84,6 +84,7 @@ fn forward(
             Ok(PriorityProto::Default) | Err(_) => RoutingPriority::Default,
         },
         upgrades: upgrades(&proto.upgrade_configs, context)?,
+        connect: connect(&proto.upgrade_configs),
         internal_redirect: redirect_policy::compile(proto, context)?,
     })
 }
@@ -133,21 +134,23 @@ fn upgrades(configs: &[UpgradeConfig], context: &mut CompileContext<'_>) -> Resu
             if config.connect_config.is_some() && !tunnel {
                 return Err(context.error_at("connect_config", "only CONNECT and CONNECT-UDP take it"));
             }
-            if config.connect_config.is_some() && &*kind == b"connect-udp" {
-                return Err(context.error_at("connect_config", "not supported yet: terminating CONNECT-UDP"));
-            }
-            let connect = config.connect_config.as_ref().map(|connect| ConnectConfig {
-                allow_post: connect.allow_post,
-                proxy_protocol: connect.proxy_protocol_config.as_ref().map(|config| match config.version() {
-                    proxy_protocol_config::Version::V1 => ProxyVersion::V1,
-                    proxy_protocol_config::Version::V2 => ProxyVersion::V2,
-                }),
-            });
-            Ok(Upgrade { kind, enabled: wrapped_bool(config.enabled.as_ref(), true), connect })
+            Ok(Upgrade { kind, enabled: wrapped_bool(config.enabled.as_ref(), true) })
         })?;
         upgrades.push(upgrade);
     }
     Ok(upgrades)
+}
+
+/// As in Envoy a route has one, whichever kind of tunnel it stands with, and the last goes.
+fn connect(configs: &[UpgradeConfig]) -> Option<ConnectConfig> {
+    let last = configs.iter().rev().find_map(|config| config.connect_config.as_ref())?;
+    Some(ConnectConfig {
+        allow_post: last.allow_post,
+        proxy_protocol: last.proxy_protocol_config.as_ref().map(|config| match config.version() {
+            proxy_protocol_config::Version::V1 => ProxyVersion::V1,
+            proxy_protocol_config::Version::V2 => ProxyVersion::V2,
+        }),
+    })
 }
 
 #[cfg(test)]
@@ -197,6 +200,13 @@ mod tests {
         );
         assert_eq!((route.upgrade_enabled(b"websocket"), route.upgrade_enabled(b"connect")), (Some(false), Some(true)));
         assert_eq!(route.upgrade_enabled(b"other"), None);
+        assert!(route.forward().unwrap().connect.is_some());
+        let route = forward(
+            "upgrade_configs: [{upgrade_type: CONNECT-UDP, connect_config: {}}, \
+             {upgrade_type: CONNECT, connect_config: {allow_post: true}}]",
+        );
+        assert!(route.forward().unwrap().connect.unwrap().allow_post, "the last goes");
+        assert_eq!(forward("upgrade_configs: [{upgrade_type: CONNECT}]").forward().unwrap().connect, None);
         let refused = |configs: &str| {
             route_error(&format!("[{{match: {{prefix: /}}, route: {{cluster: c, upgrade_configs: [{configs}]}}}}]"))
         };

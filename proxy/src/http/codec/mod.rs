@@ -1,6 +1,7 @@
 //! The only place that knows how bytes become requests and responses. Past it there are heads, bodies and errors;
 //! it must not know routes, filters or pools.
 
+pub(crate) mod capsule;
 pub(crate) mod error;
 pub(crate) mod h1;
 pub(crate) mod h2;

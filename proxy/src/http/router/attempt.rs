@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use http::Method;
 use tidegate_filters::format::Costly;
 use tidegate_filters::http::{Body, LocalReply, Request, RequestHead, StreamContext};
 use tidegate_filters::stream_info::CloseType;
@@ -17,6 +18,7 @@ use super::upstream_log::TryLog;
 use super::{Shared, UpstreamFilters, failure, host, lasting};
 use crate::cluster::host::{Host, HostCounter};
 use crate::cluster::pool::{Begun, PoolError, Stream, StreamRequest, StreamReset, Terminate};
+use crate::http::connect_udp;
 use crate::http::progress::Watched;
 
 /// Why a try gave no response.
@@ -250,8 +252,12 @@ async fn within_limits(
 
 /// Whether the request's payload leaves HTTP here (`connect_config`), and what goes before it.
 fn terminate(shared: &Shared<'_>, head: &RequestHead, stream: &StreamContext) -> Option<Terminate> {
-    let config = shared.action.terminates(&head.method)?;
+    let config = shared.action.connect?;
+    if connect_udp::is_asked(head) {
+        return Some(Terminate::Udp);
+    }
+    let asked = head.method == Method::CONNECT || config.allow_post && head.method == Method::POST;
     let connection = &stream.info.connection;
     let header = |version| crate::tcp::proxy_header(version, &connection.remote, &connection.local);
-    Some(Terminate { first: config.proxy_protocol.map(header) })
+    asked.then(|| Terminate::Tcp { first: config.proxy_protocol.map(header) })
 }

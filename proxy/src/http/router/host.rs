@@ -64,8 +64,11 @@ pub(super) fn note(host: &Host, upstream: &mut UpstreamInfo) {
 
 /// The try has its connection.
 pub(super) fn note_connection(opened: &Stream, stream: &mut StreamContext) {
-    let facts = opened.facts();
     let upstream = &mut stream.info.upstream;
+    let Some(facts) = opened.facts() else {
+        upstream.datagrams = true;
+        return;
+    };
     upstream.local_address.clone_from(&facts.local);
     upstream.connection_id = Some(facts.id);
     upstream.filter_state.clone_from(&facts.shared);
