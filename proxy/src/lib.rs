@@ -14,6 +14,7 @@ mod discovery;
 pub mod http;
 pub mod io;
 pub mod listener;
+mod load_reports;
 mod process;
 pub mod quickstart;
 pub mod resident;

@@ -25,9 +25,11 @@ use crate::config::bootstrap::Bootstrap;
 use crate::config::files::{self, UnknownDynamicFields};
 use crate::config::store::{Kind, Placed, Store};
 use crate::discovery::Discovery;
+use crate::discovery::channel::Channel;
 use crate::discovery::kept::Keeper;
 use crate::listener::manager::{DrainPlan, ListenerManager};
 use crate::listener::{ListenAddress, SocketOption, SocketSettings, socket};
+use crate::load_reports::LoadReports;
 use crate::process::{Asked, Process};
 use crate::resident;
 use crate::runtime::Layers;
@@ -223,6 +225,11 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         keeper: None,
     };
     let node = server.discovery.node().clone();
+    // Told from the start, and until the end.
+    let _load_reports = bootstrap.load_reports.take().map(|service| {
+        let channel = Channel::new(&server.shared, service);
+        LoadReports::start(&server.shared, channel, node.clone(), &server.process.stats.root())
+    });
     server.keeper = options.snapshot_directory.clone().map(|directory| Keeper::new(directory, node));
     let admin = match &bootstrap.admin {
         Some(address) => Some(serve_admin(address, bootstrap.admin_socket_options(), &options, &server.process)?),

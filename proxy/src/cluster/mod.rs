@@ -63,6 +63,8 @@ pub struct ClusterState {
     id: u64,
     in_use: [Arc<InUse>; 2],
     picks: AtomicU64,
+    dropped: AtomicU64,
+    drop_overload: AtomicU64,
 }
 
 impl ClusterState {
@@ -70,7 +72,8 @@ impl ClusterState {
     pub fn new(seed: u64) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Relaxed);
-        Arc::new(Self { id, in_use: Default::default(), picks: AtomicU64::new(seed >> 1) })
+        let (dropped, drop_overload) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { id, in_use: Default::default(), picks: AtomicU64::new(seed >> 1), dropped, drop_overload })
     }
 }
 
@@ -224,6 +227,17 @@ impl Cluster {
         let limit = runtime.integer("load_balancing_policy.drop_overload_limit").filter(|&percent| percent <= 100);
         let configured = drop.fraction.numerator * 1_000_000 / drop.fraction.denominator.max(1);
         limit.map_or(configured, |percent| configured.min(percent * 10_000))
+    }
+
+    /// A request was turned away before it had a host; `shed`: by `drop_overloads`.
+    pub(crate) fn count_drop(&self, shed: bool) {
+        self.state.dropped.fetch_add(1, Relaxed);
+        self.state.drop_overload.fetch_add(u64::from(shed), Relaxed);
+    }
+
+    /// How many requests were turned away, and how many of those by `drop_overloads`: what load reports say.
+    pub(crate) fn dropped(&self) -> (u64, u64) {
+        (self.state.dropped.load(Relaxed), self.state.drop_overload.load(Relaxed))
     }
 
     /// The number of the next pick. Counting is by cluster, over all workers.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tidegate_filters::context::{CompileContext, ConfigSource, ControlPlane, Defaults, Needs};
+use tidegate_filters::context::{CompileContext, ConfigSource, ControlPlane, Defaults, GrpcService, Needs};
 use tidegate_xds::pb::envoy::config::bootstrap::v3 as proto;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster;
 use tidegate_xds::pb::envoy::config::core::v3 as core;
@@ -13,7 +13,7 @@ use tidegate_xds::{Audit, FieldError, FieldPath, Format, SourceMap, UnknownField
 
 use super::cluster::ClusterDefaults;
 use super::registry::Registry;
-use super::sources::{Known, config_source, control_plane};
+use super::sources::{Known, check_version, config_source, control_plane};
 use super::values::{self, duration};
 use super::{Node, bootstrap_values as plain};
 use crate::application_log::pattern::Pattern;
@@ -49,6 +49,8 @@ pub struct Bootstrap {
     pub(crate) lds: Option<ConfigSource>,
     pub(crate) cds: Option<ConfigSource>,
     pub(crate) ads: Option<ControlPlane>,
+    /// Whom loads are reported to.
+    pub(crate) load_reports: Option<GrpcService>,
     pub(crate) cluster_defaults: ClusterDefaults,
     pub(crate) runtime_layers: Vec<Layer>,
     pub(crate) stats_rules: tidegate_stats::Rules,
@@ -138,6 +140,7 @@ impl Bootstrap {
             compile_sources(&message, known, &mut context).map_err(|error| place(vec![error]))?;
         let cluster_defaults =
             ClusterDefaults::compile(&message, &node, &mut context).map_err(|error| place(vec![error]))?;
+        let load_reports = load_reports(&message, &mut context).map_err(|error| place(vec![error]))?;
         let runtime_layers = match &message.layered_runtime {
             // Where nothing is said of layers there is one to modify.
             Some(layers) if layers.layers.is_empty() => vec![Layer { name: "".into(), source: LayerSource::Admin }],
@@ -179,6 +182,7 @@ impl Bootstrap {
             lds,
             cds,
             ads,
+            load_reports,
             cluster_defaults,
             runtime_layers,
             stats_rules,
@@ -235,6 +239,10 @@ impl Bootstrap {
                 let path = layers.clone().index(index).field("rtds_layer").field("rtds_config");
                 named.extend(cluster_of(path, source));
             }
+        }
+        if let Some(service) = &self.load_reports {
+            let path = FieldPath::root().field("cluster_manager").field("load_stats_config");
+            named.push((grpc_cluster(path), &service.cluster));
         }
         let root = FieldPath::root().field("dynamic_resources");
         if let Some(ads) = &self.ads {
@@ -337,6 +345,21 @@ fn compile_sources(
             None => None,
         };
         Ok((admin, Dynamic { lds, cds, ads }))
+    })
+}
+
+/// `cluster_manager.load_stats_config`. A stream of load reports has one dialect, whichever of the two is named.
+fn load_reports(
+    message: &proto::Bootstrap,
+    context: &mut CompileContext<'_>,
+) -> Result<Option<GrpcService>, FieldError> {
+    let manager = message.cluster_manager.as_ref();
+    let Some(source) = manager.and_then(|manager| manager.load_stats_config.as_ref()) else { return Ok(None) };
+    context.within("cluster_manager", |context| {
+        context.within("load_stats_config", |context| {
+            check_version(source, context)?;
+            control_plane(source, context).map(|control_plane| Some(control_plane.service))
+        })
     })
 }
 

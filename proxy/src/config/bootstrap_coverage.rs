@@ -94,7 +94,12 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.ClusterManager",
-        enforced: &["upstream_bind_config", "outlier_detection", "enable_deferred_cluster_creation"],
+        enforced: &[
+            "upstream_bind_config",
+            "outlier_detection",
+            "enable_deferred_cluster_creation",
+            "load_stats_config",
+        ],
         listed: &[],
     },
     Coverage {

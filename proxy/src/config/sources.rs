@@ -106,12 +106,7 @@ pub(crate) fn config_source(
                 // The type of the aggregated stream, named from elsewhere.
                 return Err(context.error_at("api_type", "not supported yet: an aggregated stream but in ads_config"));
             }
-            if api.transport_api_version() != core::ApiVersion::V3 {
-                return Err(context.error_at(
-                    "transport_api_version",
-                    "V2 (and AUTO) xDS transport protocol versions are deprecated",
-                ));
-            }
+            check_version(api, context)?;
             if api.api_type() == ApiType::Rest {
                 return Ok(ConfigSource::Rest(Arc::new(polled(api, context)?), wait));
             }
@@ -134,6 +129,17 @@ fn existing(path: &str, context: &CompileContext<'_>) -> Result<PathBuf, FieldEr
     }
     let reason = format!("paths must refer to an existing path in the system: '{path}' does not exist");
     Err(context.error_at("path", reason))
+}
+
+/// Everybody but `ads_config` says which version is spoken.
+///
+/// # Errors
+/// Any but the third.
+pub(crate) fn check_version(api: &core::ApiConfigSource, context: &CompileContext<'_>) -> Result<(), FieldError> {
+    if api.transport_api_version() == core::ApiVersion::V3 {
+        return Ok(());
+    }
+    Err(context.error_at("transport_api_version", "V2 (and AUTO) xDS transport protocol versions are deprecated"))
 }
 
 /// The control plane of an `ApiConfigSource`: `ads_config` (whose version Envoy does not look at), or a source of its own.

@@ -1,7 +1,7 @@
 //! xDS: which streams and polls there are, what each is asked for, and when answers are held back (make before break).
 //! What resources mean is the store's; what the protocol says is `tidegate_control::client`'s.
 
-mod channel;
+pub(crate) mod channel;
 mod gate;
 pub(crate) mod kept;
 mod mux;

@@ -22,6 +22,7 @@ mod framing;
 mod http2;
 mod http2_connection;
 mod listeners;
+mod load_reports;
 mod namespace;
 mod polls;
 mod tcp;

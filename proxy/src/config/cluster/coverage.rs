@@ -67,7 +67,6 @@ pub const COVERAGE: &[Coverage] = &[
             ("cleanup_interval", NO_ORIGINAL_DST),
             ("original_dst_lb_config", NO_ORIGINAL_DST),
             ("lrs_server", NOT_IN_ENVOY),
-            ("lrs_report_endpoint_metrics", "acts only in load reports, which are refused"),
         ],
     },
     Coverage {

@@ -30,6 +30,7 @@ pub(super) fn admit(job: &Job<'_>, account: &Account, stream: &StreamContext) ->
     let maintenance = runtime.integer(cluster.maintenance_key());
     if maintenance.is_some_and(|percent| stream.random % 100 < percent) {
         account.code(StatusCode::SERVICE_UNAVAILABLE, false, None);
+        cluster.count_drop(false);
         cluster.stats().traffic.upstream_rq_maintenance_mode().inc();
         let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "maintenance_mode")
             .body("maintenance mode")
@@ -38,6 +39,7 @@ pub(super) fn admit(job: &Job<'_>, account: &Account, stream: &StreamContext) ->
     }
     if cluster.drops(runtime, stream.random) {
         account.code(StatusCode::SERVICE_UNAVAILABLE, false, None);
+        cluster.count_drop(true);
         let (reply, header) = dropped(cluster.drops_all(runtime));
         return Err(Box::new(if silent { reply } else { reply.header(header, TRUE) }));
     }

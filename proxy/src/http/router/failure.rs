@@ -84,6 +84,9 @@ pub(super) fn reply(shared: &Shared<'_>, failure: &Failure, stream: &StreamConte
         Failure::Pool(_) | Failure::Reset(_) => {}
     }
     let (reason, flag) = reason(failure);
+    if matches!(failure, Failure::Pool(PoolError::Overflow)) {
+        shared.cluster.count_drop(false);
+    }
     let upstream = &stream.info.upstream;
     let retried = if upstream.attempts > 1 { "retried and the latest " } else { "" };
     let body = format!("upstream connect error or disconnect/reset before headers. {retried}reset reason: {reason}");
