@@ -17,7 +17,7 @@ fn response(type_url: &str, nonce: &str, came: &[(&str, &str)], gone: &[&str]) -
 
 /// Requests in short: the last word of the type, nonce, +subscribed, -unsubscribed, what is here, and an error.
 fn said(client: &mut Delta) -> Vec<String> {
-    let mut all = Vec::new();
+    let (due, mut all) = (client.requests_due(), Vec::new());
     while let Some(request) = client.next_request() {
         assert!(request.node.is_some());
         let kind = request.type_url.rsplit('.').next().unwrap();
@@ -30,6 +30,7 @@ fn said(client: &mut Delta) -> Vec<String> {
         let words: String = plus.chain(minus).chain(here).collect();
         all.push(format!("{kind} n{}{words}{error}", request.response_nonce));
     }
+    assert_eq!((all.len(), client.requests_due()), (due, 0), "as many as were due");
     all
 }
 

@@ -17,7 +17,7 @@ fn response(type_url: &str, version: &str, nonce: &str, names: &[&str]) -> Disco
 
 /// Requests in short: the last word of the type, version, nonce, names, and what stands out.
 fn said(client: &mut Sotw) -> Vec<String> {
-    let mut all = Vec::new();
+    let (due, mut all) = (client.requests_due(), Vec::new());
     while let Some(request) = client.next_request() {
         let kind = request.type_url.rsplit('.').next().unwrap();
         let node = if request.node.is_some() { " node" } else { "" };
@@ -25,6 +25,7 @@ fn said(client: &mut Sotw) -> Vec<String> {
         let (version, nonce, names) = (request.version_info, request.response_nonce, request.resource_names);
         all.push(format!("{kind} v{version} n{nonce} {names:?}{node}{error}"));
     }
+    assert_eq!((all.len(), client.requests_due()), (due, 0), "as many as were due");
     all
 }
 
