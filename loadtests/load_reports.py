@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What Envoy and tidegate report of their loads (LRS) after the same requests, against one scripted server: answers, errors, a
-host that cannot be reached, requests that are dropped; with endpoints and without, of some clusters and of all. Sums are
+host that cannot be reached, requests that are dropped or find a breaker open; with endpoints and without, of some clusters and of all. Sums are
 compared, since the moments of reports differ. It ends with 0 when all is equal.
 
     python3 loadtests/load_reports.py                    # the newest tidegate in target/
@@ -35,7 +35,7 @@ LOCALITY = {1: ("locality", {1: "region", 2: "zone"}), 2: "successful", 3: "acti
 CLUSTER = {1: "name", 6: "service", 2: ("localities", LOCALITY), 3: "dropped",
            5: ("categories", {1: "category", 2: "count"})}
 REQUEST = {1: ("node", {1: "id", 10: "features"}), 2: ("clusters", CLUSTER)}
-CASES = {"by endpoint": (["up", "dead", "shed", "nowhere"], True, False), "of all": ([], False, True),
+CASES = {"by endpoint": (["up", "dead", "shed", "full", "queued", "nowhere"], True, False), "of all": ([], False, True),
          "of one": (["up"], False, False)}
 
 
@@ -130,7 +130,7 @@ def bootstrap(ports):
              "explicit_http_config": {"http2_protocol_options": {}}}
     drops = {"policy": {"drop_overloads": [{"category": "c", "drop_percentage": {"numerator": 100}}]}}
     routes = [{"match": {"prefix": path}, "route": {"cluster": name}}
-              for path, name in (("/dead", "dead"), ("/shed", "shed"), ("/", "up"))]
+              for path, name in (("/dead", "dead"), ("/shed", "shed"), ("/full", "full"), ("/queued", "queued"), ("/", "up"))]
     manager = {"@type": API + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
                "stat_prefix": "in", "route_config": {"virtual_hosts": [
                    {"name": "all", "domains": ["*"], "routes": routes}]},
@@ -145,6 +145,8 @@ def bootstrap(ports):
                            "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}]}],
             "clusters": [cluster("up", ports["upstream"]), cluster("dead", ports["dead"]),
                          cluster("shed", ports["upstream"], assignment=drops),
+                         *(cluster(name, ports["upstream"], circuit_breakers={"thresholds": [{limit: 0}]})
+                           for name, limit in (("full", "max_requests"), ("queued", "max_pending_requests"))),
                          cluster("lrs", ports["lrs"], typed_extension_protocol_options={
                              "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2})]}}
 
@@ -196,7 +198,7 @@ def run(binary, wanted, upstream, directory):
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
-        for path in ("/", "/bad", "/missing", "/dead", "/shed", "/dead"):
+        for path in ("/", "/bad", "/missing", "/dead", "/shed", "/dead", "/full", "/queued"):
             get(ports["listener"], path)
         sums, end = {}, time.monotonic() + 1
         while time.monotonic() < end:

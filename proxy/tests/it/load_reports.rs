@@ -145,11 +145,16 @@ impl Sum {
 }
 
 fn bootstrap(server: &Server, port: u16, admin: u16, upstream: &Upstream) -> String {
-    let routes = "[{match: {prefix: /shed}, route: {cluster: shed}}, {match: {prefix: /dead}, route: {cluster: dead}}, {match: {prefix: /}, route: {cluster: up}}]";
-    let clusters = [("up", upstream.port), ("shed", upstream.port), ("dead", 1), ("lrs", server.port)];
+    let routes = "[{match: {prefix: /shed}, route: {cluster: shed}}, {match: {prefix: /full}, route: {cluster: full}}, {match: {prefix: /dead}, route: {cluster: dead}}, {match: {prefix: /}, route: {cluster: up}}]";
+    let clusters =
+        [("up", upstream.port), ("shed", upstream.port), ("dead", 1), ("full", upstream.port), ("lrs", server.port)];
     let zone = |name: &str| format!("cluster_name: {name}\n      endpoints: [{{ locality: {{ region: r, zone: z }}, ");
     let text = http_bootstrap(port, routes, &clusters)
         .replace("cluster_name: up\n      endpoints: [{ ", &zone("up"))
+        .replace(
+            "  - name: full\n",
+            "  - name: full\n    circuit_breakers: { thresholds: [{ max_requests: 0 }] }\n",
+        )
         .replace(
             "cluster_name: shed\n",
             "cluster_name: shed\n      policy: { drop_overloads: [{ category: c, drop_percentage: { numerator: 100 } }] }\n",
@@ -210,7 +215,10 @@ fn what_is_wanted_is_told_from_then_on_and_by_endpoint() {
     assert_eq!((dead.issued, dead.successful), (0, 0), "what never got a connection was not issued");
 
     server.wish(LoadStatsResponse { send_all_clusters: true, ..LoadStatsResponse::default() });
-    server.speaks_of(&["dead", "lrs", "shed", "up"]);
+    server.speaks_of(&["dead", "full", "lrs", "shed", "up"]);
+    assert_eq!(client.get("/full").status, 503);
+    let full = server.until("full", |sum| sum.dropped > 0);
+    assert_eq!((full.dropped, full.issued, full.failed), (1, 0, 1), "a breaker that opens on a connection");
     assert_eq!(client.get("/shed").status, 503);
     let shed = server.until("shed", |sum| sum.dropped > 0);
     assert_eq!((shed.dropped, shed.issued, shed.categories), (1, 0, vec![("c".to_owned(), 1)]));

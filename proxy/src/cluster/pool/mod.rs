@@ -333,6 +333,8 @@ impl Active {
         let traffic = &cluster.stats().traffic;
         let Some(permit) = cluster.breakers(priority).acquire(Resource::Requests) else {
             traffic.upstream_rq_pending_overflow().inc();
+            // It had its connection: the host failed it, as in Envoy.
+            host.state.count(HostCounter::RequestError);
             return None;
         };
         traffic.upstream_rq_total().inc();
