@@ -178,6 +178,7 @@ impl Discovery {
     pub(crate) fn answer_from_kept(&mut self, store: &mut Store) {
         const ORDER: [Kind; 6] =
             [Kind::Runtime, Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Extension, Kind::Route];
+        let mut last: Option<(Kind, usize, usize)> = None;
         loop {
             let Some(kept) = &self.kept else { return };
             let next = ORDER.into_iter().flat_map(|kind| (0..self.streams.len()).map(move |place| (kind, place)));
