@@ -28,7 +28,9 @@ impl TokenBucket {
 
     /// So many tokens flow in each second.
     pub fn filling(max: u32, per_second: f64, now: Instant) -> Self {
-        let (max, per_second) = (f64::from(max), per_second.max(LEAST_PER_SECOND).min(MOST_PER_SECOND));
+        // What is no number fills as slowly as can be.
+        let per_second = if per_second.is_nan() { LEAST_PER_SECOND } else { per_second };
+        let (max, per_second) = (f64::from(max), per_second.clamp(LEAST_PER_SECOND, MOST_PER_SECOND));
         Self { max, per_second, epoch: now, empty_at: AtomicU64::new((-max / per_second).to_bits()) }
     }
 

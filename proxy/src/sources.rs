@@ -94,11 +94,8 @@ impl Sources {
         let Some(needed) = store.files(R::KIND) else { return false };
         self.singles.retain(|(kind, name), _| *kind != R::KIND || needed.contains_key(name));
         for (name, file) in needed {
-            let key = (R::KIND, name.clone());
-            if !self.singles.contains_key(&key) {
-                let stats = store.subscription_stats(R::KIND, name);
-                self.singles.insert(key, Single { watched: Watched::new(file.clone()), stats });
-            }
+            let new = || Single { watched: Watched::new(file.clone()), stats: store.subscription_stats(R::KIND, name) };
+            self.singles.entry((R::KIND, name.clone())).or_insert_with(new);
         }
         let of_kind = self.singles.iter_mut().filter(|((kind, _), _)| *kind == R::KIND);
         let changed = of_kind.filter_map(|((_, name), single)| single.watched.changed().then_some((name, single)));

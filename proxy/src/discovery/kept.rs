@@ -193,6 +193,11 @@ impl Discovery {
                 }
                 return;
             };
+            // What was answered once and is still asked for has to wait for a control plane.
+            let this = (kind, place, resources.len());
+            if last.replace(this) == Some(this) {
+                return;
+            }
             let version = kept.versions.get(&kind).cloned().unwrap_or_default();
             let received = as_received(&self.streams[place], kind, version, resources);
             self.happened(place, received, store, Instant::now());

@@ -132,10 +132,14 @@ impl Mux {
     fn send_one(&mut self) {
         match self {
             Self::Sotw(sotw, Some(out)) => {
-                let _ = sotw.next_request().map(|request| out.send(request));
+                if let Some(request) = sotw.next_request() {
+                    let _ = out.send(request);
+                }
             }
             Self::Delta(delta, Some(out)) => {
-                let _ = delta.next_request().map(|request| out.send(request));
+                if let Some(request) = delta.next_request() {
+                    let _ = out.send(request);
+                }
             }
             Self::Sotw(_, None) | Self::Delta(_, None) => {}
         }

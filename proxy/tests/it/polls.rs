@@ -11,7 +11,10 @@ const TYPE: &str = "type.googleapis.com/envoy.";
 
 /// What each path is answered with, in turn; the last for ever.
 #[derive(Clone, Default)]
-struct Script(Arc<Mutex<Vec<(&'static str, Vec<Vec<u8>>)>>>);
+struct Script(Arc<Mutex<Vec<Told>>>);
+
+/// A path, and its answers.
+type Told = (&'static str, Vec<Vec<u8>>);
 
 impl Script {
     fn say(&self, path: &'static str, answers: &[Vec<u8>]) {
