@@ -95,11 +95,12 @@ fn rewrite(
         if let Some(replacement) = &mapper.body {
             body.clone_from(replacement);
         }
+        // Its headers see the code that it replaces, its body the new one, as in Envoy.
+        mapper.headers.apply_response(head, request, &*info);
         if let Some(status) = mapper.status {
             head.status = status;
             info.response_code = Some(status);
         }
-        mapper.headers.apply_response(head, request, &*info);
         format = mapper.format.as_ref().or(format);
     }
     let Some(format) = format else { return };

@@ -7,19 +7,12 @@ use tidegate_filters::stream_info::ResponseFlags;
 use super::Job;
 use super::charge::Account;
 use crate::http::headers::{X_ENVOY_DROP_OVERLOAD, X_ENVOY_OVERLOADED, X_ENVOY_UNCONDITIONAL_DROP_OVERLOAD};
-use crate::route::{ClusterSelector, ForwardAction};
+use crate::route::ForwardAction;
 
 /// The reply where the route's cluster is not there.
 pub(super) fn not_found(job: &Job<'_>, action: &ForwardAction) -> Box<LocalReply> {
     job.connection.hcm.router_stats.no_cluster().inc();
-    // A header that names no cluster is always a 503.
-    let named = job.route.cluster.as_deref().is_some_and(|name| !name.is_empty());
-    let status = if named || matches!(action.cluster, ClusterSelector::Tree(_)) {
-        action.cluster_not_found
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    Box::new(LocalReply::new(status, "cluster_not_found").flag(ResponseFlags::NO_CLUSTER_FOUND))
+    Box::new(LocalReply::new(action.cluster_not_found, "cluster_not_found").flag(ResponseFlags::NO_CLUSTER_FOUND))
 }
 
 /// Turns a request away while the cluster is in maintenance or its control plane sheds load.
