@@ -348,7 +348,8 @@ fn compile_sources(
     })
 }
 
-/// `cluster_manager.load_stats_config`. A stream of load reports has one dialect, whichever of the two is named.
+/// `cluster_manager.load_stats_config`. A stream of load reports has one dialect, whichever of the two is named, and goes by the
+/// third version unless the second is asked for by its name.
 fn load_reports(
     message: &proto::Bootstrap,
     context: &mut CompileContext<'_>,
@@ -357,7 +358,9 @@ fn load_reports(
     let Some(source) = manager.and_then(|manager| manager.load_stats_config.as_ref()) else { return Ok(None) };
     context.within("cluster_manager", |context| {
         context.within("load_stats_config", |context| {
-            check_version(source, context)?;
+            if source.transport_api_version() != core::ApiVersion::Auto {
+                check_version(source, context)?;
+            }
             control_plane(source, context).map(|control_plane| Some(control_plane.service))
         })
     })

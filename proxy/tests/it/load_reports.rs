@@ -171,7 +171,7 @@ fn bootstrap(server: &Server, port: u16, admin: u16, upstream: &Upstream) -> Str
         "node: {{ id: node, cluster: test }}
 admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}
 cluster_manager:
-  load_stats_config: {{ api_type: GRPC, transport_api_version: V3, grpc_services: [{{ envoy_grpc: {{ cluster_name: lrs }} }}] }}
+  load_stats_config: {{ api_type: GRPC, grpc_services: [{{ envoy_grpc: {{ cluster_name: lrs }} }}] }}
 {text}"
     )
 }
@@ -258,7 +258,7 @@ fn whom_nobody_can_reach_is_refused() {
     for (from, to, reason) in [
         ("api_type: GRPC", "api_type: REST", "load_stats_config.api_type: must be GRPC or DELTA_GRPC"),
         ("cluster_name: lrs }", "cluster_name: nowhere }", "unknown cluster 'nowhere'"),
-        ("transport_api_version: V3", "transport_api_version: V2", "xDS transport protocol versions are deprecated"),
+        ("api_type: GRPC", "api_type: GRPC, transport_api_version: V2", "xDS transport protocol versions are deprecated"),
     ] {
         let bootstrap = bootstrap(&server, free_port(), free_port(), &upstream);
         let mut gateway = Gateway::spawn(&bootstrap.replace(from, to), &[]);
