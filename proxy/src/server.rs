@@ -1,6 +1,9 @@
 //! Wires a process together: bootstrap, store, workers, listeners, admin, signals, drain.
 //! It must not know how any of them works.
 
+mod drain;
+mod signals;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,10 +14,11 @@ use tidegate_filters::context::Defaults;
 use tidegate_filters::runtime::Runtime;
 use tidegate_stats::Store as StatsStore;
 use tidegate_xds::{FieldError, FieldPath};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::time::Interval;
 
+use self::signals::{Leave, Signals};
 use crate::admin::state::{CommandLine, DrainListeners};
 use crate::admin::{AdminState, Traffic};
 use crate::allocator;
@@ -79,9 +83,6 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// How long control planes are waited for before what was kept on disk is served.
 const AWAY: Duration = Duration::from_millis(500);
-
-/// How long after SIGTERM connections are expected to come although there are none; half of the drain time where that is less.
-const STILL_COMING: Duration = Duration::from_secs(10);
 
 /// How many connections may wait for the admin interface.
 const ADMIN_BACKLOG: i32 = 128;
@@ -238,19 +239,23 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
     let (quit, mut quitting) = watch::channel(Leave::WhenIdle);
     let signals = tokio::spawn(signals.listen(quit));
     let mut leave = Leave::WhenIdle;
+    let mut rhythm = Rhythm {
+        look: tokio::time::interval(files::LOOK_EVERY),
+        flush: tokio::time::interval(bootstrap.stats_flush_interval.unwrap_or(NEVER)),
+    };
     if server.warm_up(&mut quitting).await {
         server.start_listening()?;
         server.process.gauges.initialized(Instant::now());
         allocator::give_back();
         resident::forget_start();
-        leave = server.serve(&mut quitting, bootstrap.stats_flush_interval.unwrap_or(NEVER)).await;
+        leave = server.serve(&mut rhythm, &mut quitting).await;
     }
+    server.drain(leave, options.drain_time, &mut rhythm, &mut quitting).await;
     if let Some(keeper) = &mut server.keeper
         && server.discovery.has_heard()
     {
         keeper.finish(server.store.ledger()).await;
     }
-    server.drain(leave, &options, &mut quitting).await;
     tidegate_filters::access_log::flush_all();
     signals.abort();
     if let Some(admin) = admin {
@@ -367,39 +372,50 @@ impl Server {
         *self.process.bound.lock() = self.manager.addresses();
     }
 
-    /// Follows files, finished resolutions and the admin interface until it is time to leave.
-    async fn serve(&mut self, quitting: &mut watch::Receiver<Leave>, flush_every: Duration) -> Leave {
-        let mut look = tokio::time::interval(files::LOOK_EVERY);
-        let mut flush = tokio::time::interval(flush_every);
+    /// Follows what comes, with the sockets too, until it is time to leave.
+    async fn serve(&mut self, rhythm: &mut Rhythm, quitting: &mut watch::Receiver<Leave>) -> Leave {
         loop {
-            tokio::select! {
+            let came = tokio::select! {
                 _ = quitting.changed() => return *quitting.borrow(),
-                Some(asked) = self.asked.recv() => match asked {
-                    Asked::Quit => return Leave::WhenIdle,
-                    Asked::Drain(drain) => self.drain_listeners(drain),
-                },
-                _ = flush.tick() => {
-                    self.process.flush_stats();
-                    continue;
-                }
-                Some(name) = self.resolved.recv() => self.store.cluster_is_warm(&name),
-                report = self.discovery.next() => {
-                    self.discovery.handle(report, &mut self.store);
-                    self.start_resolving();
-                }
-                _ = look.tick() => {
-                    self.tidy();
-                    self.process.layers.reload_if_moved();
-                    if !self.sources.read(&mut self.store) {
-                        continue;
-                    }
-                    self.start_resolving();
-                }
+                came = self.follow(rhythm) => came,
+            };
+            match came {
+                Came::Nothing => {}
+                Came::Update => self.apply(),
+                Came::Quit => return Leave::WhenIdle,
             }
-            self.discovery.sync(&mut self.store);
-            self.apply();
-            self.untidy = Some(Instant::now());
         }
+    }
+
+    /// Waits for one thing of all that moves a process, and takes it: control planes, files, resolutions, the admin interface.
+    /// What it waits for may be dropped.
+    async fn follow(&mut self, rhythm: &mut Rhythm) -> Came {
+        tokio::select! {
+            Some(asked) = self.asked.recv() => match asked {
+                Asked::Quit => return Came::Quit,
+                Asked::Drain(drain) => self.drain_listeners(drain),
+            },
+            _ = rhythm.flush.tick() => {
+                self.process.flush_stats();
+                return Came::Nothing;
+            }
+            Some(name) = self.resolved.recv() => self.store.cluster_is_warm(&name),
+            report = self.discovery.next() => {
+                self.discovery.handle(report, &mut self.store);
+                self.start_resolving();
+            }
+            _ = rhythm.look.tick() => {
+                self.tidy();
+                self.process.layers.reload_if_moved();
+                if !self.sources.read(&mut self.store) {
+                    return Came::Nothing;
+                }
+                self.start_resolving();
+            }
+        }
+        self.discovery.sync(&mut self.store);
+        self.untidy = Some(Instant::now());
+        Came::Update
     }
 
     /// Brings sockets to the snapshot where that has moved.
@@ -452,30 +468,22 @@ impl Server {
             });
         }
     }
+}
 
-    /// Half of the drain time connections still come and are told to leave, then sockets close and what runs is finished. Whoever
-    /// asks once more does not wait.
-    async fn drain(&mut self, leave: Leave, options: &Options, quitting: &mut watch::Receiver<Leave>) {
-        self.shared.set_health_check_failing(true);
-        let half = options.drain_time / 2;
-        self.manager.begin_drain(false, DrainPlan { lasts: half, immediate: true });
-        // From here on every response says that its connection ends.
-        tracing::info!("draining");
-        let still_coming = if leave == Leave::Politely { half.min(STILL_COMING) } else { Duration::ZERO };
-        tokio::select! {
-            () = self.drain_in_peace(still_coming, half) => {}
-            _ = quitting.changed() => self.manager.finish(Duration::ZERO).await,
-        }
-        self.manager.shut_down();
-    }
+/// What `Server::follow` took.
+enum Came {
+    Nothing,
+    /// The configuration may have moved.
+    Update,
+    Quit,
+}
 
-    /// Sockets stay open for `still_coming` whatever comes, and for `half` while there are connections.
-    async fn drain_in_peace(&mut self, still_coming: Duration, half: Duration) {
-        tokio::time::sleep(still_coming).await;
-        self.manager.wait_idle(half.saturating_sub(still_coming)).await;
-        self.manager.stop_listeners(false);
-        self.manager.finish(self.plan.lasts.saturating_sub(half)).await;
-    }
+/// What happens again and again.
+struct Rhythm {
+    /// Files are looked at.
+    look: Interval,
+    /// Stats are flushed.
+    flush: Interval,
 }
 
 /// Binds the admin interface and serves it on the control runtime.
@@ -514,45 +522,4 @@ fn serve_admin(
             })
         }
     })
-}
-
-/// How a process leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leave {
-    /// SIGTERM: whoever sends connections here learns of it late (Kubernetes), so sockets stay open although nobody comes.
-    Politely,
-    /// SIGINT and `/quitquitquit`: as soon as nobody is here.
-    WhenIdle,
-}
-
-/// The signals that a process listens for. From the moment they are registered none is lost.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    reopen: Signal,
-}
-
-impl Signals {
-    fn register() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            reopen: signal(SignalKind::user_defined1())?,
-        })
-    }
-
-    async fn listen(mut self, quit: watch::Sender<Leave>) {
-        loop {
-            let leave = tokio::select! {
-                _ = self.terminate.recv() => Leave::Politely,
-                _ = self.interrupt.recv() => Leave::WhenIdle,
-                _ = self.reopen.recv() => {
-                    tidegate_filters::access_log::reopen_all();
-                    continue;
-                }
-            };
-            // Nobody listens only when the process is ending already.
-            let _ = quit.send(leave);
-        }
-    }
 }

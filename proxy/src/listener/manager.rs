@@ -240,11 +240,9 @@ impl ListenerManager {
         }
     }
 
-    /// Waits until every connection has ended or `limit` has passed, then cuts what is left.
-    pub(crate) async fn finish(&self, limit: Duration) {
-        if !self.wait_idle(limit).await {
-            self.drains().iter().for_each(|drain| drain.cut());
-        }
+    /// Ends every connection that is still there.
+    pub(crate) fn cut(&self) {
+        self.drains().iter().for_each(|drain| drain.cut());
     }
 
     fn drains(&self) -> Vec<Arc<Drain>> {
@@ -255,15 +253,14 @@ impl ListenerManager {
         self.active.values().flat_map(chains).collect()
     }
 
-    /// Waits until every connection has ended; false when `limit` passed first.
-    pub(crate) async fn wait_idle(&self, limit: Duration) -> bool {
+    /// Waits until every connection of the chains that are there now has ended.
+    pub(crate) fn idle(&self) -> impl Future<Output = ()> + use<> {
         let drains = self.drains();
-        let idle = async {
+        async move {
             for drain in &drains {
                 drain.until_idle().await;
             }
-        };
-        tokio::time::timeout(limit, idle).await.is_ok()
+        }
     }
 
     /// Ends the workers.

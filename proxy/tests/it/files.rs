@@ -106,3 +106,31 @@ fn a_listener_waits_for_its_routes() {
     gateway.wait_for("listening");
     assert_eq!(Client::new(port).get("/").text(), "hello");
 }
+
+/// A process that leaves still takes connections for a while; they are not to go to who has left before it.
+#[test]
+fn hosts_still_change_while_a_process_leaves() {
+    let (first, second) = (Upstream::text("first"), Upstream::text("second"));
+    let directory = Directory::new();
+    let port = free_port();
+    directory.put("eds.yaml", &eds(first.port));
+    directory.put("rds.yaml", &rds("/"));
+    directory.put("cds.yaml", &cds(&directory));
+    directory.put("lds.yaml", &lds(&directory, port));
+    let mut gateway = Gateway::start_with(&bootstrap(&directory), &["--drain-time-s", "600"]);
+    assert_eq!(Client::new(port).get("/").text(), "first");
+    gateway.signal("TERM");
+    gateway.wait_for("draining");
+    directory.put("eds.yaml", &eds(second.port));
+    eventually("the new endpoint", || Client::new(port).get("/").text() == "second");
+    directory.put("lds.yaml", "resources: []");
+    directory.put("rds.yaml", &rds("/only"));
+    eventually("the new routes", || Client::new(port).get("/").status == 404);
+    assert_eq!(
+        Client::new(port).get("/only").text(),
+        "second",
+        "the sockets of a process that leaves stay as they are"
+    );
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+}

@@ -258,7 +258,11 @@ fn whom_nobody_can_reach_is_refused() {
     for (from, to, reason) in [
         ("api_type: GRPC", "api_type: REST", "load_stats_config.api_type: must be GRPC or DELTA_GRPC"),
         ("cluster_name: lrs }", "cluster_name: nowhere }", "unknown cluster 'nowhere'"),
-        ("api_type: GRPC", "api_type: GRPC, transport_api_version: V2", "xDS transport protocol versions are deprecated"),
+        (
+            "api_type: GRPC",
+            "api_type: GRPC, transport_api_version: V2",
+            "xDS transport protocol versions are deprecated",
+        ),
     ] {
         let bootstrap = bootstrap(&server, free_port(), free_port(), &upstream);
         let mut gateway = Gateway::spawn(&bootstrap.replace(from, to), &[]);
