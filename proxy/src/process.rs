@@ -84,6 +84,11 @@ impl Process {
         Clusters { all, of_workers: self.defers_clusters.then(|| workers.map(used_by).collect()) }
     }
 
+    /// Brings the process' own stats up to date.
+    pub(crate) fn refresh_stats(&self) {
+        crate::stats::server::refresh(&self.stats, &self.gauges, &self.facts(), Instant::now());
+    }
+
     /// Brings all stats up to date.
     pub(crate) fn flush_stats(&self) {
         crate::stats::server::flush(&self.stats, &self.gauges, &self.facts(), Instant::now());
@@ -106,6 +111,8 @@ impl AdminState for Process {
     fn before_stats(&self) {
         if self.flush_on_admin {
             self.flush_stats();
+        } else {
+            self.gauges.show_clusters(&self.clusters_taken_in(&self.shared.snapshot()));
         }
     }
 

@@ -149,6 +149,7 @@ impl Layers {
                     next.insert(key.as_str().into(), entry);
                 }
             }
+            self.stats.admin_overrides_active().set(u64::from(!next.is_empty()));
             *admin = Arc::new(next);
         }
         self.load();
@@ -200,14 +201,13 @@ impl Layers {
             };
             merged.push(Arc::clone(&layer.name), values);
         }
-        self.count(&merged, &admin, disks, failed);
+        self.count(&merged, disks, failed);
         self.merged.store(Arc::new(merged));
     }
 
-    fn count(&self, merged: &Merged, admin: &Values, disks: usize, failed: bool) {
+    fn count(&self, merged: &Merged, disks: usize, failed: bool) {
         self.stats.num_layers().set(merged.layers.len() as u64);
         self.stats.num_keys().set(merged.values.len() as u64);
-        self.stats.admin_overrides_active().set(u64::from(!admin.is_empty()));
         if failed {
             self.stats.load_error().inc()
         } else {

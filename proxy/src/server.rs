@@ -239,13 +239,15 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
     let (quit, mut quitting) = watch::channel(Leave::WhenIdle);
     let signals = tokio::spawn(signals.listen(quit));
     let mut leave = Leave::WhenIdle;
+    let flush_every = bootstrap.stats_flush_interval.unwrap_or(NEVER);
     let mut rhythm = Rhythm {
         look: tokio::time::interval(files::LOOK_EVERY),
-        flush: tokio::time::interval(bootstrap.stats_flush_interval.unwrap_or(NEVER)),
+        flush: tokio::time::interval_at(tokio::time::Instant::now() + flush_every, flush_every),
     };
     if server.warm_up(&mut quitting).await {
         server.start_listening()?;
         server.process.gauges.initialized(Instant::now());
+        server.process.refresh_stats();
         allocator::give_back();
         resident::forget_start();
         leave = server.serve(&mut rhythm, &mut quitting).await;

@@ -13,6 +13,8 @@ pub struct Layout {
     pub counters: &'static [&'static str],
     pub gauges: &'static [&'static str],
     pub histograms: &'static [(&'static str, Unit)],
+    /// Those of them that Envoy writes a 0 to at once: they read as used from the start, and cost nothing for it.
+    pub zeros: &'static [&'static str],
 }
 
 impl Layout {
@@ -32,8 +34,8 @@ type Row = Box<[AtomicU64]>;
 /// Storage of a layout.
 pub struct Block {
     pub(crate) layout: &'static Layout,
-    /// Its names are not there before something is written.
-    deferred: bool,
+    /// Its names are not there before something is written; it is called so.
+    pub(crate) deferred: Option<&'static str>,
     storage: OnceLock<Box<Storage>>,
 }
 
@@ -46,16 +48,20 @@ struct Storage {
 
 impl Block {
     pub(crate) fn new(layout: &'static Layout) -> Self {
-        Self { layout, deferred: false, storage: OnceLock::new() }
+        Self { layout, deferred: None, storage: OnceLock::new() }
     }
 
-    pub(crate) fn deferred(layout: &'static Layout) -> Self {
-        Self { deferred: true, ..Self::new(layout) }
+    pub(crate) fn deferred(layout: &'static Layout, name: &'static str) -> Self {
+        Self { deferred: Some(name), ..Self::new(layout) }
     }
 
     /// Whether readers see its names.
     pub(crate) fn is_shown(&self) -> bool {
-        !self.deferred || self.storage.get().is_some()
+        self.deferred.is_none() || self.is_written()
+    }
+
+    pub(crate) fn is_written(&self) -> bool {
+        self.storage.get().is_some()
     }
 
     /// Whether this worker (from 0) has counted anything here.

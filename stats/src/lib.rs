@@ -24,13 +24,14 @@ pub use store::Store;
 pub use tags::{TagFinder, TagRules, Tagged};
 
 /// Declares a group of stats that live under one scope. Each becomes a method that gives its handle:
-/// `stats.upstream_rq_total().inc()`.
+/// `stats.upstream_rq_total().inc()`. Those that are named again as `zeros` read as used, with 0, from the start.
 #[macro_export]
 macro_rules! stats_block {
     ($(#[$meta:meta])* $vis:vis struct $name:ident {
         counters { $($counter:ident),* $(,)? }
         gauges { $($gauge:ident),* $(,)? }
         histograms { $($histogram:ident : $unit:ident),* $(,)? }
+        $(zeros { $($zero:ident),* $(,)? })?
     }) => {
         $(#[$meta])*
         #[derive(Clone)]
@@ -43,6 +44,7 @@ macro_rules! stats_block {
                     counters: &[$(stringify!($counter)),*],
                     gauges: &[$(stringify!($gauge)),*],
                     histograms: &[$((stringify!($histogram), $crate::Unit::$unit)),*],
+                    zeros: &[$($(stringify!($zero)),*)?],
                 };
                 &LAYOUT
             };
@@ -51,9 +53,10 @@ macro_rules! stats_block {
                 Self(scope.block(Self::LAYOUT))
             }
 
-            /// The same; where stats are deferred they are not there before the first of them is written.
-            $vis fn deferrable(scope: &$crate::Scope) -> Self {
-                Self(scope.deferrable_block(Self::LAYOUT))
+            /// The same; where stats are deferred they are not there before the first of them is written. Whether that
+            /// is so is a hidden gauge, `<name>.initialized`.
+            $vis fn deferrable(scope: &$crate::Scope, name: &'static str) -> Self {
+                Self(scope.deferrable_block(Self::LAYOUT, name))
             }
 
             /// Whether this worker (from 0) has counted anything here.

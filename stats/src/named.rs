@@ -9,8 +9,8 @@ use crate::block::Layout;
 use crate::histogram::Unit;
 use crate::scope::BlockHandle;
 
-pub(crate) static COUNTER: Layout = Layout { counters: &[""], gauges: &[], histograms: &[] };
-pub(crate) static GAUGE: Layout = Layout { counters: &[], gauges: &[""], histograms: &[] };
+pub(crate) static COUNTER: Layout = Layout { counters: &[""], gauges: &[], histograms: &[], zeros: &[] };
+pub(crate) static GAUGE: Layout = Layout { counters: &[], gauges: &[""], histograms: &[], zeros: &[] };
 
 pub(crate) fn histogram_layout(unit: Unit) -> &'static Layout {
     static UNSPECIFIED: Layout = of_unit(Unit::Unspecified);
@@ -35,7 +35,7 @@ const fn of_unit(unit: Unit) -> Layout {
         Unit::Milliseconds => &[("", Unit::Milliseconds)],
         Unit::Percent => &[("", Unit::Percent)],
     };
-    Layout { counters: &[], gauges: &[], histograms }
+    Layout { counters: &[], gauges: &[], histograms, zeros: &[] }
 }
 
 /// A counter that owns its place: `scope.counter("upstream_rq_503")`.

@@ -56,6 +56,24 @@ impl Store {
         self.readings(Kind::Gauge, keep)
     }
 
+    /// The hidden gauges that `keep` takes: of each group of stats that is deferred, whether something of it was written.
+    pub fn hidden_gauges_if(&self, keep: impl Fn(&str, bool) -> bool) -> Vec<Reading> {
+        let mut readings = Vec::new();
+        let mut name = String::new();
+        for members in self.scopes() {
+            for block in &members.lists.lock().blocks {
+                let Some(group) = block.deferred else { continue };
+                let used = block.is_written();
+                let name = members.name(&format!("{group}.initialized"), &mut name);
+                if self.rules().shows(name) && keep(name, used) {
+                    readings.push(Reading { name: name.to_owned(), value: used.into(), used });
+                }
+            }
+        }
+        readings.sort_by(|a, b| a.name.cmp(&b.name));
+        readings
+    }
+
     /// The histograms that `keep` takes, by name and by whether anything was flushed; sorted by name.
     pub fn histograms_if(&self, keep: impl Fn(&str, bool) -> bool) -> Vec<HistogramReading> {
         let mut readings: Vec<HistogramReading> = Vec::new();
@@ -122,7 +140,9 @@ impl Store {
             let lists = members.lists.lock();
             for block in lists.blocks.iter().filter(|block| block.is_shown()) {
                 for (index, own) in kind.names(block).iter().enumerate() {
-                    take(members.name(own, &mut name), kind.read(block, index));
+                    let (value, used) = kind.read(block, index);
+                    let used = used || block.layout.zeros.contains(own);
+                    take(members.name(own, &mut name), (value, used));
                 }
             }
             for (own, block) in lists.named().into_iter().flat_map(|named| kind.named(named)) {
@@ -194,6 +214,15 @@ mod tests {
         }
     }
 
+    stats_block! {
+        struct Zeros {
+            counters { seen }
+            gauges { state, version }
+            histograms {}
+            zeros { seen, state }
+        }
+    }
+
     fn counters(store: &Store) -> Vec<(String, u64)> {
         store.counters().into_iter().map(|c| (c.name, c.value)).collect()
     }
@@ -233,6 +262,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_0_from_the_start_is_used() {
+        let store = Store::new();
+        let zeros = Zeros::new(&store.root());
+        let used = |store: &Store| -> Vec<_> {
+            let all = [store.counters(), store.gauges()].concat();
+            all.into_iter().filter(|reading| reading.used).map(|reading| (reading.name, reading.value)).collect()
+        };
+        assert_eq!(used(&store), [("seen".into(), 0), ("state".into(), 0)]);
+        zeros.state().set(2);
+        assert_eq!(used(&store), [("seen".into(), 0), ("state".into(), 2)]);
+    }
+
+    #[test]
     fn a_text_is_read_as_it_was_set() {
         let store = Store::new();
         let scope = store.root().scope("control_plane.");
@@ -249,14 +291,18 @@ mod tests {
     fn deferred_stats_come_with_the_first_that_is_written() {
         let store = Store::with_rules(Rules { defers: true, ..Rules::default() });
         let scope = store.root().scope("x.");
-        let (sample, _other) = (Sample::deferrable(&scope), Sample::new(&store.root().scope("y.")));
+        let (sample, _other) = (Sample::deferrable(&scope, "Sample"), Sample::new(&store.root().scope("y.")));
         assert_eq!(counters(&store), [("y.rq_error".into(), 0), ("y.rq_total".into(), 0)]);
         assert_eq!((store.gauges().len(), store.histograms_if(|_, _| true).len()), (1, 1));
+        let hidden = |store: &Store| store.hidden_gauges_if(|_, _| true);
+        assert_eq!(hidden(&store), [Reading { name: "x.Sample.initialized".into(), value: 0, used: false }]);
         sample.cx_active().inc();
+        assert_eq!(hidden(&store), [Reading { name: "x.Sample.initialized".into(), value: 1, used: true }]);
         assert_eq!(counters(&store)[0], ("x.rq_error".into(), 0));
         assert_eq!((store.gauges().len(), store.histograms_if(|_, _| true).len()), (2, 2));
         let at_once = Store::new();
-        let _sample = Sample::deferrable(&at_once.root());
+        let _sample = Sample::deferrable(&at_once.root(), "Sample");
+        assert_eq!(hidden(&at_once), []);
         assert_eq!(at_once.counters().len(), 2);
     }
 

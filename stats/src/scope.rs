@@ -103,11 +103,12 @@ impl Scope {
     }
 
     /// The same; where the rules defer stats, its names are not there before the first of them is written.
-    pub fn deferrable_block(&self, layout: &'static Layout) -> BlockHandle {
-        self.block_or(layout, if self.store.rules().defers { Block::deferred } else { Block::new })
+    pub fn deferrable_block(&self, layout: &'static Layout, name: &'static str) -> BlockHandle {
+        let defers = self.store.rules().defers;
+        self.block_or(layout, |layout| if defers { Block::deferred(layout, name) } else { Block::new(layout) })
     }
 
-    fn block_or(&self, layout: &'static Layout, make: fn(&'static Layout) -> Block) -> BlockHandle {
+    fn block_or(&self, layout: &'static Layout, make: impl FnOnce(&'static Layout) -> Block) -> BlockHandle {
         let mut lists = self.members.lists.lock();
         let known = lists.blocks.iter().find(|block| std::ptr::eq(block.layout, layout)).map(Arc::clone);
         let block = known.unwrap_or_else(|| {

@@ -133,7 +133,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
             ("format", "Format to use; One of (html, active-html, text, json, prometheus)"),
             ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)"),
             ("histogram_buckets", "Histogram bucket display mode; One of (cumulative, disjoint, detailed, summary)"),
-            ("hidden", "Stats that are hidden, of which there are none here; One of (include, only, exclude)"),
+            (
+                "hidden",
+                "Whether groups of stats that are deferred show if they are there; One of (include, only, exclude)",
+            ),
         ],
         stats::show,
     ),

@@ -47,6 +47,9 @@ impl Traffic {
     }
 
     fn opened(&self) {
+        // No listener filter looks at it: the wait for its chain is over at once.
+        self.listener.downstream_pre_cx_active().inc();
+        self.listener.downstream_pre_cx_active().dec();
         self.listener.downstream_cx_total().inc();
         self.listener.downstream_cx_active().inc();
         self.listener.connections_accepted_per_socket_event().record(1);

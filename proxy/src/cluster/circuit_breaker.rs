@@ -2,7 +2,7 @@
 //! It must not know what a caller does when it is told no, nor count overflows: whoever is refused knows which stat that is.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use tidegate_filters::runtime::Runtime;
 use tidegate_stats::Scope;
@@ -102,6 +102,8 @@ pub struct Breakers {
     budget_percent: AtomicU64,
     budget_minimum: AtomicU32,
     in_use: Arc<InUse>,
+    /// A bit a resource: whether its breaker is shown. Envoy shows it from the first use on.
+    shown: AtomicU8,
     stats: BreakerStats,
     remaining: Option<RemainingStats>,
 }
@@ -122,6 +124,7 @@ impl Breakers {
             budget_percent: AtomicU64::new(f64::NAN.to_bits()),
             budget_minimum: AtomicU32::new(0),
             in_use,
+            shown: AtomicU8::new(0),
             stats: BreakerStats::new(scope),
             remaining: thresholds.track_remaining.then(|| RemainingStats::new(scope, priority)),
             thresholds,
@@ -209,10 +212,15 @@ impl Breakers {
         self.show(resource, before.saturating_sub(1));
     }
 
-    /// Shows the state in the gauges; whether a breaker is open is written only where it may have changed.
+    /// Shows the state in the gauges; whether a breaker is open is written at its first use and where it may have changed.
     fn show(&self, resource: Resource, used: u32) {
         let limit = self.limits[resource as usize].load(Relaxed);
-        if u64::from(used) + 1 >= limit {
+        let bit = 1 << resource as u8;
+        let unseen = self.shown.load(Relaxed) & bit == 0;
+        if unseen {
+            self.shown.fetch_or(bit, Relaxed);
+        }
+        if unseen || u64::from(used) + 1 >= limit {
             self.stats.open(self.priority, resource).set(u64::from(u64::from(used) >= limit));
         }
         self.show_remaining(resource, used);

@@ -127,6 +127,7 @@ static COUNTERS: Layout = Layout {
     counters: &["cx_connect_fail", "cx_total", "rq_error", "rq_success", "rq_timeout", "rq_total"],
     gauges: &[],
     histograms: &[],
+    zeros: &[],
 };
 
 /// A counter of a host, as `/clusters` names it.

@@ -88,6 +88,7 @@ impl EndpointStats {
                 "membership_total",
             ],
             histograms: &[],
+            zeros: &[],
         };
         Self(scope.block(&LAYOUT))
     }
@@ -97,8 +98,10 @@ impl EndpointStats {
         self.0.counter(1).add(change.added.len() as u64);
     }
 
-    fn show(&self, membership: &Membership, max_host_weight: u32) {
-        self.0.gauge(0).set(u64::from(max_host_weight));
+    fn show(&self, membership: &Membership, max_host_weight: Option<u32>) {
+        if let Some(weight) = max_host_weight {
+            self.0.gauge(0).set(u64::from(weight));
+        }
         self.0.gauge(1).set(membership.degraded);
         self.0.gauge(2).set(membership.excluded);
         self.0.gauge(3).set(membership.healthy);
@@ -115,6 +118,7 @@ stats_block! {
         }
         gauges { version, warming_state }
         histograms {}
+        zeros { warming_state }
     }
 }
 
@@ -172,6 +176,7 @@ impl BreakerStats {
                 "circuit_breakers.high.cx_pool_open",
             ],
             histograms: &[],
+            zeros: &[],
         };
         Self(scope.block(&LAYOUT))
     }
@@ -198,6 +203,7 @@ impl RemainingStats {
                 "circuit_breakers.default.remaining_cx_pools",
             ],
             histograms: &[],
+            zeros: &[],
         };
         static HIGH: Layout = Layout {
             counters: &[],
@@ -209,6 +215,7 @@ impl RemainingStats {
                 "circuit_breakers.high.remaining_cx_pools",
             ],
             histograms: &[],
+            zeros: &[],
         };
         Self(scope.block(match priority {
             RoutingPriority::Default => &DEFAULT,
@@ -286,7 +293,7 @@ impl ClusterStats {
     pub fn new(root: &Scope, config: &ClusterConfig) -> Self {
         let scope = root.scope(&format!("cluster.{}.", config.observability_name().replace(':', "_")));
         Self {
-            traffic: TrafficStats::deferrable(&scope),
+            traffic: TrafficStats::deferrable(&scope, "ClusterTrafficStats"),
             balancing: BalancingStats::new(&scope),
             endpoints: EndpointStats::new(&scope),
             updates: UpdateStats::new(&scope),
@@ -351,7 +358,7 @@ impl ClusterStats {
         self.endpoints.changed(change);
         let last = hosts.priorities.len() as u32 - 1;
         let new = change.added.iter().filter(|host| host.priority == last).map(|host| host.weight).max();
-        self.endpoints.show(&hosts.membership(), if weighed { new.unwrap_or(1) } else { 0 });
+        self.endpoints.show(&hosts.membership(), weighed.then(|| new.unwrap_or(1)));
     }
 
     /// Shows the subsets of a set, and how they differ from those before.

@@ -142,6 +142,8 @@ async fn run_listener_filters(
     accepted: &mut Accepted,
     info: &mut ConnectionInfo,
 ) -> Result<(), &'static str> {
+    listener.stats.downstream_pre_cx_active().inc();
+    let _active = scopeguard(|| listener.stats.downstream_pre_cx_active().dec());
     if listener.filters.is_empty() {
         return Ok(());
     }
@@ -160,8 +162,6 @@ async fn run_listener_filters(
 }
 
 async fn inspect(listener: &Listener, accepted: &Accepted, info: &mut ConnectionInfo) -> Result<(), &'static str> {
-    listener.stats.downstream_pre_cx_active().inc();
-    let _active = scopeguard(|| listener.stats.downstream_pre_cx_active().dec());
     let mut peeked = BytesMut::new();
     for config in &listener.filters {
         let Some(mut filter) = config.new_connection(info) else { continue };

@@ -52,5 +52,6 @@ stats_block! {
             workers_pinned, workers_started,
         }
         histograms {}
+        zeros { total_listeners_warming }
     }
 }

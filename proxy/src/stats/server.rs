@@ -27,6 +27,7 @@ stats_block! {
             stats_recent_lookups, total_connections, uptime, version,
         }
         histograms { initialization_time_ms: Milliseconds }
+        zeros { dynamic_unknown_fields, static_unknown_fields, wip_protos }
     }
 }
 
@@ -172,23 +173,33 @@ impl ServerGauges {
             ServerState::Initializing => 3,
         });
         self.stats.total_connections().set(facts.connections);
-        for (thread, stats) in self.clusters.iter().enumerate() {
-            // The main thread stands first.
-            let worker = thread.checked_sub(1);
-            let own = worker.and_then(|worker| facts.clusters.of_workers.as_ref()?.get(worker).copied());
-            stats.clusters_inflated().set(own.unwrap_or(facts.clusters.all));
-        }
-        self.stats.parent_connections().set(0);
+        self.show_clusters(&facts.clusters);
         self.stats.memory_allocated().set(facts.memory.allocated);
         self.stats.memory_heap_size().set(facts.memory.heap_size);
         self.stats.memory_physical_size().set(facts.memory.physical);
     }
+
+    /// Shows which threads know of how many clusters.
+    pub fn show_clusters(&self, clusters: &Clusters) {
+        for (thread, stats) in self.clusters.iter().enumerate() {
+            // The main thread stands first.
+            let worker = thread.checked_sub(1);
+            let own = worker.and_then(|worker| clusters.of_workers.as_ref()?.get(worker).copied());
+            stats.clusters_inflated().set(own.unwrap_or(clusters.all));
+        }
+    }
 }
 
-/// Brings all stats up to date: the process' own, then the histograms. Called every `stats_flush_interval`.
-pub fn flush(store: &Store, gauges: &ServerGauges, facts: &Facts, now: Instant) {
+/// Brings the process' own stats up to date.
+pub fn refresh(store: &Store, gauges: &ServerGauges, facts: &Facts, now: Instant) {
     gauges.update(facts, now);
     gauges.stats.stats_recent_lookups().set(store.lookups().total());
+}
+
+/// Brings all stats up to date: the process' own, then the histograms. Called for the first time after, then every `stats_flush_interval`.
+pub fn flush(store: &Store, gauges: &ServerGauges, facts: &Facts, now: Instant) {
+    refresh(store, gauges, facts, now);
+    gauges.stats.parent_connections().set(0);
     store.flush_histograms();
 }
 

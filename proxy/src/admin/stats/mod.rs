@@ -34,8 +34,7 @@ struct Asked {
     buckets: BucketsMode,
     kinds: Kinds,
     used_only: bool,
-    /// Only what is hidden, and nothing is.
-    hidden_only: bool,
+    hidden: Hidden,
     filter: Option<Regex>,
     invert_filter: bool,
     text_readouts: bool,
@@ -50,6 +49,14 @@ enum Format {
     Html {
         active: bool,
     },
+}
+
+/// `hidden`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    Include,
+    Only,
+    Exclude,
 }
 
 /// `histogram_buckets`.
@@ -102,9 +109,10 @@ impl Asked {
             Some("TextReadouts") => Kinds::TextReadouts,
             Some(_) => return bad("invalid &type= param"),
         };
-        let hidden_only = match query.filled("hidden") {
-            None | Some("include" | "exclude") => false,
-            Some("only") => true,
+        let hidden = match query.filled("hidden") {
+            None | Some("exclude") => Hidden::Exclude,
+            Some("include") => Hidden::Include,
+            Some("only") => Hidden::Only,
             Some(_) => return bad("usage: /stats?hidden=(include|only|exclude)\n\n"),
         };
         let format = match query.filled("format") {
@@ -120,7 +128,7 @@ impl Asked {
             buckets,
             kinds,
             used_only: query.has("usedonly"),
-            hidden_only,
+            hidden,
             filter,
             invert_filter: query.has("invert_filter"),
             text_readouts: query.has("text_readouts"),
@@ -150,8 +158,12 @@ impl Asked {
     }
 
     fn wants(&self, name: &str, used: bool) -> bool {
+        self.hidden != Hidden::Only && self.picks(name, used)
+    }
+
+    /// Whether a stat is asked for, hidden or not.
+    fn picks(&self, name: &str, used: bool) -> bool {
         (used || !self.used_only)
-            && !self.hidden_only
             && self.filter.as_ref().is_none_or(|filter| filter.is_match(name) != self.invert_filter)
     }
 
@@ -166,10 +178,19 @@ impl Asked {
             numbers = store.counters_if(|name, used| self.wants(name, used));
         }
         if self.has(Kinds::Gauges) {
-            numbers.extend(store.gauges_if(|name, used| self.wants(name, used)));
+            numbers.extend(self.gauges(store));
             numbers.sort_by(|a, b| a.name.cmp(&b.name));
         }
         numbers
+    }
+
+    fn gauges(&self, store: &Store) -> Vec<Reading> {
+        let mut gauges = store.gauges_if(|name, used| self.wants(name, used));
+        if self.hidden != Hidden::Exclude {
+            gauges.extend(store.hidden_gauges_if(|name, used| self.picks(name, used)));
+            gauges.sort_by(|a, b| a.name.cmp(&b.name));
+        }
+        gauges
     }
 
     fn texts(&self, store: &Store) -> Vec<TextReading> {

@@ -20,7 +20,7 @@ pub(super) fn write(asked: &Asked, store: &Store) -> String {
     let mut out = String::new();
     let tags = &store.rules().tags;
     let counters = store.counters_if(|name, used| asked.wants(name, used));
-    let gauges = store.gauges_if(|name, used| asked.wants(name, used));
+    let gauges = asked.gauges(store);
     for (kind, readings) in [("counter", counters), ("gauge", gauges)] {
         let samples =
             readings.into_iter().map(|reading| Sample::new(tags.extract(&reading.name), reading.name, reading.value));
