@@ -2,6 +2,7 @@
 //! It must not know who writes to it.
 
 pub mod pattern;
+pub mod streams;
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;

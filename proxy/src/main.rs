@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tidegate::admin::state::{CommandLine, LogLevel};
-use tidegate::application_log::{self, pattern::Pattern};
+use tidegate::application_log::{self, pattern::Pattern, streams};
 use tidegate::cli::{self, CheckFlags, Command, ControlFlags, DrainStrategy, EnvoyFlags, Mode};
 use tidegate::config::bootstrap::{Bootstrap, Overrides};
 use tidegate::config::files::UnknownDynamicFields;
@@ -20,6 +20,7 @@ use tidegate_xds::{FieldError, Format};
 static ALLOCATOR: allocator::Allocator = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    streams::append();
     let arguments: Vec<String> = std::env::args().collect();
     let as_envoy = arguments.first().is_some_and(|program| cli::called_as_envoy(program));
     let command = match cli::parse(arguments.clone()) {

@@ -3,8 +3,10 @@
 //! do not fit are dropped and counted.
 
 use std::cell::Cell;
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
@@ -94,6 +96,27 @@ pub(super) enum Destination {
 }
 
 impl Destination {
+    /// The standard stream that this leads to, where that is a pipe, a terminal or a socket: it has one writer then, so that
+    /// lines stay whole. A regular file is opened by its path, and again after it was moved.
+    fn resolved(self) -> Self {
+        let place = match &self {
+            Self::File(path) => fs::metadata(path),
+            Self::Stdout => return self,
+            Self::Stderr => metadata(io::stderr().as_fd()),
+        };
+        let Some(place) = place.ok().filter(|place| !place.is_file()) else { return self };
+        let is = |stream: io::Result<Metadata>| {
+            stream.is_ok_and(|stream| (stream.dev(), stream.ino()) == (place.dev(), place.ino()))
+        };
+        if is(metadata(io::stdout().as_fd())) {
+            Self::Stdout
+        } else if is(metadata(io::stderr().as_fd())) {
+            Self::Stderr
+        } else {
+            self
+        }
+    }
+
     fn open(&self) -> io::Result<Target> {
         match self {
             Self::File(path) => File::options().append(true).create(true).open(path).map(Target::File),
@@ -101,6 +124,11 @@ impl Destination {
             Self::Stderr => Ok(Target::Stderr),
         }
     }
+}
+
+/// What a stream leads to.
+fn metadata(stream: BorrowedFd<'_>) -> io::Result<Metadata> {
+    File::from(stream.try_clone_to_owned()?).metadata()
 }
 
 enum Target {
@@ -175,6 +203,7 @@ impl Sink {
     /// # Errors
     /// A file that cannot be opened or created.
     pub(super) fn open(destination: Destination, scope: &Scope) -> io::Result<Arc<Self>> {
+        let destination = destination.resolved();
         let mut open = OPEN.lock();
         open.retain(|(_, sink)| sink.strong_count() > 0);
         let known = open.iter().find(|(known, _)| *known == destination);
@@ -294,8 +323,6 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use tidegate_stats::Store;
 
     use super::*;

@@ -89,3 +89,60 @@ fn a_line_tells_times_sizes_and_what_was_shared_with_the_upstream() {
         assert_eq!(words[7], "-", "{line}");
     }
 }
+
+/// Five logs and the application log, in one place that was opened twice: every line is there, whole.
+#[test]
+fn no_line_is_lost_where_several_logs_lead_to_one_place() {
+    const REQUESTS: usize = 200;
+    let (port, directory) = (free_port(), Directory::new());
+    let out = directory.0.join("out");
+    let line = |name: &str, more: &str| {
+        format!(
+            "- name: {name}
+            typed_config: {{ '@type': type.googleapis.com/envoy.extensions.access_loggers.{more}, \
+             log_format: {{ text_format_source: {{ inline_string: \"{name} %REQ(:PATH)%\\n\" }} }} }}
+          "
+        )
+    };
+    let file = |path: &str| format!("file.v3.FileAccessLog, path: {path}");
+    let names = ["device", "path", "stdout", "stderr", "again"];
+    let logs = [
+        line("device", &file("/dev/stdout")),
+        line("path", &file(out.to_str().unwrap())),
+        line("stdout", "stream.v3.StdoutAccessLog"),
+        line("stderr", "stream.v3.StderrAccessLog"),
+        line("again", &file("/dev/stderr")),
+    ];
+    let logs = format!("access_log:\n          {}", logs.concat());
+    let bootstrap =
+        http_bootstrap_with(port, &logs, "[{ match: { prefix: / }, direct_response: { status: 200 } }]", &[], "");
+    let configuration = directory.put("bootstrap.yaml", &bootstrap);
+    let opened = || std::fs::File::create(&out).unwrap();
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["--concurrency", "1", "--file-flush-interval-msec", "1", "-l", "info", "-c"])
+        .arg(configuration)
+        .stdout(opened())
+        .stderr(opened())
+        .spawn()
+        .unwrap();
+    let text = || String::from_utf8(std::fs::read(&out).unwrap()).unwrap();
+    eventually("the application log", || text().contains("listening"));
+    let mut client = Client::new(port);
+    for number in 0..REQUESTS {
+        assert_eq!(client.get(&format!("/{number}")).status, 200);
+    }
+    drop(client);
+    let stopped = std::process::Command::new("kill").arg("-INT").arg(child.id().to_string()).status();
+    assert!(stopped.unwrap().success());
+    assert!(child.wait().unwrap().success());
+    let text = text();
+    let lines: std::collections::HashSet<&str> = text.lines().collect();
+    for name in names {
+        let missing = (0..REQUESTS).filter(|number| !lines.contains(format!("{name} /{number}").as_str())).count();
+        assert_eq!(missing, 0, "of {name}");
+    }
+    assert!(text.contains("listening"), "{text}");
+    let whole = |line: &&&str| names.iter().any(|name| line.starts_with(&format!("{name} /")));
+    assert_eq!(lines.iter().filter(whole).count(), names.len() * REQUESTS);
+    assert!(!text.contains('\0'));
+}
