@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use prost::{Message, Name};
 use tidegate_filters::context::ConfigSource;
 use tidegate_stats::Store as StatsStore;
@@ -231,7 +230,7 @@ fn load<M: Message + Name + Default>(
         let path = FieldPath::root().field("resources").index(index);
         match check::<M>(resource, store) {
             Ok(message) => {
-                let bytes = Bytes::copy_from_slice(&resource.value);
+                let bytes = resource.value.as_slice().into();
                 placed.push(Placed::on_the_wire(message, path, bytes, &version));
             }
             Err(found) => errors.extend(found.into_iter().map(|error| error.under(&path))),

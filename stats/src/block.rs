@@ -40,7 +40,10 @@ pub struct Block {
 }
 
 struct Storage {
-    rows: Box<[OnceLock<Row>]>,
+    /// Of all who are no workers.
+    shared: OnceLock<Row>,
+    /// One a worker; most of what the control thread counts is counted by no worker.
+    workers: OnceLock<Box<[OnceLock<Row>]>>,
     /// The counters' sums when they were last reset.
     base: OnceLock<Row>,
     histograms: Box<[HistogramCell]>,
@@ -66,7 +69,7 @@ impl Block {
 
     /// Whether this worker (from 0) has counted anything here.
     pub fn is_counted_by(&self, worker: usize) -> bool {
-        self.storage.get().and_then(|storage| storage.rows.get(worker + 1)).is_some_and(|row| row.get().is_some())
+        self.storage.get().and_then(|storage| storage.workers.get()?.get(worker)?.get()).is_some()
     }
 
     /// A block that no store lists: counts that are shown elsewhere.
@@ -113,7 +116,7 @@ impl Block {
 
     /// Sets a gauge that is never counted. The cell of what was taken away says that it was written.
     pub(crate) fn set_gauge(&self, gauge: usize, value: u64) {
-        let row = row(&self.storage().rows[0], self.layout);
+        let row = row(&self.storage().shared, self.layout);
         let cell = self.layout.gauge_cell(gauge);
         row[cell].store(value.wrapping_add(1), Relaxed);
         row[cell + 1].store(1, Relaxed);
@@ -148,17 +151,18 @@ impl Block {
 
     #[inline]
     fn add(&self, index: usize, amount: u64) {
-        let rows = &self.storage().rows;
-        let shard = cell::shard();
-        match rows.get(shard) {
-            Some(owned) => cell::add(&row(owned, self.layout)[index], shard != 0, amount),
-            None => cell::add(&row(&rows[0], self.layout)[index], false, amount),
+        let storage = self.storage();
+        match cell::shard().checked_sub(1).and_then(|worker| storage.workers().get(worker)) {
+            Some(owned) => cell::add(&row(owned, self.layout)[index], true, amount),
+            None => cell::add(&row(&storage.shared, self.layout)[index], false, amount),
         }
     }
 
     fn sum(&self, index: usize) -> u64 {
         let Some(storage) = self.storage.get() else { return 0 };
-        storage.rows.iter().filter_map(OnceLock::get).fold(0, |sum, row| sum.wrapping_add(row[index].load(Relaxed)))
+        let workers = storage.workers.get().into_iter().flatten();
+        let rows = workers.chain([&storage.shared]).filter_map(OnceLock::get);
+        rows.fold(0, |sum, row| sum.wrapping_add(row[index].load(Relaxed)))
     }
 
     fn base(&self, counter: usize) -> u64 {
@@ -170,10 +174,16 @@ impl Storage {
     #[cold]
     fn new(layout: &Layout) -> Self {
         Self {
-            rows: (0..cell::shards()).map(|_| OnceLock::new()).collect(),
+            shared: OnceLock::new(),
+            workers: OnceLock::new(),
             base: OnceLock::new(),
             histograms: layout.histograms.iter().map(|(_, unit)| HistogramCell::new(*unit)).collect(),
         }
+    }
+
+    #[inline]
+    fn workers(&self) -> &[OnceLock<Row>] {
+        self.workers.get_or_init(|| (1..cell::shards()).map(|_| OnceLock::new()).collect())
     }
 }
 

@@ -101,14 +101,14 @@ impl OwnedHistogram {
 
 /// A text that stands among the stats, e.g. `control_plane.identifier`.
 #[derive(Clone, Default)]
-pub struct TextReadout(pub(crate) Arc<Mutex<Option<String>>>);
+pub struct TextReadout(pub(crate) Arc<Mutex<Option<Box<str>>>>);
 
 impl TextReadout {
     pub fn set(&self, text: &str) {
-        *self.0.lock() = Some(text.to_owned());
+        *self.0.lock() = Some(text.into());
     }
 
     pub fn value(&self) -> String {
-        self.0.lock().clone().unwrap_or_default()
+        self.0.lock().as_deref().unwrap_or_default().to_owned()
     }
 }

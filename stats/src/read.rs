@@ -112,14 +112,14 @@ impl Store {
         let mut name = String::new();
         for members in self.scopes() {
             let lists = members.lists.lock();
-            for (own, readout) in lists.named().into_iter().flat_map(|named| &named.texts) {
+            for (own, readout) in &lists.texts {
                 let name = members.name(own, &mut name);
                 let text = readout.0.lock().clone();
                 if self.rules().shows(name) && keep(name, text.is_some()) {
                     texts.push(TextReading {
                         name: name.to_owned(),
                         used: text.is_some(),
-                        text: text.unwrap_or_default(),
+                        text: text.map(String::from).unwrap_or_default(),
                     });
                 }
             }

@@ -46,6 +46,7 @@ pub(crate) struct Members {
 #[derive(Default)]
 pub(crate) struct Lists {
     pub(crate) blocks: SmallVec<[Arc<Block>; 1]>,
+    pub(crate) texts: Vec<(Box<str>, TextReadout)>,
     named: Option<Box<Named>>,
 }
 
@@ -54,7 +55,6 @@ pub(crate) struct Named {
     pub(crate) counters: HashMap<Box<str>, Arc<Block>>,
     pub(crate) gauges: HashMap<Box<str>, Arc<Block>>,
     pub(crate) histograms: HashMap<Box<str>, Arc<Block>>,
-    pub(crate) texts: HashMap<Box<str>, TextReadout>,
 }
 
 impl Members {
@@ -145,7 +145,15 @@ impl Scope {
     /// The text of this name.
     pub fn text_readout(&self, name: &str) -> TextReadout {
         self.note(name);
-        self.members.lists.lock().named_mut().texts.entry(name.into()).or_default().clone()
+        let texts = &mut self.members.lists.lock().texts;
+        if let Some((_, known)) = texts.iter().find(|(own, _)| **own == *name) {
+            return known.clone();
+        }
+        let new = TextReadout::default();
+        // A scope has one, or two.
+        texts.reserve_exact(1);
+        texts.push((name.into(), new.clone()));
+        new
     }
 
     fn note(&self, name: &str) {

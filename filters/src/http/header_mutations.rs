@@ -12,9 +12,12 @@ use crate::matching::StringMatcher;
 /// A list of headers to remove and one to add. All values are rendered before any header changes; then headers that
 /// replace are set, and after them those that add, as in Envoy.
 #[derive(Default)]
-pub struct HeaderMutations {
-    pub remove: Vec<HeaderName>,
-    pub add: Vec<HeaderAddition>,
+pub struct HeaderMutations(Option<Box<Edits>>);
+
+/// Most routes, of which there may be many, have none.
+struct Edits {
+    remove: Vec<HeaderName>,
+    add: Vec<HeaderAddition>,
 }
 
 /// One `HeaderValueOption`.
@@ -65,17 +68,21 @@ pub enum Direction {
 }
 
 impl HeaderMutations {
+    /// Removes these, then adds those.
+    pub fn new(remove: Vec<HeaderName>, add: Vec<HeaderAddition>) -> Self {
+        let is_empty = remove.is_empty() && add.is_empty();
+        Self((!is_empty).then(|| Box::new(Edits { remove, add })))
+    }
+
     pub fn is_empty(&self) -> bool {
-        self.remove.is_empty() && self.add.is_empty()
+        self.0.is_none()
     }
 
     /// Changes a request's headers; values may refer to them as they were, after the removals.
     pub fn apply_request<'f>(&self, head: &mut RequestHead, facts: impl Into<FormatContext<'f>>) {
-        if self.is_empty() {
-            return;
-        }
-        self.remove(&mut head.headers);
-        let changes = self.render(&head.headers, &FormatContext { request: Some(head), ..facts.into() });
+        let Some(edits) = &self.0 else { return };
+        edits.remove(&mut head.headers);
+        let changes = edits.render(&head.headers, &FormatContext { request: Some(head), ..facts.into() });
         changes.apply(&mut head.headers, Direction::Request);
     }
 
@@ -86,15 +93,15 @@ impl HeaderMutations {
         request: Option<&RequestHead>,
         facts: impl Into<FormatContext<'f>>,
     ) {
-        if self.is_empty() {
-            return;
-        }
-        self.remove(&mut head.headers);
+        let Some(edits) = &self.0 else { return };
+        edits.remove(&mut head.headers);
         let context = FormatContext { request, response: Some(head), ..facts.into() };
-        let changes = self.render(&head.headers, &context);
+        let changes = edits.render(&head.headers, &context);
         changes.apply(&mut head.headers, Direction::Response);
     }
+}
 
+impl Edits {
     fn remove(&self, headers: &mut HeaderMap) {
         for name in &self.remove {
             headers.remove(name);
@@ -389,9 +396,9 @@ mod tests {
 
     #[test]
     fn removal_goes_first_then_replacing_then_adding() {
-        let mutations = HeaderMutations {
-            remove: vec![HeaderName::from_static("gone"), HeaderName::from_static("back")],
-            add: vec![
+        let mutations = HeaderMutations::new(
+            vec![HeaderName::from_static("gone"), HeaderName::from_static("back")],
+            vec![
                 add("a", "new", Append),
                 add("b", "set", Overwrite),
                 add("b", "more", Append),
@@ -403,7 +410,7 @@ mod tests {
                 HeaderAddition { keep_empty: true, ..add("h", "", Append) },
                 add("back", "again", Append),
             ],
-        };
+        );
         let headers = [("a", "old"), ("b", "old"), ("c", "old"), ("e", "old"), ("gone", "x"), ("back", "x")];
         assert_eq!(
             apply(&mutations, &headers),
@@ -418,21 +425,21 @@ mod tests {
             let value = HeaderText::Format(Format::compile_omitting_empty(text).unwrap());
             HeaderAddition { value, ..add(name, "", Append) }
         };
-        let mutations = HeaderMutations {
-            remove: vec![HeaderName::from_static("gone")],
-            add: vec![
+        let mutations = HeaderMutations::new(
+            vec![HeaderName::from_static("gone")],
+            vec![
                 add("a", "new", Overwrite),
                 format("b", "%REQ(a)%-%REQ(gone)%%PROTOCOL%"),
                 format("c", "%REQ(none)%"),
                 HeaderAddition { keep_empty: true, ..format("d", "%REQ(none)%") },
             ],
-        };
+        );
         assert_eq!(apply(&mutations, &[("a", "old"), ("gone", "x")]), ["a: new", "b: old-", "d: "]);
     }
 
     #[test]
     fn one_line_headers_are_joined() {
-        let mutations = HeaderMutations { add: vec![add("via", "b", Append)], ..HeaderMutations::default() };
+        let mutations = HeaderMutations::new(Vec::new(), vec![add("via", "b", Append)]);
         assert_eq!(apply(&mutations, &[("via", "a")]), ["via: a,b"]);
         assert!(REQUEST_LINES.is_sorted() && RESPONSE_LINES.is_sorted());
     }

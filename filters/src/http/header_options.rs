@@ -50,7 +50,7 @@ impl HeaderMutations {
             .iter()
             .enumerate()
             .map(|(index, name)| context.within_item(remove_field, index, |context| modifiable(name, context)));
-        Ok(Self { add, remove: remove.collect::<Result<_, _>>()? })
+        Ok(Self::new(remove.collect::<Result<_, _>>()?, add))
     }
 
     /// Compiles a field that only adds, with extensions of the format.
@@ -64,7 +64,7 @@ impl HeaderMutations {
         let add = add.iter().enumerate().map(|(index, option)| {
             context.within_item(field, index, |context| HeaderAddition::compile_with(option, extensions, context))
         });
-        Ok(Self { add: add.collect::<Result<_, _>>()?, remove: Vec::new() })
+        Ok(Self::new(Vec::new(), add.collect::<Result<_, _>>()?))
     }
 
     /// Compiles a field that only adds.

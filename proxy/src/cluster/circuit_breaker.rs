@@ -94,7 +94,7 @@ pub struct InUse([AtomicU32; 5]);
 
 /// The breakers of one cluster and routing priority.
 pub struct Breakers {
-    thresholds: Thresholds,
+    thresholds: Arc<[Thresholds; 2]>,
     priority: RoutingPriority,
     /// The limits after runtime had its say, by resource.
     limits: [AtomicU64; 5],
@@ -111,7 +111,7 @@ pub struct Breakers {
 impl Breakers {
     /// The breakers of `cluster` (its name, for runtime keys); `scope` is the cluster's.
     pub(crate) fn new(
-        thresholds: Thresholds,
+        thresholds: Arc<[Thresholds; 2]>,
         cluster: &str,
         priority: RoutingPriority,
         in_use: Arc<InUse>,
@@ -126,7 +126,7 @@ impl Breakers {
             in_use,
             shown: AtomicU8::new(0),
             stats: BreakerStats::new(scope),
-            remaining: thresholds.track_remaining.then(|| RemainingStats::new(scope, priority)),
+            remaining: thresholds[priority as usize].track_remaining.then(|| RemainingStats::new(scope, priority)),
             thresholds,
         };
         breakers.read_runtime(cluster, runtime);
@@ -137,7 +137,7 @@ impl Breakers {
     pub(crate) fn read_runtime(&self, cluster: &str, runtime: &dyn Runtime) {
         let key = |name: &str| format!("circuit_breakers.{cluster}.{}.{name}", self.priority.name());
         let limit = |name: &str, default: u64| runtime.integer(&key(name)).unwrap_or(default);
-        let configured = &self.thresholds;
+        let configured = self.thresholds();
         let limits = [
             limit("max_connections", configured.max_connections.into()),
             limit("max_pending_requests", configured.max_pending_requests.into()),
@@ -159,7 +159,7 @@ impl Breakers {
     }
 
     pub fn thresholds(&self) -> &Thresholds {
-        &self.thresholds
+        &self.thresholds[self.priority as usize]
     }
 
     /// How many are in use.
@@ -184,7 +184,7 @@ impl Breakers {
 
     /// Whether one more connection to this host would be within its own limit.
     pub fn allows_connection_to(&self, host: &Host) -> bool {
-        self.thresholds.max_connections_per_host.is_none_or(|limit| host.state.connections_active() < limit)
+        self.thresholds().max_connections_per_host.is_none_or(|limit| host.state.connections_active() < limit)
     }
 
     /// Takes one, if that is within the limit.
@@ -266,7 +266,14 @@ mod tests {
 
     fn breakers(thresholds: Thresholds, runtime: &dyn Runtime) -> Arc<Breakers> {
         let scope = Store::new().root().scope("cluster.a.");
-        Breakers::new(thresholds, "a", RoutingPriority::Default, Arc::default(), &scope, runtime)
+        Breakers::new(
+            Arc::new([thresholds, Thresholds::default()]),
+            "a",
+            RoutingPriority::Default,
+            Arc::default(),
+            &scope,
+            runtime,
+        )
     }
 
     fn open(breakers: &Breakers) -> u64 {

@@ -2,8 +2,8 @@
 //! It must not know requests, and where endpoints come from.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 
 use smallvec::SmallVec;
 use tidegate_filters::runtime::NoRuntime;
@@ -399,8 +399,12 @@ impl Tiers {
         let (healthy, degraded) = (select(Health::Healthy), select(Health::Degraded));
         let all = hosts.len();
         let hosts = Arc::new(HostGroup::new(hosts));
-        let share = |selected: Vec<Arc<Host>>| {
-            if selected.len() == all { Arc::clone(&hosts) } else { Arc::new(HostGroup::new(selected)) }
+        /// Most sets have nobody who is degraded.
+        static NOBODY: LazyLock<Arc<HostGroup>> = LazyLock::new(|| Arc::new(HostGroup::new(Vec::new())));
+        let share = |selected: Vec<Arc<Host>>| match selected.len() {
+            len if len == all => Arc::clone(&hosts),
+            0 => Arc::clone(&NOBODY),
+            _ => Arc::new(HostGroup::new(selected)),
         };
         Self { healthy: share(healthy), degraded: share(degraded), hosts }
     }

@@ -91,8 +91,7 @@ impl Cluster {
         let stats = ClusterStats::new(root, &config);
         let breakers = RoutingPriority::ALL.map(|priority| {
             let in_use = Arc::clone(&state.in_use[priority as usize]);
-            let thresholds = config.thresholds(priority).clone();
-            Breakers::new(thresholds, &config.name, priority, in_use, &stats.scope, runtime)
+            Breakers::new(Arc::clone(&config.thresholds), &config.name, priority, in_use, &stats.scope, runtime)
         });
         let inherited = previous.map(|previous| previous.hosts.load_full());
         let cluster = Self {

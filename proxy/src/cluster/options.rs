@@ -33,9 +33,10 @@ pub struct ClusterConfig {
     /// `preconnect_policy.per_upstream_preconnect_ratio`: connections for each request that is under way or waits.
     pub preconnect_ratio: f64,
     /// By routing priority.
-    pub thresholds: [Thresholds; 2],
+    pub thresholds: Arc<[Thresholds; 2]>,
     pub balancing: Balancing,
-    pub http: Box<HttpOptions>,
+    /// Most clusters say the same: they share it.
+    pub http: Arc<HttpOptions>,
     pub connection: ConnectionOptions,
     pub transport_socket: TransportSocket,
     pub metadata: Arc<Metadata>,
@@ -109,7 +110,7 @@ pub enum TransportSocket {
 }
 
 /// `HttpProtocolOptions` and the deprecated fields beside it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HttpOptions {
     pub protocol: HttpProtocol,
     /// How long a connection without requests stays open; `None` for ever.
@@ -155,12 +156,27 @@ pub struct RequestPolicies {
 }
 
 /// Which protocol is spoken to hosts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum HttpProtocol {
     Http1(Http1Options),
     Http2(Http2Options),
     /// What the downstream connection speaks.
     Downstream(Http1Options, Http2Options),
+}
+
+/// They are alike where they are the same, or say nothing.
+impl PartialEq for RequestPolicies {
+    fn eq(&self, other: &Self) -> bool {
+        let same_retry = match (&self.retry, &other.retry) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        };
+        let same_hash = Arc::ptr_eq(&self.hash, &other.hash) || (self.hash.is_empty() && other.hash.is_empty());
+        let same_mirrors =
+            Arc::ptr_eq(&self.mirrors, &other.mirrors) || (self.mirrors.is_empty() && other.mirrors.is_empty());
+        same_retry && same_hash && same_mirrors
+    }
 }
 
 /// How sockets to hosts are made.

@@ -258,16 +258,17 @@ mod tests {
     fn what_acts_is_kept_for_its_node_alone_and_for_nobody_elses_eyes() {
         let directory = std::env::temp_dir().join(format!("tidegate-kept-{}", std::process::id()));
         let ledger = Ledger::default();
-        let text = |version: &str| Text { bytes: "x".into(), version: version.into(), at: SystemTime::now() };
+        let text =
+            |version: &str| Text { bytes: b"x".as_slice().into(), version: version.into(), at: SystemTime::now() };
         for (kind, name, acts) in
             [(Kind::Cluster, "acting", true), (Kind::Cluster, "warming", false), (Kind::Route, "r", true)]
         {
-            ledger.takes(kind, name, text("7"), false);
+            ledger.takes(kind, &name.into(), text("7"), false);
             if acts {
                 ledger.acts(kind, name);
             }
         }
-        ledger.takes(Kind::Cluster, "static", text(""), true);
+        ledger.takes(Kind::Cluster, &"static".into(), text(""), true);
         ledger.acts(Kind::Cluster, "static");
         let node = |id: &str| Node { id: id.to_owned(), cluster: "c".to_owned(), ..Node::default() };
         write(&directory, &node("a"), &ledger).unwrap();

@@ -402,13 +402,14 @@ impl Discovery {
         let Some(wait) = source.wait() else { return };
         let polled = polled_from(Some(source));
         self.subscriptions.set_polled(kind, "", polled.is_some());
-        if self.waits.begin(kind, "", wait, Instant::now()) {
-            self.subscriptions.begin(kind, "", store);
+        let all: Arc<str> = "".into();
+        if self.waits.begin(kind, &all, wait, Instant::now()) {
+            self.subscriptions.begin(kind, &all, store);
         }
         if let Some(place) = self.place_of(kind, source) {
             self.streams[place].ask(kind, Interest::everything());
         }
-        self.polls.set(kind, &"".into(), polled, false);
+        self.polls.set(kind, &all, polled, false);
     }
 
     /// The stream that carries a type from there; none for a file, and for what is polled.

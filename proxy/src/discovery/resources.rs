@@ -6,7 +6,6 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
 use prost::{Message, Name};
 use tidegate_control::client::rest::{Brought, Rejected};
 use tidegate_control::client::{Handler, Interest, Resource, Rest, Update};
@@ -53,7 +52,7 @@ impl Subscriptions {
     }
 
     /// A subscription begins.
-    pub(super) fn begin(&mut self, kind: Kind, name: &str, store: &Store) {
+    pub(super) fn begin(&mut self, kind: Kind, name: &Arc<str>, store: &Store) {
         match kind {
             Kind::Cluster => {
                 self.clusters = Some(Subscription::with_reloads(&self.root.scope("cluster_manager.cds.")));
@@ -61,7 +60,7 @@ impl Subscriptions {
             Kind::Listener => self.listeners = Some(Subscription::new(&self.root.scope("listener_manager.lds."))),
             Kind::Route | Kind::Runtime | Kind::Extension => {
                 let stats = store.subscription_stats(kind, name);
-                self.named.extend(stats.map(|stats| ((kind, name.into()), stats)));
+                self.named.extend(stats.map(|stats| ((kind, Arc::clone(name)), stats)));
             }
             Kind::Endpoints => {}
         }
@@ -290,8 +289,8 @@ impl Apply<'_> {
         for Resource { name, body, version: own, .. } in &update.resources {
             let Some(body) = body.as_ref().filter(|body| is_new(name, &body.value)) else { continue };
             let version = if own.is_empty() || *own == *version { Arc::clone(&version) } else { own.as_str().into() };
-            let bytes = Bytes::copy_from_slice(&body.value);
-            let text = Text { bytes: bytes.clone(), version: Arc::clone(&version), at: SystemTime::now() };
+            let bytes: Arc<[u8]> = body.value.as_slice().into();
+            let text = Text { bytes: Arc::clone(&bytes), version: Arc::clone(&version), at: SystemTime::now() };
             match self.read_one::<M>(name, body) {
                 Ok(Ok(message)) => read.placed.push(Placed::on_the_wire(message, FieldPath::root(), bytes, &version)),
                 Ok(Err(unsupported)) => {
@@ -332,9 +331,9 @@ impl Apply<'_> {
         // A rejected answer is an answer: what waited for it goes on, as in Envoy.
         self.waits.came(Kind::Cluster, "");
         let Read { placed, mut wrong } = self.read_own::<ClusterProto>(Kind::Cluster, update)?;
-        let names = self.names(Kind::Cluster, update);
         let changed = !placed.is_empty();
         wrong.extend(self.store.update_clusters(placed));
+        let names = self.names(Kind::Cluster, update);
         let gone = replace(&mut self.subscriptions.cluster_names, names, update);
         self.store.remove_clusters(&gone);
         self.finish(Kind::Cluster, "cluster", update, &wrong)?;
@@ -378,7 +377,8 @@ impl Apply<'_> {
     /// The names in an update that are the control plane's to say.
     fn names(&self, kind: Kind, update: &Update) -> BTreeSet<Arc<str>> {
         let names = update.resources.iter().map(|resource| resource.name.as_str());
-        names.filter(|name| !self.store.ledger().is_static(kind, name)).map(Into::into).collect()
+        let ledger = self.store.ledger();
+        names.filter(|name| !ledger.is_static(kind, name)).map(|name| ledger.name(kind, name)).collect()
     }
 
     /// What is asked for by name.

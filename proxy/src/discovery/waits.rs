@@ -26,8 +26,8 @@ enum State {
 
 impl Waits {
     /// It is asked for; false where it was before.
-    pub(super) fn begin(&mut self, kind: Kind, name: &str, wait: Wait, now: Instant) -> bool {
-        let key = (kind, Arc::from(name));
+    pub(super) fn begin(&mut self, kind: Kind, name: &Arc<str>, wait: Wait, now: Instant) -> bool {
+        let key = (kind, Arc::clone(name));
         if self.states.contains_key(&key) {
             return false;
         }
@@ -83,9 +83,9 @@ mod tests {
     fn what_comes_is_not_overdue() {
         let (mut waits, now, second) = (Waits::default(), Instant::now(), Duration::from_secs(1));
         let wait = Wait(Some(second));
-        assert!(waits.begin(Kind::Route, "a", wait, now) && waits.begin(Kind::Route, "b", wait, now));
-        assert!(!waits.begin(Kind::Route, "a", wait, now));
-        assert!(waits.begin(Kind::Cluster, "", Wait(None), now));
+        assert!(waits.begin(Kind::Route, &"a".into(), wait, now) && waits.begin(Kind::Route, &"b".into(), wait, now));
+        assert!(!waits.begin(Kind::Route, &"a".into(), wait, now));
+        assert!(waits.begin(Kind::Cluster, &"".into(), Wait(None), now));
         waits.came(Kind::Route, "a");
         assert_eq!(waits.next(), Some(now + second));
         assert!(waits.overdue(now).is_empty());
@@ -93,6 +93,6 @@ mod tests {
         assert!(waits.is_over(Kind::Route, "b") && !waits.is_over(Kind::Cluster, ""));
         assert_eq!(waits.next(), None);
         waits.forget(Kind::Route, "b");
-        assert!(!waits.begin(Kind::Route, "a", wait, now) && waits.begin(Kind::Route, "b", wait, now));
+        assert!(!waits.begin(Kind::Route, &"a".into(), wait, now) && waits.begin(Kind::Route, &"b".into(), wait, now));
     }
 }

@@ -13,7 +13,7 @@ pub enum Underscores {
 }
 
 /// HTTP/1 of one side.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Http1Options {
     pub allow_absolute_url: bool,
     pub accept_http_10: bool,
@@ -54,7 +54,7 @@ pub struct Preserved {
 }
 
 /// HTTP/2 of one side.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Http2Options {
     pub max_concurrent_streams: u32,
     pub initial_stream_window_bytes: u32,
@@ -80,7 +80,7 @@ impl Default for Http2Options {
 }
 
 /// How many frames a peer may send that cost it nothing.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FloodLimits {
     /// `max_consecutive_inbound_frames_with_empty_payload`.
     pub empty_frames: u32,
@@ -110,7 +110,7 @@ impl Default for FloodLimits {
 }
 
 /// HTTP/2 PINGs on a connection.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Keepalive {
     pub interval: Option<Duration>,
     /// Up to so much of the interval is added to it.

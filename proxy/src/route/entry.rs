@@ -31,7 +31,7 @@ pub struct RouteEntry {
     pub buffer_limit: BufferLimit,
     /// `stat_prefix`: counts under `vhost.<virtual host>.route.<stat_prefix>`.
     pub tally: Option<Arc<Tally>>,
-    pub rate_limits: Vec<RateLimit>,
+    pub rate_limits: Box<[RateLimit]>,
     pub include_virtual_host_rate_limits: bool,
     /// Of this route, its virtual host and its route configuration, merged.
     pub overrides: Arc<Overrides>,
@@ -40,8 +40,8 @@ pub struct RouteEntry {
 /// What a route does.
 pub enum Action {
     Forward(Box<ForwardAction>),
-    Redirect(Redirect),
-    DirectResponse(DirectResponse),
+    Redirect(Box<Redirect>),
+    DirectResponse(Box<DirectResponse>),
 }
 
 /// How much of a request is kept for retries and mirrors.

@@ -20,14 +20,14 @@ use super::timeout::Timeouts;
 use super::upgrade::{ConnectConfig, Upgrade};
 use crate::cluster::circuit_breaker::RoutingPriority;
 
-/// `RouteAction`, compiled.
+/// `RouteAction`, compiled. There may be very many, of which few say much: what is rare stands behind a pointer.
 pub struct ForwardAction {
     pub cluster: ClusterSelector,
     /// When there is no such cluster; 503 unless set.
     pub cluster_not_found: StatusCode,
     /// What hosts of the cluster must have in their `envoy.lb` metadata.
     pub metadata_match: Option<Arc<MetadataMatch>>,
-    pub path_rewrite: Option<PathRewrite>,
+    pub path_rewrite: Option<Box<PathRewrite>>,
     pub host_rewrite: HostRewrite,
     /// Whether a host that is rewritten is appended to `x-forwarded-host`.
     pub append_x_forwarded_host: bool,
@@ -37,12 +37,12 @@ pub struct ForwardAction {
     pub hedge: HedgePolicy,
     /// The route's, else its virtual host's, else the route configuration's.
     pub mirrors: Arc<[MirrorPolicy]>,
-    pub hash: Vec<HashPolicy>,
+    pub hash: Box<[HashPolicy]>,
     pub priority: RoutingPriority,
-    pub upgrades: Vec<Upgrade>,
+    pub upgrades: Box<[Upgrade]>,
     /// Tunnels end here: a CONNECT's payload and a CONNECT-UDP's datagrams leave HTTP.
     pub connect: Option<ConnectConfig>,
-    pub internal_redirect: Option<InternalRedirectPolicy>,
+    pub internal_redirect: Option<Box<InternalRedirectPolicy>>,
 }
 
 impl ForwardAction {
@@ -59,9 +59,9 @@ impl ForwardAction {
             retry: Arc::default(),
             hedge: HedgePolicy::default(),
             mirrors: Arc::default(),
-            hash: Vec::new(),
+            hash: Box::default(),
             priority: RoutingPriority::Default,
-            upgrades: Vec::new(),
+            upgrades: Box::default(),
             connect: None,
             internal_redirect: None,
         }

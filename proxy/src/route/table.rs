@@ -173,7 +173,8 @@ impl TableBuilder {
         self.0.hosts.insert(domain, u32::try_from(last).unwrap_or(u32::MAX))
     }
 
-    pub(crate) fn finish(self) -> RouteTable {
+    pub(crate) fn finish(mut self) -> RouteTable {
+        self.0.virtual_hosts.shrink_to_fit();
         self.0
     }
 }

@@ -70,7 +70,7 @@ pub(crate) fn entry(host: &Arc<VirtualHost>, spec: Spec) -> RouteEntry {
         response_headers: HeaderMutations::default(),
         buffer_limit: BufferLimit::default(),
         tally: None,
-        rate_limits: Vec::new(),
+        rate_limits: Box::default(),
         include_virtual_host_rate_limits: false,
         overrides: Arc::new(Overrides::default()),
     }

@@ -26,9 +26,9 @@ pub struct Timeouts {
     /// `flush_timeout`; else the connection manager's, else the idle timeout.
     pub flush: Option<Limit>,
     /// `max_stream_duration`: with it the request timeout is no more, and `grpc-timeout` is rewritten.
-    pub stream: Option<StreamDuration>,
+    pub stream: Option<Box<StreamDuration>>,
     /// The deprecated `max_grpc_timeout` and `grpc_timeout_offset`.
-    pub grpc: Option<GrpcTimeout>,
+    pub grpc: Option<Box<GrpcTimeout>>,
 }
 
 impl Timeouts {
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn the_deprecated_grpc_bound_caps_the_header() {
         let grpc = TimeoutOptions { grpc: true, ..options() };
-        let route = |max, offset| Timeouts { grpc: Some(GrpcTimeout { max, offset }), ..Timeouts::default() };
+        let route = |max, offset| Timeouts { grpc: Some(Box::new(GrpcTimeout { max, offset })), ..Timeouts::default() };
         for (max, offset, header, global, sent) in [
             (None, None, "100m", ms(100), "100m"),
             (ms(50), None, "100m", ms(50), "50m"),
@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_bounded_by_route_header_or_connection_manager() {
-        let route = |stream| Timeouts { stream: Some(stream), ..Timeouts::default() };
+        let route = |stream| Timeouts { stream: Some(Box::new(stream)), ..Timeouts::default() };
         let max = |max: Limit| StreamDuration { max: Some(max), ..StreamDuration::default() };
         let header_max = |max, offset| StreamDuration {
             grpc_header_max: Some(max),

@@ -69,6 +69,7 @@ impl Bins {
     /// From counts by bin, smallest first; bins that hold nothing may be among them.
     pub(crate) fn from_counts(unit: Unit, mut counts: Vec<(u16, u64)>) -> Self {
         counts.retain(|(_, count)| *count != 0);
+        counts.shrink_to_fit();
         Self { unit, counts }
     }
 

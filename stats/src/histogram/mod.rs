@@ -1,5 +1,6 @@
 //! One histogram: values fall into log-linear buckets of two significant digits, 90 a decade, as libcircllhist's do.
-//! A worker writes its own shard without locked instructions; shards are merged at a flush. It must not know its name.
+//! A worker writes its own shard without locked instructions; all others, who record seldom, share a list of the bins that hold
+//! something. Both are merged at a flush. It must not know its name.
 
 mod bins;
 
@@ -34,6 +35,9 @@ impl Unit {
 /// A histogram's storage.
 pub struct HistogramCell {
     unit: Unit,
+    /// What threads that are no workers have recorded, by bin.
+    shared: Mutex<Vec<(u16, u64)>>,
+    /// One a worker.
     shards: OnceLock<Box<[OnceLock<Box<Shard>>]>>,
     merged: Mutex<Option<Box<Merged>>>,
 }
@@ -69,24 +73,47 @@ struct Shard {
 
 impl HistogramCell {
     pub(crate) fn new(unit: Unit) -> Self {
-        Self { unit, shards: OnceLock::new(), merged: Mutex::new(None) }
+        Self { unit, shared: Mutex::default(), shards: OnceLock::new(), merged: Mutex::new(None) }
     }
 
     /// Records a value in the histogram's unit.
     #[inline]
     pub fn record(&self, value: u64) {
-        let shards = self.shards.get_or_init(|| (0..cell::shards()).map(|_| OnceLock::new()).collect());
-        let shard = cell::shard();
-        match shards.get(shard) {
-            Some(own) => own.get_or_init(Box::default).record(value, shard != 0),
-            None => shards[0].get_or_init(Box::default).record(value, false),
+        let own = cell::shard().checked_sub(1).and_then(|worker| self.shards().get(worker));
+        match own {
+            Some(own) => own.get_or_init(Box::default).record(value),
+            None => self.record_shared(value),
         }
     }
 
-    /// Brings together what the shards have recorded. What is never recorded to costs nothing, what is idle next to nothing.
+    #[inline]
+    fn shards(&self) -> &[OnceLock<Box<Shard>>] {
+        self.shards.get_or_init(|| (1..cell::shards()).map(|_| OnceLock::new()).collect())
+    }
+
+    #[cold]
+    fn record_shared(&self, value: u64) {
+        let bin = place(value);
+        let mut counts = self.shared.lock();
+        match counts.binary_search_by_key(&bin, |(bin, _)| *bin) {
+            Ok(known) => counts[known].1 += 1,
+            Err(at) => {
+                counts.reserve_exact(1);
+                counts.insert(at, (bin, 1));
+            }
+        }
+    }
+
+    /// Brings together what was recorded. What is never recorded to costs nothing, what is idle next to nothing.
     pub(crate) fn flush(&self) {
-        let Some(shards) = self.shards.get() else { return };
-        let cumulative = Bins::from_counts(self.unit, sums(shards));
+        let shared = Bins::from_counts(self.unit, self.shared.lock().clone());
+        let cumulative = match self.shards.get() {
+            Some(shards) => shared.merge(&Bins::from_counts(self.unit, sums(shards))),
+            None => shared,
+        };
+        if cumulative.is_empty() {
+            return;
+        }
         let mut merged = self.merged.lock();
         let before = merged.get_or_insert_default();
         if before.interval.is_empty() && before.cumulative.count() == cumulative.count() {
@@ -110,12 +137,17 @@ impl Default for Shard {
 
 impl Shard {
     #[inline]
-    fn record(&self, value: u64, owned: bool) {
-        let Some(index) = bin_index(value) else { return cell::add(&self.zeros, owned, 1) };
+    fn record(&self, value: u64) {
+        let Some(index) = bin_index(value) else { return cell::add(&self.zeros, true, 1) };
         let (decade, bin) = (index / BINS_A_DECADE, index % BINS_A_DECADE);
         let counts = self.decades[decade].get_or_init(|| Box::new([const { AtomicU64::new(0) }; BINS_A_DECADE]));
-        cell::add(&counts[bin], owned, 1);
+        cell::add(&counts[bin], true, 1);
     }
+}
+
+/// The bin of a value: 0 for zeros, else 1 + [`bin_index`].
+fn place(value: u64) -> u16 {
+    bin_index(value).map_or(0, |index| 1 + index as u16)
 }
 
 /// What all shards have in each bin that holds something: zeros first, then decade by decade.

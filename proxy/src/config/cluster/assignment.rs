@@ -67,6 +67,7 @@ fn compile_with<A>(
         assignment.drop_overload =
             context.within("policy", |context| drop_overload(&policy.drop_overloads, context))?;
     }
+    assignment.localities.reserve_exact(proto.endpoints.len());
     for (index, endpoints) in proto.endpoints.iter().enumerate() {
         let endpoints = context.within_item("endpoints", index, |context| locality(endpoints, context, read))?;
         assignment.localities.push(endpoints);

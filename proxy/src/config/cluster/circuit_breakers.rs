@@ -1,5 +1,7 @@
 //! `CircuitBreakers` as thresholds by routing priority.
 
+use std::sync::{Arc, LazyLock};
+
 use tidegate_filters::context::CompileContext;
 use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::cluster::v3::CircuitBreakers;
@@ -11,9 +13,11 @@ use crate::cluster::circuit_breaker::{RetryBudget, RoutingPriority, Thresholds};
 pub(super) fn compile(
     proto: Option<&CircuitBreakers>,
     context: &CompileContext<'_>,
-) -> Result<[Thresholds; 2], FieldError> {
+) -> Result<Arc<[Thresholds; 2]>, FieldError> {
+    /// What most clusters have.
+    static DEFAULT: LazyLock<Arc<[Thresholds; 2]>> = LazyLock::new(Arc::default);
     let Some(proto) = proto else {
-        return Ok(Default::default());
+        return Ok(Arc::clone(&DEFAULT));
     };
     for (index, limits) in proto.per_host_thresholds.iter().enumerate() {
         let only_connections = ThresholdsProto {
@@ -27,12 +31,12 @@ pub(super) fn compile(
             return Err(context.error_at(&field, "Unsupported field in per_host_thresholds"));
         }
     }
-    Ok(RoutingPriority::ALL.map(|priority| {
+    Ok(Arc::new(RoutingPriority::ALL.map(|priority| {
         let per_host = first_of(&proto.per_host_thresholds, priority).and_then(|limits| limits.max_connections);
         let mut thresholds = first_of(&proto.thresholds, priority).map(thresholds).unwrap_or_default();
         thresholds.max_connections_per_host = per_host.map(|limit| limit.value);
         thresholds
-    }))
+    })))
 }
 
 /// The first entry of a priority counts.

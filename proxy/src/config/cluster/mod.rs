@@ -17,9 +17,10 @@ pub(crate) mod testing;
 mod transport_socket;
 pub(crate) mod values;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tidegate_filters::context::CompileContext;
 use tidegate_xds::pb::envoy::config::bootstrap::v3::{Bootstrap, ClusterManager};
 use tidegate_xds::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, CustomClusterType, DiscoveryType};
@@ -37,7 +38,7 @@ use super::values::wrapped_bool;
 use crate::cluster::dns::ResolverConfig;
 use crate::cluster::endpoint::Assignment;
 use crate::cluster::lb::{HashKey, Policy};
-use crate::cluster::options::{BindConfig, ClusterConfig, Discovery, Eds};
+use crate::cluster::options::{BindConfig, ClusterConfig, Discovery, Eds, HttpOptions};
 use crate::http::options::FilterChain;
 
 /// What a bootstrap says to all clusters.
@@ -49,6 +50,8 @@ pub struct ClusterDefaults {
     pub resolver: ResolverConfig,
     /// The node's zone.
     pub zone: Option<Arc<str>>,
+    /// The options that were compiled last: most clusters have the same.
+    last: Arc<Mutex<Weak<HttpOptions>>>,
 }
 
 impl ClusterDefaults {
@@ -65,7 +68,17 @@ impl ClusterDefaults {
         };
         let resolver = resolver::of_bootstrap(bootstrap, context)?;
         let zone = Some(node.zone.as_str()).filter(|zone| !zone.is_empty()).map(Arc::from);
-        Ok(Self { bind, resolver, zone })
+        Ok(Self { bind, resolver, zone, last: Arc::default() })
+    }
+
+    fn shared(&self, options: HttpOptions) -> Arc<HttpOptions> {
+        let mut last = self.last.lock();
+        if let Some(same) = last.upgrade().filter(|before| **before == options) {
+            return same;
+        }
+        let options = Arc::new(options);
+        *last = Arc::downgrade(&options);
+        options
     }
 }
 
@@ -90,7 +103,8 @@ pub fn compile(
 ) -> Result<Compiled, FieldError> {
     let transport_socket = transport_socket::compile(proto.transport_socket.as_ref(), context)?;
     let http = http_options::compile(proto, &transport_socket, context)?;
-    let discovery = discovery(proto, defaults, context)?;
+    let name: Arc<str> = proto.name.as_str().into();
+    let discovery = discovery(proto, &name, defaults, context)?;
     let balancing = balancing::compile(proto, context)?;
     refuse_hostname_keys(&balancing.policy, &discovery, context)?;
     let timeout = values::duration(proto.connect_timeout.as_ref(), "connect_timeout", context)?;
@@ -99,7 +113,7 @@ pub fn compile(
     #[expect(deprecated, reason = "Envoy 1.40 reads it")]
     let track_timeout_budgets = timeout_budgets || proto.track_timeout_budgets;
     let config = ClusterConfig {
-        name: proto.name.as_str().into(),
+        name,
         alt_stat_name: Some(proto.alt_stat_name.as_str()).filter(|name| !name.is_empty()).map(Arc::from),
         discovery,
         connect_timeout: timeout.unwrap_or(Duration::from_secs(5)),
@@ -107,7 +121,7 @@ pub fn compile(
         preconnect_ratio: connection::preconnect_ratio(proto.preconnect_policy.as_ref(), context)?,
         thresholds: circuit_breakers::compile(proto.circuit_breakers.as_ref(), context)?,
         balancing,
-        http: Box::new(http.options),
+        http: defaults.shared(http.options),
         connection: connection::compile(proto, defaults.bind.as_ref(), context)?,
         transport_socket,
         metadata: Arc::new(values::metadata(proto.metadata.as_ref())),
@@ -125,12 +139,13 @@ pub fn compile(
 
 fn discovery(
     proto: &Cluster,
+    name: &Arc<str>,
     defaults: &ClusterDefaults,
     context: &mut CompileContext<'_>,
 ) -> Result<Discovery, FieldError> {
     let kind = match &proto.cluster_discovery_type {
         Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            return custom_discovery(proto, custom, defaults, context);
+            return custom_discovery(proto, name, custom, defaults, context);
         }
         Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(*kind).unwrap_or(DiscoveryType::Static),
         None => DiscoveryType::Static,
@@ -139,13 +154,14 @@ fn discovery(
         DiscoveryType::Static => static_discovery(proto, context),
         DiscoveryType::StrictDns => dns::compile(proto, false, &defaults.resolver, context),
         DiscoveryType::LogicalDns => dns::compile(proto, true, &defaults.resolver, context),
-        DiscoveryType::Eds => eds_discovery(proto, context),
+        DiscoveryType::Eds => eds_discovery(proto, name, context),
         DiscoveryType::OriginalDst => Err(context.error_at("type", "not supported yet: ORIGINAL_DST")),
     }
 }
 
 fn custom_discovery(
     proto: &Cluster,
+    name: &Arc<str>,
     custom: &CustomClusterType,
     defaults: &ClusterDefaults,
     context: &mut CompileContext<'_>,
@@ -162,7 +178,7 @@ fn custom_discovery(
         ("", "envoy.cluster.static") => static_discovery(proto, context),
         ("", "envoy.cluster.strict_dns") => dns::compile(proto, false, &defaults.resolver, context),
         ("", "envoy.cluster.logical_dns") => dns::compile(proto, true, &defaults.resolver, context),
-        ("", "envoy.cluster.eds") => eds_discovery(proto, context),
+        ("", "envoy.cluster.eds") => eds_discovery(proto, name, context),
         ("", "envoy.cluster.dns") => dns::compile_typed(proto, &DnsCluster::default(), &defaults.resolver, context),
         ("", name) => Err(context.error_at("cluster_type.name", format!("not supported yet: {name}"))),
         (name, _) => Err(context.error_at("cluster_type.typed_config", format!("not supported yet: {name}"))),
@@ -177,15 +193,16 @@ fn static_discovery(proto: &Cluster, context: &mut CompileContext<'_>) -> Result
     Ok(Discovery::Static(assignment))
 }
 
-fn eds_discovery(proto: &Cluster, context: &CompileContext<'_>) -> Result<Discovery, FieldError> {
+fn eds_discovery(proto: &Cluster, name: &Arc<str>, context: &CompileContext<'_>) -> Result<Discovery, FieldError> {
     let eds = proto.eds_cluster_config.clone().unwrap_or_default();
     if eds.eds_config.is_none() {
         return Err(
             context.error_at("eds_cluster_config.eds_config", "cannot create an EDS cluster without an EDS config")
         );
     }
-    let service = if eds.service_name.is_empty() { &proto.name } else { &eds.service_name };
-    Ok(Discovery::Eds(Eds { service_name: service.as_str().into() }))
+    let service_name =
+        if eds.service_name.is_empty() { Arc::clone(name) } else { Arc::from(eds.service_name.as_str()) };
+    Ok(Discovery::Eds(Eds { service_name }))
 }
 
 /// Host names are keys only where each stands for one address.
@@ -288,7 +305,7 @@ load_assignment:
                 "{{name: a, typed_extension_protocol_options: {{{key}: {{'@type': type.googleapis.com/{key}, {body}}}}}{rest}}}"
             )
         };
-        let protocol = |text: &str| cluster(text).config.http.protocol;
+        let protocol = |text: &str| cluster(text).config.http.protocol.clone();
         let text = typed("explicit_http_config: {http2_protocol_options: {max_concurrent_streams: 9}}", "");
         assert!(matches!(protocol(&text), HttpProtocol::Http2(options) if options.max_concurrent_streams == 9));
         assert!(matches!(protocol(&typed("use_downstream_protocol_config: {}", "")), HttpProtocol::Downstream(..)));
@@ -402,7 +419,7 @@ circuit_breakers:
   per_host_thresholds: [{max_connections: 4}]
 ";
         let config = cluster(text).config;
-        let [default, high] = &config.thresholds;
+        let [default, high] = &*config.thresholds;
         assert_eq!((default.max_requests, default.max_connections_per_host), (1, Some(4)));
         assert_eq!((high.max_requests, high.max_retries, high.max_connections_per_host), (1024, 9, None));
         assert_eq!(high.retry_budget.unwrap().min_concurrency, 3);

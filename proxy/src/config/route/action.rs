@@ -33,13 +33,13 @@ pub(super) fn compile(
             let forward = forward(action, matched, host, levels, validate_clusters, context)?;
             Ok(Action::Forward(Box::new(forward)))
         }),
-        Some(ActionProto::Redirect(redirect)) => {
-            context.within("redirect", |context| local::redirect(redirect, context)).map(Action::Redirect)
-        }
+        Some(ActionProto::Redirect(redirect)) => context
+            .within("redirect", |context| local::redirect(redirect, context))
+            .map(|redirect| Action::Redirect(Box::new(redirect))),
         Some(ActionProto::DirectResponse(response)) => {
             let limit = host.table.direct_response_bytes;
             let compiled = context.within("direct_response", |context| local::direct(response, limit, context))?;
-            Ok(Action::DirectResponse(compiled))
+            Ok(Action::DirectResponse(Box::new(compiled)))
         }
         // Envoy forwards such a request to the cluster with the empty name, which there is not: 503.
         Some(ActionProto::NonForwardingAction(_) | ActionProto::FilterAction(_)) => {
@@ -71,21 +71,21 @@ fn forward(
             Ok(ClusterNotFoundResponseCode::ServiceUnavailable) | Err(_) => http::StatusCode::SERVICE_UNAVAILABLE,
         },
         metadata_match,
-        path_rewrite: rewrite::path(proto, matched, context)?,
+        path_rewrite: rewrite::path(proto, matched, context)?.map(Box::new),
         host_rewrite: rewrite::host(proto, context)?,
         append_x_forwarded_host: proto.append_x_forwarded_host,
         timeouts: timeouts(proto, context)?,
         retry: retry.unwrap_or_else(RetryPolicy::never),
         hedge: proto.hedge_policy.as_ref().map(retry::hedge).or(host.hedge).unwrap_or_default(),
         mirrors: if mirrors.is_empty() { Arc::clone(&host.mirrors) } else { mirrors.into() },
-        hash: hash::policies(&proto.hash_policy, context)?,
+        hash: hash::policies(&proto.hash_policy, context)?.into(),
         priority: match PriorityProto::try_from(proto.priority) {
             Ok(PriorityProto::High) => RoutingPriority::High,
             Ok(PriorityProto::Default) | Err(_) => RoutingPriority::Default,
         },
-        upgrades: upgrades(&proto.upgrade_configs, context)?,
+        upgrades: upgrades(&proto.upgrade_configs, context)?.into(),
         connect: connect(&proto.upgrade_configs),
-        internal_redirect: redirect_policy::compile(proto, context)?,
+        internal_redirect: redirect_policy::compile(proto, context)?.map(Box::new),
     })
 }
 
@@ -100,7 +100,7 @@ fn timeouts(proto: &RouteAction, context: &mut CompileContext<'_>) -> Result<Tim
     let grpc_offset = set(proto.grpc_timeout_offset.as_ref(), "grpc_timeout_offset")?;
     let stream = match &proto.max_stream_duration {
         None => None,
-        Some(stream) => Some(StreamDuration {
+        Some(stream) => Some(Box::new(StreamDuration {
             max: set(stream.max_stream_duration.as_ref(), "max_stream_duration.max_stream_duration")?.map(limit),
             grpc_header_max: set(
                 stream.grpc_timeout_header_max.as_ref(),
@@ -111,14 +111,14 @@ fn timeouts(proto: &RouteAction, context: &mut CompileContext<'_>) -> Result<Tim
                 stream.grpc_timeout_header_offset.as_ref(),
                 "max_stream_duration.grpc_timeout_header_offset",
             )?,
-        }),
+        })),
     };
     Ok(Timeouts {
         request: limit(set(proto.timeout.as_ref(), "timeout")?.unwrap_or(Timeouts::DEFAULT_REQUEST)),
         idle: set(proto.idle_timeout.as_ref(), "idle_timeout")?.map(limit),
         flush: set(proto.flush_timeout.as_ref(), "flush_timeout")?.map(limit),
         stream,
-        grpc: max_grpc.map(|max| GrpcTimeout { max: limit(max), offset: grpc_offset }),
+        grpc: max_grpc.map(|max| Box::new(GrpcTimeout { max: limit(max), offset: grpc_offset })),
     })
 }
 

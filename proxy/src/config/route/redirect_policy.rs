@@ -82,7 +82,7 @@ mod tests {
 
     fn policy(action: &str) -> Option<InternalRedirectPolicy> {
         let table = routes(&format!("[{{match: {{prefix: /}}, route: {{cluster: c, {action}}}}}]"));
-        chosen(&table, &get("/", &[])).forward().unwrap().internal_redirect.clone()
+        chosen(&table, &get("/", &[])).forward().unwrap().internal_redirect.as_deref().cloned()
     }
 
     #[test]

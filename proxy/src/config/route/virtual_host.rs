@@ -183,8 +183,9 @@ pub(super) fn route(
         },
         rate_limits: match &proto.action {
             Some(route::Action::Route(action)) => context
-                .within("route", |context| RateLimit::compile_all("rate_limits", &action.rate_limits, context))?,
-            _ => Vec::new(),
+                .within("route", |context| RateLimit::compile_all("rate_limits", &action.rate_limits, context))?
+                .into(),
+            _ => Box::default(),
         },
         include_virtual_host_rate_limits: match &proto.action {
             Some(route::Action::Route(action)) => wrapped_bool(action.include_vh_rate_limits.as_ref(), false),

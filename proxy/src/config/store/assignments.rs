@@ -32,7 +32,7 @@ impl Store {
                 cluster.stats().updates.update_success().inc();
                 ready.push(Arc::clone(cluster.name()));
             }
-            self.ledger.takes(Kind::Endpoints, &name, placed.text, false);
+            self.ledger.takes(Kind::Endpoints, &self.ledger.name(Kind::Endpoints, &name), placed.text, false);
             self.ledger.acts(Kind::Endpoints, &name);
         }
         self.clusters_are_warm(ready.iter().map(|name| &**name));
@@ -64,7 +64,7 @@ impl Store {
     /// What acts for a service.
     pub(super) fn last_assignment(&self, service: &str) -> Result<Option<Assignment>, FieldError> {
         let Some(bytes) = self.ledger.acting(Kind::Endpoints, service) else { return Ok(None) };
-        let assignment = ClusterLoadAssignment::decode(bytes)
+        let assignment = ClusterLoadAssignment::decode(&*bytes)
             .map_err(|error| FieldError::new(FieldPath::root(), error.to_string()).in_resource(service))?;
         self.compile_assignment(&assignment).map(Some)
     }

@@ -15,7 +15,7 @@ impl Store {
             let name = placed.resource.name.clone();
             match self.compiler.discovered.set(&placed.resource) {
                 Ok(()) => {
-                    self.ledger.takes(Kind::Extension, &name, placed.text, false);
+                    self.ledger.takes(Kind::Extension, &self.ledger.name(Kind::Extension, &name), placed.text, false);
                     self.ledger.acts(Kind::Extension, &name);
                 }
                 Err(error) => {
@@ -48,7 +48,7 @@ impl Store {
     pub(super) fn extend(&self, needs: &Needs) -> Result<(), FieldError> {
         for name in needs.extensions.keys() {
             if let Some(bytes) = self.ledger.acting(Kind::Extension, name)
-                && let Ok(config) = TypedExtensionConfig::decode(bytes)
+                && let Ok(config) = TypedExtensionConfig::decode(&*bytes)
             {
                 self.compiler.discovered.set(&config)?;
             } else if self.extension_needs.is_given_up(name) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use prost::Message as _;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
@@ -51,7 +50,7 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Text {
     /// On the wire.
-    pub bytes: Bytes,
+    pub bytes: Arc<[u8]>,
     /// As its source names it; empty where it does not.
     pub version: Arc<str>,
     /// When it was taken.
@@ -109,12 +108,24 @@ pub(crate) struct Ledger {
     changes: AtomicU64,
 }
 
-type Entries = BTreeMap<(Kind, Arc<str>), Entry>;
+/// By kind, then by name.
+#[derive(Default)]
+struct Entries([BTreeMap<Arc<str>, Entry>; Kind::ALL.len()]);
+
+impl Entries {
+    fn of(&self, kind: Kind) -> &BTreeMap<Arc<str>, Entry> {
+        &self.0[kind as usize]
+    }
+
+    fn of_mut(&mut self, kind: Kind) -> &mut BTreeMap<Arc<str>, Entry> {
+        &mut self.0[kind as usize]
+    }
+}
 
 impl Ledger {
     /// Whether this is what was taken last under the name.
     pub(crate) fn is_latest(&self, kind: Kind, name: &str, bytes: &[u8]) -> bool {
-        self.look(kind, name, |entry| entry.latest().is_some_and(|text| text.bytes == bytes)).unwrap_or(false)
+        self.look(kind, name, |entry| entry.latest().is_some_and(|text| *text.bytes == *bytes)).unwrap_or(false)
     }
 
     /// Whether anything was taken under the name.
@@ -132,18 +143,24 @@ impl Ledger {
     }
 
     /// What acts under the name, on the wire.
-    pub(crate) fn acting(&self, kind: Kind, name: &str) -> Option<Bytes> {
-        self.look(kind, name, |entry| entry.acting.as_ref().map(|text| text.bytes.clone())).flatten()
+    pub(crate) fn acting(&self, kind: Kind, name: &str) -> Option<Arc<[u8]>> {
+        self.look(kind, name, |entry| entry.acting.as_ref().map(|text| Arc::clone(&text.bytes))).flatten()
+    }
+
+    /// The name as it is kept here, to be shared.
+    pub(crate) fn name(&self, kind: Kind, name: &str) -> Arc<str> {
+        let known = self.entries.lock().of(kind).get_key_value(name).map(|(known, _)| Arc::clone(known));
+        known.unwrap_or_else(|| name.into())
     }
 
     fn look<T>(&self, kind: Kind, name: &str, look: impl FnOnce(&Entry) -> T) -> Option<T> {
-        self.entries.lock().get(&(kind, name.into())).map(look)
+        self.entries.lock().of(kind).get(name).map(look)
     }
 
     /// It was taken, and acts once it is warm.
-    pub(crate) fn takes(&self, kind: Kind, name: &str, text: Text, is_static: bool) {
+    pub(crate) fn takes(&self, kind: Kind, name: &Arc<str>, text: Text, is_static: bool) {
         let mut entries = self.entries.lock();
-        let entry = entries.entry((kind, name.into())).or_default();
+        let entry = entries.of_mut(kind).entry(Arc::clone(name)).or_default();
         entry.is_static = is_static;
         entry.refused = None;
         entry.warming = Some(Box::new(text));
@@ -151,7 +168,7 @@ impl Ledger {
 
     /// What was taken last acts from now on.
     pub(crate) fn acts(&self, kind: Kind, name: &str) {
-        if let Some(entry) = self.entries.lock().get_mut(&(kind, name.into()))
+        if let Some(entry) = self.entries.lock().of_mut(kind).get_mut(name)
             && let Some(text) = entry.warming.take()
         {
             entry.acting = Some(*text);
@@ -160,20 +177,20 @@ impl Ledger {
     }
 
     /// It is asked for.
-    pub(crate) fn asks(&self, kind: Kind, name: &str) {
-        self.entries.lock().entry((kind, name.into())).or_default().absent = Absent::Requested;
+    pub(crate) fn asks(&self, kind: Kind, name: &Arc<str>) {
+        self.entries.lock().of_mut(kind).entry(Arc::clone(name)).or_default().absent = Absent::Requested;
     }
 
     /// It did not come; what acts acts on.
     pub(crate) fn lacks(&self, kind: Kind, name: &str, absent: Absent) {
-        if let Some(entry) = self.entries.lock().get_mut(&(kind, name.into())) {
+        if let Some(entry) = self.entries.lock().of_mut(kind).get_mut(name) {
             entry.absent = absent;
         }
     }
 
     /// The same came again, and nothing is wrong with it.
     pub(crate) fn is_good(&self, kind: Kind, name: &str) {
-        if let Some(entry) = self.entries.lock().get_mut(&(kind, name.into())) {
+        if let Some(entry) = self.entries.lock().of_mut(kind).get_mut(name) {
             entry.refused = None;
         }
     }
@@ -181,35 +198,34 @@ impl Ledger {
     /// It was refused; what acted before acts on.
     pub(crate) fn refuses(&self, kind: Kind, name: &str, text: Text, reason: String) {
         let mut entries = self.entries.lock();
-        let key = (kind, name.into());
-        if !entries.contains_key(&key)
-            && entries.values().filter(|entry| entry.refused.is_some()).count() >= MOST_REFUSED
-        {
+        let refused =
+            |kinds: &Entries| kinds.0.iter().flat_map(BTreeMap::values).filter(|entry| entry.refused.is_some()).count();
+        if !entries.of(kind).contains_key(name) && refused(&entries) >= MOST_REFUSED {
             return;
         }
-        let entry = entries.entry(key).or_default();
+        let entry = entries.of_mut(kind).entry(name.into()).or_default();
         let since = entry.refused.as_ref().map_or(text.at, |before| before.since);
         entry.refused = Some(Box::new(Refused { text, reason, since }));
     }
 
     /// It is gone.
     pub(crate) fn remove(&self, kind: Kind, name: &str) {
-        self.entries.lock().remove(&(kind, name.into()));
+        self.entries.lock().of_mut(kind).remove(name);
         self.changes.fetch_add(1, Relaxed);
     }
 
     /// Forgets refused resources that never acted and that their source no longer names.
     pub(crate) fn forget_refused(&self, kind: Kind, is_named: impl Fn(&str) -> bool) {
-        let is_over = |one: Kind, name: &str, entry: &Entry| {
-            one == kind && entry.refused.is_some() && entry.latest().is_none() && !is_named(name)
-        };
-        self.entries.lock().retain(|(one, name), entry| !is_over(*one, name, entry));
+        let is_over =
+            |name: &str, entry: &Entry| entry.refused.is_some() && entry.latest().is_none() && !is_named(name);
+        self.entries.lock().of_mut(kind).retain(|name, entry| !is_over(name, entry));
     }
 
     /// The route configurations that stand in a listener, in place of those that stood there before.
     pub(crate) fn inline_routes(&self, listener: &str, routes: &[RouteConfiguration]) {
         let mut entries = self.entries.lock();
-        let name = |index: usize| (Kind::Route, Arc::from(format!("{listener}/{index}")));
+        let entries = entries.of_mut(Kind::Route);
+        let name = |index: usize| Arc::<str>::from(format!("{listener}/{index}"));
         let at = SystemTime::now();
         for (index, routes) in routes.iter().enumerate() {
             let text = Text { bytes: routes.encode_to_vec().into(), version: "".into(), at };
@@ -230,8 +246,7 @@ impl Ledger {
     /// All of a kind, by name.
     pub(crate) fn of_kind(&self, kind: Kind) -> Vec<(Arc<str>, Entry)> {
         let entries = self.entries.lock();
-        let all = entries.range((kind, "".into())..).take_while(|((one, _), _)| *one == kind);
-        all.map(|((_, name), entry)| (Arc::clone(name), entry.clone())).collect()
+        entries.of(kind).iter().map(|(name, entry)| (Arc::clone(name), entry.clone())).collect()
     }
 }
 
@@ -243,7 +258,7 @@ mod tests {
 
     fn text(bytes: &'static str, second: u64) -> Text {
         Text {
-            bytes: Bytes::from_static(bytes.as_bytes()),
+            bytes: bytes.as_bytes().into(),
             version: second.to_string().into(),
             at: UNIX_EPOCH + Duration::from_secs(second),
         }
@@ -252,13 +267,13 @@ mod tests {
     #[test]
     fn what_is_refused_leaves_what_acts_until_something_good_comes() {
         let ledger = Ledger::default();
-        ledger.takes(Kind::Cluster, "a", text("one", 1), false);
+        ledger.takes(Kind::Cluster, &"a".into(), text("one", 1), false);
         assert!(ledger.is_latest(Kind::Cluster, "a", b"one") && ledger.acting(Kind::Cluster, "a").is_none());
         ledger.acts(Kind::Cluster, "a");
         ledger.refuses(Kind::Cluster, "a", text("two", 2), "bad".to_owned());
         ledger.refuses(Kind::Cluster, "a", text("three", 3), "worse".to_owned());
         let entry = ledger.of_kind(Kind::Cluster).remove(0).1;
-        assert_eq!(entry.acting.unwrap().bytes, "one");
+        assert_eq!(*entry.acting.unwrap().bytes, *b"one");
         let refused = entry.refused.unwrap();
         assert_eq!((&*refused.reason, &*refused.text.version), ("worse", "3"));
         assert_eq!(refused.since, UNIX_EPOCH + Duration::from_secs(2));

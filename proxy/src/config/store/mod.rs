@@ -17,7 +17,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use bytes::Bytes;
 use prost::Message;
 use tidegate_filters::context::{ConfigSource, ExtensionSubscription, Needs, RouteSubscription};
 use tidegate_xds::pb::envoy::config::bootstrap::v3::Admin;
@@ -52,7 +51,7 @@ impl<T: Message> Placed<T> {
     }
 
     /// One that came as `bytes`.
-    pub(crate) fn on_the_wire(resource: T, path: FieldPath, bytes: Bytes, version: &Arc<str>) -> Self {
+    pub(crate) fn on_the_wire(resource: T, path: FieldPath, bytes: Arc<[u8]>, version: &Arc<str>) -> Self {
         Self { resource, path, text: Text { bytes, version: Arc::clone(version), at: SystemTime::now() } }
     }
 }

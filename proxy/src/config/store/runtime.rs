@@ -16,7 +16,7 @@ impl Store {
             let context = self.compiler.context(&name, placed.path.clone(), &mut needs);
             match crate::config::runtime::discovered(&placed.resource, &context) {
                 Ok(values) => {
-                    self.ledger.takes(Kind::Runtime, &name, placed.text, false);
+                    self.ledger.takes(Kind::Runtime, &self.ledger.name(Kind::Runtime, &name), placed.text, false);
                     self.ledger.acts(Kind::Runtime, &name);
                     self.layers.discover(&name, values);
                 }
