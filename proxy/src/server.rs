@@ -410,6 +410,8 @@ impl Server {
                 self.tidy();
                 self.process.layers.reload_if_moved();
                 if !self.sources.read(&mut self.store) {
+                    // What has drained is needed no more.
+                    self.discovery.sync(&mut self.store);
                     return Came::Nothing;
                 }
                 self.start_resolving();

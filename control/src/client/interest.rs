@@ -49,7 +49,8 @@ impl Interest {
         self.legacy_wildcard
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
         self.names.is_empty() && !self.legacy_wildcard
     }
 }

@@ -161,7 +161,7 @@ impl Discovery {
         if kept.is_empty() || self.heard {
             return false;
         }
-        for stream in &mut self.streams {
+        for stream in self.streams.values_mut() {
             // Whatever was asked on its way is asked again, with the versions of what was kept.
             stream.mux.disconnected();
         }
@@ -181,9 +181,10 @@ impl Discovery {
         let mut last: Option<(Kind, usize, usize)> = None;
         loop {
             let Some(kept) = &self.kept else { return };
-            let next = ORDER.into_iter().flat_map(|kind| (0..self.streams.len()).map(move |place| (kind, place)));
-            let next = next.into_iter().find_map(|(kind, place)| {
-                let asked = self.streams[place].asked.get(&kind)?;
+            let next =
+                ORDER.into_iter().flat_map(|kind| self.streams.iter().map(move |(place, one)| (kind, *place, one)));
+            let next = next.into_iter().find_map(|(kind, place, stream)| {
+                let asked = stream.asked.get(&kind)?;
                 let resources = kept.wanted(kind, asked, |name| self.waits.is_over(kind, name));
                 (!resources.is_empty()).then_some((kind, place, resources))
             });
@@ -199,7 +200,8 @@ impl Discovery {
                 return;
             }
             let version = kept.versions.get(&kind).cloned().unwrap_or_default();
-            let received = as_received(&self.streams[place], kind, version, resources);
+            let Some(stream) = self.streams.get(&place) else { return };
+            let received = as_received(stream, kind, version, resources);
             self.happened(place, received, store, Instant::now());
             self.sync(store);
         }

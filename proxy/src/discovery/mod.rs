@@ -81,7 +81,9 @@ pub(crate) struct Discovery {
     shared: Arc<Shared>,
     node: Node,
     root: Scope,
-    streams: Vec<Stream>,
+    streams: BTreeMap<usize, Stream>,
+    /// The number of the next stream: none is given twice.
+    next_stream: usize,
     polls: Polls,
     reports: mpsc::Receiver<Report>,
     reporting: mpsc::Sender<Report>,
@@ -137,7 +139,8 @@ impl Discovery {
             shared: Arc::clone(shared),
             node: bootstrap.node_message(),
             root: stats.root(),
-            streams: Vec::new(),
+            streams: BTreeMap::new(),
+            next_stream: 0,
             polls: Polls::new(shared, bootstrap.node_message(), reporting.clone()),
             reports,
             reporting,
@@ -202,7 +205,7 @@ impl Discovery {
 
     /// Waits until something happens to a stream; `None`: time has passed for something.
     pub(crate) async fn next(&mut self) -> Option<Report> {
-        let expiry = self.streams.iter().flat_map(|stream| [stream.mux.next_expiry(), stream.gate.opens_at()]);
+        let expiry = self.streams.values().flat_map(|stream| [stream.mux.next_expiry(), stream.gate.opens_at()]);
         let expiry = expiry.flatten().chain(self.waits.next()).min();
         let due = async {
             match expiry {
@@ -234,7 +237,7 @@ impl Discovery {
     }
 
     fn happened(&mut self, place: usize, happened: Happened, store: &mut Store, now: Instant) {
-        let Some(stream) = self.streams.get_mut(place) else { return };
+        let Some(stream) = self.streams.get_mut(&place) else { return };
         let type_url = match &happened {
             Happened::Sotw(Event::Received(response)) => response.type_url.clone(),
             Happened::Delta(Event::Received(response)) => response.type_url.clone(),
@@ -271,7 +274,7 @@ impl Discovery {
         stream.mux.receive(happened, &mut apply, now);
         // What the update needs is asked for before it is answered.
         self.sync(store);
-        let Some(stream) = self.streams.get_mut(place) else { return };
+        let Some(stream) = self.streams.get_mut(&place) else { return };
         if Kind::of(&type_url) == Some(Kind::Cluster) && self.held.is_none() && store.is_warming_clusters() {
             self.held = Some(place);
         } else {
@@ -318,7 +321,7 @@ impl Discovery {
     }
 
     fn time_passed(&mut self, store: &mut Store, now: Instant) {
-        for stream in &mut self.streams {
+        for stream in self.streams.values_mut() {
             let mut apply =
                 Apply { store, subscriptions: &mut self.subscriptions, waits: &mut self.waits, unknown: &self.unknown };
             stream.mux.expire(&mut apply, now);
@@ -345,7 +348,7 @@ impl Discovery {
             && !store.is_warming_clusters()
         {
             self.held = None;
-            if let Some(stream) = self.streams.get_mut(place) {
+            if let Some(stream) = self.streams.get_mut(&place) {
                 stream.mux.resume(Kind::Cluster.type_url());
             }
             self.send();
@@ -376,7 +379,7 @@ impl Discovery {
                 }
             }
             self.polls.set(kind, &name, polled_from(source.as_ref()), begins_anew);
-            for (at, stream) in self.streams.iter().enumerate() {
+            for (&at, stream) in &self.streams {
                 let asks = stream.asks(kind, &name);
                 if asks && begins_anew && place == Some(at) {
                     again.entry(at).or_default().push(name.to_string());
@@ -389,12 +392,13 @@ impl Discovery {
                 if asks { interest.remove(&name) } else { interest.insert(&name) }
             }
         }
-        for (at, stream) in self.streams.iter_mut().enumerate() {
-            stream.ask_again(kind, again.get(&at).map_or(&[], Vec::as_slice));
-            if let Some(interest) = changed.remove(&at) {
+        for (at, stream) in &mut self.streams {
+            stream.ask_again(kind, again.get(at).map_or(&[], Vec::as_slice));
+            if let Some(interest) = changed.remove(at) {
                 stream.ask(kind, interest);
             }
         }
+        self.close_unneeded();
     }
 
     /// Everything of a type.
@@ -406,8 +410,10 @@ impl Discovery {
         if self.waits.begin(kind, &all, wait, Instant::now()) {
             self.subscriptions.begin(kind, &all, store);
         }
-        if let Some(place) = self.place_of(kind, source) {
-            self.streams[place].ask(kind, Interest::everything());
+        if let Some(place) = self.place_of(kind, source)
+            && let Some(stream) = self.streams.get_mut(&place)
+        {
+            stream.ask(kind, Interest::everything());
         }
         self.polls.set(kind, &all, polled, false);
     }
@@ -423,14 +429,15 @@ impl Discovery {
 
     fn stream_of(&mut self, kind: Kind, control_plane: &Arc<ControlPlane>) -> usize {
         let same = |stream: &Stream| stream.kind == Some(kind) && stream.control_plane == *control_plane;
-        match self.streams.iter().position(same) {
-            Some(place) => place,
+        match self.streams.iter().find(|(_, stream)| same(stream)) {
+            Some((place, _)) => *place,
             None => self.open(Arc::clone(control_plane), Some(kind)),
         }
     }
 
     fn open(&mut self, control_plane: Arc<ControlPlane>, kind: Option<Kind>) -> usize {
-        let place = self.streams.len();
+        let place = self.next_stream;
+        self.next_stream += 1;
         let delta = control_plane.delta;
         let channel = Channel::new(&self.shared, control_plane.service.clone());
         let method = kind.map_or_else(|| ads_method(delta), |kind| kind.method(delta));
@@ -440,7 +447,7 @@ impl Discovery {
             Some(Kind::Runtime) => "runtime.",
             _ => "",
         };
-        self.streams.push(Stream {
+        let stream = Stream {
             mux: Mux::new(&control_plane, self.node.clone()),
             gate: Gate::new(control_plane.rate_limit, Instant::now()),
             stats: ControlPlaneStats::at(&self.root.scope(prefix)),
@@ -448,13 +455,25 @@ impl Discovery {
             asked: BTreeMap::new(),
             control_plane,
             kind,
-        });
+        };
+        self.streams.insert(place, stream);
         place
+    }
+
+    /// Closes streams of one type that nobody needs any more.
+    fn close_unneeded(&mut self) {
+        self.streams.retain(|_, stream| {
+            let is_needed = stream.kind.is_none() || stream.asked.values().any(|interest| !interest.is_empty());
+            if !is_needed {
+                stream.stats.disconnected();
+            }
+            is_needed
+        });
     }
 
     fn send(&mut self) {
         let now = Instant::now();
-        for Stream { mux, gate, stats, .. } in &mut self.streams {
+        for Stream { mux, gate, stats, .. } in self.streams.values_mut() {
             mux.send(gate, now, stats);
         }
     }

@@ -556,3 +556,46 @@ fn a_stream_asks_no_more_often_than_it_may() {
         Client::new(admin).get("/stats?filter=^control_plane").text().contains("control_plane.pending_requests: 0\n")
     });
 }
+
+/// A stream of one type lasts as long as somebody needs something from it.
+#[test]
+fn a_stream_that_nobody_needs_is_closed() {
+    let (control, directory, port, admin) = (ControlPlane::start(), Directory::new(), free_port(), free_port());
+    let own = "{ api_config_source: { api_type: GRPC, transport_api_version: V3, grpc_services: [{ envoy_grpc: { cluster_name: xds } }] } }";
+    let with = listener("main", port).replace("config_source: { ads: {} }", &format!("config_source: {own}"));
+    let lds = |resources: &str| directory.put("lds.yaml", &format!("resources: [{resources}]"));
+    lds(&with);
+    let bootstrap = control.bootstrap("GRPC");
+    let (_, clusters) = bootstrap.split_once("static_resources:").unwrap();
+    let bootstrap = format!(
+        "node: {{ id: node, cluster: test }}
+admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}
+dynamic_resources: {{ lds_config: {{ path_config_source: {{ path: {}/lds.yaml }} }} }}
+static_resources:{clusters}",
+        directory.0.display()
+    );
+    let _gateway = Gateway::spawn(&bootstrap, &["--drain-time-s", "1"]);
+    assert_eq!([control.asked(), control.asked()], ["connected", "RouteConfiguration v n [routes]"]);
+    control.answer("1", "a", &[routes("xds")]);
+    assert_eq!(control.asked(), "RouteConfiguration v1 na [routes]");
+    let connected = || Client::new(admin).get("/stats?filter=^control_plane.connected_state").text().contains(": 1\n");
+    eventually("the stream", connected);
+    lds("");
+    assert_eq!(control.asked(), "closed");
+    eventually("no stream", || !connected());
+    lds(&with);
+    assert_eq!([control.asked(), control.asked()], ["connected", "RouteConfiguration v n [routes]"]);
+}
+
+#[test]
+fn a_control_plane_behind_a_unix_socket_is_reached() {
+    let directory = Directory::new();
+    let path = directory.0.join("xds.sock");
+    let (control, upstream, port) = (ControlPlane::start_at(&path), Upstream::text("hello"), free_port());
+    let bootstrap = control.bootstrap("GRPC");
+    let pipe = format!("pipe: {{ path: {} }}", path.display());
+    let bootstrap = bootstrap.replace("socket_address: { address: 127.0.0.1, port_value: 1 }", &pipe);
+    assert!(bootstrap.contains(&pipe));
+    let _gateway = serving_from(&control, &bootstrap, &upstream, port);
+    assert_eq!(Client::new(port).get("/").text(), "hello");
+}

@@ -11,10 +11,14 @@ use tidegate_xds::pb::envoy::service::discovery::v3::aggregated_discovery_servic
 use tidegate_xds::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
 };
+use tidegate_xds::pb::envoy::service::route::v3::route_discovery_service_server::{
+    RouteDiscoveryService, RouteDiscoveryServiceServer,
+};
 use tidegate_xds::pb::google::protobuf::Any;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_stream::Stream;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream, UnixListenerStream};
+use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,6 +30,8 @@ pub enum Asked {
     Delta(DeltaDiscoveryRequest),
     /// It opened a stream.
     Connected,
+    /// A stream of route configurations alone is over.
+    Closed,
 }
 
 impl Asked {
@@ -49,6 +55,7 @@ impl Asked {
                 format!("{} n{} +[{plus}] -[{minus}] has[{here}]{bad}", word(&asked.type_url), asked.response_nonce)
             }
             Self::Connected => "connected".to_owned(),
+            Self::Closed => "closed".to_owned(),
         }
     }
 }
@@ -70,6 +77,40 @@ impl Service {
                 let _ = asked.send(wrap(message));
             }
         });
+    }
+}
+
+/// Route configurations, on a stream of their own.
+#[tonic::async_trait]
+impl RouteDiscoveryService for Service {
+    type StreamRoutesStream = Answers<DiscoveryResponse>;
+    type DeltaRoutesStream = Answers<DeltaDiscoveryResponse>;
+
+    async fn stream_routes(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamRoutesStream>, Status> {
+        let (sender, receiver) = unbounded_channel();
+        let asked = self.asked.lock().unwrap().clone();
+        let watched = sender.clone();
+        tokio::spawn(async move {
+            watched.closed().await;
+            let _ = asked.send(Asked::Closed);
+        });
+        *self.sotw.lock().unwrap() = Some(sender);
+        self.follow(request.into_inner(), Asked::Sotw);
+        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
+    }
+
+    async fn delta_routes(
+        &self,
+        _: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaRoutesStream>, Status> {
+        Err(Status::unimplemented("only state of the world"))
+    }
+
+    async fn fetch_routes(&self, _: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
+        Err(Status::unimplemented("no REST"))
     }
 }
 
@@ -112,15 +153,30 @@ impl ControlPlane {
         let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         socket.set_nonblocking(true).unwrap();
         let port = socket.local_addr().unwrap().port();
+        Self::serve(port, || TcpListenerStream::new(tokio::net::TcpListener::from_std(socket).unwrap()))
+    }
+
+    /// One behind a unix socket; its `port` means nothing.
+    pub fn start_at(path: &std::path::Path) -> Self {
+        let socket = std::os::unix::net::UnixListener::bind(path).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self::serve(1, || UnixListenerStream::new(tokio::net::UnixListener::from_std(socket).unwrap()))
+    }
+
+    fn serve<S, C>(port: u16, incoming: impl FnOnce() -> S + Send + 'static) -> Self
+    where
+        S: Stream<Item = std::io::Result<C>>,
+        C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let (sender, asked) = channel();
         let service = Arc::new(Service { asked: Mutex::new(sender), sotw: Mutex::default(), delta: Mutex::default() });
-        let server = AggregatedDiscoveryServiceServer::from_arc(Arc::clone(&service));
+        let all = AggregatedDiscoveryServiceServer::from_arc(Arc::clone(&service));
+        let routes = RouteDiscoveryServiceServer::from_arc(Arc::clone(&service));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let socket = tokio::net::TcpListener::from_std(socket).unwrap();
-                let incoming = tokio_stream::wrappers::TcpListenerStream::new(socket);
-                tonic::transport::Server::builder().add_service(server).serve_with_incoming(incoming).await.unwrap();
+                let server = tonic::transport::Server::builder().add_service(all).add_service(routes);
+                server.serve_with_incoming(incoming()).await.unwrap();
             });
         });
         Self { port, asked, service }
