@@ -1,10 +1,12 @@
 """The same control plane (go-control-plane's own server and cache, loadtests/interop/controlplane) drives the real Envoy and
-tidegate through one script: start, update, a bad update, removal, and its own restart. What each of them asks is compared
-type by type: versions, names, rejections; nonces only by whether there is one. It ends with 0 when all is equal.
+tidegate through one script: start, update, a bad update, removal, and its own restart; another one, which says exactly what it
+is told, plays the scripts of discovery_scripts.py. What each of them asks is compared type by type: versions, names,
+rejections; nonces only by whether there is one. It ends with 0 when all is equal.
 
     python3 loadtests/discovery.py                    # the newest tidegate in target/, both dialects
     python3 loadtests/discovery.py --subject envoy    # Envoy on both sides
     python3 loadtests/discovery.py --show             # and prints what was asked
+    python3 loadtests/discovery.py --script scopes    # only scripts whose name has this in it
 """
 
 import argparse
@@ -18,6 +20,7 @@ import time
 import urllib.error
 import urllib.request
 
+import discovery_scripts
 from harness import environment, process
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -34,7 +37,7 @@ def endpoints(name, port):
     return {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}]}
 
 
-def bootstrap(dialect, xds, admin):
+def bootstrap(dialect, xds, admin, clusters=True):
     http2 = {"@type": API + "extensions.upstreams.http.v3.HttpProtocolOptions",
              "explicit_http_config": {"http2_protocol_options": {}}}
     return {
@@ -43,7 +46,7 @@ def bootstrap(dialect, xds, admin):
         "dynamic_resources": {
             "ads_config": {"api_type": dialect, "transport_api_version": "V3", "set_node_on_first_message_only": True,
                            "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]},
-            "cds_config": ADS, "lds_config": ADS},
+            **({"cds_config": ADS} if clusters else {}), "lds_config": ADS},
         "static_resources": {"clusters": [{
             "name": "xds", "connect_timeout": "1s", "type": "STATIC", "load_assignment": endpoints("xds", xds),
             "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2}}]}}
@@ -169,13 +172,36 @@ def run(binary, program, dialect, directory):
     return control.lines
 
 
+def play(binary, program, dialect, directory, script):
+    """The same under a script, with what the proxy answered and counted."""
+    ports = {name: process.free_port() for name in ("xds", "control", "listener", "admin")}
+    control = ControlPlane(program, ports)
+    config = os.path.join(directory, "bootstrap.json")
+    with open(config, "w") as file:
+        json.dump(bootstrap(dialect, ports["xds"], ports["admin"], clusters=False), file)
+    proxy = None
+    try:
+        control.start()
+        proxy = subprocess.Popen([binary, "-c", config, "--concurrency", "1"], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL)
+        control.wait_for("a first request", lambda line: True)
+        steps = discovery_scripts.Steps(control, ports)
+        script(steps)
+    finally:
+        for child in (proxy, control.process):
+            if child:
+                child.kill()
+                child.wait()
+    return traces(control.lines) | {"answers": steps.answers}
+
+
 def traces(lines):
     """By type, in short; the same said again is said once, since this control plane repeats what was rejected at once."""
     kinds = {}
     for line in lines:
-        if line == "restart":
+        if isinstance(line, str):
             for trace in kinds.values():
-                trace.append("restart")
+                trace.append(line)
             continue
         kind = line["type"].rsplit(".", 1)[-1]
         short = (f"v{line['version']} {'nonce' if line['nonce'] else 'no nonce'} +{line['names']}"
@@ -187,34 +213,50 @@ def traces(lines):
     return kinds
 
 
-def build():
-    """The control plane's binary, built once."""
-    program = os.path.join(HERE, ".cache", "controlplane")
+def build(package=".", name="controlplane"):
+    """A control plane's binary, built once."""
+    program = os.path.join(HERE, ".cache", name)
     go = environment.tool("go", "golang")
-    subprocess.run([go, "build", "-o", program, "."], cwd=os.path.join(HERE, "interop", "controlplane"), check=True)
+    subprocess.run([go, "build", "-o", program, package], cwd=os.path.join(HERE, "interop", "controlplane"), check=True)
     return program
+
+
+def compare(name, sides, show):
+    """How many types of what both asked differ."""
+    different = 0
+    for kind in sorted(set(sides[0]) | set(sides[1])):
+        wanted, found = (side.get(kind, []) for side in sides)
+        equal = wanted == found
+        different += not equal
+        print(f"{'equal    ' if equal else 'DIFFERENT'}  {name} {kind}")
+        if show or not equal:
+            for side, trace in (("envoy", wanted), ("tidegate", found)):
+                print(f"  {side}:")
+                print("".join(f"    {line}\n" for line in trace), end="")
+    return different
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subject", help="the tidegate binary (default: the newest in target/); `envoy`: the oracle")
     parser.add_argument("--show", action="store_true", help="prints what was asked")
+    parser.add_argument("--script", default="", help="only scripts whose name has this in it")
     options = parser.parse_args()
     environment.enter()
     oracle, subject = environment.oracle(), environment.subject(options.subject)
-    program, different = build(), 0
-    for dialect in ("GRPC", "DELTA_GRPC"):
-        with tempfile.TemporaryDirectory() as directory:
-            sides = [traces(run(binary, program, dialect, directory)) for binary in (oracle, subject)]
-        for kind in sorted(set(sides[0]) | set(sides[1])):
-            wanted, found = (side.get(kind, []) for side in sides)
-            equal = wanted == found
-            different += not equal
-            print(f"{'equal    ' if equal else 'DIFFERENT'}  {dialect} {kind}")
-            if options.show or not equal:
-                for name, trace in (("envoy", wanted), ("tidegate", found)):
-                    print(f"  {name}:")
-                    print("".join(f"    {line}\n" for line in trace), end="")
+    different = 0
+    if options.script in "snapshots":
+        program = build()
+        for dialect in ("GRPC", "DELTA_GRPC"):
+            with tempfile.TemporaryDirectory() as directory:
+                sides = [traces(run(binary, program, dialect, directory)) for binary in (oracle, subject)]
+            different += compare(dialect, sides, options.show)
+    program = build("./scripted", "scripted")
+    for name, (script, dialects) in discovery_scripts.SCRIPTS.items():
+        for dialect in dialects if options.script in name else ():
+            with tempfile.TemporaryDirectory() as directory:
+                sides = [play(binary, program, dialect, directory, script) for binary in (oracle, subject)]
+            different += compare(f"{name}, {dialect}:", sides, options.show)
     return 1 if different else 0
 
 

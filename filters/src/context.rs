@@ -27,6 +27,8 @@ pub struct Needs {
     pub clusters: BTreeMap<String, FieldPath>,
     pub route_configurations: BTreeMap<String, RouteSubscription>,
     pub extensions: BTreeMap<String, ExtensionSubscription>,
+    /// By what tells their source from others.
+    pub scopes: BTreeMap<String, ScopesSubscription>,
     pub endpoints: BTreeMap<String, ConfigSource>,
     pub secrets: BTreeSet<String>,
 }
@@ -45,6 +47,18 @@ pub struct ExtensionSubscription {
     pub source: ConfigSource,
     /// Whether the listener waits for it; else its default acts at once.
     pub waits: bool,
+}
+
+/// Scopes of routes that are to be discovered, all of one source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScopesSubscription {
+    /// Of the scoped routes, for stats and dumps.
+    pub name: String,
+    pub source: ConfigSource,
+    /// Where the route configurations come from that scopes name.
+    pub routes: Option<ConfigSource>,
+    /// What its stats, and those of its route configurations, are named below, a dot at the end.
+    pub stats_prefix: String,
 }
 
 /// Where a resource comes from.
@@ -67,6 +81,16 @@ impl ConfigSource {
             Self::File { .. } => None,
             Self::Ads(wait) | Self::Stream(_, wait) | Self::Rest(_, wait) => Some(*wait),
         }
+    }
+
+    /// The same source, whoever waits for it and how long.
+    #[must_use]
+    pub fn without_wait(mut self) -> Self {
+        match &mut self {
+            Self::File { .. } => {}
+            Self::Ads(wait) | Self::Stream(_, wait) | Self::Rest(_, wait) => *wait = Wait(None),
+        }
+        self
     }
 }
 

@@ -178,6 +178,9 @@ impl AdminState for Process {
         let of = |kind: Kind| {
             let rejected = move |(name, entry): (Arc<str>, Entry)| {
                 let Entry { acting, refused, .. } = entry;
+                // Whose scope it is has no name that says something to people.
+                let own = if kind == Kind::Scope { name.split_once('/').map(|(_, name)| name.into()) } else { None };
+                let name = own.unwrap_or(name);
                 refused.map(|refused| Rejected {
                     type_url: kind.type_url(),
                     name,

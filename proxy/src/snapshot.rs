@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::cluster::Cluster;
 use crate::listener::Listener;
-use crate::route::RouteTable;
+use crate::route::{RouteTable, ScopeTable};
 
 /// Names to compiled resources. Clones share structure.
 pub type Names<T> = imbl::GenericHashMap<Arc<str>, Arc<T>, ahash::RandomState, imbl::shared_ptr::DefaultSharedPtr>;
@@ -18,6 +18,8 @@ pub struct Snapshot {
     pub clusters: Names<Cluster>,
     /// Route configurations by name (RDS); those of draining filter chains are kept.
     pub routes: Names<RouteTable>,
+    /// Scopes of routes by their source (SRDS); those of draining filter chains are kept.
+    pub scopes: Names<ScopeTable>,
     pub listeners: Names<Listener>,
 }
 

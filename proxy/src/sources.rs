@@ -12,7 +12,7 @@ use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
-use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::pb::envoy::config::route::v3::{RouteConfiguration, ScopedRouteConfiguration};
 use tidegate_xds::pb::envoy::service::runtime::v3::Runtime as RuntimeProto;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath};
@@ -28,6 +28,8 @@ pub(crate) struct Sources {
     rule: UnknownRule,
     clusters: Option<Named>,
     listeners: Option<Named>,
+    /// Of scopes, by their source.
+    scopes: BTreeMap<String, Single>,
     singles: BTreeMap<(Kind, String), Single>,
 }
 
@@ -56,6 +58,7 @@ impl Sources {
         Self {
             clusters: named(&bootstrap.cds, &|| Subscription::with_reloads(&cds)),
             listeners: named(&bootstrap.lds, &|| Subscription::new(&lds)),
+            scopes: BTreeMap::new(),
             singles: BTreeMap::new(),
             rule: UnknownRule::new(unknown, &root),
         }
@@ -63,7 +66,10 @@ impl Sources {
 
     /// Whether every file was asked for at least once.
     pub(crate) fn is_settled(&self, store: &Store) -> bool {
-        let is_followed = |kind: Kind, name: &String| self.singles.contains_key(&(kind, name.clone()));
+        let is_followed = |kind: Kind, name: &String| match kind {
+            Kind::Scope => self.scopes.contains_key(name),
+            _ => self.singles.contains_key(&(kind, name.clone())),
+        };
         Kind::ALL.iter().all(|kind| store.files(*kind).into_iter().flatten().all(|(name, _)| is_followed(*kind, name)))
     }
 
@@ -85,7 +91,22 @@ impl Sources {
             listeners.read_listeners(store, &self.rule);
         }
         any |= self.read_singles::<TypedExtensionConfig>(store);
+        any |= self.read_scopes(store);
         any | self.read_singles::<RouteConfiguration>(store)
+    }
+
+    /// Follows the files of scopes that are needed, and no others.
+    fn read_scopes(&mut self, store: &mut Store) -> bool {
+        let Some(needed) = store.files(Kind::Scope) else { return false };
+        self.scopes.retain(|source, _| needed.contains_key(source));
+        for (source, file) in needed {
+            let new =
+                || Single { watched: Watched::new(file.clone()), stats: store.subscription_stats(Kind::Scope, source) };
+            self.scopes.entry(source.clone()).or_insert_with(new);
+        }
+        let changed =
+            self.scopes.iter_mut().filter_map(|(source, single)| single.watched.changed().then_some((source, single)));
+        changed.map(|(source, single)| single.read_scopes(source, store, &self.rule)).count() > 0
     }
 
     /// Follows the files of a kind that are needed, and no others.
@@ -103,6 +124,23 @@ impl Sources {
 }
 
 impl Single {
+    fn read_scopes(&self, source: &str, store: &mut Store, rule: &UnknownRule) {
+        let loaded = load::<ScopedRouteConfiguration>(&self.watched, store, rule);
+        let update = loaded.map(|(version, resources)| {
+            let gone = store.scopes_beside(source, resources.iter().map(|placed| placed.resource.name.as_str()));
+            let errors = store.update_scopes(source, &version.as_str().into(), resources, &gone).err();
+            judge(&self.watched, version, errors.into_iter().collect())
+        });
+        let update = update.unwrap_or_else(|failed| failed);
+        if !matches!(update, Update::Success(_)) {
+            store.go_on_without(Kind::Scope, source);
+        }
+        if let Some(stats) = &self.stats {
+            stats.asked();
+            stats.count(&update, SystemTime::now());
+        }
+    }
+
     fn read<R: Resource>(&self, name: &str, store: &mut Store, rule: &UnknownRule) {
         let now = SystemTime::now();
         let update = self.take::<R>(name, store, rule, now).unwrap_or_else(|failed| failed);

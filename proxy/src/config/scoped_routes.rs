@@ -1,16 +1,19 @@
-//! `ScopedRoutes` with its scopes in line -> [`ScopedRoutes`]. It must not know how a request's key is looked up.
+//! `ScopedRoutes` -> [`ScopedRoutes`], its scopes in line or to be discovered (SRDS), and a discovered scope -> what it leads to.
+//! It must not know how a request's key is looked up, nor how scopes come.
 
 use std::sync::Arc;
 
-use tidegate_filters::context::CompileContext;
+use tidegate_filters::context::{CompileContext, ScopesSubscription};
 use tidegate_filters::http::HeaderKey;
 use tidegate_xds::pb::envoy::config::route::v3::ScopedRouteConfiguration;
 use tidegate_xds::pb::envoy::config::route::v3::scoped_route_configuration::key::fragment::Type as Fragment;
 use tidegate_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use tidegate_xds::{Coverage, FieldError};
+use xxhash_rust::xxh64::xxh64;
 
+use super::sources::config_source;
 use super::{Compiler, RouteOrigin};
-use crate::route::{Extract, HeaderFragment, RouteTable, ScopedRoutes};
+use crate::route::{Extract, HeaderFragment, InlineScopes, RouteTable, ScopeKey, ScopedRoutes, Scopes, scope_key};
 use proto::scoped_routes::ConfigSpecifier;
 use proto::scoped_routes::scope_key_builder::fragment_builder::header_value_extractor::ExtractType;
 use proto::scoped_routes::scope_key_builder::fragment_builder::{HeaderValueExtractor, Type};
@@ -19,11 +22,13 @@ use proto::scoped_routes::scope_key_builder::fragment_builder::{HeaderValueExtra
 pub(crate) const COVERAGE: &[Coverage] = &[
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes",
-        enforced: &["scope_key_builder", "scoped_route_configurations_list"],
-        listed: &[
-            ("name", "names the scopes' subscription, and the scopes stand in line"),
-            ("rds_config_source", "Envoy ignores it where the scopes stand in line"),
-        ],
+        enforced: &["name", "scope_key_builder", "scoped_route_configurations_list", "scoped_rds", "rds_config_source"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRds",
+        enforced: &["scoped_rds_config_source"],
+        listed: &[],
     },
     Coverage {
         message: "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes.ScopeKeyBuilder",
@@ -52,8 +57,8 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.route.v3.ScopedRouteConfiguration",
-        enforced: &["name", "route_configuration_name", "route_configuration", "key"],
-        listed: &[("on_demand", "Envoy ignores it where the scopes stand in line")],
+        enforced: &["name", "route_configuration_name", "route_configuration", "key", "on_demand"],
+        listed: &[],
     },
     Coverage { message: "envoy.config.route.v3.ScopedRouteConfiguration.Key", enforced: &["fragments"], listed: &[] },
     Coverage {
@@ -69,11 +74,11 @@ pub(super) fn compile(
     proto: &proto::ScopedRoutes,
     context: &mut CompileContext<'_>,
 ) -> Result<ScopedRoutes, FieldError> {
-    let list = match &proto.config_specifier {
-        Some(ConfigSpecifier::ScopedRouteConfigurationsList(list)) => &list.scoped_route_configurations,
-        Some(ConfigSpecifier::ScopedRds(_)) => {
-            return Err(context.error_at("scoped_rds", "not supported yet: scoped_rds"));
+    let scopes = match &proto.config_specifier {
+        Some(ConfigSpecifier::ScopedRouteConfigurationsList(list)) => {
+            Scopes::Inline(inline(compiler, &list.scoped_route_configurations, context)?)
         }
+        Some(ConfigSpecifier::ScopedRds(scoped)) => Scopes::Discovered(subscribe(compiler, proto, scoped, context)?),
         None => return Err(context.error("a scoped_route_configurations_list or scoped_rds is required")),
     };
     let builders = proto.scope_key_builder.as_ref().map_or(&[][..], |builder| &builder.fragments);
@@ -86,22 +91,94 @@ pub(super) fn compile(
             context.within("header_value_extractor", |context| fragment(extractor, context))
         })?);
     }
-    let mut scoped = ScopedRoutes::new(fragments);
+    Ok(ScopedRoutes { fragments, scopes })
+}
+
+/// Scopes that stand in line.
+fn inline(
+    compiler: &Compiler,
+    list: &[ScopedRouteConfiguration],
+    context: &mut CompileContext<'_>,
+) -> Result<InlineScopes, FieldError> {
+    let mut tables = InlineScopes::default();
     // A scope takes the place of an earlier one of its name, as in Envoy.
     let replaced = |index: usize| list[index + 1..].iter().any(|later| later.name == list[index].name);
     for (index, scope) in list.iter().enumerate() {
         let at = "scoped_route_configurations_list.scoped_route_configurations";
         let table = context.within_item(at, index, |context| table(compiler, scope, context))?;
         if !replaced(index) {
-            let key = scope.key.as_ref().map_or(&[][..], |key| &key.fragments);
-            let texts = key.iter().map(|fragment| match &fragment.r#type {
-                Some(Fragment::StringKey(text)) => text.as_str(),
-                None => "",
-            });
-            scoped.insert(texts, Arc::new(table));
+            // Of two with one key the last counts, as in Envoy.
+            tables.insert(Box::from(&*key(scope)), Arc::new(table));
         }
     }
-    Ok(scoped)
+    Ok(tables)
+}
+
+/// The key of a scope.
+pub(crate) fn key(scope: &ScopedRouteConfiguration) -> ScopeKey {
+    let fragments = scope.key.as_ref().map_or(&[][..], |key| &key.fragments);
+    scope_key(fragments.iter().map(|fragment| match &fragment.r#type {
+        Some(Fragment::StringKey(text)) => text.as_str(),
+        None => "",
+    }))
+}
+
+/// Notes where scopes come from; returns what tells that source from others. Whoever has the same shares its scopes, as in
+/// Envoy, whatever they are called.
+fn subscribe(
+    compiler: &Compiler,
+    proto: &proto::ScopedRoutes,
+    scoped: &proto::ScopedRds,
+    context: &mut CompileContext<'_>,
+) -> Result<Arc<str>, FieldError> {
+    let Some(source) = &scoped.scoped_rds_config_source else {
+        return Err(context.error_at("scoped_rds.scoped_rds_config_source", "a config source is required"));
+    };
+    let source = context.within("scoped_rds", |context| {
+        context.within("scoped_rds_config_source", |context| config_source(source, compiler.known, context))
+    })?;
+    let routes = match &proto.rds_config_source {
+        Some(source) => {
+            Some(context.within("rds_config_source", |context| config_source(source, compiler.known, context))?)
+        }
+        None => None,
+    };
+    let id = format!("{:016x}", xxh64(format!("{:?}", source.clone().without_wait()).as_bytes(), 0));
+    let subscription = ScopesSubscription {
+        name: proto.name.clone(),
+        source,
+        routes,
+        stats_prefix: context.stats.prefix().to_owned(),
+    };
+    let shared = Arc::from(id.as_str());
+    context.needs.scopes.insert(id, subscription);
+    Ok(shared)
+}
+
+/// What a discovered scope leads to.
+pub(crate) enum Leads {
+    Inline(RouteTable),
+    Named(Arc<str>),
+}
+
+/// Compiles a discovered scope. Its own route configuration goes before one that it names, as in Envoy.
+///
+/// # Errors
+/// A scope that has neither, and what is wrong with its own.
+pub(crate) fn leads_to(
+    compiler: &Compiler,
+    scope: &ScopedRouteConfiguration,
+    context: &mut CompileContext<'_>,
+) -> Result<Leads, FieldError> {
+    match &scope.route_configuration {
+        Some(routes) => context.within("route_configuration", |context| {
+            compiler.route_table(routes, RouteOrigin::Inline, context).map(Leads::Inline)
+        }),
+        None if scope.route_configuration_name.is_empty() => {
+            Err(FieldError::new(context.path.clone(), "route_configuration_name is empty."))
+        }
+        None => Ok(Leads::Named(scope.route_configuration_name.as_str().into())),
+    }
 }
 
 fn fragment(proto: &HeaderValueExtractor, context: &CompileContext<'_>) -> Result<HeaderFragment, FieldError> {
@@ -210,7 +287,7 @@ mod tests {
             let empty = http::HeaderValue::from_static("");
             let mut head = tidegate_filters::http::RequestHead::new(http::Method::GET, empty.clone(), empty);
             head.headers.insert("x", http::HeaderValue::from_static(key));
-            compiled.table(&head).map(|table| table.name().to_string())
+            compiled.table(&head, Default::default).map(|table| table.name().to_string())
         };
         assert_eq!((name("k").as_deref(), name("l"), name("m").as_deref()), (Some("last"), None, Some("replacing")));
     }

@@ -9,6 +9,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use prost::Message;
@@ -20,7 +21,7 @@ use tidegate_xds::pb::google::protobuf::Any;
 use super::resources::Apply;
 use super::stream::{Event, Happened};
 use super::{Discovery, Stream};
-use crate::config::store::{Kind, Ledger, Store};
+use crate::config::store::{Kind, Ledger, Store, scope_of};
 
 /// The format, in its name: another one is not read.
 const FILE: &str = "resources.v1.pb";
@@ -74,9 +75,20 @@ impl Kept {
         self.by_kind.is_empty()
     }
 
-    /// What a stream asks for and what has not come.
-    fn wanted(&self, kind: Kind, interest: &Interest, has_come: impl Fn(&str) -> bool) -> Vec<Resource> {
+    /// What a stream asks for and what has not come; of scopes those of one source.
+    fn wanted(
+        &self,
+        kind: Kind,
+        interest: &Interest,
+        scopes: Option<&str>,
+        has_come: impl Fn(&str) -> bool,
+    ) -> Vec<Resource> {
         let Some(all) = self.by_kind.get(&kind) else { return Vec::new() };
+        if kind == Kind::Scope {
+            let Some(source) = scopes.filter(|source| !has_come(source)) else { return Vec::new() };
+            let own = all.iter().filter_map(|(entry, resource)| Some((scope_of(source, entry)?, resource)));
+            return own.map(|(name, resource)| Resource { name: name.to_owned(), ..resource.clone() }).collect();
+        }
         if matches!(kind, Kind::Cluster | Kind::Listener) {
             return if has_come("") { Vec::new() } else { all.values().cloned().collect() };
         }
@@ -176,16 +188,16 @@ impl Discovery {
 
     /// Answers what is asked for and has not come from what was kept.
     pub(crate) fn answer_from_kept(&mut self, store: &mut Store) {
-        const ORDER: [Kind; 6] =
-            [Kind::Runtime, Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Extension, Kind::Route];
+        const ORDER: [Kind; 7] =
+            [Kind::Runtime, Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Extension, Kind::Scope, Kind::Route];
         let mut last: Option<(Kind, usize, usize)> = None;
         loop {
             let Some(kept) = &self.kept else { return };
             let next =
                 ORDER.into_iter().flat_map(|kind| self.streams.iter().map(move |(place, one)| (kind, *place, one)));
             let next = next.into_iter().find_map(|(kind, place, stream)| {
-                let asked = stream.asked.get(&kind)?;
-                let resources = kept.wanted(kind, asked, |name| self.waits.is_over(kind, name));
+                let (asked, scopes) = (stream.asked.get(&kind)?, stream.scopes.as_deref());
+                let resources = kept.wanted(kind, asked, scopes, |name| self.waits.is_over(kind, name));
                 (!resources.is_empty()).then_some((kind, place, resources))
             });
             let Some((kind, place, resources)) = next else {
@@ -211,8 +223,8 @@ impl Discovery {
     fn answer_poll_from_kept(&mut self, store: &mut Store) -> bool {
         let Some(kept) = &self.kept else { return false };
         let next = self.polls.asked().find_map(|(kind, name)| {
-            let interest = if name.is_empty() { Interest::everything() } else { Interest::names([name.to_string()]) };
-            let resources = kept.wanted(*kind, &interest, |name| self.waits.is_over(*kind, name));
+            let interest = if kind.is_whole() { Interest::everything() } else { Interest::names([name.to_string()]) };
+            let resources = kept.wanted(*kind, &interest, Some(name), |name| self.waits.is_over(*kind, name));
             (!resources.is_empty()).then(|| (*kind, name.clone(), resources))
         });
         let Some((kind, name, resources)) = next else { return false };
@@ -222,8 +234,9 @@ impl Discovery {
             resources: resources.into_iter().filter_map(|resource| resource.resource).collect(),
             ..DiscoveryResponse::default()
         };
-        let mut apply =
-            Apply { store, subscriptions: &mut self.subscriptions, waits: &mut self.waits, unknown: &self.unknown };
+        let scopes = (kind == Kind::Scope).then(|| Arc::clone(&name));
+        let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
+        let mut apply = Apply { store, subscriptions, waits, unknown, scopes };
         apply.take_polled(kind, &name, response, rest);
         self.sync(store);
         true
@@ -262,9 +275,13 @@ mod tests {
         let ledger = Ledger::default();
         let text =
             |version: &str| Text { bytes: b"x".as_slice().into(), version: version.into(), at: SystemTime::now() };
-        for (kind, name, acts) in
-            [(Kind::Cluster, "acting", true), (Kind::Cluster, "warming", false), (Kind::Route, "r", true)]
-        {
+        for (kind, name, acts) in [
+            (Kind::Cluster, "acting", true),
+            (Kind::Cluster, "warming", false),
+            (Kind::Route, "r", true),
+            (Kind::Scope, "one/a/b", true),
+            (Kind::Scope, "two/a/b", true),
+        ] {
             ledger.takes(kind, &name.into(), text("7"), false);
             if acts {
                 ledger.acts(kind, name);
@@ -277,10 +294,13 @@ mod tests {
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(directory.join(FILE)).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
         let kept = Kept::read(&directory, &node("a"));
-        let clusters = kept.wanted(Kind::Cluster, &Interest::everything(), |_| false);
+        let clusters = kept.wanted(Kind::Cluster, &Interest::everything(), None, |_| false);
         assert_eq!(clusters.iter().map(|one| (&*one.name, &*one.version)).collect::<Vec<_>>(), [("acting", "7")]);
-        assert_eq!(kept.wanted(Kind::Route, &Interest::names(["r", "s"]), |_| false).len(), 1);
-        assert!(kept.wanted(Kind::Route, &Interest::names(["r"]), |_| true).is_empty());
+        assert_eq!(kept.wanted(Kind::Route, &Interest::names(["r", "s"]), None, |_| false).len(), 1);
+        assert!(kept.wanted(Kind::Route, &Interest::names(["r"]), None, |_| true).is_empty());
+        let scopes = kept.wanted(Kind::Scope, &Interest::everything(), Some("one"), |_| false);
+        assert_eq!(scopes.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["a/b"]);
+        assert!(kept.wanted(Kind::Scope, &Interest::everything(), Some("one"), |source| source == "one").is_empty());
         assert!(Kept::read(&directory, &node("b")).is_empty());
         fs::write(directory.join(FILE), b"\xff\xff").unwrap();
         assert!(Kept::read(&directory, &node("a")).is_empty());

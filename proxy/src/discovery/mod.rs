@@ -56,6 +56,8 @@ impl Kind {
             (Self::Extension, true) => {
                 "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs"
             }
+            (Self::Scope, false) => "/envoy.service.route.v3.ScopedRoutesDiscoveryService/StreamScopedRoutes",
+            (Self::Scope, true) => "/envoy.service.route.v3.ScopedRoutesDiscoveryService/DeltaScopedRoutes",
             (Self::Runtime, false) => "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime",
             (Self::Runtime, true) => "/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime",
         })
@@ -113,6 +115,8 @@ struct Stream {
     mux: Mux,
     gate: Gate,
     asked: BTreeMap<Kind, Interest>,
+    /// Whose scopes it carries.
+    scopes: Option<Arc<str>>,
     stats: ControlPlaneStats,
     task: JoinHandle<()>,
 }
@@ -255,8 +259,8 @@ impl Discovery {
                     message = status.message(),
                     "the stream to the control plane closed"
                 );
-                let asked: Vec<_> = stream.asked.clone().into_iter().collect();
-                self.subscriptions.count_all(&asked, &Outcome::Failure, store, SystemTime::now());
+                let (asked, scopes): (Vec<_>, _) = (stream.asked.clone().into_iter().collect(), stream.scopes.clone());
+                self.subscriptions.count_all(&asked, scopes.as_deref(), &Outcome::Failure, store, SystemTime::now());
                 return;
             }
         };
@@ -269,8 +273,14 @@ impl Discovery {
             stream.stats.identified(&identifier.identifier);
         }
         stream.mux.pause(&type_url);
-        let mut apply =
-            Apply { store, subscriptions: &mut self.subscriptions, waits: &mut self.waits, unknown: &self.unknown };
+        let scopes = stream.scopes.clone();
+        let mut apply = Apply {
+            store,
+            subscriptions: &mut self.subscriptions,
+            waits: &mut self.waits,
+            unknown: &self.unknown,
+            scopes,
+        };
         stream.mux.receive(happened, &mut apply, now);
         // What the update needs is asked for before it is answered.
         self.sync(store);
@@ -314,6 +324,7 @@ impl Discovery {
                     subscriptions: &mut self.subscriptions,
                     waits: &mut self.waits,
                     unknown: &self.unknown,
+                    scopes: (kind == Kind::Scope).then(|| Arc::clone(&polled.name)),
                 };
                 apply.polled(kind, name, &body, rest);
             }
@@ -322,9 +333,9 @@ impl Discovery {
 
     fn time_passed(&mut self, store: &mut Store, now: Instant) {
         for stream in self.streams.values_mut() {
-            let mut apply =
-                Apply { store, subscriptions: &mut self.subscriptions, waits: &mut self.waits, unknown: &self.unknown };
-            stream.mux.expire(&mut apply, now);
+            let scopes = stream.scopes.clone();
+            let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
+            stream.mux.expire(&mut Apply { store, subscriptions, waits, unknown, scopes }, now);
         }
         for (kind, name) in self.waits.overdue(now) {
             self.subscriptions.timed_out(kind, &name, store);
@@ -342,6 +353,7 @@ impl Discovery {
             self.ask_for_all(Kind::Listener, &source, store);
         }
         self.sync_named(Kind::Extension, store);
+        self.sync_named(Kind::Scope, store);
         self.sync_named(Kind::Route, store);
         self.send();
         if let Some(place) = self.held
@@ -389,7 +401,18 @@ impl Discovery {
                 }
                 let interest = changed.entry(at).or_insert_with(|| stream.interest(kind));
                 // What nobody needs any more is let go.
-                if asks { interest.remove(&name) } else { interest.insert(&name) }
+                match (kind, asks) {
+                    // A stream carries the scopes of one source, all of them.
+                    (Kind::Scope, true) => *interest = Interest::default(),
+                    (Kind::Scope, false) => *interest = Interest::everything(),
+                    (_, true) => interest.remove(&name),
+                    (_, false) => interest.insert(&name),
+                }
+            }
+            if kind == Kind::Scope {
+                for (at, stream) in &mut self.streams {
+                    stream.carries_scopes(&name, place == Some(*at));
+                }
             }
         }
         for (at, stream) in &mut self.streams {
@@ -453,6 +476,7 @@ impl Discovery {
             stats: ControlPlaneStats::at(&self.root.scope(prefix)),
             task: tokio::spawn(stream::run(place, delta, channel, method, self.reporting.clone())),
             asked: BTreeMap::new(),
+            scopes: None,
             control_plane,
             kind,
         };
@@ -507,7 +531,19 @@ impl Stream {
         }
     }
 
+    /// Whether the scopes of this source come this way.
+    fn carries_scopes(&mut self, source: &Arc<str>, carries: bool) {
+        if carries {
+            self.scopes = Some(Arc::clone(source));
+        } else if self.scopes.as_ref() == Some(source) {
+            self.scopes = None;
+        }
+    }
+
     fn asks(&self, kind: Kind, name: &str) -> bool {
+        if kind == Kind::Scope {
+            return self.scopes.as_deref() == Some(name);
+        }
         self.asked.get(&kind).is_some_and(|asked| asked.names_asked().contains(name))
     }
 

@@ -36,6 +36,7 @@ impl Kind {
             Self::Route => "/v3/discovery:routes",
             Self::Runtime => "/v3/discovery:runtime",
             Self::Extension => "/v3/discovery:extension_configs",
+            Self::Scope => "/v3/discovery:scoped-routes",
         }
     }
 }
@@ -93,7 +94,7 @@ impl Polls {
     }
 
     /// From now on it is polled for there, or nowhere; `again`: whoever needs it begins anew, so does the poll. The name of
-    /// everything of a type is empty.
+    /// everything of a type is empty, and that of scopes their source's.
     pub(super) fn set(&mut self, kind: Kind, name: &Arc<str>, from: Option<&Arc<RestControlPlane>>, again: bool) {
         let Some(control_plane) = from else {
             if !self.running.is_empty() {
@@ -107,7 +108,7 @@ impl Polls {
         }
         let number = self.next_number;
         self.next_number += 1;
-        let asked = Some(&**name).filter(|name| !name.is_empty());
+        let asked = Some(&**name).filter(|_| !kind.is_whole());
         let rest = Rest::new(self.node.clone(), kind.type_url(), asked);
         let poller = Poller {
             shared: Weak::clone(&self.shared),

@@ -14,7 +14,7 @@ use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
-use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::pb::envoy::config::route::v3::{RouteConfiguration, ScopedRouteConfiguration};
 use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use tidegate_xds::pb::envoy::service::runtime::v3::Runtime as RuntimeProto;
 use tidegate_xds::pb::google::protobuf::Any;
@@ -58,13 +58,13 @@ impl Subscriptions {
                 self.clusters = Some(Subscription::with_reloads(&self.root.scope("cluster_manager.cds.")));
             }
             Kind::Listener => self.listeners = Some(Subscription::new(&self.root.scope("listener_manager.lds."))),
-            Kind::Route | Kind::Runtime | Kind::Extension => {
+            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope => {
                 let stats = store.subscription_stats(kind, name);
                 self.named.extend(stats.map(|stats| ((kind, Arc::clone(name)), stats)));
             }
             Kind::Endpoints => {}
         }
-        if !name.is_empty() {
+        if !kind.is_whole() {
             store.ledger().asks(kind, name);
         }
         self.asked_on_stream(kind, name, store);
@@ -103,7 +103,7 @@ impl Subscriptions {
             Kind::Cluster => self.clusters.as_ref(),
             Kind::Listener => self.listeners.as_ref(),
             Kind::Endpoints => None,
-            Kind::Route | Kind::Runtime | Kind::Extension => self.named.get(&(kind, name.into())),
+            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope => self.named.get(&(kind, name.into())),
         }
     }
 
@@ -117,7 +117,7 @@ impl Subscriptions {
     }
 
     /// An update took so long to take in.
-    fn took(&self, kind: Kind, update: &Update, time: Duration, store: &Store) {
+    fn took(&self, kind: Kind, update: &Update, scopes: Option<&str>, time: Duration, store: &Store) {
         // Polls do not measure it, as in Envoy.
         let names = update.resources.iter().map(|resource| resource.name.as_str());
         let names = names.filter(|name| !self.is_polled(kind, name));
@@ -128,6 +128,11 @@ impl Subscriptions {
                     stats.took(time);
                 }
             }
+            Kind::Scope => {
+                let stats =
+                    scopes.filter(|source| !self.is_polled(kind, source)).and_then(|source| self.of(kind, source));
+                stats.into_iter().for_each(|stats| stats.took(time));
+            }
             Kind::Endpoints => names.for_each(|name| store.assignment_took(name, time)),
             Kind::Route | Kind::Runtime | Kind::Extension => {
                 names.filter_map(|name| self.of(kind, name)).for_each(|stats| stats.took(time))
@@ -136,11 +141,19 @@ impl Subscriptions {
     }
 
     /// Counts what became of everything that a stream was asked for.
-    pub(super) fn count_all(&self, asked: &[(Kind, Interest)], outcome: &Outcome, store: &Store, now: SystemTime) {
+    pub(super) fn count_all(
+        &self,
+        asked: &[(Kind, Interest)],
+        scopes: Option<&str>,
+        outcome: &Outcome,
+        store: &Store,
+        now: SystemTime,
+    ) {
         for (kind, interest) in asked {
             let names = interest.names_asked();
-            if names.is_empty() && matches!(kind, Kind::Cluster | Kind::Listener) {
-                self.count(*kind, "", outcome, store, now);
+            let whole = if *kind == Kind::Scope { scopes } else { Some("") };
+            if let Some(name) = whole.filter(|_| names.is_empty() && kind.is_whole()) {
+                self.count(*kind, name, outcome, store, now);
             }
             names.iter().for_each(|name| self.count(*kind, name, outcome, store, now));
         }
@@ -178,6 +191,8 @@ pub(super) struct Apply<'a> {
     pub(super) subscriptions: &'a mut Subscriptions,
     pub(super) waits: &'a mut Waits,
     pub(super) unknown: &'a UnknownRule,
+    /// Whose scopes come this way.
+    pub(super) scopes: Option<Arc<str>>,
 }
 
 impl Handler for Apply<'_> {
@@ -189,9 +204,13 @@ impl Handler for Apply<'_> {
     fn rejected(&mut self, type_url: &str, reason: &str) {
         let Some(kind) = Kind::of(type_url) else { return };
         tracing::warn!(?kind, reason, "rejected");
-        if matches!(kind, Kind::Cluster | Kind::Listener) {
-            self.waits.came(kind, "");
-            self.count(kind, &Outcome::Rejected, SystemTime::now());
+        match (kind, self.scopes.clone()) {
+            (Kind::Cluster | Kind::Listener, _) => {
+                self.waits.came(kind, "");
+                self.count(kind, &Outcome::Rejected, SystemTime::now());
+            }
+            (Kind::Scope, Some(source)) => self.refuse_scopes(&source),
+            _ => {}
         }
     }
 
@@ -205,9 +224,13 @@ impl Handler for Apply<'_> {
             Kind::Route => self.named::<RouteConfiguration>(&update),
             Kind::Runtime => self.named::<RuntimeProto>(&update),
             Kind::Extension => self.named::<TypedExtensionConfig>(&update),
+            Kind::Scope => self.scopes(&update),
         };
         match &result {
-            Ok(()) => self.subscriptions.took(kind, &update, began.elapsed(), self.store),
+            Ok(()) => {
+                let scopes = self.scopes.as_deref();
+                self.subscriptions.took(kind, &update, scopes, began.elapsed(), self.store);
+            }
             Err(reason) => tracing::warn!(?kind, version = update.version, reason, "rejected"),
         }
         result
@@ -352,6 +375,59 @@ impl Apply<'_> {
         self.store.remove_listeners(&gone);
         wrong.extend(self.store.update_listeners(placed));
         self.finish(Kind::Listener, "listener", update, &wrong)
+    }
+
+    /// All of it is taken, or the first that is wrong ends it.
+    fn scopes(&mut self, update: &Update) -> Result<(), String> {
+        let Some(source) = self.scopes.clone() else { return Ok(()) };
+        self.waits.came(Kind::Scope, &source);
+        let taken = self.take_scopes(&source, update);
+        match &taken {
+            Ok(()) => {
+                let outcome = Outcome::Success(update.version.clone());
+                self.subscriptions.count(Kind::Scope, &source, &outcome, self.store, SystemTime::now());
+            }
+            Err(_) => self.refuse_scopes(&source),
+        }
+        taken
+    }
+
+    fn take_scopes(&mut self, source: &Arc<str>, update: &Update) -> Result<(), String> {
+        let gone = if update.whole {
+            self.store.scopes_beside(source, update.resources.iter().map(|resource| resource.name.as_str()))
+        } else {
+            update.removed.iter().map(|name| name.as_str().into()).collect()
+        };
+        let version: Arc<str> = update.version.as_str().into();
+        let mut placed = Vec::with_capacity(update.resources.len());
+        for Resource { name, body, version: own, .. } in &update.resources {
+            let Some(body) = body else { continue };
+            let version = if own.is_empty() || *own == *version { Arc::clone(&version) } else { own.as_str().into() };
+            let bytes = Arc::<[u8]>::from(&*body.value);
+            match self.read_one::<ScopedRouteConfiguration>(name, body) {
+                Ok(Ok(scope)) => placed.push(Placed::on_the_wire(scope, FieldPath::root(), bytes, &version)),
+                Ok(Err(errors)) | Err(errors) => {
+                    let text = Text { bytes, version, at: SystemTime::now() };
+                    let reason = joined("", &errors);
+                    self.store.refuse_unread_scope(source, name, text, reason);
+                    return Err(joined(name, &errors));
+                }
+            }
+        }
+        self.store.update_scopes(source, &version, placed, &gone).map_err(|error| {
+            // Envoy counts twice what it could read and refuses, where only changes are sent.
+            if !update.whole {
+                self.subscriptions.asked_on_stream(Kind::Scope, source, self.store);
+            }
+            joined("", &[error])
+        })
+    }
+
+    /// Whoever waits for a first answer goes on: this was one.
+    fn refuse_scopes(&mut self, source: &str) {
+        self.waits.came(Kind::Scope, source);
+        self.subscriptions.count(Kind::Scope, source, &Outcome::Rejected, self.store, SystemTime::now());
+        self.store.go_on_without(Kind::Scope, source);
     }
 
     /// Reads what is the control plane's to say and not as it was.

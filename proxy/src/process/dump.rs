@@ -3,12 +3,13 @@
 //!
 //! See <https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/admin/v3/config_dump_shared.proto>.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use crate::config::store::{Absent, Entry, Kind, Ledger, Refused, Text};
+use crate::config::store::{Absent, Entry, Kind, Ledger, Refused, ScopeSource, Text, scope_of};
 
 /// The bootstrap on the wire, and when it was read.
 pub(super) struct Bootstrap<'a> {
@@ -46,7 +47,7 @@ pub(super) fn sections(bootstrap: Bootstrap<'_>, static_endpoints: Option<Vec<Va
         ("dynamic_listeners", dynamic.iter().map(|(name, entry)| listener(name, entry)).collect()),
     ];
     sections.push(section("ListenersConfigDump", lists));
-    sections.push(section("ScopedRoutesConfigDump", Vec::new()));
+    sections.push(section("ScopedRoutesConfigDump", scoped_routes(ledger)));
     let routes = Lists::of(ledger, Kind::Route, "route_config");
     let (fixed, dynamic) = routes.split();
     sections
@@ -87,6 +88,23 @@ impl Lists {
     fn dynamic(self) -> Vec<Value> {
         self.split().1
     }
+}
+
+/// Scopes by their sources, those that act.
+fn scoped_routes(ledger: &Ledger) -> Vec<(&'static str, Vec<Value>)> {
+    let scopes = ledger.of_kind(Kind::Scope);
+    let shown = |(source, ScopeSource { name, version, at }): (Arc<str>, ScopeSource)| {
+        let mut shown = json!({ "name": name, "version_info": *version });
+        let own = scopes.iter().filter(|(entry, _)| scope_of(&source, entry).is_some());
+        let acting: Vec<_> =
+            own.filter_map(|(_, entry)| entry.acting.as_ref()).map(|text| resource(Kind::Scope, text)).collect();
+        if !acting.is_empty() {
+            shown["scoped_route_configs"] = acting.into();
+        }
+        shown["last_updated"] = timestamp(at).into();
+        shown
+    };
+    vec![("dynamic_scoped_route_configs", ledger.scope_sources().into_iter().map(shown).collect())]
 }
 
 fn listener(name: &str, entry: &Entry) -> Value {

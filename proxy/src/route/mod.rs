@@ -41,7 +41,9 @@ pub use retry::{
     RetryPolicy,
 };
 pub use rewrite::{HostRewrite, PathRewrite, set_host};
-pub use scope::{Extract, HeaderFragment, ScopedRoutes};
+pub use scope::{
+    Extract, HeaderFragment, InlineScopes, Key as ScopeKey, Scope, ScopeTable, ScopedRoutes, Scopes, scope_key,
+};
 pub use table::{AttemptHeaders, RouteConfig, RouteTable, TlsRequirement, VirtualCluster, VirtualHost, route};
 pub(crate) use table::{Branch, Routes, TableBuilder};
 pub use tally::{Tallies, Tally};

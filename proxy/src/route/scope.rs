@@ -8,16 +8,57 @@ use smallvec::SmallVec;
 use tidegate_filters::http::{HeaderKey, Headers, RequestHead};
 
 use super::RouteTable;
+use crate::snapshot::Snapshot;
 
-/// `ScopedRoutes`: each scope's table by its key.
+/// `ScopedRoutes`: how a request's key is made, and where its scope is looked up.
 pub struct ScopedRoutes {
     /// Makes a request's key, part by part.
     pub fragments: Vec<HeaderFragment>,
-    scopes: HashMap<Box<[u8]>, Arc<RouteTable>, ahash::RandomState>,
+    pub scopes: Scopes,
+}
+
+/// Each scope's table by its key.
+pub type InlineScopes = HashMap<Box<[u8]>, Arc<RouteTable>, ahash::RandomState>;
+
+/// Where scopes are.
+pub enum Scopes {
+    /// In the configuration itself.
+    Inline(InlineScopes),
+    /// In the snapshot, under this name of their source.
+    Discovered(Arc<str>),
+}
+
+/// Scopes that were discovered, by their keys. Clones share structure.
+#[derive(Clone, Default)]
+pub struct ScopeTable(imbl::GenericHashMap<Arc<[u8]>, Scope, ahash::RandomState, imbl::shared_ptr::DefaultSharedPtr>);
+
+/// What a discovered scope leads to.
+#[derive(Clone)]
+pub enum Scope {
+    /// A route configuration of its own.
+    Inline(Arc<RouteTable>),
+    /// A route configuration of this name, once there is one.
+    Named(Arc<str>),
+    /// One that nobody has asked for yet (`on_demand`).
+    Asleep,
+}
+
+impl ScopeTable {
+    pub fn get(&self, key: &[u8]) -> Option<&Scope> {
+        self.0.get(key)
+    }
+
+    pub fn insert(&mut self, key: Arc<[u8]>, scope: Scope) {
+        self.0.insert(key, scope);
+    }
+
+    pub fn remove(&mut self, key: &[u8]) {
+        self.0.remove(key);
+    }
 }
 
 /// One part of a key (`HeaderValueExtractor`): from the first value of a header.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct HeaderFragment {
     pub header: HeaderKey,
     /// Parts the value into elements; when empty, the value is the only one.
@@ -26,7 +67,7 @@ pub struct HeaderFragment {
 }
 
 /// Which element of a header's value.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Extract {
     /// By its place.
     Index(usize),
@@ -35,27 +76,38 @@ pub enum Extract {
 }
 
 /// Fragments, each behind its length: two lists of fragments are equal if and only if these are.
-type Key = SmallVec<[u8; 128]>;
+pub type Key = SmallVec<[u8; 128]>;
+
+/// The key that these fragments make.
+pub fn scope_key<'a>(fragments: impl Iterator<Item = &'a str>) -> Key {
+    let mut key = Key::new();
+    fragments.for_each(|fragment| push(&mut key, fragment.as_bytes()));
+    key
+}
 
 impl ScopedRoutes {
-    pub fn new(fragments: Vec<HeaderFragment>) -> Self {
-        Self { fragments, scopes: HashMap::default() }
-    }
-
-    /// Adds a scope; of two with one key the last counts, as in Envoy.
-    pub fn insert<'a>(&mut self, fragments: impl Iterator<Item = &'a str>, table: Arc<RouteTable>) {
-        let mut key = Key::new();
-        fragments.for_each(|fragment| push(&mut key, fragment.as_bytes()));
-        self.scopes.insert(key.to_vec().into(), table);
-    }
-
-    /// The table of a request; none when a part of its key is missing, or no scope has the key.
-    pub fn table(&self, head: &RequestHead) -> Option<&Arc<RouteTable>> {
+    /// A request's key; none when a part of it is missing.
+    pub fn key(&self, head: &RequestHead) -> Option<Key> {
         let mut key = Key::new();
         for fragment in &self.fragments {
             push(&mut key, fragment.of(head)?);
         }
-        self.scopes.get(&*key)
+        Some(key)
+    }
+
+    /// The table of a request; none when a part of its key is missing, no scope has the key, or its routes have not come.
+    pub fn table(&self, head: &RequestHead, snapshot: impl FnOnce() -> Arc<Snapshot>) -> Option<Arc<RouteTable>> {
+        let key = self.key(head)?;
+        let source = match &self.scopes {
+            Scopes::Inline(tables) => return tables.get(&*key).cloned(),
+            Scopes::Discovered(source) => source,
+        };
+        let snapshot = snapshot();
+        match snapshot.scopes.get(source)?.get(&key)? {
+            Scope::Inline(table) => Some(Arc::clone(table)),
+            Scope::Named(name) => snapshot.routes.get(name).cloned(),
+            Scope::Asleep => None,
+        }
     }
 }
 
@@ -145,21 +197,38 @@ mod tests {
     #[test]
     fn a_scope_is_found_by_its_whole_key_without_allocating() {
         let fragments = ["x", "y"].map(|header| fragment(header, "", Extract::Index(0)));
-        let mut scopes = ScopedRoutes::new(fragments.into());
-        for key in [["a", "bc"], ["ab", "c"], ["", ""]] {
+        let (mut inline, mut snapshot) = (InlineScopes::default(), Snapshot::default());
+        let (mut discovered, source) = (ScopeTable::default(), Arc::<str>::from("s"));
+        for (index, key) in [["a", "bc"], ["ab", "c"], ["", ""]].into_iter().enumerate() {
             let table = Arc::new(one_host(vec![Spec::new(&key.join("/"), prefix("/"))]));
-            scopes.insert(key.into_iter(), table);
+            let (bytes, name) = (scope_key(key.into_iter()), Arc::<str>::from(index.to_string()));
+            inline.insert(Box::from(&*bytes), Arc::clone(&table));
+            let scope = if index == 0 { Scope::Inline(Arc::clone(&table)) } else { Scope::Named(Arc::clone(&name)) };
+            discovered.insert(Arc::from(&*bytes), scope);
+            snapshot.routes.insert(name, table);
         }
+        discovered.insert(Arc::from(&*scope_key(["asleep", ""].into_iter())), Scope::Asleep);
+        snapshot.scopes.insert(Arc::clone(&source), Arc::new(discovered));
+        let snapshot = Arc::new(snapshot);
+        let fragments = || fragments.each_ref().map(HeaderFragment::clone).into();
+        let inline = ScopedRoutes { fragments: fragments(), scopes: Scopes::Inline(inline) };
+        let discovered = ScopedRoutes { fragments: fragments(), scopes: Scopes::Discovered(source) };
         let named = |x, y| {
             let mut head = get("h", "/");
             head.headers.insert("x", HeaderValue::from_static(x));
             head.headers.insert("y", HeaderValue::from_static(y));
-            let mut found = None;
-            assert_eq!(allocations(|| found = scopes.table(&head)), 0);
-            found.map(|table| crate::route::testing::decide(table, &crate::route::testing::World::new(), &head))
+            let found = [&inline, &discovered].map(|scopes| {
+                let mut found = None;
+                assert_eq!(allocations(|| found = scopes.table(&head, || Arc::clone(&snapshot))), 0);
+                found.map(|table| crate::route::testing::decide(&table, &crate::route::testing::World::new(), &head))
+            });
+            assert_eq!(found[0], found[1]);
+            let [found, _] = found;
+            found
         };
         assert_eq!((named("a", "bc").as_deref(), named("ab", "c").as_deref()), (Some("a/bc"), Some("ab/c")));
         assert_eq!((named("", "").as_deref(), named("a", "b")), (Some("/"), None));
-        assert!(scopes.table(&get("h", "/")).is_none());
+        assert_eq!(named("asleep", ""), None);
+        assert!(inline.table(&get("h", "/"), || Arc::clone(&snapshot)).is_none());
     }
 }

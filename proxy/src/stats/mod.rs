@@ -4,5 +4,6 @@
 pub mod cluster_manager;
 pub mod control_plane;
 pub mod listener;
+pub mod scoped_routes;
 pub mod server;
 pub mod subscription;

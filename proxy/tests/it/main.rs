@@ -25,6 +25,7 @@ mod listeners;
 mod load_reports;
 mod namespace;
 mod polls;
+mod scoped_routes;
 mod tcp;
 mod tries;
 mod upgrades;

@@ -19,11 +19,13 @@ pub(crate) enum Kind {
     Route,
     Runtime,
     Extension,
+    /// Scopes of routes; a ledger calls each by its source and its name.
+    Scope,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Runtime, Self::Extension];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Runtime, Self::Extension, Self::Scope];
 
     pub(crate) fn type_url(self) -> &'static str {
         match self {
@@ -33,12 +35,18 @@ impl Kind {
             Self::Route => "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
             Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
             Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
+            Self::Scope => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
         }
     }
 
     pub(crate) fn message(self) -> &'static str {
         let url = self.type_url();
         url.rsplit_once('/').map_or(url, |(_, name)| name)
+    }
+
+    /// What comes together with everything of its type, whatever its name.
+    pub(crate) fn is_whole(self) -> bool {
+        matches!(self, Self::Cluster | Self::Listener | Self::Scope)
     }
 
     pub(crate) fn of(type_url: &str) -> Option<Self> {
@@ -98,6 +106,15 @@ impl Entry {
     }
 }
 
+/// A source of scopes, as it is shown.
+#[derive(Debug, Clone)]
+pub(crate) struct ScopeSource {
+    pub name: String,
+    /// Of the update that changed something last.
+    pub version: Arc<str>,
+    pub at: SystemTime,
+}
+
 /// At most so many refused resources are kept: names are the control plane's to choose.
 const MOST_REFUSED: usize = 10_000;
 
@@ -105,6 +122,7 @@ const MOST_REFUSED: usize = 10_000;
 #[derive(Default)]
 pub(crate) struct Ledger {
     entries: Mutex<Entries>,
+    scope_sources: Mutex<BTreeMap<Arc<str>, ScopeSource>>,
     changes: AtomicU64,
 }
 
@@ -219,6 +237,23 @@ impl Ledger {
         let is_over =
             |name: &str, entry: &Entry| entry.refused.is_some() && entry.latest().is_none() && !is_named(name);
         self.entries.lock().of_mut(kind).retain(|name, entry| !is_over(name, entry));
+    }
+
+    /// Scopes of this source have changed.
+    pub(crate) fn loads_scopes(&self, source: &str, shown: ScopeSource) {
+        self.scope_sources.lock().insert(source.into(), shown);
+    }
+
+    /// Nobody asks for scopes of this source any more.
+    pub(crate) fn forget_scopes(&self, source: &str) {
+        self.scope_sources.lock().remove(source);
+        let prefix = format!("{source}/");
+        self.entries.lock().of_mut(Kind::Scope).retain(|name, _| !name.starts_with(&prefix));
+    }
+
+    /// The sources of scopes, each with what it is called in the names of its scopes.
+    pub(crate) fn scope_sources(&self) -> Vec<(Arc<str>, ScopeSource)> {
+        self.scope_sources.lock().iter().map(|(source, shown)| (Arc::clone(source), shown.clone())).collect()
     }
 
     /// The route configurations that stand in a listener, in place of those that stood there before.

@@ -7,7 +7,7 @@ use tidegate_filters::context::Needs;
 use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 
-use super::{Kind, Placed, Store, Warming};
+use super::{Kind, Owner, Placed, Store, Warming};
 use crate::config::{inline_routes, listener};
 use crate::listener::{ListenAddress, Listener};
 
@@ -68,7 +68,7 @@ impl Store {
     }
 
     /// A cluster that must be there and is not.
-    fn unknown_cluster(&self, needs: &Needs) -> Option<FieldError> {
+    pub(super) fn unknown_cluster(&self, needs: &Needs) -> Option<FieldError> {
         // At the start a cluster that is wrong itself is the mistake, not what names it.
         let known = |name: &str| {
             self.ledger.has(Kind::Cluster, name) || !self.started && self.ledger.has_refused(Kind::Cluster, name)
@@ -88,6 +88,7 @@ impl Store {
         self.set_needs(&name, &warming.needs);
         self.warming_listeners.remove(&name);
         if self.has_all(&warming.needs) {
+            self.settle_scopes(&warming.needs);
             return Some(warming.compiled);
         }
         self.warming_listeners.insert(name, warming);
@@ -113,15 +114,18 @@ impl Store {
     }
 
     fn has_all(&self, needs: &Needs) -> bool {
-        self.has_routes(needs) && self.has_extensions(needs)
+        self.has_routes(needs) && self.has_scopes(needs) && self.has_extensions(needs)
     }
 
     /// What nobody names any more acts on for chains that drain.
     fn set_needs(&mut self, listener: &Arc<str>, needs: &Needs) {
-        let now = Instant::now();
-        let routes = self.route_needs.set(listener, &needs.route_configurations);
+        let (now, owner) = (Instant::now(), Owner::Listener(Arc::clone(listener)));
+        let routes = self.route_needs.set(&owner, &needs.route_configurations);
         self.leaving.extend(routes.into_iter().map(|name| (now, Kind::Route, name)));
-        let extensions = self.extension_needs.set(listener, &needs.extensions);
+        self.open_scopes(needs);
+        let scopes = self.scope_needs.set(&owner, &needs.scopes);
+        self.leaving.extend(scopes.into_iter().map(|source| (now, Kind::Scope, source)));
+        let extensions = self.extension_needs.set(&owner, &needs.extensions);
         self.leaving.extend(extensions.into_iter().map(|name| (now, Kind::Extension, name)));
     }
 
@@ -146,9 +150,9 @@ impl Store {
     pub(super) fn publish_warm_listeners(&mut self) {
         let has_all = |(_, warming): &(&Arc<str>, &Warming<Listener>)| self.has_all(&warming.needs);
         let warm: Vec<_> = self.warming_listeners.iter().filter(has_all).map(|(name, _)| Arc::clone(name)).collect();
-        let ready = warm.iter().filter_map(|name| self.warming_listeners.remove(name)).map(|warming| warming.compiled);
-        let ready = ready.collect();
-        self.publish_listeners(ready);
+        let warm: Vec<_> = warm.iter().filter_map(|name| self.warming_listeners.remove(name)).collect();
+        warm.iter().for_each(|warming| self.settle_scopes(&warming.needs));
+        self.publish_listeners(warm.into_iter().map(|warming| warming.compiled).collect());
     }
 
     pub(super) fn publish_listeners(&mut self, listeners: Vec<Arc<Listener>>) {

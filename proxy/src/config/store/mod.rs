@@ -11,6 +11,7 @@ mod needs;
 mod resource;
 mod routes;
 mod runtime;
+mod scopes;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use prost::Message;
-use tidegate_filters::context::{ConfigSource, ExtensionSubscription, Needs, RouteSubscription};
+use tidegate_filters::context::{ConfigSource, ExtensionSubscription, Needs, RouteSubscription, ScopesSubscription};
 use tidegate_xds::pb::envoy::config::bootstrap::v3::Admin;
 use tidegate_xds::{FieldError, FieldPath};
 
@@ -32,9 +33,11 @@ use crate::runtime::Layers;
 use crate::snapshot::Snapshot;
 use crate::stats::cluster_manager::ClusterManagerStats;
 
-pub(crate) use ledger::{Absent, Entry, Kind, Ledger, Refused, Text};
-pub(crate) use needs::{Moved, Services, Wanted};
+pub(crate) use ledger::{Absent, Entry, Kind, Ledger, Refused, ScopeSource, Text};
+pub(crate) use needs::{Moved, Owner, Services, Wanted};
 pub(crate) use resource::Resource;
+use scopes::ScopeSet;
+pub(crate) use scopes::scope_of;
 
 /// A resource, where it stands (for errors), and the text that it was read from.
 pub(crate) struct Placed<T> {
@@ -72,6 +75,9 @@ pub(crate) struct Store {
     pub(crate) runtime_needs: Wanted<ConfigSource>,
     /// Configurations of filters.
     pub(crate) extension_needs: Wanted<ExtensionSubscription>,
+    /// Scopes of routes, by what tells their source from others.
+    pub(crate) scope_needs: Wanted<ScopesSubscription>,
+    scopes: BTreeMap<Arc<str>, ScopeSet>,
     layers: Arc<Layers>,
     stats: ClusterManagerStats,
     /// The bootstrap has been taken; what comes now is dynamic.
@@ -87,7 +93,7 @@ pub(crate) struct Store {
 /// The layers that are discovered, which the bootstrap names for as long as the process lives.
 fn runtime_needs(layers: &Layers) -> Wanted<ConfigSource> {
     let mut needs = Wanted::default();
-    needs.set(&"bootstrap".into(), &layers.discovered().collect());
+    needs.set(&Owner::Bootstrap, &layers.discovered().collect());
     needs
 }
 
@@ -112,6 +118,8 @@ impl Store {
             layers,
             route_needs: Wanted::default(),
             extension_needs: Wanted::default(),
+            scope_needs: Wanted::default(),
+            scopes: BTreeMap::new(),
             started: false,
             last_position: 0,
             leaving: VecDeque::new(),
@@ -155,6 +163,7 @@ impl Store {
             Kind::Route => Some(self.route_needs.files()),
             Kind::Runtime => Some(self.runtime_needs.files()),
             Kind::Extension => Some(self.extension_needs.files()),
+            Kind::Scope => Some(self.scope_needs.files()),
             Kind::Cluster | Kind::Listener => None,
         }
     }
@@ -166,6 +175,7 @@ impl Store {
             Kind::Route => self.route_needs.is_needed(name),
             Kind::Runtime => self.runtime_needs.is_needed(name),
             Kind::Extension => self.extension_needs.is_needed(name),
+            Kind::Scope => self.scope_needs.is_needed(name),
             Kind::Cluster | Kind::Listener => true,
         }
     }
@@ -177,6 +187,7 @@ impl Store {
             Kind::Route => self.route_needs.take_moved(),
             Kind::Runtime => self.runtime_needs.take_moved(),
             Kind::Extension => self.extension_needs.take_moved(),
+            Kind::Scope => self.scope_needs.take_moved(),
             Kind::Cluster | Kind::Listener => Vec::new(),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tidegate_filters::context::{ConfigSource, ExtensionSubscription, RouteSubscription};
+use tidegate_filters::context::{ConfigSource, ExtensionSubscription, RouteSubscription, ScopesSubscription};
 
 use crate::cluster::Cluster;
 use crate::config::bootstrap::file_of;
@@ -135,10 +135,25 @@ impl Subscription for RouteSubscription {
     }
 }
 
-/// Resources of one kind that owners (listeners) name: route configurations, filters' configurations, layers of the runtime.
+impl Subscription for ScopesSubscription {
+    fn source(&self) -> &ConfigSource {
+        &self.source
+    }
+}
+
+/// Who needs something by name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Owner {
+    Bootstrap,
+    Listener(Arc<str>),
+    /// A scope of routes, of a source.
+    Scope(Arc<str>, Arc<str>),
+}
+
+/// Resources of one kind that owners name: route configurations, filters' configurations, layers of the runtime.
 pub(crate) struct Wanted<S> {
     by_name: HashMap<Arc<str>, Want<S>>,
-    by_owner: HashMap<Arc<str>, BTreeSet<Arc<str>>>,
+    by_owner: HashMap<Owner, BTreeSet<Arc<str>>>,
     moves: Moves,
     files: Files,
 }
@@ -159,13 +174,10 @@ impl<S> Default for Wanted<S> {
 impl<S: Subscription> Wanted<S> {
     /// What an owner needs from now on; returns what no owner names any more. That is followed until it is forgotten: chains
     /// that drain still use it.
-    pub(super) fn set(&mut self, owner: &Arc<str>, needs: &BTreeMap<String, S>) -> Vec<Arc<str>> {
+    pub(super) fn set(&mut self, owner: &Owner, needs: &BTreeMap<String, S>) -> Vec<Arc<str>> {
         let now: BTreeSet<Arc<str>> = needs.keys().map(|name| name.as_str().into()).collect();
-        let before = if now.is_empty() {
-            self.by_owner.remove(owner)
-        } else {
-            self.by_owner.insert(Arc::clone(owner), now.clone())
-        };
+        let before =
+            if now.is_empty() { self.by_owner.remove(owner) } else { self.by_owner.insert(owner.clone(), now.clone()) };
         let before = before.unwrap_or_default();
         for (name, subscription) in needs {
             self.begin(name, subscription, !before.contains(name.as_str()));
@@ -284,7 +296,7 @@ mod tests {
             let subscription = RouteSubscription { source: file.clone(), stats_prefix: String::new() };
             names.iter().map(|name| ((*name).to_owned(), subscription.clone())).collect::<BTreeMap<_, _>>()
         };
-        let (one, other) = (Arc::from("one"), Arc::from("other"));
+        let (one, other) = (Owner::Listener("one".into()), Owner::Scope("one".into(), "other".into()));
         let mut routes = Wanted::default();
         assert!(routes.set(&one, &needs(&["a", "b"])).is_empty());
         assert!(routes.set(&other, &needs(&["b"])).is_empty());

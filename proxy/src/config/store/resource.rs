@@ -83,6 +83,11 @@ impl Store {
                 let scope = root.scope(&format!("extension_config_discovery.http_filter.{name}."));
                 Some(Subscription::of_extension(&scope))
             }
+            Kind::Scope => {
+                let wanted = self.scope_needs.subscription(name)?;
+                let scope = root.scope(&wanted.stats_prefix).scope(&format!("scoped_rds.{}.", wanted.name));
+                Some(Subscription::new(&scope))
+            }
             Kind::Endpoints | Kind::Cluster | Kind::Listener => None,
         }
     }
@@ -105,7 +110,7 @@ impl Store {
             Kind::Endpoints => self.missing_assignment(name),
             Kind::Runtime => self.remove_runtime(name),
             Kind::Extension => self.remove_extension(name),
-            Kind::Route | Kind::Cluster | Kind::Listener => {}
+            Kind::Route | Kind::Scope | Kind::Cluster | Kind::Listener => {}
         }
     }
 
@@ -115,6 +120,7 @@ impl Store {
             Kind::Endpoints => self.go_on_without_assignment(name),
             Kind::Route => self.go_on_without_routes(name),
             Kind::Extension => self.go_on_without_extension(name),
+            Kind::Scope => self.go_on_without_scopes(name),
             Kind::Runtime | Kind::Cluster | Kind::Listener => {}
         }
     }

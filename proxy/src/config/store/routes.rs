@@ -52,14 +52,19 @@ impl Store {
         {
             over.extend(self.leaving.pop_front().map(|(_, kind, name)| (kind, name)));
         }
-        let Self { leaving, route_needs, extension_needs, .. } = self;
+        let Self { leaving, route_needs, extension_needs, scope_needs, .. } = self;
         over.retain(|(kind, name)| {
             if leaving.iter().any(|(_, other, later)| (other, later) == (kind, name)) {
                 return false;
             }
-            if *kind == Kind::Route { route_needs.forget(name) } else { extension_needs.forget(name) }
+            match kind {
+                Kind::Route => route_needs.forget(name),
+                Kind::Scope => scope_needs.forget(name),
+                _ => extension_needs.forget(name),
+            }
         });
         over.iter().for_each(|(kind, name)| self.ledger.remove(*kind, name));
+        over.iter().filter(|(kind, _)| *kind == Kind::Scope).for_each(|(_, source)| self.forget_scopes(source));
         over.retain(|(kind, _)| *kind == Kind::Route);
         if !over.is_empty() {
             self.publish(|snapshot| {

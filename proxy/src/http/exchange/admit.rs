@@ -67,7 +67,10 @@ impl Exchange<'_> {
         let fetched;
         let internal_only: &[HeaderName] = match &hcm.routes {
             RouteSource::Inline(table) => &table.config.internal_only_headers,
-            RouteSource::Scoped(scoped) => scoped.table(head).map_or(&[], |table| &table.config.internal_only_headers),
+            RouteSource::Scoped(scoped) => {
+                fetched = scoped.table(head, || self.connection.shared.snapshot());
+                fetched.as_ref().map_or(&[], |table| &table.config.internal_only_headers)
+            }
             RouteSource::Rds(name) => {
                 fetched = self.connection.shared.snapshot().routes.get(name).cloned();
                 fetched.as_ref().map_or(&[], |table| &table.config.internal_only_headers)

@@ -15,12 +15,13 @@ use crate::route::{Outcome, RouteTable};
 
 impl Exchange<'_> {
     pub(super) fn table(&self) -> Option<Arc<RouteTable>> {
+        let snapshot = || self.snapshot.clone().unwrap_or_else(|| self.connection.shared.snapshot());
         match &self.connection.hcm.routes {
             RouteSource::Inline(table) => Some(Arc::clone(table)),
-            RouteSource::Scoped(scoped) => scoped.table(&self.request.head).cloned(),
+            RouteSource::Scoped(scoped) => scoped.table(&self.request.head, snapshot),
             RouteSource::Rds(name) => match &self.snapshot {
                 Some(snapshot) => snapshot.routes.get(name).cloned(),
-                None => self.connection.shared.snapshot().routes.get(name).cloned(),
+                None => snapshot().routes.get(name).cloned(),
             },
         }
     }

@@ -1,0 +1,146 @@
+"""What discovery.py plays besides its first script: scripts of a control plane that says exactly what it is told
+(loadtests/interop/controlplane/scripted). Each sets resources step by step and asks the proxy what it serves then; answers and
+stats are compared as requests are.
+"""
+
+import http.client
+import json
+import urllib.request
+
+API = "type.googleapis.com/envoy."
+ADS = {"ads": {}, "resource_api_version": "V3"}
+TYPES = {"listeners": API + "config.listener.v3.Listener", "routes": API + "config.route.v3.RouteConfiguration",
+         "scopes": API + "config.route.v3.ScopedRouteConfiguration", "hosts": API + "config.route.v3.VirtualHost"}
+
+
+def listener(port, routes, *filters):
+    router = {"name": "envoy.filters.http.router", "typed_config": {"@type": API + "extensions.filters.http.router.v3.Router"}}
+    manager = {"@type": API + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+               "stat_prefix": "in", "http_filters": [*filters, router], **routes}
+    return {"name": "main", "resource": {
+        "@type": TYPES["listeners"], "name": "main",
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}]}}
+
+
+def scoped(wait="15s"):
+    key = {"fragments": [{"header_value_extractor": {"name": "x-scope", "index": 0}}]}
+    source = {**ADS, "initial_fetch_timeout": wait}
+    return {"scoped_routes": {"name": "scopes", "scope_key_builder": key, "rds_config_source": ADS,
+                              "scoped_rds": {"scoped_rds_config_source": source}}}
+
+
+def virtual_host(name, domains, text):
+    return {"name": name, "domains": domains, "routes": [
+        {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": text}}}]}
+
+
+def routes(name, text=None, hosts=None, **fields):
+    hosts = [virtual_host("all", ["*"], text or name)] if hosts is None else hosts
+    return {"name": name, "resource": {"@type": TYPES["routes"], "name": name, "virtual_hosts": hosts, **fields}}
+
+
+def scope(name, key, named=None, own=None, **fields):
+    resource = {"@type": TYPES["scopes"], "name": name, "key": {"fragments": [{"string_key": key}]}, **fields}
+    if named:
+        resource["route_configuration_name"] = named
+    if own:
+        resource["route_configuration"] = {"name": own, "virtual_hosts": [virtual_host("all", ["*"], own)]}
+    return {"name": name, "resource": resource}
+
+
+class Steps:
+    """One proxy under one script."""
+
+    def __init__(self, control, ports):
+        self.control, self.ports, self.answers, self.step = control, ports, [], 0
+
+    def put(self, **types):
+        """The next version; types that are not given stay as they were. Waits until nothing more is asked."""
+        self.step += 1
+        self.control.put({"version": str(self.step), "types": {TYPES[kind]: resources for kind, resources in types.items()}})
+        self.control.settle()
+        self.control.lines.append(f"step {self.step}")
+
+    def ask(self, host="test", scope=None, method="GET", body=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports["listener"], timeout=5)
+        try:
+            headers = {"Host": host} | ({"x-scope": scope} if scope else {})
+            connection.request(method, "/", body, headers)
+            answer = connection.getresponse()
+            told = f"{answer.status} {answer.read().decode()}"
+        except OSError as error:
+            told = type(error).__name__
+        finally:
+            connection.close()
+        self.answers.append(f"step {self.step}: {host} {scope or ''} {told}".strip())
+
+    def stats(self, pattern):
+        url = f"http://127.0.0.1:{self.ports['admin']}/stats?filter={pattern}"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+        self.answers += [f"step {self.step}: {line}" for line in lines]
+
+    def dump(self, resource):
+        url = f"http://127.0.0.1:{self.ports['admin']}/config_dump?resource={resource}"
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            told = json.load(answer)
+        for config in told.get("configs", []):
+            config.pop("last_updated", None)
+            config.pop("client_status", None)
+        self.answers.append(f"step {self.step}: {json.dumps(told.get('configs', []), sort_keys=True)}")
+
+    def restart(self):
+        self.control.stop()
+        self.control.start()
+
+
+SCOPE_STATS = "^http.in.scoped_rds.scopes.(.*_scopes|config_reload|update_(attempt|success|rejected))$"
+
+
+def scopes(steps):
+    """Scopes come, share routes, change keys, conflict, are wrong in part, and go."""
+    port = steps.ports["listener"]
+
+    def answers(*keys):
+        for key in keys:
+            steps.ask(scope=key)
+        steps.stats(SCOPE_STATS)
+
+    steps.put(listeners=[listener(port, scoped())], scopes=[scope("a", "a", "ra"), scope("b", "b", "rb")],
+              routes=[routes("ra"), routes("rb"), routes("rc")])
+    answers("a", "b", "c", None)
+    steps.put(scopes=[scope("a", "a", "ra"), scope("c", "c", "ra")])
+    answers("a", "b", "c")
+    steps.put(scopes=[scope("a", "a", "ra"), scope("c", "a", "rc")])
+    answers("a", "c")
+    steps.put(scopes=[scope("c", "a", "rc")])
+    answers("a", "c")
+    steps.put(scopes=[scope("d", "d", "rb"), scope("e", "e"), scope("f", "f", "ra")])
+    answers("a", "d", "e", "f")
+    steps.put(scopes=[scope("d", "d", "ra", own="both"), scope("e", "e", "nowhere")])
+    answers("d", "e")
+    steps.put(scopes=[scope("d", "d", "ra", on_demand=True), scope("e", "e", "rb")])
+    answers("d", "e")
+    steps.dump("dynamic_scoped_route_configs")
+    steps.restart()
+    steps.put(listeners=[listener(port, scoped())], scopes=[scope("a", "a", "ra")], routes=[routes("ra"), routes("rb")])
+    answers("a", "d", "e")
+    steps.put(scopes=[])
+    answers("a")
+    steps.put(listeners=[])
+
+
+def missing_scopes(steps):
+    """A listener waits for scopes for a time; a first answer that is no good ends that, too."""
+    port = steps.ports["listener"]
+    steps.put(listeners=[listener(port, scoped("0.5s"))])
+    steps.stats("^http.in.scoped_rds.scopes.(init_fetch_timeout|update_success)$")
+    steps.ask(scope="a")
+    steps.put(scopes=[scope("a", "a")])
+    steps.put(scopes=[scope("a", "a", "ra")], routes=[routes("ra")])
+    steps.ask(scope="a")
+
+
+# Each with the dialects that it is played in.
+SCRIPTS = {"scopes": (scopes, ("GRPC", "DELTA_GRPC")), "scopes that do not come": (missing_scopes, ("GRPC", "DELTA_GRPC"))}

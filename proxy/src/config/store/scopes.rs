@@ -1,0 +1,340 @@
+//! Scopes of routes that are discovered (SRDS): a set for each source, and the route configurations that its scopes name, which
+//! are needed for as long as they do.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tidegate_filters::context::{Needs, RouteSubscription, ScopesSubscription};
+use tidegate_xds::FieldError;
+use tidegate_xds::pb::envoy::config::route::v3::ScopedRouteConfiguration;
+
+use super::ledger::ScopeSource;
+use super::needs::Owner;
+use super::{Kind, Placed, Store, Text};
+use crate::config::scoped_routes::{Leads, key, leads_to};
+use crate::route::{Scope as Target, ScopeTable};
+use crate::stats::scoped_routes::ScopedRoutesStats;
+
+/// The scopes of one source.
+pub(super) struct ScopeSet {
+    stats: ScopedRoutesStats,
+    by_name: BTreeMap<Arc<str>, Scope>,
+    by_key: HashMap<Arc<[u8]>, Arc<str>, ahash::RandomState>,
+    /// Whether listeners may serve: it came, or was given up, and so are the routes of what came first.
+    first: First,
+}
+
+/// What became of what came first.
+enum First {
+    Awaited,
+    /// It came; these routes have not.
+    Lacks(BTreeSet<Arc<str>>),
+    There,
+}
+
+struct Scope {
+    key: Arc<[u8]>,
+    /// The route configuration that it names; none for one that has its own.
+    names: Option<Arc<str>>,
+    on_demand: bool,
+    /// What it names is needed.
+    active: bool,
+}
+
+/// What a ledger calls a scope of this source.
+fn entry(source: &str, name: &str) -> String {
+    format!("{source}/{name}")
+}
+
+/// What a source calls the scope that a ledger calls so; none for one of another source.
+pub(crate) fn scope_of<'a>(source: &str, entry: &'a str) -> Option<&'a str> {
+    entry.strip_prefix(source)?.strip_prefix('/')
+}
+
+/// A response whose scopes cannot stand beside one another.
+fn conflict(reason: String) -> FieldError {
+    FieldError::new(tidegate_xds::FieldPath::root(), format!("Error adding/updating scoped route(s): {reason}"))
+}
+
+impl Store {
+    /// Sources that listeners name from now on have a set.
+    pub(super) fn open_scopes(&mut self, needs: &Needs) {
+        for (source, subscription) in &needs.scopes {
+            let scope = self.compiler.stats.scope(&subscription.stats_prefix);
+            self.scopes.entry(source.as_str().into()).or_insert_with(|| ScopeSet {
+                stats: ScopedRoutesStats::at(&scope.scope(&format!("scoped_rds.{}.", subscription.name))),
+                by_name: BTreeMap::new(),
+                by_key: HashMap::default(),
+                first: First::Awaited,
+            });
+        }
+    }
+
+    /// The scopes of a source that are not among these names; refused ones of other names are forgotten.
+    pub(crate) fn scopes_beside<'a>(&self, source: &str, named: impl Iterator<Item = &'a str>) -> Vec<Arc<str>> {
+        let named: BTreeSet<&str> = named.collect();
+        let is_named = |shown: &str| scope_of(source, shown).is_none_or(|name| named.contains(name));
+        self.ledger.forget_refused(Kind::Scope, is_named);
+        let all = self.scopes.get(source).into_iter().flat_map(|set| set.by_name.keys());
+        all.filter(|name| !named.contains(&***name)).cloned().collect()
+    }
+
+    /// Notes a scope that could not be read.
+    pub(crate) fn refuse_unread_scope(&self, source: &str, name: &str, text: Text, reason: String) {
+        self.ledger.refuses(Kind::Scope, &entry(source, name), text, reason);
+    }
+
+    /// Takes scopes that came, and lets go of those that went, as Envoy does: what conflicts changes nothing; else what is gone
+    /// goes first, and the first scope that cannot act ends it, while those before it act. (In Envoy one of those that has routes
+    /// of its own is known from then on, and serves only once it changes.)
+    ///
+    /// # Errors
+    /// The conflict, or what is wrong with that scope.
+    pub(crate) fn update_scopes(
+        &mut self,
+        source: &str,
+        version: &Arc<str>,
+        scopes: Vec<Placed<ScopedRouteConfiguration>>,
+        gone: &[Arc<str>],
+    ) -> Result<(), FieldError> {
+        let Some(subscription) = self.scope_needs.subscription(source).cloned() else { return Ok(()) };
+        self.check_scopes(source, &scopes, gone)?;
+        let mut change = Change::default();
+        let named: BTreeSet<&str> = scopes.iter().map(|placed| placed.resource.name.as_str()).collect();
+        for name in gone.iter().filter(|name| !named.contains(&***name)) {
+            self.remove_scope(source, name, &mut change);
+        }
+        let mut taken = Ok(());
+        for placed in scopes {
+            taken = self.take_scope(source, &subscription, placed, &mut change);
+            if taken.is_err() {
+                break;
+            }
+        }
+        if taken.is_ok() {
+            self.note_first_scopes(source);
+        }
+        let changed = !change.targets.is_empty();
+        self.publish_scopes(source, change);
+        if let Some(set) = self.scopes.get(source).filter(|_| taken.is_ok()) {
+            let now = SystemTime::now();
+            set.stats.loaded(set.by_name.len(), now);
+            if changed {
+                let version = Arc::clone(version);
+                self.ledger.loads_scopes(source, ScopeSource { name: subscription.name, version, at: now });
+            }
+        }
+        self.publish_warm_listeners();
+        taken
+    }
+
+    /// # Errors
+    /// Two scopes of one name, or of one key.
+    fn check_scopes(
+        &self,
+        source: &str,
+        scopes: &[Placed<ScopedRouteConfiguration>],
+        gone: &[Arc<str>],
+    ) -> Result<(), FieldError> {
+        let Some(set) = self.scopes.get(source) else { return Ok(()) };
+        let coming = scopes.iter().map(|placed| placed.resource.name.as_str());
+        let moving: BTreeSet<&str> = gone.iter().map(|name| &**name).chain(coming).collect();
+        let stays = |name: &Arc<str>| !moving.contains(&**name);
+        let (mut names, mut keys) = (BTreeSet::new(), HashMap::new());
+        for Placed { resource, .. } in scopes {
+            let name = resource.name.as_str();
+            if !names.insert(name) {
+                return Err(conflict(format!("duplicate scoped route configuration '{name}' found")));
+            }
+            let key = key(resource);
+            let before = set.by_key.get(&*key).filter(|before| stays(before)).map(|before| &**before);
+            if let Some(first) = before.or(keys.insert(key, name)) {
+                let reason = format!("scope key conflict found, first scope is '{first}', second scope is '{name}'");
+                return Err(conflict(reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn take_scope(
+        &mut self,
+        source: &str,
+        subscription: &ScopesSubscription,
+        placed: Placed<ScopedRouteConfiguration>,
+        change: &mut Change,
+    ) -> Result<(), FieldError> {
+        let name: Arc<str> = placed.resource.name.as_str().into();
+        let shown = self.ledger.name(Kind::Scope, &entry(source, &name));
+        if self.ledger.is_latest(Kind::Scope, &shown, &placed.text.bytes) {
+            self.ledger.is_good(Kind::Scope, &shown);
+            return Ok(());
+        }
+        let leads = match self.compile_scope(subscription, &placed) {
+            Ok(leads) => leads,
+            Err(error) => {
+                self.refuse(Kind::Scope, &shown, placed, &error);
+                return Err(error);
+            }
+        };
+        let key: Arc<[u8]> = Arc::from(&*key(&placed.resource));
+        let on_demand = placed.resource.on_demand && matches!(leads, Leads::Named(_));
+        self.ledger.takes(Kind::Scope, &shown, placed.text, false);
+        self.ledger.acts(Kind::Scope, &shown);
+        let (target, names) = match leads {
+            Leads::Inline(table) => (Target::Inline(Arc::new(table)), None),
+            Leads::Named(_) if on_demand => {
+                (Target::Asleep, Some(placed.resource.route_configuration_name.as_str().into()))
+            }
+            Leads::Named(routes) => (Target::Named(Arc::clone(&routes)), Some(routes)),
+        };
+        let active = names.is_some() && !on_demand;
+        let scope = Scope { key: Arc::clone(&key), names: names.clone(), on_demand, active };
+        self.need_routes(source, &name, names.filter(|_| active).as_deref(), change);
+        let Some(set) = self.scopes.get_mut(source) else { return Ok(()) };
+        set.stats.appears(on_demand, active);
+        if let Some(before) = set.by_name.insert(Arc::clone(&name), scope) {
+            set.stats.vanishes(before.on_demand, before.active);
+            // Another scope may have taken its key meanwhile.
+            if set.by_key.get(&before.key) == Some(&name) && before.key != key {
+                set.by_key.remove(&before.key);
+                change.targets.push((before.key, None));
+            }
+        }
+        set.by_key.insert(Arc::clone(&key), name);
+        change.targets.push((key, Some(target)));
+        Ok(())
+    }
+
+    fn compile_scope(
+        &self,
+        subscription: &ScopesSubscription,
+        placed: &Placed<ScopedRouteConfiguration>,
+    ) -> Result<Leads, FieldError> {
+        let mut needs = Needs::default();
+        let mut context = self.compiler.context(&placed.resource.name, placed.path.clone(), &mut needs);
+        context.stats = context.stats.scope(&subscription.stats_prefix);
+        let leads = leads_to(&self.compiler, &placed.resource, &mut context)?;
+        if matches!(leads, Leads::Named(_)) && subscription.routes.is_none() {
+            return Err(context.error("Missing config source specifier in envoy::config::core::v3::ConfigSource"));
+        }
+        match self.unknown_cluster(&needs) {
+            Some(error) => Err(error.in_resource(&placed.resource.name)),
+            None => Ok(leads),
+        }
+    }
+
+    fn remove_scope(&mut self, source: &str, name: &Arc<str>, change: &mut Change) {
+        self.need_routes(source, name, None, change);
+        self.ledger.remove(Kind::Scope, &entry(source, name));
+        let Some(set) = self.scopes.get_mut(source) else { return };
+        let Some(scope) = set.by_name.remove(name) else { return };
+        set.stats.vanishes(scope.on_demand, scope.active);
+        set.by_key.remove(&scope.key);
+        change.targets.push((scope.key, None));
+    }
+
+    /// A scope needs this route configuration from now on, and no other.
+    fn need_routes(&mut self, source: &str, scope: &Arc<str>, routes: Option<&str>, change: &mut Change) {
+        let subscription = self.scope_needs.subscription(source);
+        let from = subscription.and_then(|of| Some((of.routes.clone()?, of.stats_prefix.clone())));
+        let needs = routes
+            .zip(from)
+            .map(|(name, (source, stats_prefix))| (name.to_owned(), RouteSubscription { source, stats_prefix }));
+        let owner = Owner::Scope(source.into(), Arc::clone(scope));
+        change.released.extend(self.route_needs.set(&owner, &needs.into_iter().collect()));
+    }
+
+    /// The routes of what came first are waited for, and of nothing that comes later.
+    fn note_first_scopes(&mut self, source: &str) {
+        let snapshot = self.shared.snapshot();
+        let Some(set) = self.scopes.get_mut(source) else { return };
+        if matches!(set.first, First::Awaited) {
+            let active = set.by_name.values().filter(|scope| scope.active).filter_map(|scope| scope.names.clone());
+            set.first = First::Lacks(active.filter(|name| !snapshot.routes.contains_key(name)).collect());
+        }
+    }
+
+    fn publish_scopes(&mut self, source: &str, change: Change) {
+        let Change { targets, released } = change;
+        // A chain that drains may use what no scope names any more.
+        let over: Vec<Arc<str>> = released
+            .into_iter()
+            .filter(|name| !self.leaving.iter().any(|(_, kind, left)| *kind == Kind::Route && left == name))
+            .filter(|name| self.route_needs.forget(name))
+            .collect();
+        over.iter().for_each(|name| self.ledger.remove(Kind::Route, name));
+        if targets.is_empty() && over.is_empty() {
+            return;
+        }
+        self.publish(|snapshot| {
+            let mut table: ScopeTable = snapshot.scopes.get(source).map(|table| (**table).clone()).unwrap_or_default();
+            for (key, target) in targets {
+                match target {
+                    Some(target) => table.insert(key, target),
+                    None => table.remove(&key),
+                }
+            }
+            snapshot.scopes.insert(source.into(), Arc::new(table));
+            over.iter().for_each(|name| {
+                snapshot.routes.remove(name);
+            });
+        });
+    }
+
+    /// They do not come, or what came is not good: listeners serve without.
+    pub(super) fn go_on_without_scopes(&mut self, source: &str) {
+        self.scope_needs.give_up(source);
+        self.publish_warm_listeners();
+    }
+
+    /// Whether the scopes that these needs name came, with the routes of what came first.
+    pub(super) fn has_scopes(&self, needs: &Needs) -> bool {
+        let snapshot = self.shared.snapshot();
+        let there = |name: &Arc<str>| snapshot.routes.contains_key(name) || self.route_needs.is_given_up(name);
+        needs.scopes.keys().all(|source| {
+            self.scope_needs.is_given_up(source)
+                || self.scopes.get(source.as_str()).is_some_and(|set| match &set.first {
+                    First::Awaited => false,
+                    First::Lacks(routes) => routes.iter().all(there),
+                    First::There => true,
+                })
+        })
+    }
+
+    /// What listeners have been told to be there is there: nobody waits for it again.
+    pub(super) fn settle_scopes(&mut self, needs: &Needs) {
+        for source in needs.scopes.keys() {
+            if let Some(set) = self.scopes.get_mut(source.as_str())
+                && matches!(set.first, First::Lacks(_))
+            {
+                set.first = First::There;
+            }
+        }
+    }
+
+    /// The chains that used a source's scopes have drained.
+    pub(super) fn forget_scopes(&mut self, source: &Arc<str>) {
+        let mut change = Change::default();
+        for name in self.scopes_beside(source, std::iter::empty()) {
+            self.remove_scope(source, &name, &mut change);
+        }
+        self.publish_scopes(source, change);
+        if let Some(set) = self.scopes.remove(source) {
+            set.stats.ends();
+        }
+        self.ledger.forget_scopes(source);
+        self.publish(|snapshot| {
+            snapshot.scopes.remove(source);
+        });
+    }
+}
+
+/// What an update does to a set.
+#[derive(Default)]
+struct Change {
+    /// Keys, and what they lead to now.
+    targets: Vec<(Arc<[u8]>, Option<Target>)>,
+    /// Route configurations that one scope less names.
+    released: Vec<Arc<str>>,
+}
