@@ -27,7 +27,7 @@ use crate::cluster::dns::Discoveries;
 use crate::config::Compiler;
 use crate::config::bootstrap::Bootstrap;
 use crate::config::files::{self, UnknownDynamicFields};
-use crate::config::store::{Kind, Placed, Store};
+use crate::config::store::{Placed, Store};
 use crate::discovery::Discovery;
 use crate::discovery::channel::Channel;
 use crate::discovery::kept::Keeper;
@@ -120,7 +120,7 @@ fn make_store(
         defaults,
         stats: stats.root(),
         node: bootstrap.node.clone(),
-        known: bootstrap.node.known(bootstrap.ads.is_some()),
+        known: bootstrap.known.clone(),
         discovered: Default::default(),
         buffer_limit_bytes: 1 << 20,
         cluster_defaults: bootstrap.cluster_defaults.clone(),
@@ -135,12 +135,9 @@ fn load_static(bootstrap: &Bootstrap, store: &mut Store) -> Vec<FieldError> {
         Placed::encoded(cluster.clone(), root.clone().field("clusters").index(index), &unversioned)
     });
     let mut errors = store.update_clusters(clusters.collect());
-    for (path, cluster) in bootstrap.control_plane_clusters() {
-        if !store.ledger().is_static(Kind::Cluster, cluster) {
-            errors.push(FieldError::new(
-                path,
-                format!("unknown cluster '{cluster}': it must be one of static_resources"),
-            ));
+    for (path, cluster) in bootstrap.service_clusters() {
+        if !bootstrap.known.primary.contains(cluster) {
+            errors.push(FieldError::new(path, format!("Unknown gRPC client cluster '{cluster}'")));
         }
     }
     let listeners = bootstrap.listeners().iter().enumerate().map(|(index, listener)| {

@@ -1,5 +1,6 @@
 //! `envoy.config.bootstrap.v3.Bootstrap` -> what a process starts from. It must not know how it is started.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub struct Bootstrap {
     /// Whom loads are reported to.
     pub(crate) load_reports: Option<GrpcService>,
     pub(crate) cluster_defaults: ClusterDefaults,
+    /// What its sources may refer to.
+    pub(crate) known: Known,
     pub(crate) runtime_layers: Vec<Layer>,
     pub(crate) stats_rules: tidegate_stats::Rules,
     /// Of all downstream connections.
@@ -135,9 +138,10 @@ impl Bootstrap {
         let mut needs = Needs::default();
         let mut context = plain_context(&mut needs, defaults);
         let node = super::node::compile(message.node.as_ref(), overrides);
-        let known = node.known(message.dynamic_resources.as_ref().is_some_and(|dynamic| dynamic.ads_config.is_some()));
+        let ads = message.dynamic_resources.as_ref().is_some_and(|dynamic| dynamic.ads_config.is_some());
+        let known = node.known(ads, primary_clusters(&message));
         let (admin, Dynamic { lds, cds, ads }) =
-            compile_sources(&message, known, &mut context).map_err(|error| place(vec![error]))?;
+            compile_sources(&message, &known, &mut context).map_err(|error| place(vec![error]))?;
         let cluster_defaults =
             ClusterDefaults::compile(&message, &node, &mut context).map_err(|error| place(vec![error]))?;
         let load_reports = load_reports(&message, &mut context).map_err(|error| place(vec![error]))?;
@@ -145,7 +149,7 @@ impl Bootstrap {
             // Where nothing is said of layers there is one to modify.
             Some(layers) if layers.layers.is_empty() => vec![Layer { name: "".into(), source: LayerSource::Admin }],
             Some(layers) => context
-                .within("layered_runtime", |context| super::runtime::compile(layers, &node.cluster, known, context))
+                .within("layered_runtime", |context| super::runtime::compile(layers, &node.cluster, &known, context))
                 .map_err(|error| place(vec![error]))?,
             None => Vec::new(),
         };
@@ -184,6 +188,7 @@ impl Bootstrap {
             ads,
             load_reports,
             cluster_defaults,
+            known,
             runtime_layers,
             stats_rules,
             connection_limit,
@@ -230,28 +235,16 @@ impl Bootstrap {
         self.message.cluster_manager.as_ref().is_some_and(|manager| manager.enable_deferred_cluster_creation)
     }
 
-    /// The clusters of control planes, each with the field that names it. They must be static and need no control plane.
-    pub(crate) fn control_plane_clusters(&self) -> Vec<(FieldPath, &str)> {
-        let mut named = Vec::new();
-        let layers = FieldPath::root().field("layered_runtime").field("layers");
-        for (index, layer) in self.runtime_layers.iter().enumerate() {
-            if let LayerSource::Discovered { source, .. } = &layer.source {
-                let path = layers.clone().index(index).field("rtds_layer").field("rtds_config");
-                named.extend(cluster_of(path, source));
-            }
-        }
-        if let Some(service) = &self.load_reports {
-            let path = FieldPath::root().field("cluster_manager").field("load_stats_config");
-            named.push((grpc_cluster(path), &service.cluster));
-        }
-        let root = FieldPath::root().field("dynamic_resources");
-        if let Some(ads) = &self.ads {
-            named.push((grpc_cluster(root.clone().field("ads_config")), ads.service.cluster.as_str()));
-        }
-        for (field, source) in [("cds_config", &self.cds), ("lds_config", &self.lds)] {
-            named.extend(source.as_ref().and_then(|source| cluster_of(root.clone().field(field), source)));
-        }
-        named
+    /// The clusters of gRPC services that are called from the start, each with the field that names it.
+    pub(crate) fn service_clusters(&self) -> Vec<(FieldPath, &str)> {
+        let root = FieldPath::root();
+        let reports = self.load_reports.as_ref().map(|service| {
+            (grpc_cluster(root.clone().field("cluster_manager").field("load_stats_config")), service.cluster.as_str())
+        });
+        let ads = self.ads.as_ref().map(|ads| {
+            (grpc_cluster(root.clone().field("dynamic_resources").field("ads_config")), ads.service.cluster.as_str())
+        });
+        reports.into_iter().chain(ads).collect()
     }
 
     /// What is said of the version in `server.version`.
@@ -323,7 +316,7 @@ struct Dynamic {
 
 fn compile_sources(
     message: &proto::Bootstrap,
-    known: Known,
+    known: &Known,
     context: &mut CompileContext<'_>,
 ) -> Result<(Option<ListenAddress>, Dynamic), FieldError> {
     let admin = match message.admin.as_ref().and_then(|admin| admin.address.as_ref()) {
@@ -388,14 +381,16 @@ fn in_resource(name: &str, errors: Vec<FieldError>) -> Vec<FieldError> {
     errors.into_iter().map(|error| error.in_resource(name)).collect()
 }
 
-/// The cluster that a source is read through, if there is one, and the field that names it.
-fn cluster_of(path: FieldPath, source: &ConfigSource) -> Option<(FieldPath, &str)> {
-    let path = path.field("api_config_source");
-    match source {
-        ConfigSource::File { .. } | ConfigSource::Ads(_) => None,
-        ConfigSource::Stream(control_plane, _) => Some((grpc_cluster(path), &control_plane.service.cluster)),
-        ConfigSource::Rest(control_plane, _) => Some((path.field("cluster_names").index(0), &control_plane.cluster)),
-    }
+/// The clusters of a bootstrap that need no control plane.
+fn primary_clusters(message: &proto::Bootstrap) -> BTreeSet<String> {
+    use tidegate_xds::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType as Discovery, DiscoveryType};
+    let is_eds = |cluster: &Cluster| match &cluster.cluster_discovery_type {
+        Some(Discovery::Type(kind)) => *kind == DiscoveryType::Eds as i32,
+        Some(Discovery::ClusterType(custom)) => custom.name == "envoy.cluster.eds",
+        None => false,
+    };
+    let clusters = message.static_resources.iter().flat_map(|resources| &resources.clusters);
+    clusters.filter(|cluster| !is_eds(cluster)).map(|cluster| cluster.name.clone()).collect()
 }
 
 fn grpc_cluster(api_config_source: FieldPath) -> FieldPath {

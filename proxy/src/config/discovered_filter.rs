@@ -168,7 +168,7 @@ impl Compiler {
         let Some(source) = &discovery.config_source else {
             return Err(context.error_at("config_source", "a config source is required"));
         };
-        let source = context.within("config_source", |context| config_source(source, self.known, context))?;
+        let source = context.within("config_source", |context| config_source(source, &self.known, context))?;
         for (index, type_url) in discovery.type_urls.iter().enumerate() {
             if self.registry.http_filter(type_url).is_none() {
                 let path = context.path.clone().field("type_urls").index(index);

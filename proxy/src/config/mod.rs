@@ -30,6 +30,7 @@ mod upstream_filters;
 pub(crate) mod values;
 mod warnings;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -66,8 +67,8 @@ pub struct Node {
 
 impl Node {
     /// What sources may refer to, with this node.
-    pub(crate) fn known(&self, ads: bool) -> sources::Known {
-        sources::Known { ads, node: !self.id.is_empty() && !self.cluster.is_empty() }
+    pub(crate) fn known(&self, ads: bool, primary: BTreeSet<String>) -> sources::Known {
+        sources::Known { ads, node: !self.id.is_empty() && !self.cluster.is_empty(), primary: Arc::new(primary) }
     }
 }
 
@@ -204,7 +205,7 @@ impl Compiler {
         source: &core::ConfigSource,
         context: &mut CompileContext<'_>,
     ) -> Result<(), FieldError> {
-        let source = sources::config_source(source, self.known, context)?;
+        let source = sources::config_source(source, &self.known, context)?;
         let stats_prefix = context.stats.prefix().to_owned();
         context.needs.route_configurations.insert(name.to_owned(), RouteSubscription { source, stats_prefix });
         Ok(())

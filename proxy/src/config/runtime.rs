@@ -42,7 +42,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
 pub(crate) fn compile(
     config: &proto::LayeredRuntime,
     service_cluster: &str,
-    known: Known,
+    known: &Known,
     context: &mut CompileContext<'_>,
 ) -> Result<Vec<Layer>, FieldError> {
     use proto::runtime_layer::LayerSpecifier;
@@ -81,7 +81,7 @@ pub(crate) fn compile(
 fn rtds_layer(
     layer: &str,
     rtds: &proto::runtime_layer::RtdsLayer,
-    known: Known,
+    known: &Known,
     context: &mut CompileContext<'_>,
 ) -> Result<LayerSource, FieldError> {
     let Some(source) = &rtds.rtds_config else { return Err(context.error_at("rtds_config", "value is required")) };
@@ -249,7 +249,8 @@ mod tests {
             stats: Store::new().root(),
             needs: &mut needs,
         };
-        compile(&config, "web", Known { ads: false, node: true }, &mut context).map_err(|error| error.to_string())
+        compile(&config, "web", &Known { node: true, ..Known::default() }, &mut context)
+            .map_err(|error| error.to_string())
     }
 
     fn static_entry(yaml: &str) -> Entry {

@@ -135,11 +135,11 @@ fn subscribe(
         return Err(context.error_at("scoped_rds.scoped_rds_config_source", "a config source is required"));
     };
     let source = context.within("scoped_rds", |context| {
-        context.within("scoped_rds_config_source", |context| config_source(source, compiler.known, context))
+        context.within("scoped_rds_config_source", |context| config_source(source, &compiler.known, context))
     })?;
     let routes = match &proto.rds_config_source {
         Some(source) => {
-            Some(context.within("rds_config_source", |context| config_source(source, compiler.known, context))?)
+            Some(context.within("rds_config_source", |context| config_source(source, &compiler.known, context))?)
         }
         None => None,
     };

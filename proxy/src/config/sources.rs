@@ -1,5 +1,6 @@
 //! `ConfigSource` and what is below it -> where resources come from. It must not know which resources.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,12 +66,29 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 const DEFAULT_RATE: RequestRate = RequestRate { burst: 100, per_second: 10.0 };
 
 /// What sources may refer to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Known {
     /// There is an aggregated stream (`ads_config`).
     pub(crate) ads: bool,
     /// The node has an id and a cluster, which every source is told.
     pub(crate) node: bool,
+    /// The clusters that a control plane may be behind: those of the bootstrap that need no control plane themselves.
+    pub(crate) primary: Arc<BTreeSet<String>>,
+}
+
+impl Known {
+    /// # Errors
+    /// What a control plane cannot be behind, in Envoy's words.
+    fn check(&self, cluster: &str, field: &str, context: &CompileContext<'_>) -> Result<(), FieldError> {
+        if self.primary.contains(cluster) {
+            return Ok(());
+        }
+        let reason = format!(
+            "envoy.config.core.v3.ApiConfigSource must have a statically defined non-EDS cluster: '{cluster}' does not \
+             exist, was added via api, or is an EDS cluster"
+        );
+        Err(context.error_at(field, reason))
+    }
 }
 
 /// A configuration source that we can read.
@@ -80,7 +98,7 @@ pub(crate) struct Known {
 #[expect(deprecated, reason = "Envoy 1.40 reads `path`")]
 pub(crate) fn config_source(
     source: &core::ConfigSource,
-    known: Known,
+    known: &Known,
     context: &mut CompileContext<'_>,
 ) -> Result<ConfigSource, FieldError> {
     use core::config_source::ConfigSourceSpecifier as Specifier;
@@ -108,9 +126,13 @@ pub(crate) fn config_source(
             }
             check_version(api, context)?;
             if api.api_type() == ApiType::Rest {
-                return Ok(ConfigSource::Rest(Arc::new(polled(api, context)?), wait));
+                let polled = polled(api, context)?;
+                known.check(&polled.cluster, "cluster_names[0]", context)?;
+                return Ok(ConfigSource::Rest(Arc::new(polled), wait));
             }
-            Ok(ConfigSource::Stream(Arc::new(control_plane(api, context)?), wait))
+            let control_plane = control_plane(api, context)?;
+            known.check(&control_plane.service.cluster, "grpc_services[0].envoy_grpc.cluster_name", context)?;
+            Ok(ConfigSource::Stream(Arc::new(control_plane), wait))
         }),
         Some(Specifier::Ads(_)) if known.ads => Ok(ConfigSource::Ads(wait)),
         Some(Specifier::Ads(_)) => {

@@ -181,8 +181,29 @@ fn a_control_plane_that_is_no_cluster_is_refused() {
     let control = ControlPlane::start();
     let mut gateway =
         Gateway::spawn(&control.bootstrap("GRPC").replace("cluster_name: xds }", "cluster_name: nowhere }"), &[]);
-    gateway.wait_for("unknown cluster 'nowhere'");
+    gateway.wait_for("Unknown gRPC client cluster 'nowhere'");
     assert!(!gateway.wait().success());
+}
+
+/// Not even by a resource that comes later: control planes are behind what the bootstrap says.
+#[test]
+fn a_source_behind_no_static_cluster_is_refused_with_its_resource() {
+    const REASON: &str = "must have a statically defined non-EDS cluster: 'late' does not exist, was added via api";
+    let (control, port, admin) = (ControlPlane::start(), free_port(), free_port());
+    let own = "{ api_config_source: { api_type: GRPC, transport_api_version: V3, grpc_services: [{ envoy_grpc: { cluster_name: late } }] } }";
+    let lost = listener("main", port).replace("config_source: { ads: {} }", &format!("config_source: {own}"));
+    let bootstrap = with_admin(&control.bootstrap("GRPC"), admin);
+    let _gateway = Gateway::spawn(&bootstrap, &[]);
+    assert_eq!([control.asked(), control.asked()], ["connected", "Cluster v n []"]);
+    let late = format!("{{ '@type': {CDS}, name: late, load_assignment: {{ cluster_name: late }} }}");
+    control.answer("1", "a", &[late]);
+    let mut asked = [control.asked(), control.asked()];
+    asked.sort();
+    assert_eq!(asked, ["Cluster v1 na []", "Listener v n []"]);
+    control.answer("1", "b", &[lost]);
+    assert_eq!(control.asked(), "Listener v nb [] !");
+    let told = Client::new(admin).get("/config_dump").text();
+    assert!(told.contains(REASON), "{told}");
 }
 
 #[test]
@@ -210,6 +231,11 @@ fn ads_without_a_stream_is_refused() {
 }
 
 /// A bootstrap with a listener of its own, beside what the control plane says.
+fn with_admin(bootstrap: &str, admin: u16) -> String {
+    let admin = format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}");
+    bootstrap.replace("static_resources:", &format!("{admin}\nstats_flush_interval: 0.1s\nstatic_resources:"))
+}
+
 fn with_static_listener(control: &ControlPlane, dialect: &str, port: u16) -> String {
     let own = listener("own", port).replace("rds: { route_config_name: routes, config_source: { ads: {} } }", "route_config: { virtual_hosts: [{ name: all, domains: ['*'], routes: [{ match: { prefix: / }, direct_response: { status: 200, body: { inline_string: own } } }] }] }");
     let own = own.replace(&format!("'@type': {LDS}, "), "");
@@ -388,14 +414,7 @@ fn names_with_times_of_their_own_are_asked_for_together_and_once() {
 fn what_became_of_each_resource_is_shown() {
     let upstream = Upstream::text("hello");
     let (control, port, admin) = (ControlPlane::start(), free_port(), free_port());
-    let bootstrap = control.bootstrap("GRPC").replace(
-        "static_resources:",
-        &format!(
-            "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}
-stats_flush_interval: 0.1s
-static_resources:"
-        ),
-    );
+    let bootstrap = with_admin(&control.bootstrap("GRPC"), admin);
     let _gateway = serving_from(&control, &bootstrap, &upstream, port);
     eventually("times of all four", || {
         let told = Client::new(admin).get("/stats?filter=update_duration").text();
@@ -536,10 +555,11 @@ fn a_start_without_the_control_plane_serves_what_was_kept() {
 #[test]
 fn a_stream_asks_no_more_often_than_it_may() {
     let (control, admin) = (ControlPlane::start(), free_port());
-    let bootstrap = control
-        .bootstrap("GRPC")
-        .replace("    grpc_services:", "    rate_limit_settings: { max_tokens: 2, fill_rate: 0.25 }\n    grpc_services:")
-        .replace("static_resources:", &format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\nstats_flush_interval: 0.1s\nstatic_resources:"));
+    let bootstrap = control.bootstrap("GRPC").replace(
+        "    grpc_services:",
+        "    rate_limit_settings: { max_tokens: 2, fill_rate: 0.25 }\n    grpc_services:",
+    );
+    let bootstrap = with_admin(&bootstrap, admin);
     let _gateway = Gateway::spawn(&bootstrap, &[]);
     assert_eq!(control.asked(), "connected");
     assert_eq!(control.asked(), "Cluster v n []");

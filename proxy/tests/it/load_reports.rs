@@ -257,7 +257,7 @@ fn whom_nobody_can_reach_is_refused() {
     let (server, upstream) = (Server::start(), Upstream::text("hello"));
     for (from, to, reason) in [
         ("api_type: GRPC", "api_type: REST", "load_stats_config.api_type: must be GRPC or DELTA_GRPC"),
-        ("cluster_name: lrs }", "cluster_name: nowhere }", "unknown cluster 'nowhere'"),
+        ("cluster_name: lrs }", "cluster_name: nowhere }", "Unknown gRPC client cluster 'nowhere'"),
         (
             "api_type: GRPC",
             "api_type: GRPC, transport_api_version: V2",

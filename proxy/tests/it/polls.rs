@@ -219,7 +219,11 @@ fn what_cannot_be_polled_is_refused() {
         ("\"refresh_delay\": \"0.02s\", ", "", "refresh_delay is required for REST API configuration sources"),
         ("0.02s", "0s", "refresh_delay: must be at least 1ms"),
         ("[\"control\"]", "[\"control\", \"b\"]", "must have a singleton cluster name specified"),
-        ("[\"control\"]", "[\"nowhere\"]", "cluster_names[0]: unknown cluster 'nowhere'"),
+        (
+            "[\"control\"]",
+            "[\"nowhere\"]",
+            "cluster_names[0]: envoy.config.core.v3.ApiConfigSource must have a statically defined non-EDS cluster: 'nowhere' does",
+        ),
         ("\"REST\"", "\"GRPC\"", "a gRPC source must not have a cluster name specified"),
     ] {
         let bootstrap = bootstrap(1, free_port());

@@ -89,7 +89,7 @@ impl Store {
             (Discovery::Eds(eds), Some(source)) => {
                 let source = context.within("eds_cluster_config", |context| {
                     context.within("eds_config", |context| {
-                        crate::config::sources::config_source(source, self.compiler.known, context)
+                        crate::config::sources::config_source(source, &self.compiler.known, context)
                     })
                 })?;
                 Some((Arc::clone(&eds.service_name), source))
