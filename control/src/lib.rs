@@ -4,4 +4,5 @@
 pub mod client;
 pub mod run;
 pub mod server;
+pub mod short;
 pub mod source;

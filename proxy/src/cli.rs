@@ -31,6 +31,8 @@ pub enum Command {
     Delete(DeleteFlags),
     /// Say what a change would do.
     Diff(DiffFlags),
+    /// Show what the short form stands for.
+    Expand(ExpandFlags),
 }
 
 #[derive(Debug, Parser)]
@@ -67,6 +69,8 @@ enum Sub {
     Delete(DeleteFlags),
     /// Show what `apply` would change; ends with 1 if there is something
     Diff(DiffFlags),
+    /// Show the xDS resources that files of the short form stand for, or the JSON Schema of these files
+    Expand(ExpandFlags),
 }
 
 /// `tidegate status`.
@@ -83,7 +87,8 @@ pub struct StatusFlags {
 /// `tidegate control`.
 #[derive(Debug, Clone, Args)]
 pub struct ControlFlags {
-    /// The directory: files in YAML or JSON, each of one resource or `resources: [...]`; a directory in it is a group of nodes
+    /// The directory: files in YAML or JSON, each of one resource, `resources: [...]` or the short form; a directory in it is a
+    /// group of nodes. A file stands for a directory with nothing else in it
     #[arg(long, required_unless_present = "store", conflicts_with = "store")]
     pub source: Option<PathBuf>,
     /// A directory in which resources are kept that `tidegate apply` and the admin interface change
@@ -168,6 +173,31 @@ pub struct DiffFlags {
     pub file: PathBuf,
     #[command(flatten)]
     pub store: StoreFlags,
+}
+
+/// `tidegate expand`.
+#[derive(Debug, Clone, Args)]
+pub struct ExpandFlags {
+    /// A file of the short form, or a directory as `tidegate control --source` takes it
+    #[arg(value_name = "FILE|DIR", required_unless_present = "schema", conflicts_with = "schema")]
+    pub path: Option<PathBuf>,
+    /// How they are written
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: OutputFormat,
+    /// Those of the nodes of this group: a directory within the directory
+    #[arg(long, value_name = "NAME", conflicts_with = "schema")]
+    pub group: Option<String>,
+    /// Print the JSON Schema of the short form, for editors
+    #[arg(long)]
+    pub schema: bool,
+}
+
+/// `--format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Default)]
+pub enum OutputFormat {
+    #[default]
+    Yaml,
+    Json,
 }
 
 /// `tidegate check`.
@@ -370,8 +400,8 @@ pub fn called_as_envoy(program: &str) -> bool {
     std::path::Path::new(program).file_stem().is_some_and(|name| name == "envoy")
 }
 
-const SUBCOMMANDS: [&str; 10] =
-    ["run", "check", "quickstart", "status", "control", "apply", "get", "delete", "diff", "help"];
+const SUBCOMMANDS: [&str; 11] =
+    ["run", "check", "quickstart", "status", "control", "apply", "get", "delete", "diff", "expand", "help"];
 
 /// Reads a command line, program name first.
 ///
@@ -391,6 +421,7 @@ pub fn parse(arguments: Vec<String>) -> Result<Command, clap::Error> {
         Sub::Get(flags) => Command::Get(flags),
         Sub::Delete(flags) => Command::Delete(flags),
         Sub::Diff(flags) => Command::Diff(flags),
+        Sub::Expand(flags) => Command::Expand(flags),
     })
 }
 
@@ -481,6 +512,10 @@ mod tests {
         {
             let line = format!("tidegate control {line}");
             assert!(parse(line.split(' ').map(str::to_owned).collect()).is_err(), "{line}");
+        }
+        assert!(matches!(parsed("tidegate expand --schema"), Command::Expand(flags) if flags.schema));
+        for line in ["expand", "expand --schema a", "expand a --format toml"] {
+            assert!(parse(format!("tidegate {line}").split(' ').map(str::to_owned).collect()).is_err(), "{line}");
         }
         assert!(matches!(parsed("tidegate get Cluster"), Command::Get(flags) if flags.name.is_none()));
         assert!(matches!(parsed("/usr/bin/envoy --mode validate -c a.yaml"), Command::Run(_)));

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod config;
 pub mod control_plane;
 mod discovery;
+pub mod expand;
 pub mod http;
 pub mod io;
 pub mod listener;

@@ -12,7 +12,7 @@ use tidegate::config::bootstrap::{Bootstrap, Overrides};
 use tidegate::config::files::UnknownDynamicFields;
 use tidegate::server::{self, Options, StartError};
 use tidegate::stats::server::VERSION;
-use tidegate::{allocator, check, control_plane, quickstart, resources, status};
+use tidegate::{allocator, check, control_plane, expand, quickstart, resources, status};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, Format};
 
@@ -38,6 +38,7 @@ fn main() -> ExitCode {
             start(quickstart::bootstrap(), options(concurrency, Defaults::Safe, Duration::from_secs(10)))
         }
         Command::Control(flags) => run_control(flags),
+        Command::Expand(flags) => printed(expand::print(&flags)),
         Command::Apply(flags) => printed(resources::apply(&flags)),
         Command::Get(flags) => printed(resources::get(&flags)),
         Command::Delete(flags) => printed(resources::delete(&flags)),

@@ -1,9 +1,11 @@
 //! A directory of resources in YAML and JSON, looked at again and again. What its files say is served together or not at all.
 //!
-//! Each file holds `resources: [{"@type": ...}, ...]`, or one resource with its `@type`. A directory in it is a group of nodes:
-//! its `node.yaml` says which (see [`Group::pattern`]), its other files what they get beside and in place of what lies above.
-//! It must not know what a resource means.
+//! Each file holds `resources: [{"@type": ...}, ...]`, or one resource with its `@type`, or begins with `tidegate: v1` and is of
+//! the short form; those are expanded together. A directory in it is a group of nodes: its `node.yaml` says which (see
+//! [`Group::pattern`]), its other files what they get beside and in place of what lies above. One file may stand for a directory
+//! with nothing else in it. It must not know what a resource means.
 
+mod assemble;
 pub(super) mod file;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,9 +16,10 @@ use std::time::{Duration, SystemTime};
 
 use tidegate_xds::pb::envoy::config::core::v3::Node;
 
+use self::file::Held;
 use super::{Refused, Source};
-use crate::server::resource_set::Reference;
-use crate::server::{Group, Resource, ResourceSet, ResourceType, Sets};
+use crate::server::{Group, Resource, ResourceSet, Sets};
+use crate::short::Parsed;
 
 /// How often the directory is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -61,7 +64,7 @@ struct Read {
 
 #[derive(Debug)]
 enum Content {
-    Resources(Vec<Arc<Resource>>),
+    Of(Held),
     Node(Box<Node>),
 }
 
@@ -70,10 +73,12 @@ enum Content {
 struct Part<'a> {
     node: Option<&'a Node>,
     resources: Vec<&'a Arc<Resource>>,
+    short: Vec<&'a Parsed>,
 }
 
 impl Source for Directory {
     async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
+        let mut amid_writing = 0;
         loop {
             let mut listing = list(&self.root);
             if self.seen.as_ref() == Some(&listing) {
@@ -89,7 +94,13 @@ impl Source for Directory {
                 }
             }
             self.seen = Some(listing.clone());
-            let sets = self.read(listing)?;
+            let read = self.read(&listing);
+            // Half of what somebody writes in place is not what is meant: it is read again once it is whole.
+            if amid_writing < MOST_LOOKS && list(&self.root) != listing {
+                amid_writing += 1;
+                continue;
+            }
+            let sets = read?;
             self.last = sets.clone();
             return Ok(sets);
         }
@@ -108,10 +119,18 @@ impl Directory {
         }
     }
 
-    fn read(&mut self, listing: Listing) -> Result<Arc<Sets>, Refused> {
-        let listing = listing.map_err(|fault| Refused { faults: vec![fault] })?;
+    /// What is there now.
+    ///
+    /// # Errors
+    /// As [`Source::next`].
+    pub(super) fn load(&mut self) -> Result<Arc<Sets>, Refused> {
+        self.read(&list(&self.root))
+    }
+
+    fn read(&mut self, listing: &Listing) -> Result<Arc<Sets>, Refused> {
+        let listing = listing.as_ref().map_err(|fault| Refused { faults: vec![fault.clone()] })?;
         self.files.retain(|path, _| listing.contains_key(path));
-        for (path, stamp) in &listing {
+        for (path, stamp) in listing {
             if self.files.get(path).is_none_or(|read| read.stamp != *stamp) {
                 let content = self.read_file(path);
                 self.files.insert(path.clone(), Read { stamp: *stamp, content });
@@ -119,90 +138,51 @@ impl Directory {
         }
         let faults: Vec<String> =
             listing.keys().filter_map(|path| self.files.get(path)?.content.as_ref().err()).flatten().cloned().collect();
-        if faults.is_empty() { self.assemble(&listing) } else { Err(Refused { faults }) }
+        if faults.is_empty() { self.assemble(listing) } else { Err(Refused { faults }) }
     }
 
     fn read_file(&self, path: &Path) -> Result<Content, Vec<String>> {
-        let name: Arc<str> = path.strip_prefix(&self.root).unwrap_or(path).display().to_string().into();
+        let relative = path.strip_prefix(&self.root).ok().filter(|relative| !relative.as_os_str().is_empty());
+        let name: Arc<str> = relative.unwrap_or(path).display().to_string().into();
         let text = std::fs::read(path).map_err(|error| vec![format!("{name}: {error}")])?;
-        let in_group = path.parent() != Some(&self.root);
-        if in_group && path.file_stem().is_some_and(|stem| stem == NODE) {
+        if text.is_empty() && self.files.get(path).is_some_and(Read::says_something) {
+            return Err(vec![format!("{name}: empty; remove the file if nothing of it is to be served")]);
+        }
+        if self.group_of(path).is_some() && path.file_stem().is_some_and(|stem| stem == NODE) {
             return file::node(&name, path, &text).map(|node| Content::Node(Box::new(node)));
         }
-        file::resources(&name, path, &text).map(Content::Resources)
+        file::held(&name, path, &text).map(Content::Of)
     }
 
-    /// The sets of all groups, each checked as a whole.
-    fn assemble(&self, listing: &BTreeMap<PathBuf, Stamp>) -> Result<Arc<Sets>, Refused> {
-        let mut faults = Vec::new();
-        let mut parts: BTreeMap<Option<&Path>, Part<'_>> = BTreeMap::new();
-        parts.entry(None).or_default();
-        for path in listing.keys() {
-            let part = parts.entry(path.parent().filter(|parent| *parent != self.root)).or_default();
-            match self.files.get(path).map(|read| &read.content) {
-                Some(Ok(Content::Resources(resources))) => part.resources.extend(resources),
-                Some(Ok(Content::Node(node))) => part.node = Some(node),
-                Some(Err(_)) | None => {}
-            }
-        }
-        let shared = parts.remove(&None).map(|part| unique(part.resources, &mut faults)).unwrap_or_default();
-        let rest = self.set(shared.values(), &self.last.rest, &mut faults);
-        let mut groups = Vec::new();
-        for (path, Part { node, resources }) in parts {
-            let name =
-                path.and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            let Some(node) = node else {
-                faults.push(format!("{name}: no {NODE}.yaml says which nodes this group has"));
-                continue;
-            };
-            let mut all = shared.clone();
-            all.extend(unique(resources, &mut faults));
-            let before = self.last.groups.iter().find(|group| *group.name == *name).map(|group| &group.set);
-            let set = self.set(all.values(), before.unwrap_or(&self.last.rest), &mut faults);
-            groups.push(Group { name: name.into(), pattern: node.clone(), set });
-        }
-        if !faults.is_empty() {
-            // What all groups share is found wanting in each of them.
-            let mut told = BTreeSet::new();
-            faults.retain(|fault| told.insert(fault.clone()));
-            return Err(Refused { faults });
-        }
-        Ok(Arc::new(Sets { rest, groups }))
-    }
-
-    fn set<'a>(
-        &self,
-        resources: impl Iterator<Item = &'a Arc<Resource>>,
-        before: &Arc<ResourceSet>,
-        faults: &mut Vec<String>,
-    ) -> Arc<ResourceSet> {
-        let set = before.turned_into(resources.cloned());
-        let held = |reference: &Reference| {
-            reference.to == ResourceType::CLUSTER && self.held_elsewhere.contains(&*reference.name)
-        };
-        faults.extend(set.dangling(before, &held).iter().map(ToString::to_string));
-        if set.version() == before.version() { before.clone() } else { Arc::new(set) }
+    /// The directory that a file's group is.
+    fn group_of<'a>(&self, path: &'a Path) -> Option<&'a Path> {
+        path.parent().filter(|parent| path != self.root && *parent != self.root)
     }
 }
 
-type ByName = HashMap<(ResourceType, Arc<str>), Arc<Resource>>;
-
-fn unique(resources: Vec<&Arc<Resource>>, faults: &mut Vec<String>) -> ByName {
-    let mut all = ByName::with_capacity(resources.len());
-    for resource in resources {
-        if let Some(before) = all.insert((resource.kind, resource.name.clone()), resource.clone()) {
-            let (kind, name) = (resource.kind.short(), &resource.name);
-            let (here, there) = (resource.place(None), before.place(None));
-            faults.push(format!("{here}: there is a {kind} '{name}' already, at {there}"));
-        }
+impl Read {
+    /// Whether it held anything, right or wrong.
+    fn says_something(&self) -> bool {
+        !matches!(&self.content, Ok(Content::Of(Held::Resources(resources))) if resources.is_empty())
     }
-    all
 }
 
-/// The files of a directory and of those in it, by path.
+impl Stamp {
+    fn of(meta: &std::fs::Metadata) -> Self {
+        Self { device: meta.dev(), inode: meta.ino(), length: meta.len(), modified: meta.modified().ok() }
+    }
+}
+
+/// The files of a directory and of those in it, by path; or the one that it is.
 fn list(root: &Path) -> Listing {
     let mut found = BTreeMap::new();
     let failed = |path: &Path, error: std::io::Error| format!("{}: {error}", path.display());
+    if let Ok(meta) = std::fs::metadata(root)
+        && meta.is_file()
+    {
+        found.insert(root.to_owned(), Stamp::of(&meta));
+        return Ok(found);
+    }
     let mut directories = vec![(root.to_owned(), true)];
     while let Some((directory, outermost)) = directories.pop() {
         for entry in std::fs::read_dir(&directory).map_err(|error| failed(&directory, error))? {
@@ -215,9 +195,7 @@ fn list(root: &Path) -> Listing {
             if meta.is_dir() && outermost {
                 directories.push((path, false));
             } else if meta.is_file() && known {
-                let modified = meta.modified().ok();
-                let stamp = Stamp { device: meta.dev(), inode: meta.ino(), length: meta.len(), modified };
-                found.insert(path, stamp);
+                found.insert(path, Stamp::of(&meta));
             }
         }
     }

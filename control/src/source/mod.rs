@@ -20,12 +20,21 @@ pub trait Source: Send {
     fn next(&mut self) -> impl Future<Output = Result<Arc<Sets>, Refused>> + Send;
 }
 
-/// Reads resources from a text, YAML or (by its path) JSON: one, or `resources: [...]`. `name` is what errors call it.
+/// Reads resources from a text, YAML or (by its path) JSON: one, `resources: [...]`, or the short form. `name` is what errors
+/// call it.
 ///
 /// # Errors
 /// All that is wrong with them, each with its line.
 pub fn read(name: &str, path: &Path, text: &[u8]) -> Result<Vec<Arc<Resource>>, Vec<String>> {
-    directory::file::resources(&name.into(), path, text)
+    directory::file::alone(&name.into(), path, text)
+}
+
+/// Reads a directory or a file once.
+///
+/// # Errors
+/// All that keeps it from being served.
+pub fn load(path: &Path) -> Result<Arc<Sets>, Refused> {
+    Directory::new(path.to_owned(), []).load()
 }
 
 /// Why what is there cannot be served. What was served before is served on.

@@ -8,9 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use prost::{Message, Name};
-use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
-use tidegate_xds::to_whole_json;
 use tokio::sync::watch;
 
 use super::directory::file;
@@ -80,7 +77,7 @@ impl Store {
         let failed = |error: io::Error| Refused { faults: vec![format!("{}: {error}", path.display())] };
         std::fs::create_dir_all(directory).map_err(failed)?;
         let resources = match std::fs::read(&path) {
-            Ok(text) => file::resources(&FILE.into(), &path, &text).map_err(|faults| Refused { faults })?,
+            Ok(text) => file::alone(&FILE.into(), &path, &text).map_err(|faults| Refused { faults })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(failed(error)),
         };
@@ -149,9 +146,7 @@ impl Store {
 
     /// Writes all beside, then moves it into place: what is there is always whole. There may be keys in it.
     fn write(&self, set: &ResourceSet) -> io::Result<()> {
-        let resources = ResourceType::all().flat_map(|kind| set.kind(kind).iter()).map(|one| one.body.clone());
-        let response = DiscoveryResponse { resources: resources.collect(), ..DiscoveryResponse::default() };
-        let json = to_whole_json(&DiscoveryResponse::full_name(), &response.encode_to_vec());
+        let json = set.to_json();
         let (new, path) = (self.directory.join(".resources.json.new"), self.directory.join(FILE));
         let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         writeln!(file, "{json:#}")?;

@@ -8,6 +8,7 @@ mod document;
 mod error;
 mod json;
 mod load;
+mod plain;
 pub mod protos;
 #[cfg(test)]
 mod random;
@@ -26,5 +27,6 @@ pub use document::SourceMap;
 pub use envoy_types::pb;
 pub use error::{FieldError, FieldPath, Location};
 pub use load::{Loaded, load, load_any, load_bytes};
+pub use plain::{Plain, plain};
 pub use to_json::{to_json, to_whole_json};
 pub use validate::validate;

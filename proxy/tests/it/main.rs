@@ -26,6 +26,7 @@ mod load_reports;
 mod namespace;
 mod polls;
 mod scoped_routes;
+mod short;
 mod tcp;
 mod tries;
 mod upgrades;

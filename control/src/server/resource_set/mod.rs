@@ -13,8 +13,11 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 pub use imbl::ordmap::DiffItem;
+use prost::{Message, Name};
 pub use references::Reference;
 pub use resource::{Resource, Version};
+use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use tidegate_xds::to_whole_json;
 pub use types::ResourceType;
 use xxhash_rust::xxh64::xxh64;
 
@@ -155,6 +158,13 @@ impl ResourceSet {
             wanted.into_values().for_each(|resource| kind.insert(resource));
         }
         turned
+    }
+
+    /// All of it as JSON, secrets too: what a file of a source may hold.
+    pub fn to_json(&self) -> serde_json::Value {
+        let resources = self.kinds.iter().flat_map(Kind::iter).map(|resource| resource.body.clone());
+        let response = DiscoveryResponse { resources: resources.collect(), ..DiscoveryResponse::default() };
+        to_whole_json(&DiscoveryResponse::full_name(), &response.encode_to_vec())
     }
 
     pub fn len(&self) -> usize {

@@ -10,6 +10,15 @@ use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{Decoded, FieldError, FieldPath, Format, UnknownFields, any, decode, load, root_keys};
 
 use crate::server::Resource;
+use crate::short::{self, Outside, Parsed, Part};
+
+/// What a file holds.
+#[derive(Debug)]
+pub(in crate::source) enum Held {
+    Resources(Vec<Arc<Resource>>),
+    /// It is of the short form; what it names may stand in other files.
+    Short(Box<Parsed>),
+}
 
 /// The nodes of a group.
 pub(super) fn node(name: &str, path: &Path, text: &[u8]) -> Result<Node, Vec<String>> {
@@ -17,17 +26,33 @@ pub(super) fn node(name: &str, path: &Path, text: &[u8]) -> Result<Node, Vec<Str
     loaded.map(|loaded| loaded.message).map_err(|errors| told(name, errors))
 }
 
-/// What a file holds: a list of resources, or one. `name` is what the file is called in errors.
-pub(in crate::source) fn resources(
-    name: &Arc<str>,
-    path: &Path,
-    text: &[u8],
-) -> Result<Vec<Arc<Resource>>, Vec<String>> {
-    read(name, Format::of_path(path), text).map_err(|errors| told(name, errors))
+/// What a file holds: a list of resources, one, or the short form. `name` is what the file is called in errors.
+pub(in crate::source) fn held(name: &Arc<str>, path: &Path, text: &[u8]) -> Result<Held, Vec<String>> {
+    let format = Format::of_path(path);
+    let read = || {
+        let keys = root_keys(text, format).map_err(|error| vec![error])?;
+        if keys.iter().any(|key| key == short::KEY) {
+            return Parsed::read(name, text, format).map(|parsed| Held::Short(Box::new(parsed)));
+        }
+        self::resources(name, &keys, format, text).map(Held::Resources)
+    };
+    read().map_err(|errors| told(name, errors))
 }
 
-fn read(name: &Arc<str>, format: Format, text: &[u8]) -> Result<Vec<Arc<Resource>>, Vec<FieldError>> {
-    let keys = root_keys(text, format).map_err(|error| vec![error])?;
+/// What a file that stands alone says; whoever takes the resources checks what they name.
+pub(in crate::source) fn alone(name: &Arc<str>, path: &Path, text: &[u8]) -> Result<Vec<Arc<Resource>>, Vec<String>> {
+    match held(name, path, text)? {
+        Held::Resources(resources) => Ok(resources),
+        Held::Short(file) => short::expand(&[Part { file: &file, of_group: false }], &Outside::Unknown),
+    }
+}
+
+fn resources(
+    name: &Arc<str>,
+    keys: &[String],
+    format: Format,
+    text: &[u8],
+) -> Result<Vec<Arc<Resource>>, Vec<FieldError>> {
     if keys.iter().any(|key| key == "@type") {
         let Decoded { bytes, source, .. } = decode("google.protobuf.Any", text, format, UnknownFields::Reject)?;
         let body: Any = any::decode(&bytes, &FieldPath::root()).map_err(|error| vec![error])?;
@@ -38,7 +63,9 @@ fn read(name: &Arc<str>, format: Format, text: &[u8]) -> Result<Vec<Arc<Resource
     }
     let other = |key: &&String| !["resources", "version_info", "versionInfo"].contains(&key.as_str());
     if let Some(key) = keys.iter().find(other) {
-        let reason = format!("expected `resources`, or one resource with its `@type`; found `{key}`");
+        let reason = format!(
+            "expected `resources`, one resource with its `@type`, or the short form with `tidegate: v1`; found `{key}`"
+        );
         return Err(vec![FieldError::new(FieldPath::root(), reason)]);
     }
     // The schema's rules are left to each resource, which knows its name.

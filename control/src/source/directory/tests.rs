@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
+use crate::server::ResourceType;
 
 /// A directory that is gone at the end.
 struct Scratch(PathBuf);
@@ -105,7 +106,7 @@ async fn what_is_wrong_is_told_with_its_line_and_changes_nothing() {
     let rule = "a.yaml:5: resource 'a': resources[0].connect_timeout: 0s must be more than 0s";
     assert_eq!(faults(&mut source).await, [rule]);
     scratch.put("a.yaml", "clusters: []\n");
-    let found = "a.yaml: expected `resources`, or one resource with its `@type`; found `clusters`";
+    let found = "a.yaml: expected `resources`, one resource with its `@type`, or the short form with `tidegate: v1`; found `clusters`";
     assert_eq!(faults(&mut source).await, [found]);
     scratch.put("a.yaml", &clusters(&["a", "b"]));
     let mended = source.next().await.unwrap();
@@ -131,6 +132,90 @@ async fn a_directory_within_is_a_group() {
     assert_eq!(faults(&mut source).await, ["lost: no node.yaml says which nodes this group has"]);
     scratch.put("lost/node.yaml", "identity: x\n");
     assert!(faults(&mut source).await[0].starts_with("lost/node.yaml:1: identity: "));
+}
+
+const HOSTS: &str = "tidegate: v1
+listen: { web: 127.0.0.1:80 }
+hosts:
+- routes:
+  - to: UPSTREAM
+";
+
+#[tokio::test(start_paused = true)]
+async fn the_short_form_stands_beside_resources() {
+    let scratch = Scratch::new();
+    scratch.put("hosts.yaml", &HOSTS.replace("UPSTREAM", "{ short: 1, raw: 1, xds: 1 }"));
+    scratch.put("upstreams.yaml", "tidegate: v1\nupstreams: { short: { endpoints: [127.0.0.1:1] } }\n");
+    scratch.put("raw.yaml", &clusters(&["raw"]));
+    let mut source = scratch.source();
+    let good = source.next().await.unwrap();
+    assert_eq!(names(&good.rest), ["raw", "short", "short", "web", "web"]);
+    // Another resource names what the short form defines.
+    scratch.put("routes.yaml", &routes("short"));
+    assert_eq!(names(&source.next().await.unwrap().rest).len(), 6);
+    // What a file names is looked for again when another one changes.
+    scratch.put("raw.yaml", &clusters(&["row"]));
+    let path = "hosts[0].routes[0].to[\"raw\"]";
+    let told = faults(&mut source).await;
+    assert_eq!(told[0], format!("hosts.yaml:5: {path}: there is no upstream 'raw'; did you mean 'row'?"));
+    scratch.put("raw.yaml", &clusters(&["raw"]));
+    source.next().await.unwrap();
+    scratch.put("hosts.yaml", &HOSTS.replace("to:", "too:"));
+    let told = faults(&mut source).await;
+    assert_eq!(told[0], "hosts.yaml:5: hosts[0].routes[0].too: unknown field `too`; did you mean `to`?");
+    scratch.put("hosts.yaml", &HOSTS.replace("UPSTREAM", "short"));
+    scratch.put("again.yaml", &clusters(&["short"]));
+    assert_eq!(faults(&mut source).await, ["upstreams.yaml:2: there is a Cluster 'short' already, at again.yaml:2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_has_hosts_of_its_own_on_listeners_of_all() {
+    let scratch = Scratch::new();
+    scratch.put("a.yaml", &(HOSTS.replace("UPSTREAM", "u") + "upstreams: { u: { endpoints: [] } }\n"));
+    scratch.put("edge/node.yaml", "id: edge-*\n");
+    scratch.put("edge/own.yaml", "tidegate: v1\nhosts: [{ names: [own], routes: [{ respond: {} }] }]\n");
+    let mut source = scratch.source();
+    let sets = source.next().await.unwrap();
+    let hosts = |set: &ResourceSet| set.to_json()["resources"][3]["virtual_hosts"].as_array().unwrap().len();
+    assert_eq!((hosts(&sets.rest), hosts(&sets.groups[0].set)), (1, 2));
+    // A resource of the group is one more of what its own short form says, and takes the place of what all have.
+    scratch.put("edge/raw.yaml", &format!("\"@type\": {ROUTES}\nname: web\n"));
+    assert_eq!(source.next().await.unwrap().groups[0].set.len(), 4);
+    scratch.put("edge/own.yaml", "tidegate: v1\nlisten: { web: 127.0.0.1:81 }\n");
+    let told = faults(&mut source).await;
+    assert_eq!(told, ["edge/own.yaml:2: there is a RouteConfiguration 'web' already, at edge/raw.yaml:1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_emptied_in_place_is_half_written() {
+    let scratch = Scratch::new();
+    scratch.put("a.yaml", &clusters(&["a"]));
+    scratch.put("b.yaml", "");
+    let mut source = scratch.source();
+    let good = source.next().await.unwrap();
+    for _ in 0..2 {
+        fs::write(scratch.0.join("a.yaml"), "").unwrap();
+        assert_eq!(faults(&mut source).await, ["a.yaml: empty; remove the file if nothing of it is to be served"]);
+        scratch.put("b.yaml", "# changed\n");
+    }
+    fs::write(scratch.0.join("a.yaml"), clusters(&["a"])).unwrap();
+    assert!(Arc::ptr_eq(&source.next().await.unwrap().rest, &good.rest));
+    scratch.remove("a.yaml");
+    assert!(source.next().await.unwrap().rest.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_stands_for_a_directory() {
+    let scratch = Scratch::new();
+    scratch.put("a.yaml", &clusters(&["a"]));
+    scratch.put("b.yaml", &clusters(&["b"]));
+    let path = scratch.0.join("a.yaml");
+    let mut source = Directory::new(path.clone(), []);
+    assert_eq!(names(&source.next().await.unwrap().rest), ["a"]);
+    scratch.put("a.yaml", "clusters: []\n");
+    assert!(faults(&mut source).await[0].starts_with(&format!("{}: expected `resources`", path.display())));
+    scratch.put("a.yaml", &clusters(&["c"]));
+    assert_eq!(names(&source.next().await.unwrap().rest), ["c"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -106,7 +106,7 @@ pub fn root_keys(text: &[u8], format: Format) -> Result<Vec<String>, FieldError>
     })
 }
 
-fn parse(text: &[u8], format: Format) -> Result<Document, FieldError> {
+pub(crate) fn parse(text: &[u8], format: Format) -> Result<Document, FieldError> {
     let text = std::str::from_utf8(text).map_err(|error| not_utf8(text, error.valid_up_to()))?;
     match format {
         Format::Yaml => yaml::parse(text),

@@ -1,0 +1,273 @@
+//! Files of the short form to xDS resources: all of them together, since one may name what another defines. Every resource is
+//! decoded and checked by Envoy's schema like one that was written by hand. It must not know where files come from.
+
+mod filters;
+mod listener;
+mod route;
+mod upstream;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidegate_xds::pb::google::protobuf::Any;
+use tidegate_xds::{FieldPath, Format, UnknownFields, any, decode, nearest};
+
+use super::Parsed;
+use super::form::{Destination, File, Host, Listen, Route, Upstream, Version};
+use super::shape::Or;
+use crate::server::Resource;
+
+/// A file, and whether it is one of a group of nodes: what it defines then takes the place of what all nodes get.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part<'a> {
+    pub(crate) file: &'a Parsed,
+    pub(crate) of_group: bool,
+}
+
+/// Which clusters there are beside those of the short form.
+pub(crate) enum Outside<'a> {
+    /// Nobody knows: whoever takes the resources checks what they name.
+    Unknown,
+    These(&'a BTreeSet<&'a str>),
+}
+
+/// Something with a name, and where it is defined.
+struct Defined<'a, T> {
+    part: Part<'a>,
+    path: FieldPath,
+    value: &'a T,
+}
+
+impl<T> Clone for Defined<'_, T> {
+    fn clone(&self) -> Self {
+        Self { part: self.part, path: self.path.clone(), value: self.value }
+    }
+}
+
+type ByName<'a, T> = BTreeMap<&'a str, Defined<'a, T>>;
+
+/// A host on one listener, with the names that are its own there.
+struct Served<'a> {
+    host: &'a Host,
+    file: &'a File,
+    names: Vec<&'a str>,
+}
+
+struct Expansion<'a> {
+    listeners: ByName<'a, Listen>,
+    upstreams: ByName<'a, Upstream>,
+    outside: &'a Outside<'a>,
+    faults: Vec<String>,
+}
+
+/// Expands files.
+///
+/// # Errors
+/// Each fault with `file:line` and its path.
+pub(crate) fn expand(parts: &[Part<'_>], outside: &Outside<'_>) -> Result<Vec<Arc<Resource>>, Vec<String>> {
+    let mut expansion = Expansion { listeners: ByName::new(), upstreams: ByName::new(), outside, faults: Vec::new() };
+    expansion.define(parts);
+    let hosts = expansion.attach(parts);
+    let mut made = Vec::new();
+    for (name, defined) in &expansion.upstreams {
+        let resources = upstream::resources(name, defined.value);
+        made.extend(resources.into_iter().map(|resource| (resource, defined.part.file, defined.path.clone())));
+    }
+    for (name, defined) in &expansion.listeners {
+        let File { access_log, .. } = &defined.part.file.file;
+        let log = defined.value.access_log.as_ref().or(access_log.as_ref());
+        let hosts = hosts.get(name).map(Vec::as_slice).unwrap_or_default();
+        let resources =
+            [listener::resource(name, defined.value, log.map(|Or(log)| log)), route::configuration(name, hosts)];
+        made.extend(resources.into_iter().map(|resource| (resource, defined.part.file, defined.path.clone())));
+    }
+    let mut resources = Vec::with_capacity(made.len());
+    for (value, file, path) in made {
+        match resource(&value, file, &path) {
+            Ok(resource) => resources.push(Arc::new(resource)),
+            Err(faults) => expansion.faults.extend(faults),
+        }
+    }
+    if expansion.faults.is_empty() { Ok(resources) } else { Err(expansion.faults) }
+}
+
+impl<'a> Expansion<'a> {
+    fn define(&mut self, parts: &[Part<'a>]) {
+        for part in parts {
+            let File { tidegate: Version::V1, listen, upstreams, .. } = &part.file.file;
+            for (name, Or(value)) in &listen.0 {
+                let defined = Defined { part: *part, path: FieldPath::root().field("listen").key(&name.0), value };
+                self.faults.extend(put(&mut self.listeners, "a listener", &name.0, defined));
+            }
+            for (name, value) in &upstreams.0 {
+                let defined = Defined { part: *part, path: FieldPath::root().field("upstreams").key(&name.0), value };
+                self.faults.extend(put(&mut self.upstreams, "an upstream", &name.0, defined));
+            }
+        }
+        let mut taken: HashMap<SocketAddr, &Defined<'_, Listen>> = HashMap::new();
+        for defined in self.listeners.values() {
+            if let Some(before) = taken.insert(defined.value.address.0, defined) {
+                let there = before.part.file.place(&before.path);
+                let reason = format!("{} is taken by the listener at {there}", defined.value.address.0);
+                self.faults.push(defined.part.file.fault(&defined.path, &reason));
+            }
+        }
+    }
+
+    /// The hosts of each listener, in the order of the files.
+    fn attach(&mut self, parts: &[Part<'a>]) -> HashMap<&'a str, Vec<Served<'a>>> {
+        let mut claimed: HashMap<(&str, &str), (Part<'_>, FieldPath)> = HashMap::new();
+        let mut hosts: HashMap<&str, Vec<Served<'_>>> = HashMap::new();
+        // A group's own come first: they take names away from what all nodes get.
+        let (own, shared): (Vec<&Part<'_>>, Vec<&Part<'_>>) = parts.iter().partition(|part| part.of_group);
+        for part in own.into_iter().chain(shared) {
+            let file = &part.file.file;
+            for (index, host) in file.hosts.iter().enumerate() {
+                let path = FieldPath::root().field("hosts").index(index);
+                for (index, route) in host.routes.iter().enumerate() {
+                    self.check_destinations(part.file, route, &path.clone().field("routes").index(index));
+                }
+                for listener in self.listeners_of(*part, host, &path) {
+                    let mut names = Vec::new();
+                    for (index, name) in host.names.iter().enumerate() {
+                        let path = path.clone().field("names").index(index);
+                        match claimed.get(&(listener, name.0.as_str())) {
+                            Some((before, at)) if before.of_group == part.of_group => {
+                                let there = before.file.place(at);
+                                let reason = format!("'{}' is there already on '{listener}', at {there}", name.0);
+                                self.faults.push(part.file.fault(&path, &reason));
+                            }
+                            Some(_) => {}
+                            None => {
+                                claimed.insert((listener, &name.0), (*part, path));
+                                names.push(name.0.as_str());
+                            }
+                        }
+                    }
+                    if !names.is_empty() {
+                        hosts.entry(listener).or_default().push(Served { host, file, names });
+                    }
+                }
+            }
+        }
+        hosts
+    }
+
+    /// The listeners that a host names, or those of its file, or all.
+    fn listeners_of(&mut self, part: Part<'a>, host: &'a Host, path: &FieldPath) -> Vec<&'a str> {
+        if host.listen.is_empty() {
+            let own = &part.file.file.listen.0;
+            let names: Vec<&str> = match own.is_empty() {
+                false => own.iter().map(|(name, _)| name.0.as_str()).collect(),
+                true => self.listeners.keys().copied().collect(),
+            };
+            if names.is_empty() {
+                self.faults.push(part.file.fault(path, "there is no listener that it could be served on"));
+            }
+            return names;
+        }
+        let mut names = BTreeSet::new();
+        for (index, name) in host.listen.iter().enumerate() {
+            let path = path.clone().field("listen").index(index);
+            match self.listeners.get_key_value(name.0.as_str()) {
+                Some((name, _)) => drop(names.insert(*name)),
+                None => {
+                    let reason = missing("listener", &name.0, self.listeners.keys().copied());
+                    self.faults.push(part.file.fault(&path, &reason));
+                }
+            }
+        }
+        names.into_iter().collect()
+    }
+
+    /// Whether upstreams are there, and whether one of them asks for a route's hash.
+    fn check_destinations(&mut self, file: &Parsed, route: &Route, path: &FieldPath) {
+        let (names, is_split): (Vec<&str>, bool) = match &route.to {
+            None => return,
+            Some(Destination::One(name)) => (vec![&name.0], false),
+            Some(Destination::Split(split)) => (split.0.iter().map(|(name, _)| name.0.as_str()).collect(), true),
+        };
+        let mut asks_for_hash = false;
+        for name in names {
+            let at = path.clone().field("to");
+            let at = if is_split { at.key(name) } else { at };
+            match (self.upstreams.get(name), self.outside) {
+                (Some(defined), _) => asks_for_hash |= upstream::asks_for_hash(defined.value),
+                (None, Outside::These(others)) if !others.contains(name) => {
+                    let known = self.upstreams.keys().chain(others.iter()).copied();
+                    self.faults.push(file.fault(&at, &missing("upstream", name, known)));
+                    asks_for_hash = true;
+                }
+                (None, _) => asks_for_hash = true,
+            }
+        }
+        if route.hash.is_some() && !asks_for_hash {
+            let reason = "acts only where an upstream has `balance: ring_hash` or `balance: maglev`";
+            self.faults.push(file.fault(&path.clone().field("hash"), reason));
+        }
+    }
+}
+
+/// Puts a name where it belongs; what is wrong with that.
+fn put<'a, T>(all: &mut ByName<'a, T>, what: &str, name: &'a str, defined: Defined<'a, T>) -> Option<String> {
+    match all.get(name) {
+        Some(before) if before.part.of_group == defined.part.of_group => {
+            let there = before.part.file.place(&before.path);
+            Some(defined.part.file.fault(&defined.path, &format!("there is {what} '{name}' already, at {there}")))
+        }
+        Some(before) if before.part.of_group => None,
+        _ => {
+            all.insert(name, defined);
+            None
+        }
+    }
+}
+
+fn missing<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    match nearest(name, known) {
+        Some(near) => format!("there is no {what} '{name}'; did you mean '{near}'?"),
+        None => format!("there is no {what} '{name}'"),
+    }
+}
+
+/// One resource, read as if it stood in a file.
+fn resource(value: &Value, file: &Parsed, path: &FieldPath) -> Result<Resource, Vec<String>> {
+    let read = || {
+        let text = value.to_string();
+        let bytes = decode("google.protobuf.Any", text.as_bytes(), Format::Json, UnknownFields::Reject)?.bytes;
+        let body: Any = any::decode(&bytes, &FieldPath::root()).map_err(|error| vec![error])?;
+        Resource::read(body)
+    };
+    let mut resource: Resource =
+        read().map_err(|errors| errors.iter().map(|error| file.fault(path, &error.to_string())).collect::<Vec<_>>())?;
+    resource.origin = Some((file.name.clone(), file.source.locate(path)));
+    Ok(resource)
+}
+
+/// A message within an `Any`: its type, and its fields.
+fn typed(name: &str, mut fields: Value) -> Value {
+    let mut message = json!({"@type": format!("type.googleapis.com/{name}")});
+    if let (Some(message), Some(fields)) = (message.as_object_mut(), fields.as_object_mut()) {
+        message.append(fields);
+    }
+    message
+}
+
+/// Everything is asked of the control plane that the resource came from.
+fn aggregated() -> Value {
+    json!({"resource_api_version": "V3", "ads": {}})
+}
+
+/// As protobuf's JSON has it.
+fn duration(duration: Duration) -> String {
+    match duration.subsec_millis() {
+        0 => format!("{}s", duration.as_secs()),
+        milliseconds => format!("{}.{milliseconds:03}s", duration.as_secs()),
+    }
+}
+
+/// What an upstream or a client may make us hold on one connection: Envoy's value for the edge.
+const CONNECTION_BUFFER_BYTES: u32 = 32 << 10;

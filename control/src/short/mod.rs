@@ -1,0 +1,80 @@
+//! The short form: a small YAML of hosts, routes, upstreams and limits that expands to xDS resources. A file is one of the
+//! short form by its key `tidegate`. It must not know how resources are served, nor what a proxy makes of them.
+
+mod check;
+mod expand;
+mod form;
+mod page;
+mod scalars;
+mod schema;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+use std::sync::Arc;
+
+use tidegate_xds::{FieldError, FieldPath, Format, Plain, SourceMap, plain};
+
+pub(crate) use expand::{Outside, Part, expand};
+pub use page::page;
+pub use schema::schema;
+pub use yaml::yaml;
+
+use self::form::File;
+use self::shape::{Faults, Shape};
+
+/// The key that makes a file one of the short form.
+pub(crate) const KEY: &str = "tidegate";
+
+/// A file of the short form that is right by itself; what it names may be elsewhere.
+#[derive(Debug)]
+pub(crate) struct Parsed {
+    /// What it is called in errors.
+    name: Arc<str>,
+    source: SourceMap,
+    file: File,
+}
+
+impl Parsed {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// All that is wrong with it, each with its path and place.
+    pub(crate) fn read(name: &Arc<str>, text: &[u8], format: Format) -> Result<Self, Vec<FieldError>> {
+        let Plain { value, doubts, source } = plain(text, format).map_err(|error| vec![error])?;
+        if !doubts.is_empty() {
+            return Err(doubts);
+        }
+        let mut faults = Faults::default();
+        let file = File::read(&value, &mut FieldPath::root(), &mut faults);
+        if let Some(file) = &file {
+            check::file(file, &mut faults);
+        }
+        let mut errors = faults.into_errors();
+        source.place(&mut errors);
+        errors.sort_by_key(|error| error.location.map(|place| (place.line, place.column)));
+        match file {
+            Some(file) if errors.is_empty() => Ok(Self { name: name.clone(), source, file }),
+            _ => Err(errors),
+        }
+    }
+
+    /// What it is called in errors.
+    pub(crate) fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// `file:line: path: reason`
+    fn fault(&self, path: &FieldPath, reason: &str) -> String {
+        format!("{}: {path}: {reason}", self.place(path))
+    }
+
+    /// `file:line`
+    fn place(&self, path: &FieldPath) -> String {
+        match self.source.locate(path) {
+            Some(location) => format!("{}:{}", self.name, location.line),
+            None => self.name.to_string(),
+        }
+    }
+}
