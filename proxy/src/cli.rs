@@ -55,7 +55,7 @@ enum Sub {
     Run(Box<EnvoyFlags>),
     /// Say what is wrong with a configuration, what is without effect, and which safe defaults change what it does
     Check(CheckFlags),
-    /// Serve a demonstration: a gateway on 127.0.0.1:10000, admin on 127.0.0.1:9901, two upstreams
+    /// Serve a demonstration: a gateway on 127.0.0.1:10000, admin on 127.0.0.1:9901, two upstreams; or files of the short form
     Quickstart(QuickstartFlags),
     /// Tell how a running process is: its control planes, which versions act, what was refused and why
     Status(StatusFlags),
@@ -222,6 +222,12 @@ pub struct CheckFlags {
 /// `tidegate quickstart`.
 #[derive(Debug, Clone, Args)]
 pub struct QuickstartFlags {
+    /// Files of the short form to serve, a directory or one file; where nothing is there, the demonstration is written there
+    #[arg(value_name = "DIR|FILE")]
+    pub path: Option<PathBuf>,
+    /// Where the admin interface listens
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9901")]
+    pub admin: SocketAddr,
     /// Worker threads; one for each processor by default
     #[arg(long, value_name = "COUNT")]
     pub concurrency: Option<usize>,

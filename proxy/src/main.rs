@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tidegate::admin::state::{CommandLine, LogLevel};
 use tidegate::application_log::{self, pattern::Pattern, streams};
-use tidegate::cli::{self, CheckFlags, Command, ControlFlags, DrainStrategy, EnvoyFlags, Mode};
+use tidegate::cli::{self, CheckFlags, Command, ControlFlags, DrainStrategy, EnvoyFlags, Mode, QuickstartFlags};
 use tidegate::config::bootstrap::{Bootstrap, Overrides};
 use tidegate::config::files::UnknownDynamicFields;
 use tidegate::server::{self, Options, StartError};
@@ -31,12 +31,7 @@ fn main() -> ExitCode {
         Command::Run(flags) => run(&flags, as_envoy),
         Command::Check(flags) => run_check(&flags),
         Command::Status(flags) => printed(status::ask(&flags.admin, if flags.json { "json" } else { "text" })),
-        Command::Quickstart(flags) => {
-            let _without_components = application_log::init(LogLevel::Info, None, None);
-            quickstart::announce();
-            let concurrency = flags.concurrency.unwrap_or_else(cli::default_concurrency);
-            start(quickstart::bootstrap(), options(concurrency, Defaults::Safe, Duration::from_secs(10)))
-        }
+        Command::Quickstart(flags) => run_quickstart(flags),
         Command::Control(flags) => run_control(flags),
         Command::Expand(flags) => printed(expand::print(&flags)),
         Command::Apply(flags) => printed(resources::apply(&flags)),
@@ -197,9 +192,7 @@ fn start(bootstrap: Result<Bootstrap, Vec<FieldError>>, options: Options) -> any
     if let Some(pattern) = &bootstrap.log_pattern {
         application_log::set_pattern(pattern.clone());
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()?;
-    match runtime.block_on(server::run(bootstrap, options)) {
+    match control_runtime()?.block_on(server::run(bootstrap, options)) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(StartError::Configuration(errors)) => {
             print_errors(&errors);
@@ -207,6 +200,21 @@ fn start(bootstrap: Result<Bootstrap, Vec<FieldError>>, options: Options) -> any
         }
         Err(error) => Err(error.into()),
     }
+}
+
+fn run_quickstart(flags: QuickstartFlags) -> anyhow::Result<ExitCode> {
+    let _without_components = application_log::init(LogLevel::Info, None, None);
+    let served = quickstart::prepare(flags.path)?;
+    served.announce(flags.admin);
+    let concurrency = flags.concurrency.unwrap_or_else(cli::default_concurrency);
+    let options = options(concurrency, Defaults::Safe, Duration::from_secs(10));
+    control_runtime()?.block_on(served.run(flags.admin, options))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Where everything runs that is no request.
+fn control_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build()
 }
 
 fn printed(answer: anyhow::Result<String>) -> anyhow::Result<ExitCode> {

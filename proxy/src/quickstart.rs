@@ -1,54 +1,121 @@
-//! The embedded demonstration: a configuration that needs nothing, and the upstreams that it points at.
-//! It must not know more of the proxy than a configuration file does.
+//! `tidegate quickstart`: a gateway and the control plane that it asks, in one process, from files of the short form that may
+//! be edited while it runs. It must not know more of the proxy than a configuration file does.
 
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use tidegate_control::run::{self, Listen, RunError};
+use tidegate_control::short;
+use tidegate_control::source::{self, Directory, Refused};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, Format};
+use tokio::net::TcpListener;
 
 use crate::config::bootstrap::{Bootstrap, Overrides};
+use crate::server::{self, Options, StartError};
 
-const CONFIGURATION: &str = include_str!("../../configs/quickstart.yaml");
+/// Where the demonstration is written unless another place is named.
+const DIRECTORY: &str = "tidegate-quickstart";
 
-/// The upstreams, in the same process: listeners that answer by themselves.
-fn upstreams() -> String {
-    let upstream = |name: &str, port: u16| {
-        format!(
-            r#"
-  - name: {name}
-    address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}
-    filter_chains:
-    - filters:
-      - name: envoy.filters.network.http_connection_manager
-        typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
-          stat_prefix: {name}
-          http_filters:
-          - name: envoy.filters.http.router
-            typed_config: {{ "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }}
-          route_config:
-            virtual_hosts:
-            - name: all
-              domains: ["*"]
-              routes:
-              - match: {{ prefix: / }}
-                direct_response: {{ status: 200, body: {{ inline_string: "hello from {name}\n" }} }}"#
-        )
-    };
-    format!("static_resources:\n  listeners:{}{}\n", upstream("demo-a", 10001), upstream("demo-b", 10002))
+/// The file that is meant to be edited.
+const GATEWAY: &str = "gateway.yaml";
+
+/// For editors; sources do not look at hidden files.
+const SCHEMA: &str = ".tidegate.schema.json";
+
+/// The demonstration, file by file.
+const FILES: [(&str, &str); 2] = [
+    (GATEWAY, include_str!("../../configs/short/quickstart/gateway.yaml")),
+    ("demo-upstreams.yaml", include_str!("../../configs/short/quickstart/demo-upstreams.yaml")),
+];
+
+/// Where the schema lies beside the repository's own copy of the demonstration.
+const SCHEMA_OF_REPOSITORY: &str = "../../short.schema.json";
+
+/// Why there is no demonstration.
+#[derive(Debug, thiserror::Error)]
+pub enum QuickstartError {
+    #[error("cannot write {path}: {1}", path = .0.display())]
+    Write(PathBuf, io::Error),
+    #[error(transparent)]
+    Source(#[from] Refused),
+    #[error("cannot listen on a port of the loopback interface: {0}")]
+    Listen(io::Error),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    ControlPlane(#[from] RunError),
+    #[error("the control plane has ended")]
+    Ended,
 }
 
-/// The configuration of the demonstration, compiled into the binary.
+/// What is served.
+#[derive(Debug)]
+pub struct Served {
+    path: PathBuf,
+    /// It is the demonstration as it was written.
+    is_demonstration: bool,
+}
+
+/// Finds what is to be served: what is there, or the demonstration where nothing is. Nothing that is there is changed.
 ///
 /// # Errors
-/// None, unless the embedded file is wrong; a test loads it.
-pub fn bootstrap() -> Result<Bootstrap, Vec<FieldError>> {
-    let overrides = Overrides { yaml: Some(upstreams()), ..Overrides::default() };
-    Bootstrap::read(CONFIGURATION.as_bytes(), Format::Yaml, &overrides, Defaults::Safe)
+/// Files that cannot be written, and all that is wrong with those that are there.
+pub fn prepare(path: Option<PathBuf>) -> Result<Served, QuickstartError> {
+    let path = path.unwrap_or_else(|| DIRECTORY.into());
+    if holds_nothing(&path) {
+        write(&path)?;
+    }
+    source::load(&path)?;
+    let is_demonstration = FILES
+        .iter()
+        .all(|(name, text)| std::fs::read(path.join(name)).is_ok_and(|found| found == written(text).as_bytes()));
+    Ok(Served { path, is_demonstration })
 }
 
-/// Prints what to try.
-pub fn announce() {
-    println!(
-        "tidegate: gateway on http://127.0.0.1:10000, admin on http://127.0.0.1:9901
+/// Whether there is no such file or directory, or the directory is empty but for hidden files.
+fn holds_nothing(path: &Path) -> bool {
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.flatten().all(|entry| entry.file_name().as_encoded_bytes().starts_with(b".")),
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+fn write(directory: &Path) -> Result<(), QuickstartError> {
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |error| QuickstartError::Write(path, error)
+    };
+    std::fs::create_dir_all(directory).map_err(failed(directory))?;
+    let schema = directory.join(SCHEMA);
+    std::fs::write(&schema, format!("{:#}\n", short::schema())).map_err(failed(&schema))?;
+    for (name, text) in FILES {
+        let path = directory.join(name);
+        let file = std::fs::OpenOptions::new().write(true).create_new(true).open(&path);
+        file.and_then(|mut file| file.write_all(written(text).as_bytes())).map_err(failed(&path))?;
+    }
+    Ok(())
+}
+
+fn written(text: &str) -> String {
+    text.replace(SCHEMA_OF_REPOSITORY, SCHEMA)
+}
+
+impl Served {
+    /// Prints what to try.
+    pub fn announce(&self, admin: SocketAddr) {
+        if !self.is_demonstration {
+            return println!(
+                "tidegate: serving {path} as it is there, admin on http://{admin}
+
+Edit it while it runs: the traffic follows within a second. What is wrong is told here, and changes nothing.
+Ctrl-C drains and ends.",
+                path = self.path.display()
+            );
+        }
+        println!(
+            "tidegate: gateway on http://127.0.0.1:10000, admin on http://{admin}
 
 Try:
   curl -s http://127.0.0.1:10000/                        a page that says what there is
@@ -56,8 +123,108 @@ Try:
   curl -s -H 'x-demo: b' http://127.0.0.1:10000/split    always from demo-b
   for i in 1 2 3 4 5 6; do curl -s -o /dev/null -w '%{{http_code}}\\n' http://127.0.0.1:10000/limited; done
                                                          5 in 10 seconds, then 429
-  curl -s http://127.0.0.1:9901/clusters                 what the gateway knows of its upstreams
+  curl -s http://{admin}/clusters                 what the gateway knows of its upstreams
 
-Ctrl-C drains and ends."
+Then edit {file}, and the traffic changes: within a second, without losing a request.
+What is wrong is told here with its line, and changes nothing. `tidegate expand {path}` shows what it stands for.
+
+Ctrl-C drains and ends.",
+            file = self.path.join(GATEWAY).display(),
+            path = self.path.display()
+        );
+    }
+
+    /// Serves until told to stop.
+    ///
+    /// # Errors
+    /// An address that cannot be bound.
+    pub async fn run(self, admin: SocketAddr, options: Options) -> Result<(), QuickstartError> {
+        // Whoever comes before it accepts waits in the queue.
+        let clients = TcpListener::bind("127.0.0.1:0").await.map_err(QuickstartError::Listen)?;
+        let control = clients.local_addr().map_err(QuickstartError::Listen)?;
+        let bootstrap = bootstrap(control, admin).map_err(StartError::Configuration)?;
+        let listen = Listen { clients, admin: None, tokens: Vec::new(), store: None };
+        let control_plane = run::run(Directory::new(self.path, []), listen, std::future::pending());
+        tokio::select! {
+            ended = server::run(bootstrap, options) => Ok(ended?),
+            ended = control_plane => {
+                ended?;
+                Err(QuickstartError::Ended)
+            }
+        }
+    }
+}
+
+/// A gateway that asks the control plane on this address for everything.
+fn bootstrap(control: SocketAddr, admin: SocketAddr) -> Result<Bootstrap, Vec<FieldError>> {
+    let text = format!(
+        r#"
+node: {{ id: quickstart, cluster: quickstart }}
+admin: {{ address: {{ socket_address: {{ address: "{admin_host}", port_value: {admin_port} }} }} }}
+dynamic_resources:
+  ads_config:
+    api_type: DELTA_GRPC
+    transport_api_version: V3
+    grpc_services: [{{ envoy_grpc: {{ cluster_name: quickstart.control }} }}]
+  cds_config: {{ resource_api_version: V3, ads: {{}} }}
+  lds_config: {{ resource_api_version: V3, ads: {{}} }}
+static_resources:
+  clusters:
+  - name: quickstart.control
+    type: STATIC
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{}} }}
+    load_assignment:
+      cluster_name: quickstart.control
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: "{host}", port_value: {port} }} }} }}
+"#,
+        admin_host = admin.ip(),
+        admin_port = admin.port(),
+        host = control.ip(),
+        port = control.port(),
     );
+    Bootstrap::read(text.as_bytes(), Format::Yaml, &Overrides::default(), Defaults::Safe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn scratch(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("tidegate-quickstart-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        path
+    }
+
+    #[test]
+    fn the_demonstration_is_written_where_nothing_is_and_nowhere_else() {
+        let directory = scratch("write");
+        assert!(prepare(Some(directory.clone())).unwrap().is_demonstration);
+        let file = directory.join(GATEWAY);
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains("$schema=.tidegate.schema.json\n") && directory.join(SCHEMA).exists());
+        let edited = text.replace("demo-a: 80", "demo-a: 1");
+        std::fs::write(&file, &edited).unwrap();
+        std::fs::remove_file(directory.join(FILES[1].0)).unwrap();
+        assert!(!prepare(Some(directory.clone())).unwrap().is_demonstration);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), edited);
+        assert!(!directory.join(FILES[1].0).exists());
+        // A file is served as it is, too; one that is wrong is refused before anything starts.
+        assert!(!prepare(Some(file.clone())).unwrap().is_demonstration);
+        std::fs::write(&file, edited.replace("to: demo-b", "to: demo-c")).unwrap();
+        let refused = prepare(Some(directory.clone())).unwrap_err().to_string();
+        assert!(refused.starts_with("gateway.yaml:") && refused.contains("did you mean 'demo-a'?"), "{refused}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[test]
+    fn the_bootstrap_is_taken() {
+        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let bootstrap = bootstrap(address(1), address(2)).unwrap();
+        server::validate(&bootstrap, Defaults::Safe).unwrap();
+    }
 }
