@@ -13,8 +13,9 @@ use tokio::io::AsyncReadExt;
 use super::codec::CodecError;
 use super::codec::h1::fields::HeadLimits;
 use super::codec::h1::request::{DecodedRequest, RequestRules};
-use super::codec::h1::server::{ReadError, Server};
+use super::codec::h1::server::{Closed, ReadError, Server};
 use super::exchange::{self, Connection, Finished};
+use super::lifetime::{Lifetime, Passed};
 use super::options::{CodecType, HttpConnectionManager};
 use super::stats::{HttpStats, ListenerHttpStats};
 use crate::io::Transport;
@@ -35,24 +36,28 @@ pub(crate) async fn serve(
     let stats = &hcm.stats;
     stats.downstream_cx_total().inc();
     stats.downstream_cx_active().inc();
-    let version = match detect(&connection, transport).await {
+    let lifetime = Lifetime::begin(&hcm);
+    let version = match detect(&connection, lifetime.end(), transport).await {
         Ok((Protocol::Http1, transport)) => {
             stats.downstream_cx_http1_total().inc();
             stats.downstream_cx_http1_active().inc();
-            let (ended, reason) = serve_http1(&connection, transport).await;
+            let (ended, reason) = serve_http1(&connection, transport, lifetime).await;
             stats.downstream_cx_http1_active().dec();
-            count_end(stats, ended);
+            ended.count(stats);
             (Some(Version::HTTP_11), reason)
         }
         Ok((Protocol::Http2, transport)) => {
             stats.downstream_cx_http2_total().inc();
             stats.downstream_cx_http2_active().inc();
-            let (ended, reason) = super::http2_connection::serve(&connection, transport).await;
+            let (ended, reason) = super::http2_connection::serve(&connection, transport, lifetime.end()).await;
             stats.downstream_cx_http2_active().dec();
-            count_end(stats, ended);
+            ended.count(stats);
             (Some(Version::HTTP_2), reason)
         }
-        Err(reason) => (None, reason),
+        Err((ended, reason)) => {
+            ended.count(stats);
+            (None, reason)
+        }
     };
     stats.downstream_cx_active().dec();
     stats.downstream_cx_destroy().inc();
@@ -69,37 +74,36 @@ enum Protocol {
 pub(super) const DRAINED: &str = "deferred_close_on_drained_connection";
 
 /// Who ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
     Remote,
-    /// The client, while a request was being answered.
-    RemoteActive,
     Local,
-    /// The proxy, while a request was being answered.
-    LocalActive,
 }
 
-fn count_end(stats: &HttpStats, ended: Ended) {
-    match ended {
-        Ended::Remote => stats.downstream_cx_destroy_remote().inc(),
-        Ended::RemoteActive => {
-            stats.downstream_cx_destroy_remote().inc();
-            stats.downstream_cx_destroy_active_rq().inc();
-            stats.downstream_cx_destroy_remote_active_rq().inc();
+impl Ended {
+    fn count(self, stats: &HttpStats) {
+        match self {
+            Self::Remote => stats.downstream_cx_destroy_remote().inc(),
+            Self::Local => stats.downstream_cx_destroy_local().inc(),
         }
-        Ended::Local => stats.downstream_cx_destroy_local().inc(),
-        Ended::LocalActive => {
-            stats.downstream_cx_destroy_local().inc();
-            stats.downstream_cx_destroy_active_rq().inc();
-            stats.downstream_cx_destroy_local_active_rq().inc();
+    }
+
+    /// It ends requests that were being answered. Who closes the connection after that counts for itself.
+    pub(super) fn count_cut(self, stats: &HttpStats) {
+        stats.downstream_cx_destroy_active_rq().inc();
+        match self {
+            Self::Remote => stats.downstream_cx_destroy_remote_active_rq().inc(),
+            Self::Local => stats.downstream_cx_destroy_local_active_rq().inc(),
         }
     }
 }
 
-/// By configuration, ALPN, or the first bytes. An error is the end, and why the proxy made it one.
+/// By configuration, ALPN, or the first bytes. An error is the end: who made it one, and why if it was the proxy.
 async fn detect(
     connection: &Connection,
+    end: Option<Instant>,
     mut transport: Transport,
-) -> Result<(Protocol, Transport), Option<&'static str>> {
+) -> Result<(Protocol, Transport), (Ended, Option<&'static str>)> {
     match connection.hcm.codec {
         CodecType::Http1 => return Ok((Protocol::Http1, transport)),
         CodecType::Http2 => return Ok((Protocol::Http2, transport)),
@@ -114,22 +118,26 @@ async fn detect(
     let reading = async {
         while PREFACE.starts_with(&first) && first.len() < PREFACE.len() {
             if !matches!(transport.read_buf(&mut first).await, Ok(n) if n > 0) {
-                return false;
+                break;
             }
         }
-        !first.is_empty()
     };
     let idle = connection.hcm.timeouts.connection_idle.unwrap_or(Duration::MAX);
-    let came = tokio::select! {
-        came = reading => came,
-        () = connection.drain.until_cut() => false,
+    tokio::select! {
+        () = reading => {}
+        () = connection.drain.until_cut() => return Err((Ended::Local, None)),
         () = sleep_or_never(idle) => {
             connection.hcm.stats.downstream_cx_idle_timeout().inc();
-            return Err(Some("on_idle_timeout"));
+            return Err((Ended::Local, Some("on_idle_timeout")));
         }
-    };
-    if !came {
-        return Err(None);
+        () = until_or_never(end) => {
+            connection.hcm.stats.downstream_cx_max_duration_reached().inc();
+            return Err((Ended::Local, Some("max_connection_duration")));
+        }
+    }
+    // Who leaves with a part of a preface has begun a request, and says so no more.
+    if first.is_empty() {
+        return Err((Ended::Remote, None));
     }
     let protocol = if first.starts_with(PREFACE) { Protocol::Http2 } else { Protocol::Http1 };
     Ok((protocol, transport.rewind(first.freeze())))
@@ -151,12 +159,15 @@ fn rules(hcm: &HttpConnectionManager) -> Arc<RequestRules> {
     })
 }
 
-async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> (Ended, Option<&'static str>) {
+async fn serve_http1(
+    connection: &Arc<Connection>,
+    transport: Transport,
+    mut lifetime: Lifetime<'_>,
+) -> (Ended, Option<&'static str>) {
     let hcm = &connection.hcm;
     let mut server =
         Server::new(transport, rules(hcm), hcm.buffer_limit_bytes, Arc::clone(&connection.drain).when_cut());
     let mut served = 0;
-    let mut lifetime = Lifetime::begin(hcm);
     let (mut counted_read, mut counted_written) = (0, 0);
     let mut count_bytes = |server: &Server| {
         let (read, written) = (server.read_bytes(), server.written_bytes());
@@ -164,11 +175,11 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> (End
         hcm.stats.downstream_cx_tx_bytes_total().add(written.saturating_sub(counted_written));
         (counted_read, counted_written) = (counted_read.max(read), written);
     };
-    let (delayed, ended) = loop {
-        match wait_for_request(connection, &mut server, &mut lifetime).await {
+    let leave = loop {
+        match wait_for_request(connection, &mut server, &mut lifetime, served == 0).await {
             Wait::Request => {}
-            Wait::Closed => break (None, Ended::Remote),
-            Wait::Close => break (hcm.timeouts.delayed_close, Ended::Local),
+            Wait::Closed => break Leave::Gone,
+            Wait::Close(leave) => break leave,
         }
         let (decoded, body) = match read_request(connection, &mut server).await {
             Ok(request) => request,
@@ -178,14 +189,15 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> (End
                     hcm.stats.downstream_cx_protocol_error().inc();
                 }
                 exchange::reply_to_bad_request(connection, reply, &mut server).await;
-                break (hcm.timeouts.delayed_close, Ended::Local);
+                break Leave::Politely;
             }
             Err(None) if server.has_part_of_head() => {
                 hcm.stats.downstream_rq_http1_total().inc();
                 exchange::note_part_of_head(connection);
-                break (None, Ended::RemoteActive);
+                Ended::Remote.count_cut(&hcm.stats);
+                break Leave::Gone;
             }
-            Err(None) => break (None, Ended::Remote),
+            Err(None) => break Leave::Gone,
         };
         served += 1;
         hcm.stats.downstream_rq_http1_total().inc();
@@ -195,33 +207,51 @@ async fn serve_http1(connection: &Arc<Connection>, transport: Transport) -> (End
             hcm.stats.downstream_cx_max_requests_reached().inc();
         }
         lifetime.check();
-        let last = worn || hcm.timeouts.closes_http1_safely && lifetime.over;
+        let asked = worn || !decoded.keep_alive || lifetime.ends_safely();
+        let last = asked || lifetime.drains();
         let finished = run_http1(connection, &mut server, decoded, body, last).await;
         match finished {
             Finished::Complete => {}
-            Finished::Left => break (None, Ended::RemoteActive),
-            Finished::Cut if connection.drain.is_cut() => break (None, Ended::LocalActive),
-            Finished::Cut => break (None, Ended::Local),
+            Finished::Left => {
+                Ended::Remote.count_cut(&hcm.stats);
+                break Leave::Gone;
+            }
+            Finished::Cut if connection.drain.is_cut() => {
+                Ended::Local.count_cut(&hcm.stats);
+                break Leave::AtOnce;
+            }
+            Finished::Cut => break Leave::Politely,
         }
         if !server.finish_exchange().await {
-            break (hcm.timeouts.delayed_close, Ended::Local);
+            // Nobody can be on his way to say more who was asked for no more.
+            break if asked && server.has_whole_request() { Leave::AtOnce } else { Leave::Politely };
         }
         count_bytes(&server);
     };
     lifetime.check();
     count_bytes(&server);
-    match (delayed, server.close(delayed).await) {
-        (None, _) => {
-            let reason = matches!(ended, Ended::Local | Ended::LocalActive).then_some(DRAINED);
-            (ended, reason)
-        }
-        (Some(_), true) => {
+    let delayed = match leave {
+        Leave::Gone => return (Ended::Remote, None),
+        Leave::AtOnce => None,
+        Leave::Politely => hcm.timeouts.delayed_close,
+    };
+    match server.close(delayed).await {
+        Closed::ByClient => (Ended::Remote, Some(DRAINED)),
+        Closed::ByProxy if delayed.is_some() => {
             hcm.stats.downstream_cx_delayed_close_timeout().inc();
             (Ended::Local, Some("triggered_delayed_close_timeout"))
         }
-        // Who is given the time to close does so himself.
-        (Some(_), false) => (Ended::Remote, Some(DRAINED)),
+        Closed::ByProxy => (Ended::Local, Some(DRAINED)),
     }
+}
+
+/// How a connection is left.
+enum Leave {
+    /// The client has left it.
+    Gone,
+    AtOnce,
+    /// The client is given time to leave first (`delayed_close_timeout`): what it still sends cannot cost it the response.
+    Politely,
 }
 
 async fn run_http1(
@@ -247,12 +277,9 @@ async fn run_http1(
     }
     if expects_continue && hcm.proxy_100_continue {
         head.headers.insert(http::header::EXPECT, http::HeaderValue::from_static("100-continue"));
-    } else if expects_continue {
-        exchange::count_informational(connection);
-        server.send_continue();
     }
-    let request = Request { head, body };
-    exchange::run(connection, request, server).await
+    let continues = expects_continue && !hcm.proxy_100_continue;
+    exchange::run(connection, Request { head, body }, continues, server).await
 }
 
 enum Wait {
@@ -260,13 +287,20 @@ enum Wait {
     /// The client has closed.
     Closed,
     /// We close.
-    Close,
+    Close(Leave),
 }
 
-/// Between requests nothing is held but the socket.
-async fn wait_for_request(connection: &Arc<Connection>, server: &mut Server, lifetime: &mut Lifetime<'_>) -> Wait {
+/// Between requests nothing is held but the socket. One that is idle for too long, or has lived for too long, may still be
+/// used while it drains; one on which nothing ever came is closed at once.
+async fn wait_for_request(
+    connection: &Arc<Connection>,
+    server: &mut Server,
+    lifetime: &mut Lifetime<'_>,
+    unused: bool,
+) -> Wait {
     let timeouts = &connection.hcm.timeouts;
     let mut idle = std::pin::pin!(sleep_or_never(timeouts.connection_idle.unwrap_or(Duration::MAX)));
+    let mut idled = false;
     loop {
         tokio::select! {
             biased;
@@ -274,59 +308,28 @@ async fn wait_for_request(connection: &Arc<Connection>, server: &mut Server, lif
                 Ok(()) => Wait::Request,
                 Err(_) => Wait::Closed,
             },
-            () = connection.drain.until_cut() => return Wait::Close,
-            () = lifetime.over() => {
-                if !timeouts.closes_http1_safely {
-                    return Wait::Close;
-                }
-            }
-            () = &mut idle => {
+            () = connection.drain.until_cut() => return Wait::Close(Leave::AtOnce),
+            passed = lifetime.passes() => match passed {
+                Passed::Over if unused => return Wait::Close(Leave::AtOnce),
+                Passed::Over => {}
+                Passed::Drained => return Wait::Close(Leave::Politely),
+            },
+            () = &mut idle, if !idled => {
+                idled = true;
                 connection.hcm.stats.downstream_cx_idle_timeout().inc();
-                return Wait::Close;
+                if unused {
+                    return Wait::Close(Leave::AtOnce);
+                }
+                lifetime.drain();
             }
         }
     }
 }
 
-/// How long a connection may live (`max_connection_duration`), and whether that is over.
-struct Lifetime<'a> {
-    hcm: &'a HttpConnectionManager,
-    end: Option<Instant>,
-    over: bool,
-}
-
-impl<'a> Lifetime<'a> {
-    fn begin(hcm: &'a HttpConnectionManager) -> Self {
-        let end = hcm.timeouts.of_connection().and_then(|most| Instant::now().checked_add(most));
-        Self { hcm, end, over: false }
-    }
-
-    /// Waits for its end; told once.
-    async fn over(&mut self) {
-        match self.end.filter(|_| !self.over) {
-            Some(end) => tokio::time::sleep_until(end.into()).await,
-            None => std::future::pending().await,
-        }
-        self.check();
-    }
-
-    /// Counts its end, once it has come.
-    fn check(&mut self) {
-        if !self.over && self.end.is_some_and(|end| end <= Instant::now()) {
-            self.over = true;
-            self.hcm.stats.downstream_cx_max_duration_reached().inc();
-            if self.hcm.timeouts.closes_http1_safely {
-                self.hcm.stats.downstream_cx_http1_soft_drain().inc();
-            }
-        }
-    }
-}
-
-impl Drop for Lifetime<'_> {
-    fn drop(&mut self) {
-        if self.over && self.hcm.timeouts.closes_http1_safely {
-            self.hcm.stats.downstream_cx_http1_soft_drain().dec();
-        }
+pub(super) async fn until_or_never(end: Option<Instant>) {
+    match end {
+        Some(end) => tokio::time::sleep_until(end.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -37,6 +37,9 @@ pub(crate) enum BodyLength {
 pub(crate) trait Downstream: Send {
     fn version(&self) -> Version;
 
+    /// Tells a client that waits for it to send its body.
+    fn send_continue(&mut self);
+
     /// An informational response (never 101).
     fn send_informational(&mut self, head: &ResponseHead);
 

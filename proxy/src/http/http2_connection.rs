@@ -2,6 +2,8 @@
 //! It must not know what an exchange does.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,7 +17,7 @@ use super::codec::h2 as codec;
 use super::codec::h2_frames::Flood;
 use super::codec::keepalive;
 use super::codec::metered::{Meter, Metered};
-use super::connection_manager::{DRAINED, Ended, sleep_or_never};
+use super::connection_manager::{DRAINED, Ended, sleep_or_never, until_or_never};
 use super::exchange::{self, Connection};
 use super::options::HttpConnectionManager;
 use crate::io::{CountBytes, Transport};
@@ -55,18 +57,28 @@ struct Serving<'a> {
     opened: Arc<Notify>,
     meter: Arc<Meter>,
     streams: JoinSet<()>,
+    /// Requests that are under way.
+    active: Arc<AtomicUsize>,
+    /// Those that ended with the connection are counted.
+    ended: bool,
     served: u32,
     idle_since: Instant,
     leaving: bool,
-    /// How long it may stay idle once it was told to leave.
+    /// How long it may stay once it was told to leave.
     drain_time: Duration,
+    /// When that is over.
+    drained: Option<Instant>,
 }
 
-/// Serves a connection to its end: who made it one, and why if it was the proxy.
-pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) -> (Ended, Option<&'static str>) {
+/// Serves a connection, whose time is over at `end`, to its end: who made it one, and why if it was the proxy.
+pub(super) async fn serve(
+    connection: &Arc<Connection>,
+    transport: Transport,
+    end: Option<Instant>,
+) -> (Ended, Option<&'static str>) {
     let hcm = &connection.hcm;
     let transport = transport.counted(Box::new(DownstreamBytes(Arc::clone(hcm))));
-    let (transport, meter) = Metered::new(transport, hcm.http2.floods, true);
+    let (transport, meter) = Metered::new(transport, hcm.http2.floods, true, hcm.timeouts.delayed_close);
     let Ok(mut server) = builder(hcm).handshake::<_, Bytes>(transport).await else {
         hcm.stats.downstream_cx_protocol_error().inc();
         return (Ended::Local, Some(DRAINED));
@@ -75,7 +87,7 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
     let opened = Arc::<Notify>::default();
     let alive = keepalive::watch(server.ping_pong(), hcm.http2.keepalive, &opened);
     let mut alive = std::pin::pin!(alive);
-    let mut over = std::pin::pin!(sleep_or_never(hcm.timeouts.of_connection().unwrap_or(Duration::MAX)));
+    let mut over = std::pin::pin!(until_or_never(end));
     let mut serving = Serving {
         connection,
         server,
@@ -84,17 +96,20 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
         opened: Arc::clone(&opened),
         meter: Arc::clone(&meter),
         streams: JoinSet::new(),
+        active: Arc::default(),
+        ended: false,
         served: 0,
         idle_since: Instant::now(),
         leaving: false,
         drain_time: hcm.timeouts.of_drain(),
+        drained: None,
     };
     let mut duration_reached = false;
     let mut reason = DRAINED;
     loop {
         let idle = serving.idle_limit();
         tokio::select! {
-            accepted = serving.server.accept() => match accepted {
+            accepted = accept(&mut serving.server, &meter, &serving.active, &mut serving.ended, hcm) => match accepted {
                 Some(Ok((request, respond))) => serving.begin(request, respond),
                 Some(Err(error)) => {
                     if error.is_library() || error.reason() == Some(Reason::PROTOCOL_ERROR) {
@@ -124,10 +139,12 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
             () = &mut alive => {
                 hcm.codec_stats.http2().keepalive_timeout().inc();
                 reason = "http2_ping_timeout";
+                meter.hurry();
                 serving.close(Reason::NO_ERROR).await;
                 break;
             }
             () = connection.drain.until_cut() => {
+                meter.hurry();
                 serving.close(Reason::NO_ERROR).await;
                 break;
             }
@@ -141,14 +158,67 @@ pub(super) async fn serve(connection: &Arc<Connection>, transport: Transport) ->
                     serving.close(Reason::NO_ERROR).await;
                     break;
                 }
-                hcm.stats.downstream_cx_idle_timeout().inc();
-                serving.leave_gracefully();
+                if !meter.is_closing() {
+                    hcm.stats.downstream_cx_idle_timeout().inc();
+                    serving.leave_gracefully();
+                }
             }
         }
     }
+    if serving.drained.is_some() && !meter.is_left() || meter.is_late() {
+        hcm.codec_stats.http2().goaway_sent().inc();
+    }
     let ended = serving.end().await;
-    let reason = matches!(ended, Ended::Local | Ended::LocalActive).then_some(reason);
-    (ended, reason)
+    if meter.is_late() {
+        hcm.stats.downstream_cx_delayed_close_timeout().inc();
+        reason = "triggered_delayed_close_timeout";
+    }
+    (ended, (ended == Ended::Local).then_some(reason))
+}
+
+/// The next stream. When the connection ends with this, it counts the requests that end with it.
+async fn accept(
+    server: &mut Server,
+    meter: &Meter,
+    active: &AtomicUsize,
+    ended: &mut bool,
+    hcm: &HttpConnectionManager,
+) -> Option<Result<(http::Request<h2::RecvStream>, SendResponse<Bytes>), h2::Error>> {
+    std::future::poll_fn(|cx| {
+        let polled = server.poll_accept(cx);
+        if meter.is_closing() || matches!(&polled, Poll::Ready(None | Some(Err(_)))) {
+            count_cut(meter, active, ended, hcm);
+        }
+        polled
+    })
+    .await
+}
+
+/// Who ends a connection.
+fn by(meter: &Meter) -> Ended {
+    if meter.is_left() { Ended::Remote } else { Ended::Local }
+}
+
+fn count_cut(meter: &Meter, active: &AtomicUsize, ended: &mut bool, hcm: &HttpConnectionManager) {
+    if !std::mem::replace(ended, true) && active.load(Relaxed) > 0 {
+        by(meter).count_cut(&hcm.stats);
+    }
+}
+
+/// A request that is under way until this is dropped.
+struct Active(Arc<AtomicUsize>);
+
+impl Active {
+    fn begin(all: &Arc<AtomicUsize>) -> Self {
+        all.fetch_add(1, Relaxed);
+        Self(Arc::clone(all))
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Serving<'_> {
@@ -166,20 +236,20 @@ impl Serving<'_> {
         }
         match codec::open(request, respond, self.rules, (&self.leave, &self.meter), hcm.codec_stats.http2()) {
             Ok(opened) => {
-                self.streams.spawn(run(Arc::clone(self.connection), opened));
+                self.streams.spawn(run(Arc::clone(self.connection), opened, Active::begin(&self.active)));
             }
             Err(codec::Refused::Malformed) => hcm.codec_stats.http2().rx_messaging_error().inc(),
             Err(codec::Refused::Head(details)) => exchange::note_refused_stream(self.connection, details),
         }
     }
 
-    /// How long it may be without streams: one that was told to leave has the drain's time for it.
+    /// How long it may be without streams: one that was told to leave has what is left of the drain's time.
     fn idle_limit(&self) -> Option<Duration> {
         let timeouts = &self.connection.hcm.timeouts;
         if !self.streams.is_empty() {
             None
         } else if self.leaving {
-            Some(self.drain_time)
+            self.drained.map(|drained| drained.saturating_duration_since(Instant::now()))
         } else {
             timeouts.connection_idle
         }
@@ -187,8 +257,8 @@ impl Serving<'_> {
 
     /// A GOAWAY that takes all streams, then, a round trip later, one that names the last; what runs is finished.
     fn leave_gracefully(&mut self) {
-        if !std::mem::replace(&mut self.leaving, true) {
-            self.connection.hcm.codec_stats.http2().goaway_sent().inc();
+        if !self.meter.is_closing() && !std::mem::replace(&mut self.leaving, true) {
+            self.drained = Instant::now().checked_add(self.drain_time);
             self.server.graceful_shutdown();
         }
     }
@@ -196,21 +266,18 @@ impl Serving<'_> {
     /// A GOAWAY with the reason, and the end; streams that run are cut.
     async fn close(&mut self, reason: Reason) {
         self.leaving = true;
+        count_cut(&self.meter, &self.active, &mut self.ended, &self.connection.hcm);
         self.server.abrupt_shutdown(reason);
         let last_frames = async { while let Some(Ok(_)) = self.server.accept().await {} };
+        let patience = self.connection.hcm.timeouts.delayed_close.unwrap_or_default();
         // Who does not read them goes without.
-        let _ = tokio::time::timeout(LAST_FRAMES, last_frames).await;
+        let _ = tokio::time::timeout(LAST_FRAMES + patience, last_frames).await;
     }
 
     /// The connection is gone: what its streams still wait for is of no use to anyone, and each of them logs its end.
     async fn end(self) -> Ended {
-        let Self { mut streams, leaving, server, .. } = self;
-        let ended = match (leaving, streams.is_empty()) {
-            (true, true) => Ended::Local,
-            (true, false) => Ended::LocalActive,
-            (false, true) => Ended::Remote,
-            (false, false) => Ended::RemoteActive,
-        };
+        let Self { mut streams, server, meter, .. } = self;
+        let ended = by(&meter);
         drop(server);
         while streams.join_next().await.is_some() {}
         ended
@@ -244,17 +311,16 @@ fn head_rules(hcm: &HttpConnectionManager) -> codec::HeadRules {
     }
 }
 
-async fn run(connection: Arc<Connection>, opened: codec::Opened) {
+async fn run(connection: Arc<Connection>, opened: codec::Opened, _active: Active) {
     let codec::Opened { mut head, body, mut stream } = opened;
     let expects = head.headers.get(http::header::EXPECT);
     let expects = expects.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if expects && !connection.hcm.proxy_100_continue {
+    let continues = expects && !connection.hcm.proxy_100_continue;
+    if continues {
         head.headers.remove(http::header::EXPECT);
-        exchange::count_informational(&connection);
-        stream.send_continue();
     }
     let stats = connection.hcm.codec_stats.http2();
     stats.streams_active().inc();
-    exchange::run(&connection, Request { head, body }, &mut stream).await;
+    exchange::run(&connection, Request { head, body }, continues, &mut stream).await;
     stats.streams_active().dec();
 }

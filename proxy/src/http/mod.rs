@@ -10,6 +10,7 @@ mod exchange;
 pub(crate) mod headers;
 mod host;
 mod http2_connection;
+mod lifetime;
 pub(crate) mod limits;
 pub mod local_reply;
 pub mod options;

@@ -120,7 +120,11 @@ impl http_body::Body for Counted {
         let polled = std::task::ready!(self.inner.poll_frame(cx));
         match &polled {
             Some(Ok(frame)) => self.progress.arrived(frame.data_ref().map_or(0, Bytes::len)),
-            Some(Err(error)) => self.progress.fail(error.clone()),
+            Some(Err(error)) => {
+                // It is at its end, but not whole.
+                self.progress.fail(error.clone());
+                return Poll::Ready(polled);
+            }
             None => self.progress.finish(),
         }
         if self.inner.is_end() {

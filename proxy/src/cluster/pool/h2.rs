@@ -235,7 +235,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
     facts.protocol = http::Version::HTTP_2;
     facts.shared.clone_from(&pool.state.lock().place.shared);
     let settings = options(&pool.cluster);
-    let (transport, meter) = Metered::new(transport, settings.floods, false);
+    let (transport, meter) = Metered::new(transport, settings.floods, false, None);
     let handshake = h2::client::Builder::new()
         .enable_push(false)
         .initial_window_size(settings.initial_stream_window_bytes)

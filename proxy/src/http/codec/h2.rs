@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::metered::{CountedStream, Meter};
 use super::stats::Http2CodecStats;
+use crate::http::connect_udp;
 use crate::http::downstream::{BodyLength, Downstream, Gone, ResetReason};
 use crate::http::protocol::Underscores;
 use crate::http::wire_bytes::WireBytes;
@@ -149,6 +150,7 @@ pub(crate) fn open(
         chunk: Bytes::new(),
         end: End::Open,
         upgrade,
+        connect: upgrade && !connect_udp::is_asked(&head) || head.method == Method::CONNECT,
         sent_body: 0,
         limit: rules.buffer_limit_bytes,
         leave: Arc::clone(leave),
@@ -229,6 +231,8 @@ pub(crate) struct Stream {
     end: End,
     /// The request was an extended CONNECT: 101 is written as 200.
     upgrade: bool,
+    /// It is a CONNECT, extended or not; to Envoy one of UDP is none.
+    connect: bool,
     sent_body: u64,
     /// Its bytes on the wire, if anybody asks for them.
     counted: Option<CountedStream>,
@@ -249,14 +253,6 @@ enum End {
 }
 
 impl Stream {
-    pub(crate) fn send_continue(&mut self) {
-        let mut go_ahead = http::Response::new(());
-        *go_ahead.status_mut() = http::StatusCode::CONTINUE;
-        self.count_sent_fields(STATUS_BYTES);
-        // A client that has gone needs no go-ahead.
-        let _ = self.respond.send_informational(go_ahead);
-    }
-
     fn failed(&mut self) {
         self.end = End::Gone(Gone::Closed);
     }
@@ -320,6 +316,14 @@ fn strip_connection_headers(headers: &mut HeaderMap) {
 impl Downstream for Stream {
     fn version(&self) -> Version {
         Version::HTTP_2
+    }
+
+    fn send_continue(&mut self) {
+        let mut go_ahead = http::Response::new(());
+        *go_ahead.status_mut() = http::StatusCode::CONTINUE;
+        self.count_sent_fields(STATUS_BYTES);
+        // A client that has gone needs no go-ahead.
+        let _ = self.respond.send_informational(go_ahead);
     }
 
     fn send_informational(&mut self, head: &ResponseHead) {
@@ -422,6 +426,7 @@ impl Downstream for Stream {
             counted.reset();
         }
         let reason = match reason {
+            _ if self.connect => Reason::CONNECT_ERROR,
             ResetReason::Internal | ResetReason::UpstreamReset => Reason::INTERNAL_ERROR,
         };
         match &mut self.sending {

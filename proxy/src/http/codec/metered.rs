@@ -1,21 +1,26 @@
-//! A transport that counts an HTTP/2 connection's frames as they pass, and stops reading at a flood.
-//! It must not know what is done about one: that is for who waits in `Meter::flooded`.
+//! A transport that counts an HTTP/2 connection's frames as they pass, stops reading at a flood, and gives the peer time to
+//! close first. It must not know what is done about a flood: that is for who waits in `Meter::flooded`.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tidegate_filters::format::Costly;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+use tokio::time::Sleep;
 
 use super::h2_frames::{Flood, FrameMeter};
 use super::stream_bytes::StreamBytes;
 use crate::http::protocol::FloodLimits;
 use crate::http::wire_bytes::WireBytes;
+
+/// Bytes of one read of what nobody wants any more.
+const UNWANTED_BYTES: usize = 1 << 10;
 
 /// A RST_STREAM frame.
 const RST_STREAM_BYTES: u64 = 13;
@@ -25,6 +30,14 @@ const RST_STREAM_BYTES: u64 = 13;
 pub(crate) struct Meter {
     flood: Mutex<Option<Flood>>,
     told: Notify,
+    /// The codec has said its last.
+    closing: AtomicBool,
+    /// The peer has closed.
+    left: AtomicBool,
+    /// The peer did not close in the time that it was given.
+    late: AtomicBool,
+    /// The peer is given no time.
+    hurried: AtomicBool,
     /// Absent where nobody asks for the bytes of streams.
     streams: Option<Mutex<StreamBytes>>,
 }
@@ -65,6 +78,26 @@ impl Meter {
         Some(CountedStream { meter: Arc::clone(self), stream, bytes: Arc::clone(bytes) })
     }
 
+    /// Whether the codec has said its last.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Relaxed)
+    }
+
+    /// Whether the peer has closed.
+    pub(crate) fn is_left(&self) -> bool {
+        self.left.load(Relaxed)
+    }
+
+    /// Whether the peer did not close in the time that it was given.
+    pub(crate) fn is_late(&self) -> bool {
+        self.late.load(Relaxed)
+    }
+
+    /// Gives the peer no time to close.
+    pub(crate) fn hurry(&self) {
+        self.hurried.store(true, Relaxed);
+    }
+
     /// Waits until there was too much of something; nothing is read after that.
     pub(crate) async fn flooded(&self) -> Flood {
         loop {
@@ -83,16 +116,20 @@ pub(crate) struct Metered<T> {
     frames: FrameMeter,
     /// There was too much of something: nothing is read any more.
     flooded: bool,
+    /// How long the peer is given to close once all is sent (Envoy's `delayed_close_timeout`).
+    patience: Option<Duration>,
+    waiting: Option<Pin<Box<Sleep>>>,
     meter: Arc<Meter>,
 }
 
 impl<T> Metered<T> {
     /// `client` says that the peer is the connection's client.
-    pub(crate) fn new(inner: T, limits: FloodLimits, client: bool) -> (Self, Arc<Meter>) {
+    pub(crate) fn new(inner: T, limits: FloodLimits, client: bool, patience: Option<Duration>) -> (Self, Arc<Meter>) {
         let streams = Costly::WireBytes.is_asked_for().then(Mutex::default);
         let meter = Arc::new(Meter { streams, ..Meter::default() });
         let frames = FrameMeter::new(limits, client, Instant::now());
-        (Self { inner, frames, flooded: false, meter: Arc::clone(&meter) }, meter)
+        let metered = Self { inner, frames, flooded: false, patience, waiting: None, meter: Arc::clone(&meter) };
+        (metered, meter)
     }
 
     fn sent(&mut self, buf: &[u8]) {
@@ -116,8 +153,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        let read = ready!(Pin::new(&mut this.inner).poll_read(cx, buf));
         let came = &buf.filled()[before..];
+        if came.is_empty() {
+            this.meter.left.store(true, Relaxed);
+        }
+        read?;
         let mut streams = this.meter.streams.as_ref().map(Mutex::lock);
         let counted = this.frames.received(came, Instant::now, streams.as_deref_mut());
         drop(streams);
@@ -135,7 +176,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
+/// Ready when the peer has closed; what it still says is read away.
+fn poll_left<T: AsyncRead + Unpin>(transport: &mut T, cx: &mut Context<'_>) -> Poll<()> {
+    let mut unwanted = [0; UNWANTED_BYTES];
+    loop {
+        let mut read = ReadBuf::new(&mut unwanted);
+        if ready!(Pin::new(&mut *transport).poll_read(cx, &mut read)).is_err() || read.filled().is_empty() {
+            return Poll::Ready(());
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
         self.sent(&buf[..written]);
@@ -166,6 +218,19 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        let this = &mut *self;
+        this.meter.closing.store(true, Relaxed);
+        ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
+        if let Some(patience) = this.patience.filter(|_| !this.meter.hurried.load(Relaxed)) {
+            let waiting = this.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+            let left = poll_left(&mut this.inner, cx).is_ready();
+            if !left {
+                ready!(waiting.as_mut().poll(cx));
+            }
+            let how = if left { &this.meter.left } else { &this.meter.late };
+            how.store(true, Relaxed);
+            this.patience = None;
+        }
+        Pin::new(&mut this.inner).poll_shutdown(cx)
     }
 }

@@ -12,13 +12,19 @@ use crate::http::access_logs::{self, Heads};
 use crate::http::downstream::Downstream;
 
 /// A 1xx counts as a response too.
-pub(crate) fn count_informational(connection: &Connection) {
+pub(super) fn count_informational(connection: &Connection) {
     connection.hcm.stats.downstream_rq_completed().inc();
     connection.hcm.stats.count_response(StatusCode::CONTINUE);
     connection.listener_stats.count_response(StatusCode::CONTINUE);
 }
 
 impl Exchange<'_> {
+    /// The client is told something before the response.
+    pub(super) fn note_informational(&mut self, status: StatusCode) {
+        count_informational(self.connection);
+        (self.informed, self.stream.info.response_code) = (Some(status), Some(status));
+    }
+
     pub(super) fn count_received<D: Downstream>(&mut self, down: &D) {
         let bytes = &mut self.stream.info.bytes;
         (bytes.header_received, bytes.wire_received) = down.received_bytes();
@@ -57,7 +63,7 @@ impl Exchange<'_> {
         hcm.stats.downstream_rq_time().record(u64::try_from((now - info.start).as_millis()).unwrap_or(u64::MAX));
         if info.health_check_request {
             hcm.tracing_stats.health_check().inc();
-        } else if let Some(status) = info.response_code {
+        } else if let Some(status) = info.response_code.filter(|_| response.is_some()) {
             hcm.stats.downstream_rq_completed().inc();
             hcm.stats.count_response(status);
             self.connection.listener_stats.count_response(status);

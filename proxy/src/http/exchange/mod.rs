@@ -21,7 +21,7 @@ use tidegate_filters::format::Costly;
 use tidegate_filters::http::{Body, HttpFilter, LocalReply, Request, RequestHead, Response, StreamContext};
 use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 
-pub(crate) use self::account::count_informational;
+use self::account::count_informational;
 use self::chain::Stop;
 use self::interrupt::{Interrupt, bad_body};
 use super::access_logs::Periodic;
@@ -139,6 +139,8 @@ struct Exchange<'a> {
     responding: bool,
     /// How often a filter made it begin anew.
     recreated: u32,
+    /// The informational response that the client got last.
+    informed: Option<StatusCode>,
     /// The response's, kept for the logs.
     trailers: Option<http::HeaderMap>,
     /// Bytes of the request's body that internal redirects sent again: Envoy takes them for received anew.
@@ -149,16 +151,27 @@ struct Exchange<'a> {
     upstream_bytes: Option<Arc<WireBytes>>,
 }
 
-/// Serves one request to its end. `request.head` is what the codec decoded; nothing of it has been trusted yet.
-pub(crate) async fn run<D: Downstream>(connection: &Arc<Connection>, request: Request, down: &mut D) -> Finished {
+/// Serves one request to its end. `request.head` is what the codec decoded; nothing of it has been trusted yet. `continues`
+/// says that the client waits to be told to go on.
+pub(crate) async fn run<D: Downstream>(
+    connection: &Arc<Connection>,
+    request: Request,
+    continues: bool,
+    down: &mut D,
+) -> Finished {
     let hcm = &connection.hcm;
     hcm.stats.downstream_rq_total().inc();
     hcm.stats.downstream_rq_active().inc();
     let limits = Limits::of(hcm);
     let mut exchange = Exchange::new(connection, &limits, request, down.version());
+    if continues {
+        exchange.note_informational(StatusCode::CONTINUE);
+        down.send_continue();
+    }
     exchange.count_received(down);
     exchange.head_bytes = exchange.stream.info.bytes.wire_received;
     let mut timers = exchange.timers();
+    let mut informed = None;
     let produced = {
         let informational = exchange.informational.clone();
         let progress = exchange.progress.clone();
@@ -169,6 +182,7 @@ pub(crate) async fn run<D: Downstream>(connection: &Arc<Connection>, request: Re
                 if hcm.proxy_100_continue {
                     count_informational(connection);
                 }
+                informed = Some(head.status);
                 down.send_informational(&head);
             }
             // What is wrong with the request goes before what became of it.
@@ -185,6 +199,7 @@ pub(crate) async fn run<D: Downstream>(connection: &Arc<Connection>, request: Re
         })
         .await
     };
+    exchange.informed = informed.or(exchange.informed);
     let produced = match produced {
         Ok(produced) => produced,
         Err(Interrupt::Gone(gone)) => {
@@ -193,6 +208,9 @@ pub(crate) async fn run<D: Downstream>(connection: &Arc<Connection>, request: Re
         }
         Err(Interrupt::Body(error)) => match bad_body(error) {
             Ok(reply) => {
+                if reply.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
+                    hcm.stats.downstream_cx_protocol_error().inc();
+                }
                 exchange.closes = true;
                 exchange.produce_reply(reply).await
             }
@@ -220,7 +238,8 @@ pub(crate) async fn reply_to_bad_request<D: Downstream>(
     // Envoy learns that it was the protocol only after the reply was formatted.
     let flags = reply.flags;
     let reply = LocalReply { flags: ResponseFlags::empty(), ..reply };
-    let response = local_reply::respond(&connection.hcm.local_replies, reply, (None, false), &mut exchange.stream.info);
+    let response =
+        local_reply::respond(&connection.hcm.local_replies, reply, (None, false), &mut exchange.stream.info);
     exchange.stream.info.flags |= flags;
     let produced = Produced::local(response);
     let timers = exchange.timers();
@@ -294,6 +313,7 @@ impl<'a> Exchange<'a> {
             closes: false,
             responding: false,
             recreated: 0,
+            informed: None,
             trailers: None,
             resent_bytes: 0,
             head_bytes: 0,

@@ -11,7 +11,7 @@ use tidegate_filters::http::{Body, BodyError, RequestHead, ResponseHead};
 use tidegate_filters::stream_info::ResponseFlags;
 
 use super::{Connection, Exchange, Finished, Produced};
-use crate::http::connection_manager::sleep_or_never;
+use crate::http::connection_manager::{Ended, sleep_or_never};
 use crate::http::downstream::{BodyLength, Downstream, Gone, ResetReason};
 use crate::http::relay::{Cut, relay};
 use crate::http::response_headers;
@@ -151,8 +151,8 @@ impl Exchange<'_> {
         stats.downstream_rq_rx_reset().inc();
         let info = &mut self.stream.info;
         if response.is_none() {
-            // Filters may have seen one; the client did not.
-            info.response_code = None;
+            // Filters may have seen one; the client did not, or not more than that one is under way.
+            info.response_code = self.informed;
         }
         if matches!(gone, Gone::Closed | Gone::Cut) {
             info.timings.downstream_end = Some(Instant::now());
@@ -167,6 +167,8 @@ impl Exchange<'_> {
                 info.details = Some("http2.remote_reset".into());
             }
             Gone::ProtocolError(details) => {
+                stats.downstream_cx_protocol_error().inc();
+                Ended::Local.count_cut(stats);
                 info.flags |= ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
                 info.details = Some(details.into());
             }

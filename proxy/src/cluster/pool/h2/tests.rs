@@ -23,7 +23,7 @@ fn pool() -> Arc<Pool> {
 async fn connection(pool: &Pool) -> (Arc<Connection>, tokio::io::DuplexStream) {
     let (ours, theirs) = tokio::io::duplex(1 << 16);
     let settings = options(&pool.cluster);
-    let (transport, meter) = Metered::new(ours, settings.floods, false);
+    let (transport, meter) = Metered::new(ours, settings.floods, false, None);
     let (sender, running) = h2::client::handshake(transport).await.unwrap();
     let task = tokio::spawn(async move {
         let _ = running.await;

@@ -31,6 +31,9 @@ const MAX_DRAINED_BYTES: u64 = 64 << 10;
 /// How long a client may take to send the rest of a body that nobody reads.
 const MAX_DRAIN_TIME: Duration = Duration::from_secs(1);
 
+/// How long the last bytes may take to go out on a connection that is closed.
+const LAST_BYTES: Duration = Duration::from_millis(100);
+
 type Half = Reader<ReadHalf<Transport>>;
 
 /// Why no further request was read.
@@ -41,6 +44,13 @@ pub(crate) enum ReadError {
     /// It closed, or failed, within a head.
     Cut,
     Codec(CodecError),
+}
+
+/// Who closed a connection that the proxy wanted closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closed {
+    ByClient,
+    ByProxy,
 }
 
 /// A downstream HTTP/1 connection.
@@ -179,15 +189,6 @@ impl Server {
         self.reader.as_ref().is_some_and(|reader| !reader.buffer.is_empty())
     }
 
-    /// Tells a client that waits for it to send its body.
-    pub(crate) fn send_continue(&mut self) {
-        let line: &[u8] = match self.current.version {
-            Version::HTTP_10 => b"HTTP/1.0 100 Continue\r\n\r\n",
-            _ => b"HTTP/1.1 100 Continue\r\n\r\n",
-        };
-        self.writer.encode(|out| out.extend_from_slice(line));
-    }
-
     /// After an exchange: whether another request may follow on this connection.
     pub(crate) async fn finish_exchange(&mut self) -> bool {
         if self.current.broken || !self.current.keep_alive {
@@ -208,23 +209,38 @@ impl Server {
         true
     }
 
-    /// Says goodbye: everything written, then FIN, then whatever still comes is read away for a moment so that the
-    /// client gets to see the response (Envoy's `delayed_close_timeout`). Whether the client took too long.
-    pub(crate) async fn close(mut self, delayed: Option<Duration>) -> bool {
-        let Some(limit) = delayed else { return false };
-        let closing = async {
-            if std::future::poll_fn(|cx| self.writer.poll_shutdown(cx)).await.is_err() {
-                return;
-            }
-            let returned = self.returned.lock().take().map(|part| part.reader);
-            if let Some(mut reader) = self.reader.take().or(returned) {
+    /// Whether all of the last request has come.
+    pub(crate) fn has_whole_request(&self) -> bool {
+        self.reader.is_some() || self.returned.lock().as_ref().is_some_and(|part| part.body.is_done())
+    }
+
+    /// Says goodbye: everything written, then the client is given time to close (Envoy's `delayed_close_timeout`), so that
+    /// what it still sends cannot cost it the response. Without that time, the connection closes at once.
+    pub(crate) async fn close(mut self, delayed: Option<Duration>) -> Closed {
+        let returned = self.returned.lock().take().map(|part| part.reader);
+        let mut reader = self.reader.take().or(returned);
+        let mut closed = Closed::ByProxy;
+        if let Some(limit) = delayed {
+            let waiting = async {
+                if std::future::poll_fn(|cx| self.writer.poll_flush(cx)).await.is_err() {
+                    return;
+                }
+                let Some(reader) = &mut reader else { return };
                 while matches!(reader.fill().await, Ok(n) if n > 0) {
                     reader.buffer.clear();
                 }
+            };
+            if tokio::time::timeout(limit, waiting).await.is_ok() {
+                closed = Closed::ByClient;
             }
-        };
-        // A client that does not close in time is closed.
-        tokio::time::timeout(limit, closing).await.is_err()
+        }
+        let farewell = async { std::future::poll_fn(|cx| self.writer.poll_shutdown(cx)).await };
+        // A client that takes nothing any more goes without.
+        let _ = tokio::time::timeout(LAST_BYTES, farewell).await;
+        if let Some(reader) = &mut reader {
+            reader.empty_socket();
+        }
+        closed
     }
 
     pub(crate) fn read_bytes(&self) -> u64 {
@@ -275,6 +291,14 @@ async fn drain(part: &mut Returned) -> bool {
 impl Downstream for Server {
     fn version(&self) -> Version {
         self.current.version
+    }
+
+    fn send_continue(&mut self) {
+        let line: &[u8] = match self.current.version {
+            Version::HTTP_10 => b"HTTP/1.0 100 Continue\r\n\r\n",
+            _ => b"HTTP/1.1 100 Continue\r\n\r\n",
+        };
+        self.writer.encode(|out| out.extend_from_slice(line));
     }
 
     fn send_informational(&mut self, head: &ResponseHead) {
@@ -452,7 +476,8 @@ impl http_body::Body for RequestBody {
             Some(Ok(Piece::End(Some(trailers)))) if self.trailers => Some(Ok(http_body::Frame::trailers(trailers))),
             Some(Ok(Piece::End(_))) | None => None,
             Some(Err(error)) => {
-                self.part = None;
+                // Whoever answers that gives the client time to hear it.
+                self.hand_back();
                 return Poll::Ready(Some(Err(error)));
             }
         };
