@@ -36,7 +36,7 @@ async def _stream(upstreams, name, host, session, stream):
     upstreams.records.append(record)
     behaviour = upstreams.behaviour(record)
     try:
-        if behaviour.get("echo_stream") or pseudo.get(":method") == "CONNECT":
+        if behaviour.get("echo_stream") or pseudo.get(":method") == "CONNECT" and not behaviour.get("early"):
             await _echo(session, stream, queue, record, behaviour)
             return
         if not behaviour.get("early"):

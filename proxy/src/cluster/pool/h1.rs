@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tidegate_filters::http::{Body, ResponseHead};
 use tokio::io::{ReadHalf, WriteHalf};
 
-use self::body::ResponseBody;
+use self::body::{ResponseBody, Tunnel};
 use super::connect;
 use super::h1_upload::Upload;
 use super::place::{self, Content, Place};
@@ -257,7 +257,7 @@ impl Lease {
     fn finish(mut self, reusable: bool) {
         self.active = None;
         if let Some(mut connection) = self.connection.take() {
-            connection.open.busy = false;
+            connection.open.busy = connection.open.unfinished;
             self.pool.give_back(connection, reusable);
             grow(&self.pool);
         }
@@ -464,6 +464,8 @@ fn begin(mut lease: Lease, decoded: DecodedResponse, mut upload: Upload, tunnel:
             lease: Some(lease),
             decoder,
             keep_alive,
+            tunnel: Tunnel::None,
+            unsent: !sent,
             trailers: upload.http1.enable_trailers,
             writer: None,
             bytes: upload.bytes,
@@ -502,6 +504,11 @@ fn split(lease: Lease, head: ResponseHead, decoder: BodyDecoder, keep_alive: boo
     let shared: SharedWriter = Arc::default();
     let (lease, writer) = lease.without_writer();
     let trailers = upload.http1.enable_trailers;
+    let tunnel = match head.status {
+        StatusCode::SWITCHING_PROTOCOLS => Tunnel::Upgrade,
+        _ if upload.tunnel => Tunnel::Connect,
+        _ => Tunnel::None,
+    };
     let bytes = upload.bytes.clone();
     let pump = writer.map(|mut writer| {
         let shared = Arc::clone(&shared);
@@ -523,7 +530,8 @@ fn split(lease: Lease, head: ResponseHead, decoder: BodyDecoder, keep_alive: boo
         });
         pump
     });
-    let body = ResponseBody { lease: Some(lease), decoder, keep_alive, trailers, writer: Some(shared), bytes };
+    let (lease, writer) = (Some(lease), Some(shared));
+    let body = ResponseBody { lease, decoder, keep_alive, tunnel, unsent: false, trailers, writer, bytes };
     Begun::new(head, Body::stream(body), pump)
 }
 

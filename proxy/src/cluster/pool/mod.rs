@@ -275,6 +275,8 @@ struct Open {
     /// Whether the host closed it.
     remote: bool,
     busy: bool,
+    /// The last request was answered before all of it had gone up.
+    unfinished: bool,
     _permit: Permit,
     _host: OpenConnection,
 }
@@ -291,6 +293,7 @@ impl Open {
             requests: 0,
             remote: false,
             busy: false,
+            unfinished: false,
             _permit: permit,
             _host: host.state.open_connection(),
         }

@@ -15,7 +15,7 @@ use super::deadline::{expires, falls_silent};
 use super::measure::Measure;
 use super::read_ahead::ReadAhead;
 use super::upstream_log::TryLog;
-use super::{Shared, UpstreamFilters, failure, host, lasting};
+use super::{Shared, UpstreamFilters, failure, handshake, host, lasting};
 use crate::cluster::host::{Host, HostCounter};
 use crate::cluster::pool::{Begun, PoolError, Stream, StreamRequest, StreamReset, Terminate};
 use crate::http::connect_udp;
@@ -176,7 +176,7 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
             note_begin(begun, began);
         }
     }
-    sent
+    sent.and_then(|begun| handshake::check(shared.tunnel, head, begun))
 }
 
 /// What the try comes to goes into its log.

@@ -9,6 +9,7 @@ mod cluster;
 mod deadline;
 mod early_data;
 mod failure;
+mod handshake;
 mod hedge;
 mod host;
 mod idle;
@@ -103,6 +104,10 @@ pub(crate) async fn forward(
     let hcm = &job.connection.hcm;
     hcm.router_stats.rq_total().inc();
     let keep_original = !hcm.router.suppress_envoy_headers;
+    if job.route.forward().is_none() {
+        // What it adds to the response may say so.
+        stream.info.details = Some("direct_response".into());
+    }
     if let Some(reply) = job.route.local_reply(&mut request.head, &stream.info, keep_original) {
         // Redirects too: Envoy counts nothing as `rq_redirect`.
         hcm.router_stats.rq_direct_response().inc();

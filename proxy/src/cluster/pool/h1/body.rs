@@ -13,11 +13,22 @@ use crate::http::codec::h1::body::{BodyDecoder, Piece};
 use crate::http::codec::h1::fields::trailer_bytes;
 use crate::http::wire_bytes::WireBytes;
 
+/// Whether it left HTTP: then the host ends it only together with its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tunnel {
+    None,
+    Upgrade,
+    Connect,
+}
+
 /// A response's body. The connection goes back to its pool at the end; dropped before, it is closed.
 pub(super) struct ResponseBody {
     pub(super) lease: Option<Lease>,
     pub(super) decoder: BodyDecoder,
     pub(super) keep_alive: bool,
+    pub(super) tunnel: Tunnel,
+    /// Not all of the request will go up: the connection ends with it under way.
+    pub(super) unsent: bool,
     pub(super) trailers: bool,
     /// Where the pump leaves the writing half, if it has it.
     pub(super) writer: Option<SharedWriter>,
@@ -31,10 +42,11 @@ impl ResponseBody {
         let mut reusable = self.keep_alive;
         if let Some(connection) = &mut lease.connection {
             reusable &= connection.reader.buffer.is_empty();
+            connection.open.unfinished = self.unsent;
             if let Some(shared) = &self.writer {
                 match shared.lock().take() {
                     Some(writer) => connection.writer = writer,
-                    None => reusable = false,
+                    None => (reusable, connection.open.unfinished) = (false, true),
                 }
             }
         }
@@ -46,8 +58,9 @@ impl ResponseBody {
     fn cut(&mut self, orderly: bool) -> Option<BodyError> {
         let endless = matches!(self.decoder, BodyDecoder::UntilClose);
         let connection = self.lease.as_mut().and_then(|lease| lease.connection.as_mut())?;
-        connection.open.remote = true;
-        if orderly && self.decoder.end_of_input() {
+        // Like Envoy the proxy is who ends a CONNECT, once the host has nothing more to say.
+        connection.open.remote = self.tunnel != Tunnel::Connect || !orderly;
+        if orderly && self.tunnel == Tunnel::None && self.decoder.end_of_input() {
             return None;
         }
         if endless {

@@ -210,10 +210,10 @@ fn count_head(request: &StreamRequest<'_>, headers: &HeaderMap) {
     }
 }
 
-/// A 2xx to an extended CONNECT is what 101 is in HTTP/1; past the pool it is one.
+/// A 200 to an extended CONNECT is what 101 is in HTTP/1; past the pool it is one.
 fn accept_upgrade(request: &StreamRequest<'_>, head: &mut ResponseHead) {
     let Some(protocol) = request.head.headers.get(http::header::UPGRADE).filter(|_| request.tunnel) else { return };
-    if head.status.is_success() {
+    if head.status == http::StatusCode::OK {
         head.status = http::StatusCode::SWITCHING_PROTOCOLS;
         head.headers.insert(http::header::UPGRADE, protocol.clone());
         head.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
