@@ -3,14 +3,14 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tidegate_filters::access_log::Filter;
 use tidegate_filters::format::{FormatContext, SubstitutionFormat};
 use tidegate_filters::http::{Body, LocalReply, RequestHead, Response, ResponseHead};
 use tidegate_filters::stream_info::StreamInfo;
 
 use super::headers::{GRPC_MESSAGE, GRPC_STATUS};
-use crate::route::HeaderMutations;
+use crate::route::{HeaderMutations, Route};
 
 /// `local_reply_config`, compiled.
 #[derive(Default)]
@@ -35,18 +35,24 @@ pub struct BodyFormat {
     pub content_type: HeaderValue,
 }
 
-/// The response that a local reply becomes; gRPC for a request that came as such. Sets code, details and flags on `info`.
+/// The response that a local reply becomes, with what `route` adds to responses; gRPC for a request that came as such. Sets
+/// code, details and flags on `info`.
 pub(crate) fn respond(
     rules: &LocalReplyRules,
     reply: LocalReply,
-    (request, is_grpc): (Option<&RequestHead>, bool),
+    (request, is_grpc, route): (Option<&RequestHead>, bool, Option<&Route>),
     info: &mut StreamInfo,
 ) -> Response {
     info.flags |= reply.flags;
     info.details = Some(reply.details.clone());
-    info.response_code = Some(reply.status);
+    info.response_code = None;
     let mut head = ResponseHead::new(reply.status);
-    head.headers = reply.headers;
+    // A route that answers by itself has its headers already.
+    if let Some(route) = route.filter(|route| !reply.as_is && route.forward().is_some()) {
+        route.finalize_response(&mut head, request, info);
+    }
+    info.response_code = Some(reply.status);
+    replace(&mut head.headers, reply.headers);
     let mut body = reply.body;
     let mut content_type = None;
     if !reply.as_is {
@@ -75,6 +81,15 @@ pub(crate) fn respond(
     Response { head, body }
 }
 
+/// What a reply says of itself goes before what its route says.
+fn replace(headers: &mut HeaderMap, own: HeaderMap) {
+    if headers.is_empty() {
+        *headers = own;
+    } else {
+        headers.extend(own);
+    }
+}
+
 fn rewrite(
     rules: &LocalReplyRules,
     request: Option<&RequestHead>,
@@ -94,6 +109,8 @@ fn rewrite(
     if let Some(mapper) = mapper {
         if let Some(replacement) = &mapper.body {
             body.clone_from(replacement);
+            // Whatever the content was that it replaces.
+            *content_type = Some(HeaderValue::from_static("text/plain"));
         }
         // Its headers see the code that it replaces, its body the new one, as in Envoy.
         mapper.headers.apply_response(head, request, &*info);

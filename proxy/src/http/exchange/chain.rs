@@ -146,7 +146,8 @@ impl Exchange<'_> {
     fn reply_directly(&mut self, reply: LocalReply) -> Produced {
         self.closes |= reply.close;
         let rules = &self.connection.hcm.local_replies;
-        let response = local_reply::respond(rules, reply, (Some(&self.request.head), self.grpc), &mut self.stream.info);
+        let facts = (Some(&self.request.head), self.grpc, self.outcome.route().map(|route| &**route));
+        let response = local_reply::respond(rules, reply, facts, &mut self.stream.info);
         Produced::local(response)
     }
 }

@@ -239,7 +239,7 @@ pub(crate) async fn reply_to_bad_request<D: Downstream>(
     let flags = reply.flags;
     let reply = LocalReply { flags: ResponseFlags::empty(), ..reply };
     let response =
-        local_reply::respond(&connection.hcm.local_replies, reply, (None, false), &mut exchange.stream.info);
+        local_reply::respond(&connection.hcm.local_replies, reply, (None, false, None), &mut exchange.stream.info);
     exchange.stream.info.flags |= flags;
     let produced = Produced::local(response);
     let timers = exchange.timers();
