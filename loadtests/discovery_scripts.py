@@ -142,5 +142,31 @@ def missing_scopes(steps):
     steps.ask(scope="a")
 
 
+def scopes_on_demand(steps):
+    """Routes of a scope come when a request asks for them."""
+    port = steps.ports["listener"]
+    filters = [{"name": "on_demand", "typed_config": {"@type": API + "extensions.filters.http.on_demand.v3.OnDemand"}}]
+    steps.put(listeners=[listener(port, scoped(), *filters)],
+              scopes=[scope("a", "a", "ra", on_demand=True), scope("b", "b", "rb"), scope("c", "c", "rc", on_demand=True)],
+              routes=[routes("ra"), routes("rb"), routes("rc")])
+    steps.stats(SCOPE_STATS)
+    for key in ("b", "a", "a", "none"):
+        steps.ask(scope=key)
+        steps.control.settle()
+    steps.ask(scope="c", method="POST", body="x" * 100_000)
+    steps.stats(SCOPE_STATS)
+    steps.stats("^http.in.downstream_rq_(total|2xx|4xx)$")
+    steps.put(scopes=[scope("a", "k", "ra", on_demand=True), scope("b", "b", "rb", on_demand=True), scope("c", "c", "rc")])
+    steps.stats(SCOPE_STATS)
+    for key in ("a", "k", "b", "c"):
+        steps.ask(scope=key)
+        steps.control.settle()
+    steps.put(scopes=[])
+    steps.stats(SCOPE_STATS)
+    steps.ask(scope="k")
+
+
 # Each with the dialects that it is played in.
-SCRIPTS = {"scopes": (scopes, ("GRPC", "DELTA_GRPC")), "scopes that do not come": (missing_scopes, ("GRPC", "DELTA_GRPC"))}
+BOTH = ("GRPC", "DELTA_GRPC")
+SCRIPTS = {"scopes": (scopes, BOTH), "scopes that do not come": (missing_scopes, BOTH),
+           "scopes on demand": (scopes_on_demand, BOTH)}

@@ -11,6 +11,7 @@ use tidegate_filters::runtime::Runtime;
 use tidegate_filters::stream_info::Address;
 use tidegate_stats::Scope;
 
+use crate::demand::Demands;
 use crate::http::stats::RouterStats;
 use crate::listener::load::{GlobalLimit, GlobalLoad};
 use crate::listener::{ListenAddress, Listener};
@@ -28,6 +29,8 @@ pub struct Shared {
     /// The overload manager's limit of connections.
     global_limit: Option<GlobalLimit>,
     services: Arc<ProxyServices>,
+    /// Routes that exchanges wait for.
+    demands: Demands,
     /// `http.async-client.*`: of requests that the proxy makes by itself.
     own_requests: RouterStats,
 }
@@ -52,6 +55,7 @@ impl Shared {
                 node_cluster: node_cluster.into(),
             }),
             runtime,
+            demands: Demands::default(),
             own_requests: RouterStats::new(&stats.scope("http.async-client.")),
         })
     }
@@ -76,6 +80,10 @@ impl Shared {
 
     pub(crate) fn services(&self) -> Arc<dyn Services> {
         Arc::clone(&self.services) as Arc<dyn Services>
+    }
+
+    pub(crate) fn demands(&self) -> &Demands {
+        &self.demands
     }
 
     pub(crate) fn own_requests(&self) -> &RouterStats {

@@ -158,6 +158,8 @@ pub struct StreamContext {
     pub asks: Asks,
     /// The route that was chosen, when one was; cleared by `clear_route_cache`.
     pub route: Option<Arc<dyn RouteView>>,
+    /// Where the request found no route, and one may come.
+    pub lazy_routes: Option<Arc<dyn LazyRoutes>>,
     /// Randomness of this stream, the same for every look at its route; filters [`StreamContext::draw`] theirs.
     pub random: u64,
     pub services: Arc<dyn Services>,
@@ -175,7 +177,7 @@ pub struct Asks {
 
 impl StreamContext {
     pub fn new(info: StreamInfo, random: u64, services: Arc<dyn Services>) -> Self {
-        Self { info, asks: Asks::default(), route: None, random, services, draws: 0 }
+        Self { info, asks: Asks::default(), route: None, lazy_routes: None, random, services, draws: 0 }
     }
 
     /// A random number that nobody else on this stream sees: two shares drawn one after the other are independent.
@@ -229,6 +231,13 @@ pub trait RouteView: Send + Sync {
     fn include_virtual_host_rate_limits(&self) -> bool {
         false
     }
+}
+
+/// Routes that come when they are asked for.
+pub trait LazyRoutes: Send + Sync {
+    /// Asks for what this request lacks; none where there is nothing that could come. It ends in whether something has come
+    /// that a stream which begins anew will find.
+    fn ask(&self, head: &RequestHead) -> Option<Pin<Box<dyn Future<Output = bool> + Send>>>;
 }
 
 /// What the proxy does for filters.

@@ -22,6 +22,7 @@ mod local_limiter;
 mod local_ratelimit;
 pub mod local_reply;
 mod named_counters;
+mod on_demand;
 mod query_edits;
 pub mod rate_limit;
 mod rate_limit_action;
@@ -53,6 +54,7 @@ pub const FACTORIES: &[&dyn FilterFactory] = &[
     &header_mutation::Factory,
     &health_check::Factory,
     &local_ratelimit::Factory,
+    &on_demand::Factory,
     &rbac::Factory,
     &set_filter_state::Factory,
     &set_metadata::Factory,

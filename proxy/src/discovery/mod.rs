@@ -35,6 +35,7 @@ use crate::config::bootstrap::Bootstrap;
 use crate::config::files::UnknownDynamicFields;
 use crate::config::store::{Kind, Moved, Store};
 use crate::config::unknown_fields::UnknownRule;
+use crate::demand::Demand;
 use crate::stats::control_plane::ControlPlaneStats;
 use crate::stats::subscription::Update as Outcome;
 
@@ -76,6 +77,8 @@ fn ads_method(delta: bool) -> PathAndQuery {
 pub(crate) enum Report {
     Stream(usize, Happened),
     Poll(Polled),
+    /// An exchange waits for something.
+    Demand(Demand),
 }
 
 /// All streams and polls of a process.
@@ -89,6 +92,8 @@ pub(crate) struct Discovery {
     polls: Polls,
     reports: mpsc::Receiver<Report>,
     reporting: mpsc::Sender<Report>,
+    /// None: another one listens there.
+    demands: Option<mpsc::Receiver<Demand>>,
     ads: Option<usize>,
     clusters: Option<ConfigSource>,
     listeners: Option<ConfigSource>,
@@ -148,6 +153,7 @@ impl Discovery {
             polls: Polls::new(shared, bootstrap.node_message(), reporting.clone()),
             reports,
             reporting,
+            demands: shared.demands().take(),
             ads: None,
             clusters: dynamic(&bootstrap.cds),
             listeners: dynamic(&bootstrap.lds),
@@ -219,6 +225,7 @@ impl Discovery {
         };
         tokio::select! {
             report = self.reports.recv() => report,
+            Some(demand) = next_demand(&mut self.demands) => Some(Report::Demand(demand)),
             () = due => None,
         }
     }
@@ -234,6 +241,7 @@ impl Discovery {
                 self.happened(place, happened, store, now);
             }
             Some(Report::Poll(polled)) => self.polled(polled, store),
+            Some(Report::Demand(demand)) => store.demand(demand),
             None => self.time_passed(store, now),
         }
         self.sync(store);
@@ -500,6 +508,13 @@ impl Discovery {
         for Stream { mux, gate, stats, .. } in self.streams.values_mut() {
             mux.send(gate, now, stats);
         }
+    }
+}
+
+async fn next_demand(demands: &mut Option<mpsc::Receiver<Demand>>) -> Option<Demand> {
+    match demands {
+        Some(demands) => demands.recv().await,
+        None => std::future::pending().await,
     }
 }
 

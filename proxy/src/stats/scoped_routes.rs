@@ -35,6 +35,11 @@ impl ScopedRoutesStats {
         self.active_scopes().add(i64::from(active));
     }
 
+    /// The route configuration of a scope is asked for from now on.
+    pub fn wakes(&self) {
+        self.active_scopes().inc();
+    }
+
     /// The same scope is not there any more.
     pub fn vanishes(&self, on_demand: bool, active: bool) {
         self.on_demand_scopes().add(-i64::from(on_demand));

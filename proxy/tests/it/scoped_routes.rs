@@ -5,12 +5,14 @@ use tidegate_xds::pb::google::protobuf::Any;
 
 use crate::support::control_plane::{Asked, ControlPlane};
 use crate::support::gateway::{Directory, eventually, free_port};
-use crate::support::{Client, Gateway};
+use crate::support::{Client, Gateway, Upstream};
 
 const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 const SRDS: &str = "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration";
+
+const ON_DEMAND: &str = "{ name: on_demand, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.on_demand.v3.OnDemand } }";
 
 fn listener(port: u16, source: &str) -> String {
     format!(
@@ -52,13 +54,17 @@ fn with_admin(bootstrap: &str, admin: u16) -> String {
 
 /// Up to the listener, which waits for its scopes.
 fn begin(control: &ControlPlane, port: u16, admin: u16) -> Gateway {
+    begin_with(control, listener(port, "{ ads: {} }"), admin)
+}
+
+fn begin_with(control: &ControlPlane, listener: String, admin: u16) -> Gateway {
     let gateway = Gateway::spawn(&with_admin(&control.bootstrap("DELTA_GRPC"), admin), &[]);
     assert_eq!([control.asked(), control.asked()], ["connected", "Cluster n +[] -[] has[]"]);
     control.change(CDS, "a", &[], &[]);
     let mut both = [control.asked(), control.asked()];
     both.sort();
     assert_eq!(both, ["Cluster na +[] -[] has[]", "Listener n +[] -[] has[]"]);
-    control.change(LDS, "b", &[("main", "1", listener(port, "{ ads: {} }"))], &[]);
+    control.change(LDS, "b", &[("main", "1", listener)], &[]);
     assert_eq!(control.asked(), "ScopedRouteConfiguration n +[] -[] has[]");
     assert_eq!(control.asked(), "Listener nb +[] -[] has[]");
     gateway
@@ -157,6 +163,70 @@ fn what_cannot_stand_together_is_refused_whole_and_the_rest_from_the_first_mista
     control.change(SRDS, "g", &[("a", "3", own("a", "ka"))], &["d"]);
     assert_eq!(control.asked(), "ScopedRouteConfiguration ng +[] -[] has[]");
     eventually("nothing wrong any more", || Client::new(admin).get("/status").text().contains("rejected        0\n"));
+}
+
+fn lazy(name: &str, key: &str, routes: &str) -> String {
+    scope(name, key, &format!("route_configuration_name: {routes}, on_demand: true"))
+}
+
+/// A listener whose requests wait for routes.
+fn with_filter(port: u16) -> String {
+    listener(port, "{ ads: {} }").replace("http_filters: [", &format!("http_filters: [{ON_DEMAND}, "))
+}
+
+/// The routes of a scope that is loaded on demand are asked for by its first request, which is held meanwhile with its body.
+#[test]
+fn routes_of_a_scope_come_when_a_request_asks_for_them() {
+    let (control, port, admin) = (ControlPlane::start(), free_port(), free_port());
+    let upstream = Upstream::text("hello");
+    let mut gateway = begin_with(&control, with_filter(port), admin);
+    control.change(SRDS, "c", &[("a", "1", lazy("a", "ka", "ra")), ("b", "1", lazy("b", "kb", "rb"))], &[]);
+    assert_eq!(control.asked(), "ScopedRouteConfiguration nc +[] -[] has[]", "nobody asks for their routes");
+    gateway.wait_for("listening");
+    assert_eq!(answer(port, "none"), "404");
+    let mut held = Client::new(port);
+    held.send("POST / HTTP/1.1\r\nhost: test\r\nx-scope: ka\r\ncontent-length: 5\r\n\r\nbo");
+    assert_eq!(control.asked(), "RouteConfiguration n +[ra] -[] has[]");
+    let counted = Client::new(admin).get("/stats?filter=scoped_rds.s.(active|on_demand)_scopes").text();
+    assert_eq!(counted, "http.t.scoped_rds.s.active_scopes: 1\nhttp.t.scoped_rds.s.on_demand_scopes: 2\n");
+    let to_upstream = format!(
+        "{{ '@type': {RDS}, name: ra, virtual_hosts: [{{ name: all, domains: ['*'], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: up }} }}] }}] }}"
+    );
+    let cluster = format!(
+        "{{ '@type': {CDS}, name: up, type: STATIC, load_assignment: {{ cluster_name: up, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {} }} }} }} }}] }}] }} }}",
+        upstream.port
+    );
+    control.change(CDS, "d", &[("up", "1", cluster)], &[]);
+    assert_eq!(control.asked(), "Cluster nd +[] -[] has[]");
+    control.change(RDS, "e", &[("ra", "1", to_upstream)], &[]);
+    assert_eq!(control.asked(), "RouteConfiguration ne +[] -[] has[]");
+    held.send("dy!");
+    assert_eq!(held.response_to("POST").text(), "hello");
+    assert_eq!(upstream.next().body, b"body!", "what had come of the body is kept");
+    assert_eq!(answer(port, "ka"), "hello");
+    // A scope that goes lets those that wait go on.
+    let waiting = std::thread::spawn(move || answer(port, "kb"));
+    assert_eq!(control.asked(), "RouteConfiguration n +[rb] -[] has[]");
+    control.change(SRDS, "f", &[], &["b"]);
+    assert_eq!(control.asked(), "RouteConfiguration n +[] -[rb] has[]");
+    assert_eq!(control.asked(), "ScopedRouteConfiguration nf +[] -[] has[]");
+    assert_eq!(waiting.join().unwrap(), "404");
+}
+
+/// Routes that do not come are waited for as long as a stream may be idle.
+#[test]
+fn a_request_does_not_wait_longer_than_a_stream_may() {
+    let (control, port, admin) = (ControlPlane::start(), free_port(), free_port());
+    let listener = with_filter(port).replace("http_filters:", "stream_idle_timeout: 0.2s, http_filters:");
+    let mut gateway = begin_with(&control, listener, admin);
+    control.change(SRDS, "c", &[("a", "1", lazy("a", "ka", "ra"))], &[]);
+    assert_eq!(control.asked(), "ScopedRouteConfiguration nc +[] -[] has[]");
+    gateway.wait_for("listening");
+    assert_eq!(answer(port, "ka"), "504");
+    assert_eq!(control.asked(), "RouteConfiguration n +[ra] -[] has[]");
+    control.change(RDS, "d", &[("ra", "1", routes("ra", "late"))], &[]);
+    assert_eq!(control.asked(), "RouteConfiguration nd +[] -[] has[]");
+    assert_eq!(answer(port, "ka"), "late");
 }
 
 #[test]

@@ -1,7 +1,6 @@
 // A control plane that says exactly what it is told to: resources of any type come in over HTTP, and every request that a
-// proxy sends is a line of JSON on standard output. It is ADS, delta and state of the world at once. What is asked for as
-// `NAMESPACE` or `NAMESPACE/NAME` of virtual hosts is answered as VHDS is: aliases included, and with an empty resource where
-// there is none.
+// proxy sends is a line of JSON on standard output. It is ADS, delta and state of the world at once. Virtual hosts are found by
+// their aliases, too, and answered with an empty resource where there is none, as VHDS asks.
 package main
 
 import (
@@ -31,7 +30,7 @@ import (
 
 const virtualHosts = "type.googleapis.com/envoy.config.route.v3.VirtualHost"
 
-// One resource as it is told; `Lazy`: not among those that a whole namespace has.
+// One resource as it is told; `Lazy`: not among those that come to whoever asks for everything.
 type told struct {
 	Name     string          `json:"name"`
 	Aliases  []string        `json:"aliases"`
@@ -147,7 +146,8 @@ func namespace(name string) string {
 
 // Whether the proxy asked for this resource.
 func (t *state) wants(one told) bool {
-	if t.wildcard || t.names["*"] || t.names[one.Name] {
+	everything := t.wildcard || t.names["*"]
+	if t.names[one.Name] || everything && t.kind != virtualHosts {
 		return true
 	}
 	if t.kind != virtualHosts {
@@ -158,7 +158,7 @@ func (t *state) wants(one told) bool {
 			return true
 		}
 	}
-	return !one.Lazy && t.names[namespace(one.Name)]
+	return !one.Lazy && (everything || t.names[namespace(one.Name)])
 }
 
 func (t *state) found(resources []told, name string) bool {
@@ -196,7 +196,7 @@ func (t *state) delta(s *store) *discovery.DeltaDiscoveryResponse {
 			Name: one.Name, Version: one.Version, Aliases: one.Aliases, Resource: one.body})
 	}
 	for name := range t.known {
-		if !there[name] {
+		if !there[name] && !t.fresh[name] {
 			delete(t.known, name)
 			response.RemovedResources = append(response.RemovedResources, name)
 		}

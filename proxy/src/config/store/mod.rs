@@ -12,6 +12,7 @@ mod resource;
 mod routes;
 mod runtime;
 mod scopes;
+mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -38,6 +39,7 @@ pub(crate) use needs::{Moved, Owner, Services, Wanted};
 pub(crate) use resource::Resource;
 use scopes::ScopeSet;
 pub(crate) use scopes::scope_of;
+use waiting::Waiting;
 
 /// A resource, where it stands (for errors), and the text that it was read from.
 pub(crate) struct Placed<T> {
@@ -78,6 +80,8 @@ pub(crate) struct Store {
     /// Scopes of routes, by what tells their source from others.
     pub(crate) scope_needs: Wanted<ScopesSubscription>,
     scopes: BTreeMap<Arc<str>, ScopeSet>,
+    /// Exchanges that wait for route configurations.
+    waiting: Waiting,
     layers: Arc<Layers>,
     stats: ClusterManagerStats,
     /// The bootstrap has been taken; what comes now is dynamic.
@@ -120,6 +124,7 @@ impl Store {
             extension_needs: Wanted::default(),
             scope_needs: Wanted::default(),
             scopes: BTreeMap::new(),
+            waiting: Waiting::default(),
             started: false,
             last_position: 0,
             leaving: VecDeque::new(),

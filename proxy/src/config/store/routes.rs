@@ -32,7 +32,9 @@ impl Store {
             }
         }
         if !good.is_empty() {
+            let names: Vec<_> = good.iter().map(|(name, _)| Arc::clone(name)).collect();
             self.publish(|snapshot| snapshot.routes.extend(good));
+            names.iter().for_each(|name| self.waiting.tell(name, true));
             self.publish_warm_listeners();
         }
         errors
@@ -66,6 +68,7 @@ impl Store {
         over.iter().for_each(|(kind, name)| self.ledger.remove(*kind, name));
         over.iter().filter(|(kind, _)| *kind == Kind::Scope).for_each(|(_, source)| self.forget_scopes(source));
         over.retain(|(kind, _)| *kind == Kind::Route);
+        over.iter().for_each(|(_, name)| self.waiting.tell(name, false));
         if !over.is_empty() {
             self.publish(|snapshot| {
                 for (_, name) in &over {

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use tidegate_filters::context::{Needs, RouteSubscription, ScopesSubscription};
 use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::route::v3::ScopedRouteConfiguration;
+use tokio::sync::oneshot;
 
 use super::ledger::ScopeSource;
 use super::needs::Owner;
@@ -263,7 +264,10 @@ impl Store {
             .filter(|name| !self.leaving.iter().any(|(_, kind, left)| *kind == Kind::Route && left == name))
             .filter(|name| self.route_needs.forget(name))
             .collect();
-        over.iter().for_each(|name| self.ledger.remove(Kind::Route, name));
+        over.iter().for_each(|name| {
+            self.ledger.remove(Kind::Route, name);
+            self.waiting.tell(name, false);
+        });
         if targets.is_empty() && over.is_empty() {
             return;
         }
@@ -280,6 +284,29 @@ impl Store {
                 snapshot.routes.remove(name);
             });
         });
+    }
+
+    /// An exchange found no route in the scope of this key: its routes are asked for where they were not, and waited for.
+    pub(super) fn demand_scope(&mut self, source: &Arc<str>, key: &[u8], seen: u64, done: oneshot::Sender<bool>) {
+        let Some(set) = self.scopes.get_mut(source) else { return };
+        let Some((name, scope)) = set.by_key.get(key).and_then(|name| Some((name, set.by_name.get_mut(name)?))) else {
+            return;
+        };
+        let Some(routes) = scope.names.clone() else { return };
+        if !std::mem::replace(&mut scope.active, true) {
+            set.stats.wakes();
+            let (name, key, mut change) = (Arc::clone(name), Arc::clone(&scope.key), Change::default());
+            self.need_routes(source, &name, Some(&routes), &mut change);
+            change.targets.push((key, Some(Target::Named(Arc::clone(&routes)))));
+            self.publish_scopes(source, change);
+        }
+        let snapshot = self.shared.snapshot();
+        if snapshot.routes.contains_key(&routes) {
+            // Whoever is gone need not know.
+            let _ = done.send(snapshot.version > seen);
+        } else {
+            self.waiting.join(&routes, done);
+        }
     }
 
     /// They do not come, or what came is not good: listeners serve without.

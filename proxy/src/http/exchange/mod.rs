@@ -5,6 +5,7 @@ mod account;
 mod admit;
 mod chain;
 mod interrupt;
+mod lazy_routes;
 mod redirect;
 mod routing;
 mod send;

@@ -48,6 +48,7 @@ impl Exchange<'_> {
         info.virtual_host_metadata = outcome.virtual_host().and_then(|host| host.metadata.clone());
         self.stream.route = outcome.route().map(|route| Arc::clone(route) as _);
         self.outcome = outcome;
+        self.stream.lazy_routes = self.lazy_routes();
         self.note_cluster();
         self.limit_by_route();
     }
