@@ -43,8 +43,14 @@ const MAX_DEPTH: usize = 1000;
 
 /// Rewrites `pattern`; the number of its capture groups comes with it.
 pub(super) fn translate(pattern: &str) -> Result<(String, usize), SyntaxError> {
-    let mut translator =
-        Translator { input: pattern.as_bytes(), at: 0, out: String::new(), groups: 0, flags: String::new() };
+    let mut translator = Translator {
+        input: pattern.as_bytes(),
+        at: 0,
+        out: String::new(),
+        groups: 0,
+        flags: String::new(),
+        repeats: Repeats::default(),
+    };
     translator.run()?;
     Ok((translator.out, translator.groups))
 }
@@ -56,6 +62,36 @@ struct Translator<'a> {
     groups: usize,
     /// A change of flags that a repetition operator may still come before: it applies to what stood before the change.
     flags: String,
+    repeats: Repeats,
+}
+
+/// How often things are repeated by counts within one another: RE2 bounds the product.
+#[derive(Default)]
+struct Repeats {
+    /// Of what stands right before, at least once.
+    last: u32,
+    /// The most of anything in this group.
+    most: u32,
+    /// The same of the groups around it.
+    outer: Vec<u32>,
+}
+
+impl Repeats {
+    fn open(&mut self) {
+        self.outer.push(std::mem::take(&mut self.most));
+    }
+
+    fn close(&mut self) {
+        self.last = self.most;
+        self.most = self.outer.pop().unwrap_or(0).max(self.last);
+    }
+
+    /// What stands right before is repeated up to so often: how often that makes of what is in it.
+    fn times(&mut self, count: u32) -> u32 {
+        self.last = self.last.max(1).saturating_mul(count.max(1));
+        self.most = self.most.max(self.last);
+        self.last
+    }
 }
 
 /// What stands before a repetition operator.
@@ -74,10 +110,12 @@ impl<'a> Translator<'a> {
             let start = self.at;
             if !matches!(byte, b'*' | b'+' | b'?' | b'{') {
                 self.apply_flags();
+                self.repeats.last = 0;
             }
             match byte {
                 b'(' => {
                     if self.open()? {
+                        self.repeats.open();
                         depth += 1;
                         before = Before::Nothing;
                     } else if before != Before::Nothing {
@@ -89,7 +127,10 @@ impl<'a> Translator<'a> {
                     continue;
                 }
                 b')' if depth == 0 => return Err(SyntaxError::UnexpectedParenthesis(self.whole())),
-                b')' => depth -= 1,
+                b')' => {
+                    self.repeats.close();
+                    depth -= 1;
+                }
                 b'|' => {
                     self.pass();
                     before = Before::Nothing;
@@ -106,6 +147,7 @@ impl<'a> Translator<'a> {
                         continue;
                     }
                     self.apply_flags();
+                    self.repeats.last = 0;
                     self.literal(b'{');
                     self.at += 1;
                     before = Before::Operand;
@@ -205,7 +247,8 @@ impl<'a> Translator<'a> {
         let start = self.at;
         self.at += end + 1;
         let maximum = maximum.flatten();
-        if minimum > MAX_REPEAT || maximum.is_some_and(|maximum| maximum > MAX_REPEAT || maximum < minimum) {
+        let wrong = minimum > MAX_REPEAT || maximum.is_some_and(|maximum| maximum > MAX_REPEAT || maximum < minimum);
+        if wrong || self.repeats.times(maximum.unwrap_or(minimum)) > MAX_REPEAT {
             return Err(SyntaxError::RepetitionSize(self.text(start)));
         }
         let _infallible = match maximum {

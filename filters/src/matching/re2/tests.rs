@@ -65,6 +65,15 @@ fn what_only_re2_takes_literally() {
 }
 
 #[test]
+fn counts_within_one_another_are_bounded() {
+    for pattern in
+        ["(a{10}){100}", "a{1000}b{1000}", "(a{500}|b{500}){2}", "((a{10})*){100}", "(a{0}){1000}", "(a{9}{|b){100}"]
+    {
+        assert!(translate(pattern).is_ok(), "{pattern}");
+    }
+}
+
+#[test]
 fn groups_are_counted() {
     assert_eq!(translate("(a)(?:b)(?P<c>d)[(](?i)").unwrap().1, 2);
 }
@@ -78,6 +87,8 @@ fn what_re2_refuses() {
         ("a+?+", "bad repetition operator: +?+"),
         ("a{1001}", "invalid repetition size: {1001}"),
         ("a{3,2}", "invalid repetition size: {3,2}"),
+        ("(a{10}){101}", "invalid repetition size: {101}"),
+        ("(?:x|(b(a{2,}c)?){20}){26}", "invalid repetition size: {26}"),
         ("*", "no argument for repetition operator: *"),
         ("a|*", "no argument for repetition operator: *"),
         ("(a", "missing ): (a"),
