@@ -285,6 +285,21 @@ pub struct EnvoyFlags {
     /// Pattern of the application log, in spdlog's syntax, such as `[%Y-%m-%d %T.%e][%l][%n] %v`
     #[arg(long, value_name = "PATTERN")]
     pub log_format: Option<String>,
+    /// C-style escape sequences for what lines of the application log hold of line ends, quotes and control characters
+    #[arg(long)]
+    pub log_format_escaped: bool,
+    /// Levels by source file instead of by component: `/logging` changes them
+    #[arg(long)]
+    pub enable_fine_grain_logging: bool,
+    /// A tag of every stat; may be given again, with other names
+    #[arg(long, value_name = "TAG:VALUE")]
+    pub stats_tag: Vec<String>,
+    /// Let the system write a memory dump if the process crashes
+    #[arg(long)]
+    pub enable_core_dump: bool,
+    /// Tell which version of hot restart this is, and end: there is none
+    #[arg(long)]
+    pub hot_restart_version: bool,
     /// The node's cluster, over that of the bootstrap
     #[arg(long, value_name = "NAME")]
     pub service_cluster: Option<String>,
@@ -347,9 +362,38 @@ pub struct EnvoyFlags {
     pub skip_hot_restart_on_no_parent: bool,
     #[arg(long, hide = true)]
     pub skip_hot_restart_parent_stats: bool,
-    /// What it asks for is so anyway
+    /// Where workers may run decides how many there are, which is so anyway without --concurrency
     #[arg(long, hide = true)]
     pub cpuset_threads: bool,
+    /// Nothing is shared with a parent
+    #[arg(long, hide = true)]
+    pub base_id_path: Option<String>,
+    #[arg(long, hide = true)]
+    pub socket_path: Option<String>,
+    #[arg(long, hide = true)]
+    pub socket_mode: Option<String>,
+    /// No stack traces are logged
+    #[arg(long, hide = true)]
+    pub log_stacktrace_single_entry: bool,
+    /// Refused
+    #[arg(long, hide = true)]
+    pub enable_mutex_tracing: bool,
+    /// Refused
+    #[arg(long, hide = true)]
+    pub disable_extensions: Option<String>,
+}
+
+/// A tag's name is of letters and digits, its value of anything but dots.
+fn stats_tag(given: &str) -> Result<(String, String), String> {
+    let Some((name, value)) = given.split_once(':') else { return Err(format!("misformatted stats-tag '{given}'")) };
+    let wrong = |part: &str| format!("misformatted stats-tag '{given}' contains invalid char in '{part}'");
+    if !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(wrong(name));
+    }
+    if value.is_empty() || value.contains('.') {
+        return Err(wrong(value));
+    }
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// A path; an empty one is no path at all, as for Envoy.
@@ -388,12 +432,27 @@ impl EnvoyFlags {
     /// # Errors
     /// Why they do not go together.
     pub fn fit(&self) -> Result<(), String> {
+        if self.enable_mutex_tracing {
+            return Err("--enable-mutex-tracing is not supported: no contention is counted".to_owned());
+        }
+        if self.disable_extensions.as_ref().is_some_and(|names| !names.is_empty()) {
+            return Err("--disable-extensions is not supported: leave them out of the configuration".to_owned());
+        }
+        self.stats_tags()?;
         match self.restart_epoch {
             Some(epoch) if epoch > 0 && self.use_dynamic_base_id => {
                 Err(format!("cannot use --restart-epoch={epoch} with --use-dynamic-base-id"))
             }
             _ => Ok(()),
         }
+    }
+
+    /// `--stats-tag`, in the order given.
+    ///
+    /// # Errors
+    /// What is wrong with one, in Envoy's words.
+    pub fn stats_tags(&self) -> Result<Vec<(String, String)>, String> {
+        self.stats_tag.iter().map(|given| stats_tag(given)).collect()
     }
 
     pub fn drain_time(&self) -> Duration {

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod cluster;
 pub mod config;
 pub mod control_plane;
+pub mod core_dump;
 mod demand;
 mod discovery;
 pub mod expand;

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tidegate::admin::state::{CommandLine, LogLevel};
-use tidegate::application_log::{self, pattern::Pattern, streams};
+use tidegate::application_log::{self, Setup, pattern::Pattern, streams};
 use tidegate::cli::{self, CheckFlags, Command, ControlFlags, DrainStrategy, EnvoyFlags, Mode, QuickstartFlags};
 use tidegate::config::bootstrap::{Bootstrap, Overrides};
 use tidegate::config::files::UnknownDynamicFields;
 use tidegate::server::{self, Options, StartError};
 use tidegate::stats::server::VERSION;
-use tidegate::{allocator, check, control_plane, expand, quickstart, resources, status};
+use tidegate::{allocator, check, control_plane, core_dump, expand, quickstart, resources, status};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, Format};
 
@@ -67,12 +67,30 @@ fn answer(error: &clap::Error, arguments: &[String]) -> ExitCode {
 }
 
 fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
+    if flags.hot_restart_version {
+        println!("disabled");
+        return Ok(ExitCode::SUCCESS);
+    }
     flags.fit().map_err(anyhow::Error::msg)?;
     let Some(level) = application_log::parse(&flags.log_level) else {
         anyhow::bail!("invalid log level specified '{}'", flags.log_level);
     };
-    if let Err(reason) = application_log::init(level, flags.component_log_level.as_deref(), flags.log_path.as_deref()) {
-        anyhow::bail!(reason);
+    let setup = Setup {
+        level,
+        components: flags.component_log_level.as_deref().unwrap_or_default(),
+        by_file: flags.enable_fine_grain_logging,
+        escaped: flags.log_format_escaped,
+        path: flags.log_path.as_deref(),
+    };
+    application_log::init(&setup).map_err(anyhow::Error::msg)?;
+    if flags.cpuset_threads && flags.concurrency.is_some() {
+        tracing::warn!("Both --concurrency and --cpuset-threads options are set; not applying --cpuset-threads.");
+    }
+    if flags.enable_core_dump {
+        match core_dump::enable() {
+            Ok(()) => tracing::info!("core dump enabled"),
+            Err(error) => tracing::warn!(%error, "failed to enable core dump"),
+        }
     }
     if let Some(pattern) = &flags.log_format {
         application_log::set_pattern(Pattern::text(pattern));
@@ -84,6 +102,7 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
         service_cluster: flags.service_cluster.clone(),
         service_zone: flags.service_zone.clone(),
         allow_unknown_fields: flags.allow_unknown_static_fields,
+        stats_tags: flags.stats_tags().map_err(anyhow::Error::msg)?,
     };
     let bootstrap = match &flags.config_path {
         Some(path) => read(path, &overrides, defaults)?,
@@ -173,6 +192,19 @@ fn command_line(flags: &EnvoyFlags, options: &Options, level: LogLevel) -> Comma
         drain_immediately: options.drain_immediately,
         parent_shutdown_time: options.parent_shutdown_time,
         envoy_defaults: options.defaults == Defaults::Envoy,
+        base_id: flags.base_id.unwrap_or(0),
+        base_id_path: text(&flags.base_id_path),
+        use_dynamic_base_id: flags.use_dynamic_base_id,
+        restart_epoch: flags.restart_epoch.unwrap_or(0),
+        cpuset_threads: flags.cpuset_threads,
+        log_format_escaped: flags.log_format_escaped,
+        enable_fine_grain_logging: flags.enable_fine_grain_logging,
+        log_stacktrace_single_entry: flags.log_stacktrace_single_entry,
+        skip_deprecated_logs: flags.skip_deprecated_logs,
+        skip_hot_restart_on_no_parent: flags.skip_hot_restart_on_no_parent,
+        skip_hot_restart_parent_stats: flags.skip_hot_restart_parent_stats,
+        socket_path: flags.socket_path.clone().unwrap_or_else(|| CommandLine::default().socket_path),
+        stats_tag: flags.stats_tag.clone(),
     }
 }
 
@@ -203,7 +235,7 @@ fn start(bootstrap: Result<Bootstrap, Vec<FieldError>>, options: Options) -> any
 }
 
 fn run_quickstart(flags: QuickstartFlags) -> anyhow::Result<ExitCode> {
-    let _without_components = application_log::init(LogLevel::Info, None, None);
+    let _without_components = application_log::init(&Setup::at(LogLevel::Info));
     let served = quickstart::prepare(flags.path)?;
     served.announce(flags.admin);
     let concurrency = flags.concurrency.unwrap_or_else(cli::default_concurrency);
@@ -226,9 +258,7 @@ fn run_control(flags: ControlFlags) -> anyhow::Result<ExitCode> {
     let Some(level) = application_log::parse(&flags.log_level) else {
         anyhow::bail!("invalid log level specified '{}'", flags.log_level);
     };
-    if let Err(reason) = application_log::init(level, None, None) {
-        anyhow::bail!(reason);
-    }
+    application_log::init(&Setup::at(level)).map_err(anyhow::Error::msg)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(control_plane::run(flags))?;
     Ok(ExitCode::SUCCESS)
 }

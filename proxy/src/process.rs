@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 
 use crate::admin::AdminState;
 use crate::admin::state::{
-    ClusterStatus, CommandLine, DrainListeners, HostHealth, HostStatus, ListenerStatus, LogLevel, Memory, Rejected,
-    ServerInfo, ServerState,
+    ClusterStatus, CommandLine, DrainListeners, HostHealth, HostStatus, ListenerStatus, LogChange, LogLevel, Memory,
+    Rejected, ServerInfo, ServerState,
 };
 use crate::app::Shared;
 use crate::application_log;
@@ -227,8 +227,8 @@ impl AdminState for Process {
         application_log::levels()
     }
 
-    fn set_log_level(&self, logger: Option<&str>, level: LogLevel) {
-        application_log::set(logger, level);
+    fn change_log_levels(&self, change: &LogChange) -> Result<(), &'static str> {
+        application_log::change(change)
     }
 }
 

@@ -105,6 +105,10 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
                 "level",
                 "desired logging level of all loggers; One of (, trace, debug, info, warning, error, critical, off)",
             ),
+            (
+                "group",
+                "Change the levels of a logger's source files, where levels are by file: <logger_name>:<desired_level>",
+            ),
         ],
         logging::change,
     ),

@@ -2,7 +2,7 @@
 
 use super::Call;
 use super::reply::Reply;
-use super::state::LogLevel;
+use super::state::{LogChange, LogLevel};
 
 pub(super) fn change(call: &Call<'_>) -> Reply {
     let outcome = match call.query.pairs() {
@@ -21,27 +21,25 @@ pub(super) fn change(call: &Call<'_>) -> Reply {
 }
 
 fn set(call: &Call<'_>, name: &str, value: &str) -> Result<(), &'static str> {
-    let changes: Vec<(Option<&str>, LogLevel)> = match (name, value) {
+    let change = match (name, value) {
         (_, "") => return Ok(()),
-        ("level", level) => vec![(None, parse(level)?)],
-        ("paths", pairs) => pairs.split(',').map(pair).collect::<Result<_, _>>()?,
-        ("group", _) => return Err("group parameter requires fine-grain logging to be enabled"),
-        (logger, level) => vec![(Some(logger), parse(level)?)],
+        ("level", level) => LogChange::All(parse(level)?),
+        ("paths", pairs) => LogChange::Named(pairs.split(',').map(|text| pair(text, EMPTY)).collect::<Result<_, _>>()?),
+        ("group", text) => {
+            let (group, level) = pair(text, "empty logger name or empty logger level in group")?;
+            LogChange::Group(group, level)
+        }
+        (logger, level) => LogChange::Named(vec![(logger.to_owned(), parse(level)?)]),
     };
-    let known = call.state.loggers();
-    if changes.iter().any(|(logger, _)| logger.is_some_and(|name| known.iter().all(|(other, _)| other != name))) {
-        return Err("unknown logger name");
-    }
-    for (logger, level) in changes {
-        call.state.set_log_level(logger, level);
-    }
-    Ok(())
+    call.state.change_log_levels(&change)
 }
 
-fn pair(text: &str) -> Result<(Option<&str>, LogLevel), &'static str> {
+const EMPTY: &str = "empty logger name or empty logger level";
+
+fn pair(text: &str, empty: &'static str) -> Result<(String, LogLevel), &'static str> {
     match text.split_once(':') {
-        Some((logger, level)) if !logger.is_empty() && !level.is_empty() => Ok((Some(logger), parse(level)?)),
-        _ => Err("empty logger name or empty logger level"),
+        Some((logger, level)) if !logger.is_empty() && !level.is_empty() => Ok((logger.to_owned(), parse(level)?)),
+        _ => Err(empty),
     }
 }
 

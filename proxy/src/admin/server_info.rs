@@ -26,7 +26,7 @@ pub(super) fn show(call: &Call<'_>) -> Reply {
 
 fn options(options: &CommandLine) -> Value {
     json!({
-        "base_id": "0",
+        "base_id": options.base_id.to_string(),
         "concurrency": options.concurrency,
         "config_path": options.config_path,
         "config_yaml": options.config_yaml,
@@ -46,26 +46,26 @@ fn options(options: &CommandLine) -> Value {
         "parent_shutdown_time": duration(options.parent_shutdown_time),
         "mode": "Serve",
         "disable_hot_restart": true,
-        "restart_epoch": 0,
+        "restart_epoch": options.restart_epoch,
         "reject_unknown_dynamic_fields": options.reject_unknown_dynamic_fields,
         "ignore_unknown_dynamic_fields": options.ignore_unknown_dynamic_fields,
         "drain_strategy": if options.drain_immediately { "Immediate" } else { "Gradual" },
-        // What there is no flag for, as Envoy shows it when the flag is not given.
         "enable_mutex_tracing": false,
-        "cpuset_threads": false,
-        "log_format_escaped": false,
+        "cpuset_threads": options.cpuset_threads,
+        "log_format_escaped": options.log_format_escaped,
         "disabled_extensions": [],
-        "use_dynamic_base_id": false,
-        "base_id_path": "",
-        "enable_fine_grain_logging": false,
-        "socket_path": "",
+        "use_dynamic_base_id": options.use_dynamic_base_id,
+        "base_id_path": options.base_id_path,
+        "enable_fine_grain_logging": options.enable_fine_grain_logging,
+        "socket_path": options.socket_path,
+        // Envoy never tells these two.
         "socket_mode": 0,
         "enable_core_dump": false,
-        "stats_tag": [],
-        "skip_hot_restart_on_no_parent": false,
-        "skip_hot_restart_parent_stats": false,
-        "skip_deprecated_logs": false,
-        "log_stacktrace_single_entry": false,
+        "stats_tag": options.stats_tag,
+        "skip_hot_restart_on_no_parent": options.skip_hot_restart_on_no_parent,
+        "skip_hot_restart_parent_stats": options.skip_hot_restart_parent_stats,
+        "skip_deprecated_logs": options.skip_deprecated_logs,
+        "log_stacktrace_single_entry": options.log_stacktrace_single_entry,
     })
 }
 

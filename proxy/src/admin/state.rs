@@ -69,8 +69,11 @@ pub trait AdminState: Send + Sync + 'static {
     /// Every logger with its level, sorted by name.
     fn loggers(&self) -> Vec<(String, LogLevel)>;
 
-    /// Sets the level of one logger of [`loggers`](Self::loggers), or of all.
-    fn set_log_level(&self, logger: Option<&str>, level: LogLevel);
+    /// Changes levels, or none.
+    ///
+    /// # Errors
+    /// Why not, in Envoy's words.
+    fn change_log_levels(&self, change: &LogChange) -> Result<(), &'static str>;
 }
 
 /// Where a process is in its life.
@@ -133,6 +136,19 @@ pub struct CommandLine {
     pub parent_shutdown_time: Duration,
     /// Not told: Envoy's message has no field for it, and its readers may refuse one that they do not know.
     pub envoy_defaults: bool,
+    pub base_id: u32,
+    pub base_id_path: String,
+    pub use_dynamic_base_id: bool,
+    pub restart_epoch: u32,
+    pub cpuset_threads: bool,
+    pub log_format_escaped: bool,
+    pub enable_fine_grain_logging: bool,
+    pub log_stacktrace_single_entry: bool,
+    pub skip_deprecated_logs: bool,
+    pub skip_hot_restart_on_no_parent: bool,
+    pub skip_hot_restart_parent_stats: bool,
+    pub socket_path: String,
+    pub stats_tag: Vec<String>,
 }
 
 impl Default for CommandLine {
@@ -159,6 +175,19 @@ impl Default for CommandLine {
             drain_immediately: false,
             parent_shutdown_time: Duration::from_secs(900),
             envoy_defaults: false,
+            base_id: 0,
+            base_id_path: String::new(),
+            use_dynamic_base_id: false,
+            restart_epoch: 0,
+            cpuset_threads: false,
+            log_format_escaped: false,
+            enable_fine_grain_logging: false,
+            log_stacktrace_single_entry: false,
+            skip_deprecated_logs: false,
+            skip_hot_restart_on_no_parent: false,
+            skip_hot_restart_parent_stats: false,
+            socket_path: "@envoy_domain_socket".to_owned(),
+            stats_tag: Vec::new(),
         }
     }
 }
@@ -196,6 +225,16 @@ impl LogLevel {
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|level| level.name() == name)
     }
+}
+
+/// A change of log levels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogChange {
+    All(LogLevel),
+    /// Of these loggers; where levels are those of source files, of the files that fit these patterns.
+    Named(Vec<(String, LogLevel)>),
+    /// Of the files of one logger.
+    Group(String, LogLevel),
 }
 
 /// A resource that was refused.

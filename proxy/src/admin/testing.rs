@@ -197,11 +197,18 @@ impl AdminState for Fake {
         self.levels.lock().clone()
     }
 
-    fn set_log_level(&self, logger: Option<&str>, level: LogLevel) {
-        for (name, current) in self.levels.lock().iter_mut() {
-            if logger.is_none_or(|logger| logger == name) {
-                *current = level;
+    fn change_log_levels(&self, change: &LogChange) -> Result<(), &'static str> {
+        let mut levels = self.levels.lock();
+        match change {
+            LogChange::All(level) => levels.iter_mut().for_each(|(_, current)| *current = *level),
+            LogChange::Named(named) if named.iter().any(|(name, _)| levels.iter().all(|(known, _)| known != name)) => {
+                return Err("unknown logger name");
             }
+            LogChange::Named(named) => levels.iter_mut().for_each(|(known, current)| {
+                *current = named.iter().find(|(name, _)| name == known).map_or(*current, |(_, level)| *level);
+            }),
+            LogChange::Group(..) => return Err("group parameter requires fine-grain logging to be enabled"),
         }
+        Ok(())
     }
 }

@@ -172,7 +172,7 @@ where
         let line = Line {
             time: SystemTime::now(),
             level: *metadata.level(),
-            logger: super::logger_of(metadata.target()),
+            logger: super::levels::logger_of(metadata.target()),
             file: metadata.file().unwrap_or_default(),
             line: metadata.line().unwrap_or_default(),
             message: &message,

@@ -167,6 +167,8 @@ impl Cluster {
             }
             return change;
         }
+        let (added, removed) = (change.added.len(), change.removed.len());
+        tracing::debug!("membership update of cluster '{}': added {added} removed {removed}", self.name());
         self.publish(set, &previous, &change);
         if std::mem::replace(&mut standing.served, true) {
             self.stats.count_change(&change);

@@ -32,6 +32,8 @@ pub struct Overrides {
     pub service_cluster: Option<String>,
     pub service_zone: Option<String>,
     pub allow_unknown_fields: bool,
+    /// `--stats-tag`: tags of every stat.
+    pub stats_tags: Vec<(String, String)>,
 }
 
 /// A bootstrap that was read and found whole, not yet compiled.
@@ -159,6 +161,9 @@ impl Bootstrap {
                 .map_err(|error| place(vec![error]))?,
             None => tidegate_stats::Rules::default(),
         };
+        for (tag, value) in &overrides.stats_tags {
+            stats_rules.tags.add_universal(tag, value);
+        }
         stats_rules.defers =
             message.deferred_stat_options.is_some_and(|options| options.enable_deferred_creation_stats);
         let connection_limit = match &message.overload_manager {

@@ -254,6 +254,7 @@ impl Discovery {
             Happened::Sotw(Event::Received(response)) => response.type_url.clone(),
             Happened::Delta(Event::Received(response)) => response.type_url.clone(),
             Happened::Sotw(Event::Connected(_)) | Happened::Delta(Event::Connected(_)) => {
+                tracing::debug!("gRPC bidi stream to '{}' begins", stream.control_plane.service.cluster);
                 stream.stats.connected();
                 stream.mux.connected(happened);
                 return;

@@ -133,11 +133,27 @@ impl Mux {
         match self {
             Self::Sotw(sotw, Some(out)) => {
                 if let Some(request) = sotw.next_request() {
+                    let refused = request.error_detail.as_ref().map(|error| error.message.as_str()).unwrap_or_default();
+                    tracing::debug!(
+                        "Sending DiscoveryRequest for {}: version '{}', nonce '{}', names {:?} {refused}",
+                        request.type_url,
+                        request.version_info,
+                        request.response_nonce,
+                        request.resource_names
+                    );
                     let _ = out.send(request);
                 }
             }
             Self::Delta(delta, Some(out)) => {
                 if let Some(request) = delta.next_request() {
+                    let refused = request.error_detail.as_ref().map(|error| error.message.as_str()).unwrap_or_default();
+                    tracing::debug!(
+                        "Sending DeltaDiscoveryRequest for {}: nonce '{}', subscribes {:?}, unsubscribes {:?} {refused}",
+                        request.type_url,
+                        request.response_nonce,
+                        request.resource_names_subscribe,
+                        request.resource_names_unsubscribe
+                    );
                     let _ = out.send(request);
                 }
             }

@@ -217,6 +217,12 @@ impl Handler for Apply<'_> {
     fn apply(&mut self, update: Update) -> Result<(), String> {
         let Some(kind) = Kind::of(&update.type_url) else { return Ok(()) };
         let began = Instant::now();
+        let (resources, removed) = (update.resources.len(), update.removed.len());
+        tracing::debug!(
+            "Received {}: version '{}', {resources} resources, {removed} removed",
+            update.type_url,
+            update.version
+        );
         let result = match kind {
             Kind::Cluster => self.clusters(&update),
             Kind::Listener => self.listeners(&update),
@@ -228,6 +234,7 @@ impl Handler for Apply<'_> {
         };
         match &result {
             Ok(()) => {
+                tracing::debug!("accepted {}: version '{}'", update.type_url, update.version);
                 let scopes = self.scopes.as_deref();
                 self.subscriptions.took(kind, &update, scopes, began.elapsed(), self.store);
             }

@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Instant, SystemTime};
 
 use bytes::BytesMut;
@@ -20,6 +19,8 @@ use super::Listener;
 use super::filter_chain::{FilterChain, Terminal};
 use super::load::Place;
 use crate::app::Shared;
+use crate::application_log::levels::CONNECTION;
+use crate::application_log::shown::Tags;
 use crate::io::Transport;
 
 /// A socket that was just accepted.
@@ -36,17 +37,14 @@ pub(crate) struct Chosen {
     pub transport: Transport,
 }
 
-fn next_connection_id() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Relaxed)
-}
-
 /// Serves one accepted connection to its end; `place` is its place among the listener's.
 pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Arc<Listener>, mut accepted: Accepted, place: Place) {
     let Some(mut info) = describe(&accepted, &listener) else { return };
+    let tags = Tags::connection(info.id);
+    tracing::debug!("{tags} new connection from {}", info.remote);
     let times = (Instant::now(), SystemTime::now());
     if let Err(reason) = run_listener_filters(&listener, &mut accepted, &mut info).await {
-        tracing::debug!(reason, "listener filter closed a connection");
+        tracing::debug!("{tags} closing connection: listener filters: {reason}");
         return log_end(&listener, &shared, StreamInfo::new(Arc::new(info), times.0, times.1));
     }
     let mut worker_stats = place.stats();
@@ -61,6 +59,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Arc<Listener>, mut 
     }
     let chain = listener.chains.find(&info).cloned();
     let Some(chain) = chain else {
+        tracing::debug!("{tags} closing connection from {}: no matching filter chain found", info.remote);
         listener.stats.downstream_cx_total().inc();
         listener.stats.downstream_cx_destroy().inc();
         listener.stats.no_filter_chain_match().inc();
@@ -78,7 +77,10 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Arc<Listener>, mut 
         stats.downstream_cx_total().inc();
         stats.downstream_cx_active().inc();
     }
+    tracing::trace!("{tags} filter chain '{}'", chain.name);
     let stream = run_chain(&shared, &listener, chain, info, times, transport(accepted)).await;
+    let reason = stream.local_close_reason.as_deref().unwrap_or_default();
+    tracing::debug!(target: CONNECTION, "{tags} closed {reason}");
     stats.downstream_cx_active().dec();
     stats.downstream_cx_destroy().inc();
     stats.downstream_cx_length_ms().record(millis(times.0));
@@ -115,7 +117,7 @@ fn describe(accepted: &Accepted, listener: &Listener) -> Option<ConnectionInfo> 
             (Address::Pipe("".into()), Address::Pipe(path))
         }
     };
-    let mut info = ConnectionInfo::new(next_connection_id(), remote, local, Instant::now());
+    let mut info = ConnectionInfo::new(crate::io::next_connection_id(), remote, local, Instant::now());
     belongs_to(&mut info, listener);
     Some(info)
 }

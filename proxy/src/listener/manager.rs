@@ -184,6 +184,7 @@ impl ListenerManager {
     /// Drains the chains of `before` that do not live on in `after`. As in Envoy they count as draining for the whole drain
     /// time, however soon the last connection leaves.
     fn drain_replaced(&self, before: &Listener, after: Option<&Arc<Listener>>) {
+        tracing::debug!("draining listener '{}', in place: {}", before.name, after.is_some());
         let plan = self.plan;
         let mut replaced = 0;
         for chain in all_chains(before) {

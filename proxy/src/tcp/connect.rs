@@ -9,6 +9,7 @@ use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 
 use super::proxy::{TcpCluster, TcpProxy};
 use super::tunnel::{Client, Refused, Standing, Tunnel};
+use crate::application_log::shown::Tags;
 use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::cluster::host::{Host, HostCounter};
@@ -102,6 +103,8 @@ async fn try_hosts(
         note_host(&host, attempt, stream);
         match reach(dial, cluster, &host, stream).await {
             Ok(connected) => {
+                let tags = Tags::connection(stream.connection.id);
+                tracing::debug!("{tags} connected to {} of cluster {}", host.address, cluster.name());
                 host.state.count(HostCounter::Requests);
                 return Ok(connected);
             }
@@ -116,6 +119,8 @@ async fn try_hosts(
             }
             Err(refused) => stream.upstream.transport_failure_reason = reason(refused),
         }
+        let why = stream.upstream.transport_failure_reason.as_deref().unwrap_or_default();
+        tracing::debug!("{} connect attempt {attempt} failed: {why}", Tags::connection(stream.connection.id));
         stream.flags |= ResponseFlags::UPSTREAM_CONNECTION_FAILURE;
         if let Some(back_off) = proxy.back_off.filter(|_| attempt < attempts) {
             tokio::time::sleep(back_off.wait(attempt, rand::random())).await;

@@ -23,11 +23,12 @@ pub use proxy::{LogOptions, TcpCluster, TcpProxy, TcpStats};
 pub(crate) use proxy_header::proxy_header;
 pub use tunnel::{RequestId, Tunnel};
 
+use crate::application_log::shown::Tags;
 use crate::listener::accept::Chosen;
 
 /// Notes that a network filter closed the connection, and why.
 pub(crate) fn note_closing(stream: &mut StreamInfo, closing: Closing) {
-    tracing::debug!(reason = %closing.reason, "network filter closed a connection");
+    tracing::debug!("{} a network filter closes: {}", Tags::connection(stream.connection.id), closing.reason);
     stream.flags |= closing.flags;
     if closing.termination {
         stream.connection_termination_details = Some(closing.reason);

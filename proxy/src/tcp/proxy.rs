@@ -17,6 +17,7 @@ use super::per_connection::{PerConnection, TcpHash};
 use super::pipe::{Ended, Moved, Pipe, Side};
 use super::tunnel::{Client, Standing, Tunnel};
 use crate::app::Shared;
+use crate::application_log::shown::Tags;
 use crate::cluster::Cluster;
 use crate::cluster::pool::Held;
 use crate::io::Transport;
@@ -120,6 +121,8 @@ impl TcpProxy {
 /// Proxies one connection to its end, and returns what is known of it then.
 pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpProxy) -> StreamInfo {
     let Chosen { shared, chain, mut transport, .. } = chosen;
+    let tags = Tags::connection(stream.connection.id);
+    tracing::debug!("{tags} new tcp proxy session");
     stream.upstream.close_type = Some(CloseType::Normal);
     proxy.stats.downstream_cx_total().inc();
     if proxy.log_options.on_start {
@@ -162,11 +165,13 @@ pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpPro
     });
     drop(snapshot);
     let Some((target, cluster)) = found else {
+        tracing::debug!("{tags} no cluster");
         proxy.stats.downstream_cx_no_route().inc();
         stream.flags |= ResponseFlags::NO_CLUSTER_FOUND;
         stream.local_close_reason = Some(Failure::NoCluster.reason());
         return stream;
     };
+    tracing::debug!("{tags} Creating connection to cluster {}", cluster.name());
     cluster.name_in(&mut stream.upstream);
     let session = Session {
         proxy,

@@ -54,6 +54,19 @@ fn wrong_flags_end_with_1() {
         (&["-c", "x", "-c", "y"], "Argument already set!"),
         (&["-c", "x", "nope"], "PARSE ERROR: Argument: nope\n             Couldn't find match for argument"),
         (&["-c", "/nonexistent/file"], "/nonexistent/file"),
+        (&["-c", "x", "--stats-tag", "a"], "error: misformatted stats-tag 'a'"),
+        (&["-c", "x", "--stats-tag", "a_b:c"], "misformatted stats-tag 'a_b:c' contains invalid char in 'a_b'"),
+        (&["-c", "x", "--stats-tag", "a:b.c"], "misformatted stats-tag 'a:b.c' contains invalid char in 'b.c'"),
+        (&["-c", "x", "--stats-tag", "a:"], "misformatted stats-tag 'a:' contains invalid char in ''"),
+        (&["-c", "x", "--enable-mutex-tracing"], "error: --enable-mutex-tracing is not supported"),
+        (
+            &["-c", "x", "--disable-extensions", "envoy.filters.http.cors"],
+            "error: --disable-extensions is not supported",
+        ),
+        (
+            &["-c", "x", "--enable-fine-grain-logging", "--component-log-level", "http:debug"],
+            "error: --component-log-level will not work with --enable-fine-grain-logging",
+        ),
         (&["--mode", "validate"], "at least one of --config-path or --config-yaml should be non-empty"),
     ] {
         let output = called(arguments);
@@ -77,7 +90,9 @@ fn flags_that_change_nothing_are_taken() {
     let good = directory.put("good.yaml", &http_bootstrap(1, DIRECT, &[]));
     let flags = ["--cpuset-threads", "--skip-hot-restart-on-no-parent", "--skip-hot-restart-parent-stats"];
     let more = ["--base-id", "3", "--restart-epoch", "0", "--skip-deprecated-logs", "--allow-unknown-fields"];
-    let arguments = [&["--mode", "validate", "-c", good.to_str().unwrap()][..], &flags, &more].concat();
+    let shared = ["--base-id-path", "/nonexistent/x", "--socket-path", "@x", "--socket-mode", "600"];
+    let rest = ["--log-stacktrace-single-entry", "--disable-extensions", ""];
+    let arguments = [&["--mode", "validate", "-c", good.to_str().unwrap()][..], &flags, &more, &shared, &rest].concat();
     let output = called(&arguments);
     assert!(output.status.success(), "{}", said(&output));
 }
@@ -173,4 +188,61 @@ fn a_log_format_in_the_bootstrap_acts_and_excludes_the_flag() {
         assert_eq!(output.status.code(), Some(1), "{mode}");
         assert!(said(&output).contains("Only one of ApplicationLogConfig.log_format or CLI option --log-format"));
     }
+}
+
+#[test]
+fn there_is_no_hot_restart_and_it_says_so() {
+    let output = called(&["--hot-restart-version"]);
+    assert!(output.status.success());
+    assert_eq!(said(&output), "disabled\n");
+}
+
+#[test]
+fn a_tag_of_the_command_line_is_on_every_stat_and_goes_before_others() {
+    let admin = free_port();
+    let bootstrap = format!(
+        "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}
+stats_config: {{ stats_tags: [{{ tag_name: pod, fixed_value: other }}, {{ tag_name: fixed, fixed_value: x }}] }}
+{}",
+        http_bootstrap(free_port(), DIRECT, &[])
+    );
+    let _gateway = Gateway::start_with(&bootstrap, &["--stats-tag", "pod:a:b/c", "--stats-tag", "zone:z"]);
+    let mut client = Client::new(admin);
+    let shown = client.get("/stats/prometheus?filter=^server.live$").text();
+    assert!(shown.contains(r#"envoy_server_live{pod="a:b/c",zone="z",fixed="x"} 1"#), "{shown}");
+    // As in Envoy, which counts files before it reads any of this.
+    let shown = client.get("/stats/prometheus?filter=^filesystem.write_failed$").text();
+    assert!(shown.contains("envoy_filesystem_write_failed{} 0"), "{shown}");
+    let told = client.get("/server_info").text();
+    assert!(told.contains("\"pod:a:b/c\",\n   \"zone:z\"\n"), "{told}");
+}
+
+#[test]
+fn lines_of_the_log_may_be_escaped() {
+    let bootstrap = http_bootstrap(free_port(), DIRECT, &[]);
+    let flags = ["--log-format-escaped", "--log-format", "\"%n\"\t%v\n.", "-l", "info"];
+    let mut gateway = Gateway::spawn(&bootstrap, &flags);
+    let line = gateway.wait_for("listening");
+    assert!(line.starts_with("\\\"main\\\"\\tlistening") && line.ends_with("\\n."), "{line}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_core_dump_may_be_asked_for() {
+    let directory = Directory::new();
+    let bootstrap = directory.put("bootstrap.yaml", &http_bootstrap(free_port(), DIRECT, &[]));
+    let script = "ulimit -S -c 0; exec \"$0\" -c \"$1\" --concurrency 1 --enable-core-dump";
+    let mut child = Command::new("sh")
+        .args(["-c", script, env!("CARGO_BIN_EXE_tidegate"), bootstrap.to_str().unwrap()])
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let limits = || std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap_or_default();
+    let core = || {
+        let line = limits().lines().find_map(|line| line.strip_prefix("Max core file size").map(str::to_owned));
+        line.map(|line| line.split_whitespace().map(str::to_owned).take(2).collect::<Vec<_>>())
+    };
+    eventually("the limit is what it may be", || core().is_some_and(|core| core[0] == core[1]));
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

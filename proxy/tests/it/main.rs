@@ -13,6 +13,7 @@ mod command_line;
 mod configs;
 mod connect_udp;
 mod control;
+mod debug_log;
 mod discovery;
 mod drain;
 mod errors;

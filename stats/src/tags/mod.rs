@@ -33,6 +33,8 @@ pub struct TagRules {
 struct Rule {
     tag: Arc<str>,
     find: Find,
+    /// The command line's.
+    universal: bool,
 }
 
 enum Find {
@@ -64,12 +66,19 @@ impl TagRules {
 
     /// Every stat has this tag. Dots in the value do not matter.
     pub fn add_fixed(&mut self, tag: &str, value: &str) {
-        self.add(first_part_of(value), Rule { tag: tag.into(), find: Find::Fixed(value.to_owned()) });
+        self.add(first_part_of(value), Rule { tag: tag.into(), find: Find::Fixed(value.to_owned()), universal: false });
+    }
+
+    /// Every stat has this tag, whatever other rules say of it: the first to be given of a name acts.
+    pub fn add_universal(&mut self, tag: &str, value: &str) {
+        let before = self.anywhere.iter().take_while(|rule| rule.universal).count();
+        let rule = Rule { tag: tag.into(), find: Find::Fixed(value.to_owned()), universal: true };
+        self.anywhere.insert(before, rule);
     }
 
     /// A tag that a custom expression finds; `expression` is its source, which says which names it can be in.
     pub fn add_custom(&mut self, tag: &str, expression: &str, finder: TagFinder) {
-        self.add(first_part_of(expression), Rule { tag: tag.into(), find: Find::Custom(finder) });
+        self.add(first_part_of(expression), Rule { tag: tag.into(), find: Find::Custom(finder), universal: false });
     }
 
     /// The well-known rules of one tag; `false` if there are none.
@@ -80,6 +89,10 @@ impl TagRules {
 
     /// Takes the tags out of a name. Every rule sees the whole name; of rules for the same tag the first to find one acts.
     pub fn extract(&self, name: &str) -> Tagged {
+        // Envoy counts files before it knows any rule.
+        if name.starts_with("filesystem.") {
+            return Tagged { name: name.to_owned(), tags: Vec::new() };
+        }
         let mut tags: Vec<(Arc<str>, String)> = Vec::new();
         let mut taken: Vec<Range<usize>> = Vec::new();
         let first_part = name.split_once('.').and_then(|(first, _)| self.by_first_part.get(first));
@@ -102,12 +115,12 @@ impl TagRules {
         for pattern in well_known::PATTERNS.iter().filter(|pattern| wanted(pattern.tag)) {
             let (source, hint, except) = (pattern.expression, pattern.hint, pattern.except);
             let find = Find::Pattern { source, hint, except, regex: OnceLock::new() };
-            self.add(first_part_of(source), Rule { tag: pattern.tag.into(), find });
+            self.add(first_part_of(source), Rule { tag: pattern.tag.into(), find, universal: false });
             added += 1;
         }
         for (tag, tokens) in well_known::TOKENS.iter().filter(|(tag, _)| wanted(tag)) {
             let tokens = Tokens::new(tokens);
-            self.add(tokens.first_part(), Rule { tag: (*tag).into(), find: Find::Tokens(tokens) });
+            self.add(tokens.first_part(), Rule { tag: (*tag).into(), find: Find::Tokens(tokens), universal: false });
             added += 1;
         }
         added

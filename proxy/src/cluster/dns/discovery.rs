@@ -106,8 +106,11 @@ impl Following {
             let stats = &self.cluster.stats().updates;
             stats.update_attempt().inc();
             let last = self.answers.lock()[index].clone();
+            let cluster = self.cluster.name();
+            tracing::trace!("resolving '{}' for cluster '{cluster}'", name.host);
             let wait = match lookup(&*self.resolver, &name.host, options.family, &last).await {
                 Answer::Addresses { addresses, ttl } => {
+                    tracing::debug!("cluster '{cluster}': '{}' resolved to {addresses:?}, ttl {ttl:?}", name.host);
                     self.take(index, addresses);
                     self.after_success(options, ttl)
                 }
@@ -117,6 +120,7 @@ impl Following {
                     self.after_success(options, Duration::ZERO)
                 }
                 Answer::NoRecords | Answer::Failed => {
+                    tracing::debug!("cluster '{cluster}': resolving '{}' failed", name.host);
                     stats.update_failure().inc();
                     self.failures.lock().next(&mut self.random.lock())
                 }

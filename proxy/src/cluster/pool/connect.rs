@@ -12,6 +12,8 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::ConnectionFacts;
 use super::meter::ConnectionBytes;
+use crate::application_log::levels::CONNECTION;
+use crate::application_log::shown::Tags;
 use crate::cluster::Cluster;
 use crate::cluster::happy_eyeballs::race;
 use crate::cluster::host::Host;
@@ -63,10 +65,13 @@ fn system_text(error: &io::Error) -> String {
 pub(super) async fn connect(cluster: &Arc<Cluster>, host: &Host) -> Result<(Transport, ConnectionFacts), ConnectError> {
     let start = Instant::now();
     let limit = cluster.config().connect_timeout;
-    let transport = match tokio::time::timeout(limit, dial(cluster, host)).await {
-        Ok(result) => result?,
-        Err(_) => return Err(ConnectError::Timeout),
-    };
+    let id = crate::io::next_connection_id();
+    tracing::debug!(target: CONNECTION, "{} connecting to {}", Tags::connection(id), host.address);
+    let dialed = tokio::time::timeout(limit, dial(cluster, host)).await;
+    let transport = dialed.unwrap_or(Err(ConnectError::Timeout)).inspect_err(|error| {
+        tracing::debug!(target: CONNECTION, "{} connect failed: {error}", Tags::connection(id));
+    })?;
+    tracing::debug!(target: CONNECTION, "{} connected", Tags::connection(id));
     let local = match &transport {
         Transport::Tcp(stream) => stream.local_addr().ok().map(Address::Ip),
         _ => None,
@@ -75,15 +80,9 @@ pub(super) async fn connect(cluster: &Arc<Cluster>, host: &Host) -> Result<(Tran
     let connected = Instant::now();
     let millis = u64::try_from((connected - start).as_millis()).unwrap_or(u64::MAX);
     cluster.stats().traffic.upstream_cx_connect_ms().record(millis);
-    let id = next_id();
     let facts =
         ConnectionFacts { id, local, protocol: http::Version::HTTP_11, connect_start: start, connected, shared: None };
     Ok((transport, facts))
-}
-
-fn next_id() -> u64 {
-    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-    NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
 }
 
 async fn dial(cluster: &Cluster, host: &Host) -> Result<Transport, ConnectError> {

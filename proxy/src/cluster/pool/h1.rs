@@ -21,6 +21,8 @@ use super::{
     Active, Begun, ConnectionFacts, Open, POOLS, Pending, PoolError, Pump, StreamRequest, StreamReset, Waiters,
     connection_permit, count_connect_failure, ensure_sweeper,
 };
+use crate::application_log::levels::CLIENT;
+use crate::application_log::shown::Tags;
 use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::Permit;
 use crate::cluster::options::HttpProtocol;
@@ -209,6 +211,7 @@ fn grow(pool: &Arc<Pool>) {
 /// Makes a connection for the pool.
 fn dial(pool: &Arc<Pool>, permit: Permit) {
     let pool = Arc::clone(pool);
+    tracing::debug!("creating a new connection to {} of cluster '{}'", pool.host.address, pool.cluster.name());
     let open = Open::new(&pool.cluster, &pool.host, permit);
     pool.cluster.stats().traffic.upstream_cx_http1_total().inc();
     pool.cluster.stats().codec.http1();
@@ -299,6 +302,7 @@ fn pool_of(request: &StreamRequest<'_>) -> Arc<Pool> {
 pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError> {
     let pool = pool_of(request);
     if let Some(connection) = pool.take_idle() {
+        tracing::debug!("{} using existing fully connected connection", Tags::connection(connection.facts.id));
         let mut lease = Lease { connection: Some(connection), pool, active: None };
         return match Active::begin(request.cluster, request.host, request.priority) {
             Some(active) => {
@@ -319,6 +323,7 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
         pool.state.lock().leave_if_empty();
         return Err(PoolError::Overflow);
     };
+    tracing::debug!("queueing stream to {}: no connection is free", request.host.address);
     let waiting = pool.state.lock().waiters.join();
     grow(&pool);
     let lease = waiting.await.unwrap_or_else(|_| Err(PoolError::Connect("connection pool is gone".into())));
@@ -437,7 +442,7 @@ fn poll_head(
 }
 
 fn protocol_error(cluster: &Cluster, error: &CodecError) -> StreamReset {
-    tracing::debug!(cluster = %cluster.config().name, error = error.details, "bad response");
+    tracing::debug!(target: CLIENT, "bad response of cluster '{}': {}", cluster.name(), error.details);
     cluster.stats().traffic.upstream_cx_protocol_error().inc();
     StreamReset::Protocol
 }

@@ -24,6 +24,8 @@ use super::{
     Active, ConnectionFacts, Open, POOLS, Pending, PoolError, StreamRequest, Waiters, connection_permit,
     count_connect_failure, ensure_sweeper,
 };
+use crate::application_log::levels::CLIENT;
+use crate::application_log::shown::Tags;
 use crate::cluster::Cluster;
 use crate::cluster::options::HttpProtocol;
 use crate::http::codec::h2::list_limit;
@@ -201,6 +203,7 @@ fn grow_for(pool: &Arc<Pool>, ahead: bool) {
         state.connecting = true;
         permit
     };
+    tracing::debug!("creating a new connection to {} of cluster '{}'", pool.host.address, pool.cluster.name());
     let open = Open::new(&pool.cluster, &pool.host, permit);
     pool.cluster.stats().traffic.upstream_cx_http2_total().inc();
     pool.cluster.stats().codec.http2().nghttp2_upstream_connections().inc();
@@ -254,6 +257,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
     let epoch = open.epoch;
     let ping = connection.ping_pong();
     let mut running = Running { open: Some(open), shared: Arc::clone(&shared), pool: Arc::clone(pool) };
+    let tags = Tags::connection(facts.id);
     let counting = Arc::clone(&meter);
     let keepalive = settings.keepalive;
     let task = tokio::spawn(async move {
@@ -262,7 +266,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
         tokio::select! {
             result = connection => {
                 if let Err(error) = result {
-                    tracing::debug!(%error, "HTTP/2 connection to a host failed");
+                    tracing::debug!(target: CLIENT, "{tags} protocol error: {error}");
                 }
                 running.closed_by_host();
             }
@@ -332,8 +336,12 @@ fn pool_of(request: &StreamRequest<'_>) -> Arc<Pool> {
 pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError> {
     let pool = pool_of(request);
     let offer = match pool.with_room() {
-        Some(offer) => offer,
+        Some(offer) => {
+            tracing::debug!("using existing connection to {}", request.host.address);
+            offer
+        }
         None => {
+            tracing::debug!("queueing stream to {}: no connection has room", request.host.address);
             pool.enter(request.state)?;
             let Some(pending) = Pending::begin(request.cluster, request.host, request.priority) else {
                 pool.state.lock().leave_if_empty();

@@ -303,6 +303,8 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let traffic = &self.cluster.stats().traffic;
+        let (name, who) = (self.cluster.name(), if self.remote { "host" } else { "proxy" });
+        tracing::debug!("connection of cluster '{name}' closed by the {who} after {} requests", self.requests);
         traffic.upstream_cx_active().dec();
         traffic.upstream_cx_destroy().inc();
         if self.remote {
@@ -335,6 +337,7 @@ impl Active {
     fn begin(cluster: &Arc<Cluster>, host: &Host, priority: RoutingPriority) -> Option<Self> {
         let traffic = &cluster.stats().traffic;
         let Some(permit) = cluster.breakers(priority).acquire(Resource::Requests) else {
+            tracing::debug!("max streams overflow: cluster '{}'", cluster.name());
             traffic.upstream_rq_pending_overflow().inc();
             // It had its connection: the host failed it, as in Envoy.
             host.state.count(HostCounter::RequestError);
@@ -365,6 +368,7 @@ impl Pending {
     fn begin(cluster: &Arc<Cluster>, host: &Host, priority: RoutingPriority) -> Option<Self> {
         let traffic = &cluster.stats().traffic;
         let Some(permit) = cluster.breakers(priority).acquire(Resource::PendingRequests) else {
+            tracing::debug!("max pending streams overflow: cluster '{}'", cluster.name());
             traffic.upstream_rq_pending_overflow().inc();
             return None;
         };
@@ -447,6 +451,7 @@ fn connection_permit(cluster: &Arc<Cluster>, host: &Host, priority: RoutingPrior
     {
         return Some(permit);
     }
+    tracing::debug!("max connections overflow: cluster '{}'", cluster.name());
     cluster.stats().traffic.upstream_cx_overflow().inc();
     first.then(|| breakers.take(Resource::Connections))
 }

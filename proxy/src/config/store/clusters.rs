@@ -48,6 +48,7 @@ impl Store {
         } else {
             self.stats.cluster_added().inc();
         }
+        tracing::debug!("add/update cluster '{name}'");
         self.ledger.takes(Kind::Cluster, &name, placed.text, !self.started);
         // Whatever warmed under this name is of the past.
         if let Some(superseded) = self.warming_clusters.remove(&name) {
@@ -63,6 +64,7 @@ impl Store {
         if let Discovery::Eds(eds) = &cluster.config().discovery {
             self.services.begin_again(&eds.service_name);
         }
+        tracing::debug!("warming cluster '{name}'");
         self.warming_clusters.insert(name, cluster);
         None
     }
@@ -141,6 +143,7 @@ impl Store {
             if self.ledger.has(Kind::Cluster, name) {
                 self.stats.cluster_removed().inc();
             }
+            tracing::debug!("removing cluster '{name}'");
             self.ledger.remove(Kind::Cluster, name);
             gone.extend(self.warming_clusters.remove(name));
         }
@@ -175,7 +178,10 @@ impl Store {
         if clusters.is_empty() {
             return self.show_clusters();
         }
-        clusters.iter().for_each(|cluster| self.ledger.acts(Kind::Cluster, cluster.name()));
+        for cluster in &clusters {
+            tracing::debug!("cluster '{}' serves", cluster.name());
+            self.ledger.acts(Kind::Cluster, cluster.name());
+        }
         let mut replaced = Vec::new();
         self.publish(|snapshot| {
             for cluster in clusters {

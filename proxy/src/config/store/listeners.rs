@@ -83,6 +83,7 @@ impl Store {
     /// The listener itself when it need not wait.
     fn take_listener(&mut self, warming: Warming<Listener>, placed: Placed<ListenerProto>) -> Option<Arc<Listener>> {
         let name = Arc::clone(&warming.compiled.name);
+        tracing::debug!("add/update listener '{name}'");
         self.ledger.takes(Kind::Listener, &name, placed.text, !self.started);
         self.ledger.inline_routes(&name, &inline_routes::of(&placed.resource));
         self.set_needs(&name, &warming.needs);
@@ -91,6 +92,7 @@ impl Store {
             self.settle_scopes(&warming.needs);
             return Some(warming.compiled);
         }
+        tracing::debug!("warming listener '{name}'");
         self.warming_listeners.insert(name, warming);
         None
     }
@@ -131,6 +133,7 @@ impl Store {
 
     pub(crate) fn remove_listeners(&mut self, names: &[Arc<str>]) {
         for name in names {
+            tracing::debug!("removing listener '{name}'");
             self.ledger.remove(Kind::Listener, name);
             self.ledger.inline_routes(name, &[]);
             self.warming_listeners.remove(name);
@@ -159,7 +162,10 @@ impl Store {
         if listeners.is_empty() {
             return;
         }
-        listeners.iter().for_each(|listener| self.ledger.acts(Kind::Listener, &listener.name));
+        for listener in &listeners {
+            tracing::debug!("listener '{}' serves", listener.name);
+            self.ledger.acts(Kind::Listener, &listener.name);
+        }
         self.publish(|snapshot| {
             for listener in listeners {
                 snapshot.listeners.insert(Arc::clone(&listener.name), listener);

@@ -198,6 +198,7 @@ impl Store {
     }
 
     fn refuse<T>(&self, kind: Kind, name: &str, placed: Placed<T>, error: &FieldError) {
+        tracing::debug!("refused {kind:?} '{name}': {error}");
         let plain = FieldError { resource: None, ..error.clone() };
         self.ledger.refuses(kind, name, placed.text, plain.to_string());
     }

@@ -21,6 +21,7 @@ impl Store {
             let mut context = self.compiler.context(&name, placed.path.clone(), &mut needs);
             match self.compiler.route_table(&placed.resource, RouteOrigin::Discovered, &mut context) {
                 Ok(table) => {
+                    tracing::debug!("rds: loaded route configuration '{name}'");
                     self.ledger.takes(Kind::Route, &name, placed.text, false);
                     self.ledger.acts(Kind::Route, &name);
                     good.push((name, Arc::new(table)));

@@ -33,7 +33,9 @@ impl Exchange<'_> {
                 Step::Wait(wait) => wait.await,
                 Step::Reply(reply) => Verdict::Reply(reply),
             };
+            tracing::trace!("{} decode headers called: filter={}", self.tags(), self.chain[index].name);
             if let Verdict::Reply(reply) = verdict {
+                tracing::debug!("{} filter {} answers the request", self.tags(), self.chain[index].name);
                 self.count_too_large(&reply);
                 return Err(Stop::Reply(reply));
             }
@@ -144,6 +146,7 @@ impl Exchange<'_> {
     }
 
     fn reply_directly(&mut self, reply: LocalReply) -> Produced {
+        tracing::debug!("{} Sending local reply with details {}", self.tags(), reply.details);
         self.closes |= reply.close;
         let rules = &self.connection.hcm.local_replies;
         let facts = (Some(&self.request.head), self.grpc, self.outcome.route().map(|route| &**route));

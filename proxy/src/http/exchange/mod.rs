@@ -36,6 +36,8 @@ use super::stats::ListenerHttpStats;
 use super::timers::Timers;
 use super::wire_bytes::WireBytes;
 use crate::app::Shared;
+use crate::application_log::levels::ROUTER;
+use crate::application_log::shown::{RequestHeaders, Tags};
 use crate::cluster::Cluster;
 use crate::cluster::pool::Informational;
 use crate::listener::drain::Drain;
@@ -165,6 +167,12 @@ pub(crate) async fn run<D: Downstream>(
     hcm.stats.downstream_rq_active().inc();
     let limits = Limits::of(hcm);
     let mut exchange = Exchange::new(connection, &limits, request, down.version());
+    tracing::debug!(
+        "{} request headers complete (end_stream={}):\n{}",
+        exchange.tags(),
+        exchange.progress.is_none(),
+        RequestHeaders(&exchange.request.head)
+    );
     if continues {
         exchange.note_informational(StatusCode::CONTINUE);
         down.send_continue();
@@ -236,6 +244,7 @@ pub(crate) async fn reply_to_bad_request<D: Downstream>(
 ) -> Finished {
     let limits = Limits::of(&connection.hcm);
     let mut exchange = Exchange::undecoded(connection, &limits, Version::HTTP_11);
+    tracing::debug!("{} Sending local reply with details {}", exchange.tags(), reply.details);
     // Envoy learns that it was the protocol only after the reply was formatted.
     let flags = reply.flags;
     let reply = LocalReply { flags: ResponseFlags::empty(), ..reply };
@@ -261,6 +270,7 @@ pub(crate) fn note_refused_stream(connection: &Arc<Connection>, details: &'stati
     let mut exchange = Exchange::undecoded(connection, &limits, Version::HTTP_2);
     connection.hcm.stats.downstream_rq_rx_reset().inc();
     exchange.stream.info.flags |= ResponseFlags::DOWNSTREAM_REMOTE_RESET;
+    tracing::debug!("{} stream refused: {details}", exchange.tags());
     exchange.stream.info.details = Some(details.into());
     exchange.complete(None);
 }
@@ -320,6 +330,10 @@ impl<'a> Exchange<'a> {
             head_bytes: 0,
             upstream_bytes: Costly::WireBytes.is_asked_for().then(Arc::default),
         }
+    }
+
+    fn tags(&self) -> Tags {
+        Tags::stream(&self.stream)
     }
 
     /// What watches this stream's limits.
@@ -393,6 +407,8 @@ impl<'a> Exchange<'a> {
             Outcome::NoRoute(_) | Outcome::NoVirtualHost => {
                 self.connection.hcm.router_stats.rq_total().inc();
                 self.connection.hcm.router_stats.no_route().inc();
+                let path = String::from_utf8_lossy(self.request.head.path.as_bytes());
+                tracing::debug!(target: ROUTER, "{} no route match for URL '{path}'", self.tags());
                 let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found");
                 return Err(Box::new(reply.flag(ResponseFlags::NO_ROUTE_FOUND)));
             }

@@ -11,6 +11,7 @@ use tidegate_filters::http::{Body, BodyError, RequestHead, ResponseHead};
 use tidegate_filters::stream_info::ResponseFlags;
 
 use super::{Connection, Exchange, Finished, Produced};
+use crate::application_log::shown::ResponseHeaders;
 use crate::http::connection_manager::{Ended, sleep_or_never};
 use crate::http::downstream::{BodyLength, Downstream, Gone, ResetReason};
 use crate::http::relay::{Cut, relay};
@@ -37,6 +38,12 @@ impl Exchange<'_> {
         self.stream.info.response_code = Some(head.status);
         self.stream.info.timings.first_downstream_tx = Some(Instant::now());
         let length = body_length(&self.request.head, head, &produced);
+        tracing::debug!(
+            "{} encoding headers via codec (end_stream={}):\n{}",
+            self.tags(),
+            length == BodyLength::None,
+            ResponseHeaders(head)
+        );
         down.send_head(head, length);
         self.log_response(head, produced.upgraded);
         timers.set_response_limit(produced.limit);
@@ -65,12 +72,14 @@ impl Exchange<'_> {
                 if !self.is_received() {
                     hcm.stats.downstream_rq_rx_reset().inc();
                 }
+                tracing::debug!("{} Codec completed encoding stream.", self.tags());
                 self.complete(Some(produced.response.head));
                 Finished::Complete
             }
             Err(Cut::Gone(gone)) => self.abandon(gone, Some(produced.response.head)),
             Err(Cut::TimedOut(limit)) => {
                 let reply = self.timed_out(limit);
+                tracing::debug!("{} stream reset: {}", self.tags(), reply.details);
                 self.stream.info.flags |= reply.flags;
                 self.stream.info.details = Some(reply.details);
                 down.reset(ResetReason::Internal);
@@ -81,6 +90,8 @@ impl Exchange<'_> {
             }
             Err(Cut::Body(error)) => {
                 self.note_body_error(&error);
+                let details = self.stream.info.details.as_deref().unwrap_or_default();
+                tracing::debug!("{} stream reset: {details}", self.tags());
                 hcm.stats.downstream_rq_tx_reset().inc();
                 hcm.stats.downstream_rq_rx_reset().inc();
                 // What came before the cut is the client's; one that does not take it in time goes without.
@@ -177,6 +188,8 @@ impl Exchange<'_> {
                 info.details = Some("downstream_local_disconnect(drained)".into());
             }
         }
+        let details = self.stream.info.details.as_deref().unwrap_or_default();
+        tracing::debug!("{} stream reset: {details}", self.tags());
         self.complete(response);
         if gone == Gone::Closed { Finished::Left } else { Finished::Cut }
     }

@@ -16,6 +16,7 @@ use super::measure::Measure;
 use super::read_ahead::ReadAhead;
 use super::upstream_log::TryLog;
 use super::{Shared, UpstreamFilters, failure, handshake, host, lasting};
+use crate::application_log::shown::{ResponseHeaders, Tags};
 use crate::cluster::host::{Host, HostCounter};
 use crate::cluster::pool::{Begun, PoolError, Stream, StreamRequest, StreamReset, Terminate};
 use crate::http::connect_udp;
@@ -127,6 +128,8 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
     };
     shared.account.tallies.each(|tally| tally.requests.upstream_rq_total().inc());
     host::note_connection(&opened, stream);
+    let connection = || stream.info.upstream.connection_id.unwrap_or_default();
+    tracing::debug!("{} pool ready: host {}, connection [C{}]", Tags::stream(stream), host.address, connection());
     stream.info.upstream.pool_wait = waited;
     if let Some(periodic) = &shared.periodic {
         periodic.note_info(stream);
@@ -172,6 +175,12 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
     }
     if let Ok(begun) = &mut sent {
         stream.info.timings.first_upstream_rx = Some(Instant::now());
+        let (head, end) = (&begun.response.head, begun.response.body.is_end());
+        tracing::debug!(
+            "{} upstream headers complete: end_stream={end}\n{}",
+            Tags::stream(stream),
+            ResponseHeaders(head)
+        );
         if let Some(began) = body_began {
             note_begin(begun, began);
         }

@@ -10,6 +10,7 @@ use tidegate_filters::stream_info::ResponseFlags;
 use super::attempt::Failure;
 use super::measure::record_budget;
 use super::{Shared, lasting};
+use crate::application_log::shown::Tags;
 use crate::cluster::host::Host;
 use crate::cluster::pool::{PoolError, StreamReset};
 use crate::http::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_OVERLOADED};
@@ -34,6 +35,11 @@ fn reason(failure: &Failure) -> (&'static str, ResponseFlags) {
         Failure::Reset(StreamReset::Protocol) => ("protocol error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR),
         Failure::MaxStreamDuration => ("local reset", ResponseFlags::UPSTREAM_MAX_STREAM_DURATION_REACHED),
     }
+}
+
+/// Why a try failed, in Envoy's words.
+pub(super) fn reason_of(failure: &Failure) -> &'static str {
+    reason(failure).0
 }
 
 /// The flag of the try alone, for its log.
@@ -112,6 +118,7 @@ pub(super) fn reply(shared: &Shared<'_>, failure: &Failure, stream: &StreamConte
 
 /// The reply when the route's timeout has passed.
 pub(super) fn timed_out(shared: &Shared<'_>, stream: &StreamContext) -> Box<LocalReply> {
+    tracing::debug!("{} upstream timeout", Tags::stream(stream));
     timeout(shared, "response_timeout", stream)
 }
 
@@ -125,6 +132,7 @@ fn timeout(shared: &Shared<'_>, details: &'static str, stream: &StreamContext) -
 
 /// The reply when no host may be tried.
 pub(super) fn no_healthy_host(shared: &Shared<'_>, stream: &StreamContext) -> Box<LocalReply> {
+    tracing::debug!("{} no healthy host in cluster '{}'", Tags::stream(stream), shared.cluster.name());
     shared.account.code(StatusCode::SERVICE_UNAVAILABLE, false, None);
     let reply = LocalReply::new(StatusCode::SERVICE_UNAVAILABLE, "no_healthy_upstream")
         .body("no healthy upstream")

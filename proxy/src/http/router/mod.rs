@@ -47,6 +47,7 @@ use super::exchange::Connection;
 use super::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_UPSTREAM_ALT_STAT_NAME, X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE};
 use super::progress::Progress;
 use super::wire_bytes::WireBytes;
+use crate::application_log::shown::{RequestHeaders, Tags};
 use crate::cluster::Cluster;
 pub(crate) use crate::cluster::pool::Pump;
 use crate::cluster::pool::{Informational, OnInformational, StreamReset};
@@ -119,7 +120,12 @@ pub(crate) async fn forward(
     };
     let snapshot = std::mem::take(&mut job.snapshot);
     let router = &hcm.router;
-    let cluster = job.cluster.take().ok_or_else(|| cluster::not_found(&job, action))?;
+    let cluster = job.cluster.take().ok_or_else(|| {
+        tracing::debug!("{} unknown cluster", Tags::stream(stream));
+        cluster::not_found(&job, action)
+    })?;
+    let path = || String::from_utf8_lossy(request.head.path.as_bytes());
+    tracing::debug!("{} cluster '{}' match for URL '{}'", Tags::stream(stream), cluster.name(), path());
     let tallies = find_tallies(&job, request, stream);
     strict::check(&router.strict_headers, &request.head)?;
     let account = open_account(&job, cluster, tallies, request, stream);
@@ -127,6 +133,7 @@ pub(crate) async fn forward(
     let cookies = choose_hash(&job, action, &account.cluster, request, stream);
     stream.info.upstream.attempts = 1;
     let shared = prepare(&job, action, account, cookies.0, request, stream);
+    tracing::debug!("{} router decoding headers:\n{}", Tags::stream(stream), RequestHeaders(&request.head));
     let early = early_data::watch(&shared, request);
     let (body, replay) = keep_for_replay(&shared, request);
     mirror::send_all(&snapshot, &shared, &request.head, replay.as_ref(), stream);

@@ -16,6 +16,7 @@ use super::refresh::{Elsewhere, elsewhere};
 use super::replay::Replay;
 use super::retry::{Decision, Retries};
 use super::{Shared, failure, hedge, host};
+use crate::application_log::shown::Tags;
 use crate::cluster::host::{Host, HostCounter};
 use crate::cluster::pool::Begun;
 use crate::http::headers::{X_ENVOY_ATTEMPT_COUNT, X_ENVOY_IS_TIMEOUT_RETRY};
@@ -225,6 +226,13 @@ impl<'s> Course<'s> {
     }
 
     pub(super) fn after_failure(&mut self, failure: &Failure, host: &Arc<Host>, stream: &mut StreamContext) -> Next {
+        let transport = || stream.info.upstream.transport_failure_reason.as_deref().unwrap_or_default();
+        tracing::debug!(
+            "{} upstream reset: reset reason: {}, transport failure reason: {}",
+            Tags::stream(stream),
+            failure::reason_of(failure),
+            transport()
+        );
         if matches!(failure, Failure::Replied(_)) {
             return Next::Stands;
         }
@@ -246,10 +254,12 @@ impl<'s> Course<'s> {
                 Next::Again(wait)
             }
             Decision::Exhausted => {
+                tracing::debug!("{} retry limit exceeded", Tags::stream(stream));
                 stream.info.flags |= ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
                 Next::LastResort
             }
             Decision::Overflow => {
+                tracing::debug!("{} no retry: the cluster's breaker of retries is open", Tags::stream(stream));
                 stream.info.flags |= ResponseFlags::UPSTREAM_OVERFLOW;
                 Next::LastResort
             }
@@ -261,6 +271,7 @@ impl<'s> Course<'s> {
     pub(super) fn announce(&self, head: &mut RequestHead, after_timeout: bool, stream: &mut StreamContext) {
         let shared = self.shared;
         stream.info.upstream.attempts += 1;
+        tracing::debug!("{} performing retry", Tags::stream(stream));
         let attempts = shared.route.entry.virtual_host.attempts;
         let headers = &mut head.headers;
         if attempts.count_upstream {

@@ -100,6 +100,15 @@ impl Gateway {
         }
     }
 
+    /// Waits until a line of its log contains `text`; all lines since the last wait, that one included.
+    pub fn lines_until(&mut self, text: &str) -> Vec<String> {
+        let before = self.seen.len();
+        let last = self.wait_for(text);
+        let mut lines = self.seen.split_off(before);
+        lines.push(last);
+        lines
+    }
+
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill").arg(format!("-{signal}")).arg(self.child.id().to_string()).status();
         assert!(status.unwrap().success());
