@@ -94,6 +94,13 @@ impl Process {
         crate::stats::server::flush(&self.stats, &self.gauges, &self.facts(), Instant::now());
     }
 
+    /// The node with the extensions of this build, which are not kept: a list for whoever asks.
+    fn told_node(&self) -> Value {
+        let mut node = self.node.clone();
+        node["extensions"] = crate::config::extensions::list().into();
+        node
+    }
+
     /// Every cluster, by name.
     fn statuses(&self) -> Vec<cluster::status::ClusterStatus> {
         let snapshot = self.shared.snapshot();
@@ -133,11 +140,7 @@ impl AdminState for Process {
     }
 
     fn server_info(&self) -> ServerInfo {
-        ServerInfo {
-            uptime: self.gauges.uptime(Instant::now()),
-            options: self.options.clone(),
-            node: self.node.clone(),
-        }
+        ServerInfo { uptime: self.gauges.uptime(Instant::now()), options: self.options.clone(), node: self.told_node() }
     }
 
     fn memory(&self) -> Memory {
@@ -167,7 +170,8 @@ impl AdminState for Process {
 
     fn config_dump(&self, include_endpoints: bool) -> Vec<Value> {
         let endpoints = include_endpoints.then(|| endpoints::static_endpoints(self.statuses().iter()));
-        dump::sections(dump::Bootstrap { bytes: &self.bootstrap, at: self.started }, endpoints, &self.ledger)
+        let bootstrap = dump::Bootstrap { bytes: &self.bootstrap, at: self.started, node: &self.node };
+        dump::sections(bootstrap, endpoints, &self.ledger)
     }
 
     fn serves_kept(&self) -> Option<SystemTime> {

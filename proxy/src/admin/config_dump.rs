@@ -116,6 +116,7 @@ fn name_of(element: &Value) -> Option<&str> {
     } else {
         element.as_object()?.values().find(|value| value.get("@type").is_some())?
     };
+    let named = named.pointer("/failed_configuration").unwrap_or(named);
     named.get("name").or_else(|| named.get("cluster_name")).and_then(Value::as_str)
 }
 

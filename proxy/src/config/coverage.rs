@@ -54,6 +54,13 @@ impl All {
     }
 }
 
+impl All {
+    /// Every message that this build understands.
+    pub(super) fn messages(&self) -> impl Iterator<Item = &'static str> {
+        self.0.keys().copied()
+    }
+}
+
 impl CoverageSource for All {
     fn of(&self, message: &str) -> Option<&Coverage> {
         self.0.get(message)

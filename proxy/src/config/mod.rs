@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod coverage;
 pub mod defaults;
 mod discovered_filter;
+pub(crate) mod extensions;
 pub mod files;
 pub(crate) mod http_connection_manager;
 mod http_coverage;

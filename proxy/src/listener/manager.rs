@@ -115,7 +115,7 @@ impl ListenerManager {
             if Arc::ptr_eq(&before, listener) {
                 return Ok(());
             }
-            if before.sockets == listener.sockets && before.bind_to_port == listener.bind_to_port {
+            if before.shares_sockets_with(listener) {
                 active.current.store(Arc::clone(listener));
                 self.drain_replaced(&before, Some(listener));
                 self.stats.listener_in_place_updated().inc();

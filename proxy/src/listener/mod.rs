@@ -137,6 +137,11 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// Whether an update to the other keeps the sockets: then only its chains drain.
+    pub fn shares_sockets_with(&self, other: &Self) -> bool {
+        self.sockets == other.sockets && self.bind_to_port == other.bind_to_port
+    }
+
     /// The address that stats and errors name it by.
     pub fn main_address(&self) -> String {
         self.sockets.first().map(|socket| socket.address.to_string()).unwrap_or_default()

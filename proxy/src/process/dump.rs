@@ -3,24 +3,36 @@
 //!
 //! See <https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/admin/v3/config_dump_shared.proto>.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
+use crate::config::extensions;
 use crate::config::store::{Absent, Entry, Kind, Ledger, Refused, ScopeSource, Text, scope_of};
 
 /// The bootstrap on the wire, and when it was read.
 pub(super) struct Bootstrap<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) at: SystemTime,
+    /// As it is told.
+    pub(super) node: &'a Value,
 }
 
 /// All sections, in Envoy's order; that of endpoints where `static_endpoints` are given.
 pub(super) fn sections(bootstrap: Bootstrap<'_>, static_endpoints: Option<Vec<Value>>, ledger: &Ledger) -> Vec<Value> {
     let mut first = section("BootstrapConfigDump", Vec::new());
     first["bootstrap"] = tidegate_xds::to_json("envoy.config.bootstrap.v3.Bootstrap", bootstrap.bytes);
+    let node = &mut first["bootstrap"]["node"];
+    for field in ["user_agent_name", "user_agent_build_version"] {
+        node[field] = bootstrap.node[field].clone();
+    }
+    if let Some(version) = node.pointer_mut("/user_agent_build_version/version").and_then(Value::as_object_mut) {
+        version.retain(|_, part| *part != 0);
+    }
+    node["extensions"] = extensions::list().into();
     first["last_updated"] = Value::String(timestamp(bootstrap.at));
     let mut sections = vec![first];
     let clusters = Lists::of(ledger, Kind::Cluster, "cluster");
@@ -44,7 +56,7 @@ pub(super) fn sections(bootstrap: Bootstrap<'_>, static_endpoints: Option<Vec<Va
     let fixed = fixed.iter().filter_map(|(_, entry)| entry.acting.as_ref().or(entry.warming.as_deref()));
     let lists = vec![
         ("static_listeners", fixed.map(|text| state(Kind::Listener, text, "listener")).collect()),
-        ("dynamic_listeners", dynamic.iter().map(|(name, entry)| listener(name, entry)).collect()),
+        ("dynamic_listeners", listeners(&dynamic, &ledger.draining_listeners())),
     ];
     sections.push(section("ListenersConfigDump", lists));
     sections.push(section("ScopedRoutesConfigDump", scoped_routes(ledger)));
@@ -107,15 +119,26 @@ fn scoped_routes(ledger: &Ledger) -> Vec<(&'static str, Vec<Value>)> {
     vec![("dynamic_scoped_route_configs", ledger.scope_sources().into_iter().map(shown).collect())]
 }
 
-fn listener(name: &str, entry: &Entry) -> Value {
-    let mut shown = json!({ "name": name });
-    if let Some(text) = &entry.acting {
-        shown["active_state"] = state(Kind::Listener, text, "listener");
+/// Listeners with their states, of which one may have several; then what was refused, each by itself, as in Envoy.
+fn listeners(dynamic: &[(Arc<str>, Entry)], draining: &[(Arc<str>, Text)]) -> Vec<Value> {
+    let of = |text: &Text| state(Kind::Listener, text, "listener");
+    let mut shown: BTreeMap<&str, Value> = BTreeMap::new();
+    for (name, entry) in dynamic.iter().filter(|(_, entry)| entry.refused.is_none() || entry.latest().is_some()) {
+        let listener = shown.entry(name).or_insert_with(|| json!({ "name": **name }));
+        if let Some(text) = &entry.acting {
+            listener["active_state"] = of(text);
+        }
+        if let Some(text) = &entry.warming {
+            listener["warming_state"] = of(text);
+        }
+        listener["client_status"] = client_status(entry).into();
     }
-    if let Some(text) = &entry.warming {
-        shown["warming_state"] = state(Kind::Listener, text, "listener");
+    for (name, text) in draining {
+        shown.entry(name).or_insert_with(|| json!({ "name": **name }))["draining_state"] = of(text);
     }
-    judged(shown, Kind::Listener, entry)
+    let refused = dynamic.iter().filter_map(|(_, entry)| entry.refused.as_deref());
+    let refused = refused.map(|refused| json!({ "error_state": error_state(Kind::Listener, refused) }));
+    shown.into_values().chain(refused).collect()
 }
 
 /// A resource that nothing is known of but its name.

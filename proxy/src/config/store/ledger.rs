@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -101,7 +101,7 @@ pub(crate) struct Entry {
 
 impl Entry {
     /// What came last of what was taken.
-    fn latest(&self) -> Option<&Text> {
+    pub(crate) fn latest(&self) -> Option<&Text> {
         self.warming.as_deref().or(self.acting.as_ref())
     }
 }
@@ -123,6 +123,8 @@ const MOST_REFUSED: usize = 10_000;
 pub(crate) struct Ledger {
     entries: Mutex<Entries>,
     scope_sources: Mutex<BTreeMap<Arc<str>, ScopeSource>>,
+    /// Listeners of control planes that are gone or were replaced, and since when: their connections drain.
+    draining: Mutex<Vec<(Instant, Arc<str>, Text)>>,
     changes: AtomicU64,
 }
 
@@ -226,6 +228,23 @@ impl Ledger {
         entry.refused = Some(Box::new(Refused { text, reason, since }));
     }
 
+    /// What acts under a listener's name begins to drain.
+    pub(crate) fn drains(&self, listener: &Arc<str>, now: Instant) {
+        let acting = self.look(Kind::Listener, listener, |entry| entry.acting.clone().filter(|_| !entry.is_static));
+        if let Some(text) = acting.flatten() {
+            self.draining.lock().push((now, Arc::clone(listener), text));
+        }
+    }
+
+    /// Forgets those that have had so long.
+    pub(crate) fn forget_drained(&self, after: Duration, now: Instant) {
+        self.draining.lock().retain(|(since, ..)| now.saturating_duration_since(*since) <= after);
+    }
+
+    pub(crate) fn draining_listeners(&self) -> Vec<(Arc<str>, Text)> {
+        self.draining.lock().iter().map(|(_, name, text)| (Arc::clone(name), text.clone())).collect()
+    }
+
     /// It is gone.
     pub(crate) fn remove(&self, kind: Kind, name: &str) {
         self.entries.lock().of_mut(kind).remove(name);
@@ -287,7 +306,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, UNIX_EPOCH};
+    use std::time::UNIX_EPOCH;
 
     use super::*;
 

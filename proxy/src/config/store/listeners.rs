@@ -134,6 +134,7 @@ impl Store {
     pub(crate) fn remove_listeners(&mut self, names: &[Arc<str>]) {
         for name in names {
             tracing::debug!("removing listener '{name}'");
+            self.ledger.drains(name, Instant::now());
             self.ledger.remove(Kind::Listener, name);
             self.ledger.inline_routes(name, &[]);
             self.warming_listeners.remove(name);
@@ -164,6 +165,10 @@ impl Store {
         }
         for listener in &listeners {
             tracing::debug!("listener '{}' serves", listener.name);
+            let before = self.shared.snapshot().listeners.get(&listener.name).cloned();
+            if before.is_some_and(|before| !before.shares_sockets_with(listener)) {
+                self.ledger.drains(&listener.name, Instant::now());
+            }
             self.ledger.acts(Kind::Listener, &listener.name);
         }
         self.publish(|snapshot| {

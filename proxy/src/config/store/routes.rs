@@ -49,6 +49,7 @@ impl Store {
 
     /// Forgets what no listener has named for so long that every chain that used it has drained.
     pub(crate) fn forget_drained(&mut self, drained_after: Duration, now: Instant) {
+        self.ledger.forget_drained(drained_after, now);
         let mut over = Vec::new();
         while let Some((since, ..)) = self.leaving.front()
             && now.saturating_duration_since(*since) > drained_after
