@@ -1,11 +1,15 @@
 //! `tidegate check`: what is wrong with a configuration, what is known and without effect, and which safe defaults change
 //! what it does. It must not know how anything is served.
 
+mod resources;
+
 use std::fmt::Write;
 use std::path::Path;
 
+use tidegate_control::short::is_short;
+use tidegate_control::source;
 use tidegate_filters::context::Defaults;
-use tidegate_xds::{FieldError, FieldPath};
+use tidegate_xds::{FieldError, FieldPath, Format};
 
 use crate::config::bootstrap::Bootstrap;
 use crate::server;
@@ -32,13 +36,7 @@ pub fn report(file: &Path, bootstrap: Result<Bootstrap, Vec<FieldError>>, defaul
                 // Writing to a string cannot fail.
                 let _ = writeln!(text, "{name}{}: {}", line_of(error), plain(error));
             }
-            let many = match errors.len() {
-                1 => "1 error".to_owned(),
-                // Reading stops there.
-                count @ MOST_ERRORS.. => format!("{count} errors or more"),
-                count => format!("{count} errors"),
-            };
-            let _ = writeln!(text, "{name}: refused, {many}");
+            let _ = writeln!(text, "{name}: refused, {}", many(errors.len()));
         }
         Ok(bootstrap) => {
             for warning in in_order(&bootstrap.warnings) {
@@ -55,6 +53,36 @@ pub fn report(file: &Path, bootstrap: Result<Bootstrap, Vec<FieldError>>, defaul
         }
     }
     Report { text, refused }
+}
+
+/// Whether it is what a control plane serves: a directory, or a file of the short form.
+pub fn is_source(path: &Path) -> bool {
+    path.is_dir() || std::fs::read(path).is_ok_and(|text| is_short(&text, Format::of_path(path)))
+}
+
+/// Checks what a control plane would serve, and whether the data plane takes it.
+pub fn report_source(path: &Path, defaults: Defaults) -> Report {
+    let faults = match source::load(path) {
+        Ok(sets) => sets.all().flat_map(|(_, set)| resources::refused(set, defaults)).collect(),
+        Err(refused) => refused.faults,
+    };
+    let mut text: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
+    let name = path.display();
+    // Writing to a string cannot fail.
+    let _ = match faults.len() {
+        0 => writeln!(text, "{name}: OK"),
+        count => writeln!(text, "{name}: refused, {}", many(count)),
+    };
+    Report { text, refused: !faults.is_empty() }
+}
+
+fn many(errors: usize) -> String {
+    match errors {
+        1 => "1 error".to_owned(),
+        // Reading stops there.
+        count @ MOST_ERRORS.. => format!("{count} errors or more"),
+        count => format!("{count} errors"),
+    }
 }
 
 /// In the order of the file.

@@ -203,7 +203,8 @@ pub enum OutputFormat {
 /// `tidegate check`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckFlags {
-    /// The bootstrap, YAML or JSON
+    /// The bootstrap, YAML or JSON; or a file of the short form, or a directory as `tidegate control --source` takes it
+    #[arg(value_name = "FILE|DIR")]
     pub file: PathBuf,
     /// Act with exactly Envoy's defaults
     #[arg(long)]

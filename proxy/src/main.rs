@@ -271,8 +271,11 @@ fn run_check(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
         allow_unknown_fields: flags.allow_unknown_static_fields,
         ..Overrides::default()
     };
-    let bootstrap = read(&flags.file, &overrides, defaults)?;
-    let report = check::report(&flags.file, bootstrap, defaults);
+    let report = if check::is_source(&flags.file) {
+        check::report_source(&flags.file, defaults)
+    } else {
+        check::report(&flags.file, read(&flags.file, &overrides, defaults)?, defaults)
+    };
     print!("{}", report.text);
     Ok(if report.refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

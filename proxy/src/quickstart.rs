@@ -74,11 +74,11 @@ pub fn prepare(path: Option<PathBuf>) -> Result<Served, QuickstartError> {
     Ok(Served { path, is_demonstration })
 }
 
-/// Whether there is no such file or directory, or the directory is empty but for hidden files.
+/// Whether there is no such directory, or it is empty but for hidden files. What has the name of a file is none.
 fn holds_nothing(path: &Path) -> bool {
     match std::fs::read_dir(path) {
         Ok(entries) => entries.flatten().all(|entry| entry.file_name().as_encoded_bytes().starts_with(b".")),
-        Err(error) => error.kind() == io::ErrorKind::NotFound,
+        Err(error) => error.kind() == io::ErrorKind::NotFound && path.extension().is_none(),
     }
 }
 
@@ -110,7 +110,7 @@ impl Served {
                 "tidegate: serving {path} as it is there, admin on http://{admin}
 
 Edit it while it runs: the traffic follows within a second. What is wrong is told here, and changes nothing.
-Ctrl-C drains and ends.",
+Ctrl-C drains and ends; a second one does not wait.",
                 path = self.path.display()
             );
         }
@@ -128,7 +128,7 @@ Try:
 Then edit {file}, and the traffic changes: within a second, without losing a request.
 What is wrong is told here with its line, and changes nothing. `tidegate expand {path}` shows what it stands for.
 
-Ctrl-C drains and ends.",
+Ctrl-C drains and ends; a second one does not wait.",
             file = self.path.join(GATEWAY).display(),
             path = self.path.display()
         );
@@ -156,7 +156,7 @@ Ctrl-C drains and ends.",
 }
 
 /// A gateway that asks the control plane on this address for everything.
-fn bootstrap(control: SocketAddr, admin: SocketAddr) -> Result<Bootstrap, Vec<FieldError>> {
+pub(crate) fn bootstrap(control: SocketAddr, admin: SocketAddr) -> Result<Bootstrap, Vec<FieldError>> {
     let text = format!(
         r#"
 node: {{ id: quickstart, cluster: quickstart }}
@@ -213,6 +213,8 @@ mod tests {
         assert!(!prepare(Some(directory.clone())).unwrap().is_demonstration);
         assert_eq!(std::fs::read_to_string(&file).unwrap(), edited);
         assert!(!directory.join(FILES[1].0).exists());
+        let absent = prepare(Some(directory.join("absent.yaml"))).unwrap_err().to_string();
+        assert!(absent.contains("absent.yaml: ") && !directory.join("absent.yaml").exists(), "{absent}");
         // A file is served as it is, too; one that is wrong is refused before anything starts.
         assert!(!prepare(Some(file.clone())).unwrap().is_demonstration);
         std::fs::write(&file, edited.replace("to: demo-b", "to: demo-c")).unwrap();

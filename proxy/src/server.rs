@@ -105,7 +105,7 @@ pub fn validate(bootstrap: &Bootstrap, defaults: Defaults) -> Result<(), Vec<Fie
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
-fn make_store(
+pub(crate) fn make_store(
     bootstrap: &Bootstrap,
     defaults: Defaults,
     stats: &Arc<StatsStore>,

@@ -14,7 +14,7 @@ mod yaml;
 
 use std::sync::Arc;
 
-use tidegate_xds::{FieldError, FieldPath, Format, Plain, SourceMap, plain};
+use tidegate_xds::{FieldError, FieldPath, Format, Plain, SourceMap, plain, root_keys};
 
 pub(crate) use expand::{Outside, Part, expand};
 pub use page::page;
@@ -26,6 +26,11 @@ use self::shape::{Faults, Shape};
 
 /// The key that makes a file one of the short form.
 pub(crate) const KEY: &str = "tidegate";
+
+/// Whether a text is of the short form.
+pub fn is_short(text: &[u8], format: Format) -> bool {
+    root_keys(text, format).is_ok_and(|keys| keys.iter().any(|key| key == KEY))
+}
 
 /// A file of the short form that is right by itself; what it names may be elsewhere.
 #[derive(Debug)]

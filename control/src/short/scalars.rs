@@ -117,10 +117,12 @@ texts! {
     };
 
     /// What `host` is matched with: `shop.example.com`, `*.example.com`, `shop.*`, `*`.
-    Domain(String): "a host name, `*.` and a suffix, a prefix and `.*`, or `*`", "^(\\*|(\\*\\.)?[A-Za-z0-9._-]+(\\.\\*)?(:[0-9]+)?)$", |text| {
+    Domain(String): "a host name, `*.` and a suffix, a prefix and `.*`, or `*`", "^(\\*|[A-Za-z0-9._-]+\\.\\*|(\\*\\.)?[A-Za-z0-9._-]+(:[0-9]+)?)$", |text| {
         let (name, port) = text.rsplit_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
         let plain = match (name.strip_prefix("*."), name.strip_suffix(".*")) {
             (Some(_), Some(_)) => return None,
+            // Behind a wildcard at the end there is nothing.
+            (None, Some(_)) if port.is_some() => return None,
             (Some(rest), None) | (None, Some(rest)) => rest,
             (None, None) => name,
         };
@@ -274,7 +276,7 @@ mod tests {
         for text in ["*", "*.example.com", "shop.*", "Shop.example.com:8443"] {
             assert!(read::<Domain>(text).is_some(), "{text}");
         }
-        for text in ["", "*.*", "a*b", "http://x", "a..b", "x:y"] {
+        for text in ["", "*.*", "a*b", "http://x", "a..b", "x:y", "shop.*:80", "*:80"] {
             assert!(read::<Domain>(text).is_none(), "{text}");
         }
         assert!(read::<HeaderName>(":path").is_none() && read::<HeaderName>("X-A").is_some_and(|it| it.0 == "x-a"));

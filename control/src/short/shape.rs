@@ -134,7 +134,9 @@ pub(super) fn object<'a>(
         }
         path.truncate(at);
     }
-    if !rules.exactly_one.is_empty() && !rules.exactly_one.iter().any(|name| has(name)) {
+    // A name that is not known may be the one that is missing.
+    let all_known = faults.0.len() == before;
+    if all_known && !rules.exactly_one.is_empty() && !rules.exactly_one.iter().any(|name| has(name)) {
         faults.push(path, format!("needs one of {}", list(rules.exactly_one)));
     }
     for group in rules.at_most_one.iter().chain([&rules.exactly_one]) {
@@ -310,6 +312,12 @@ macro_rules! absence {
 }
 pub(super) use absence;
 
+/// One of a choice of words.
+pub(super) trait Word {
+    /// As it is written.
+    fn word(self) -> &'static str;
+}
+
 /// A choice of words.
 macro_rules! words {
     ($(#[doc = $about:literal])+ $name:ident { $($(#[doc = $doc:literal])* $variant:ident = $word:literal,)+ }) => {
@@ -319,9 +327,8 @@ macro_rules! words {
             $($(#[doc = $doc])* $variant,)+
         }
 
-        impl $name {
-            #[allow(dead_code, reason = "some are only matched on")]
-            pub(in crate::short) fn word(self) -> &'static str {
+        impl $crate::short::shape::Word for $name {
+            fn word(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+
                 }

@@ -239,6 +239,27 @@ fn what_it_stands_for_is_shown() {
     assert!(expand(&["--schema"]).1.contains("\"$schema\""));
 }
 
+#[test]
+fn files_are_checked_before_they_are_served() {
+    let directory = Directory::new();
+    let check = |name: &str, text: &str| {
+        let path = directory.put(name, text);
+        let output = Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("check").arg(&path).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap().replace(path.to_str().unwrap(), name))
+    };
+    let text = "tidegate: v1\nlisten: { web: 127.0.0.1:80 }\nhosts: [{ routes: [{ respond: {} }] }]\n";
+    assert_eq!(check("a.yaml", text), (Some(0), "a.yaml: OK\n".to_owned()));
+    let told = "a.yaml:3: hosts[0].routes[0].respnd: unknown field `respnd`; did you mean `respond`?\na.yaml: refused, 1 error\n";
+    assert_eq!(check("a.yaml", &text.replace("respond", "respnd")), (Some(1), told.to_owned()));
+    // What the data plane cannot do is told, too.
+    let cluster = "\"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster\nname: c\ntype: ORIGINAL_DST\n";
+    directory.put("a.yaml", text);
+    directory.put("c.yaml", cluster);
+    let output = Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("check").arg(&directory.0).output().unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(!output.status.success() && told.starts_with("c.yaml:1: Cluster 'c': "), "{told}");
+}
+
 /// The demonstration in a directory of its own, and the ports of gateway, demo-a and demo-b.
 fn demonstration(directory: &Directory) -> [u16; 3] {
     let files = ["gateway.yaml", "demo-upstreams.yaml"];

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use super::{duration, typed};
 use crate::short::form::{Cors, Limits, Method, Rate, RateBy};
 use crate::short::scalars::HeaderName;
+use crate::short::shape::Word;
 
 const CORS: &str = "envoy.filters.http.cors";
 const RATE: &str = "envoy.filters.http.local_ratelimit";

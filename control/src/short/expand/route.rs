@@ -8,7 +8,7 @@ use crate::short::form::{
     TextMatch,
 };
 use crate::short::scalars::{Compared, Path, Pattern};
-use crate::short::shape::Or;
+use crate::short::shape::{Or, Word};
 
 /// The longest body of an answer where a configuration says nothing.
 const USUAL_BODY: usize = 4096;

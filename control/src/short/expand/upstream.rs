@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{CONNECTION_BUFFER_BYTES, aggregated, duration, typed};
 use crate::short::form::{Balance, Discovery, Endpoint, Protocol, Upstream, UpstreamLimits};
 use crate::short::scalars::Host;
-use crate::short::shape::Or;
+use crate::short::shape::{Or, Word};
 
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
