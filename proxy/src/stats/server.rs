@@ -199,7 +199,6 @@ pub fn refresh(store: &Store, gauges: &ServerGauges, facts: &Facts, now: Instant
 /// Brings all stats up to date: the process' own, then the histograms. Called for the first time after, then every `stats_flush_interval`.
 pub fn flush(store: &Store, gauges: &ServerGauges, facts: &Facts, now: Instant) {
     refresh(store, gauges, facts, now);
-    gauges.stats.parent_connections().set(0);
     store.flush_histograms();
 }
 
@@ -264,6 +263,9 @@ mod tests {
             let gauge = store.gauges().into_iter().find(|gauge| gauge.name == name);
             assert_eq!(gauge.map(|gauge| gauge.value), Some(expected), "{name}");
         }
+        // Nobody writes it where there is no hot restart.
+        let parent = store.gauges().into_iter().find(|gauge| gauge.name == "server.parent_connections");
+        assert_eq!(parent.map(|gauge| gauge.used), Some(false));
         let counters: Vec<_> = store.counters_if(|name, _| name.ends_with("watchdog_miss"));
         assert_eq!(counters.len(), 5);
         let histograms = store.histograms_if(|_, used| used);
