@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
+use tidegate_filters::{access_log, http, listener, network};
 
 use super::registry::Registry;
 
@@ -18,6 +19,15 @@ const CATEGORIES: [(&str, &str, &str); 7] = [
     ("retry.host", "envoy.retry_host_predicates", "envoy.retry_host_predicates"),
 ];
 
+/// Filters that are compiled beside the factories.
+const BUILT_IN: [&str; 5] = [
+    "envoy.extensions.filters.http.router.v3.Router",
+    "envoy.extensions.filters.network.direct_response.v3.Config",
+    "envoy.extensions.filters.network.echo.v3.Echo",
+    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+    "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
+];
+
 /// Clusters without a message of their own.
 const CLUSTERS: [&str; 4] =
     ["envoy.cluster.eds", "envoy.cluster.logical_dns", "envoy.cluster.static", "envoy.cluster.strict_dns"];
@@ -28,7 +38,20 @@ pub(crate) fn list() -> Vec<Value> {
     for name in CLUSTERS {
         types.insert(("envoy.clusters", name.to_owned()), Vec::new());
     }
-    for message in Registry::built_in().coverage().messages() {
+    let http = http::FACTORIES.iter().flat_map(|factory| {
+        let own = factory.message();
+        std::iter::once(own).chain(factory.override_message().filter(|message| *message != own))
+    });
+    let network = network::FACTORIES.iter().map(|factory| factory.message());
+    let listener = listener::FACTORIES.iter().map(|factory| factory.message());
+    let logs = access_log::FACTORIES.iter().map(|factory| factory.message());
+    // Those without factories are named by what is accepted of them.
+    let others = Registry::built_in().coverage().messages().filter(|message| {
+        ["clusters", "load_balancing_policies", "retry.host"].iter().any(|folder| {
+            message.strip_prefix("envoy.extensions.").is_some_and(|path| path.starts_with(&format!("{folder}.")))
+        })
+    });
+    for message in http.chain(network).chain(listener).chain(logs).chain(BUILT_IN).chain(others) {
         if let Some(key) = place(message) {
             types.entry(key).or_default().push(message);
         }
@@ -82,6 +105,10 @@ mod tests {
             assert_eq!(of(name).and_then(Value::as_str), Some(category), "{name}");
         }
         assert_eq!(of("envoy.filters.http.lua"), None);
+        for message in BUILT_IN {
+            assert!(Registry::built_in().coverage().messages().any(|accepted| accepted == message), "{message}");
+            assert!(place(message).is_some(), "{message}");
+        }
         let cors = list.iter().find(|extension| extension["name"] == "envoy.filters.http.cors").unwrap();
         let types = ["envoy.extensions.filters.http.cors.v3.Cors", "envoy.extensions.filters.http.cors.v3.CorsPolicy"];
         assert_eq!(cors["type_urls"], json!(types));
