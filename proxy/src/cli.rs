@@ -103,6 +103,13 @@ pub struct ControlFlags {
     /// A file of tokens, one a line: clients have to send one of them (`authorization: Bearer TOKEN`)
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// A service registry: `[NAME=]consul://HOST[:PORT]`, `[NAME=]nacos://HOST[:PORT]` or `[NAME=]dns://[SERVER]`; EDS clusters
+    /// whose service is `NAME/SERVICE` get their endpoints from it; may be given again
+    #[arg(long, value_name = "[NAME=]URL")]
+    pub registry: Vec<String>,
+    /// A file whose first line is the token of a registry; may be given again
+    #[arg(long, value_name = "NAME=FILE")]
+    pub registry_token_file: Vec<String>,
     /// A cluster that proxies have from their bootstrap, which resources may name; may be given again
     #[arg(long, value_name = "NAME")]
     pub bootstrap_cluster: Vec<String>,

@@ -1,11 +1,13 @@
 //! `tidegate control`: sockets and signals for the control plane. It must not know how it serves.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tidegate_control::run::{self, Listen, RunError};
-use tidegate_control::source::{Directory, Store};
+use tidegate_control::source::registry::{self, RegistryError};
+use tidegate_control::source::{Directory, Registered, Registries, Registry, Store};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -23,6 +25,10 @@ pub enum ControlError {
     Tokens(PathBuf, io::Error),
     #[error("there is no token in {}", .0.display())]
     NoToken(PathBuf),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("--registry-token-file: {0}")]
+    RegistryToken(String),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
     #[error(transparent)]
@@ -49,15 +55,36 @@ pub async fn run(flags: ControlFlags) -> Result<(), ControlError> {
         None => None,
     };
     tracing::info!(address = %flags.listen, admin = ?flags.admin, "control plane starts");
+    let registries = registries(&flags.registry, &flags.registry_token_file)?;
     let mut listen = Listen { clients, admin, tokens, store: None };
     if let Some(directory) = flags.store {
-        let store = Store::open(&directory, flags.bootstrap_cluster).map_err(RunError::Source)?;
+        let store = Store::open(&directory, flags.bootstrap_cluster, registries.clone()).map_err(RunError::Source)?;
         listen.store = Some(store.clone());
-        return Ok(run::run(store.source(), listen, end).await?);
+        return Ok(run::run(Registered::new(store.source(), registries), listen, end).await?);
     }
     // The command line has one of them.
     let source = Directory::new(flags.source.unwrap_or_default(), flags.bootstrap_cluster);
-    Ok(run::run(source, listen, end).await?)
+    let source = source.with_registries(registries.clone());
+    Ok(run::run(Registered::new(source, registries), listen, end).await?)
+}
+
+/// The registries of the command line, each with its token.
+fn registries(urls: &[String], token_files: &[String]) -> Result<Registries, ControlError> {
+    let mut tokens = BTreeMap::new();
+    for given in token_files {
+        let (name, path) =
+            given.split_once('=').ok_or_else(|| ControlError::RegistryToken(format!("'{given}' is not NAME=FILE")))?;
+        tokens.insert(name, registry::token(Path::new(path)).map_err(ControlError::RegistryToken)?);
+    }
+    let mut all = Vec::new();
+    for url in urls {
+        let token = tokens.remove(registry::name_of(url));
+        all.push(Registry::parse(url, token.as_deref())?);
+    }
+    match tokens.keys().next() {
+        Some(name) => Err(ControlError::RegistryToken(format!("there is no registry '{name}'"))),
+        None => Ok(Registries::new(all)?),
+    }
 }
 
 fn listen(address: SocketAddr) -> Result<TcpListener, ControlError> {

@@ -115,7 +115,7 @@ async fn what_is_wrong_at_the_start_ends_it() {
 #[tokio::test]
 async fn resources_are_changed_over_http() {
     let directory = std::env::temp_dir().join(format!("tidegate-run-{}", std::process::id()));
-    let store = Store::open(&directory, []).unwrap();
+    let store = Store::open(&directory, [], crate::source::Registries::default()).unwrap();
     let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (served, address) = (clients.local_addr().unwrap(), admin.local_addr().unwrap());

@@ -8,7 +8,7 @@
 mod assemble;
 pub(super) mod file;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 use tidegate_xds::pb::envoy::config::core::v3::Node;
 
 use self::file::Held;
-use super::{Refused, Source};
+use super::{Elsewhere, Refused, Registries, Source};
 use crate::server::{Group, Resource, ResourceSet, Sets};
 use crate::short::Parsed;
 
@@ -37,8 +37,7 @@ const NODE: &str = "node";
 #[derive(Debug)]
 pub struct Directory {
     root: PathBuf,
-    /// Clusters that proxies have from their bootstrap: naming them is no fault.
-    held_elsewhere: BTreeSet<String>,
+    elsewhere: Elsewhere,
     seen: Option<Listing>,
     files: HashMap<PathBuf, Read>,
     last: Arc<Sets>,
@@ -112,11 +111,18 @@ impl Directory {
     pub fn new(root: PathBuf, held_elsewhere: impl IntoIterator<Item = String>) -> Self {
         Self {
             root,
-            held_elsewhere: held_elsewhere.into_iter().collect(),
+            elsewhere: Elsewhere { clusters: held_elsewhere.into_iter().collect(), ..Elsewhere::default() },
             seen: None,
             files: HashMap::new(),
             last: Arc::default(),
         }
+    }
+
+    /// Lets resources name services of these registries.
+    #[must_use]
+    pub fn with_registries(mut self, registries: Registries) -> Self {
+        self.elsewhere.registries = registries;
+        self
     }
 
     /// What is there now.

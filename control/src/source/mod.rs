@@ -1,23 +1,43 @@
 //! What fills the sets of a control plane. It must not know who is served.
 
 mod directory;
+pub mod registry;
 mod store;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
 
 pub use directory::Directory;
+pub use registry::{Registered, Registries, Registry};
 pub use store::{Change, ChangeError, Changed, Expected, Store};
 
-use crate::server::{Resource, Sets};
+use crate::server::resource_set::Reference;
+use crate::server::{Resource, ResourceType, Sets};
 
 /// A place that resources come from.
 pub trait Source: Send {
     /// Waits until there is something other than what was given last, or than what was refused last. Sets that are given hold
     /// together: nothing in them names what is not there.
     fn next(&mut self) -> impl Future<Output = Result<Arc<Sets>, Refused>> + Send;
+}
+
+/// What resources may name although it is not among them.
+#[derive(Debug, Clone, Default)]
+struct Elsewhere {
+    /// Clusters that proxies have from their bootstrap.
+    clusters: BTreeSet<String>,
+    /// Whose services are endpoints.
+    registries: Registries,
+}
+
+impl Elsewhere {
+    fn holds(&self, reference: &Reference) -> bool {
+        (reference.to == ResourceType::CLUSTER && self.clusters.contains(&*reference.name))
+            || self.registries.have(reference)
+    }
 }
 
 /// Reads resources from a text, YAML or (by its path) JSON: one, `resources: [...]`, or the short form. `name` is what errors

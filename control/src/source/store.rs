@@ -1,7 +1,6 @@
 //! Resources that are changed one request at a time, or several together, and kept in one file. Each change is checked as a
 //! whole and says, if its author wishes, which versions it expects to find. It must not know how a request travels.
 
-use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -11,8 +10,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::directory::file;
-use super::{Refused, Source};
-use crate::server::resource_set::{Reference, Version};
+use super::{Elsewhere, Refused, Registries, Source};
+use crate::server::resource_set::Version;
 use crate::server::{Resource, ResourceSet, ResourceType, Sets};
 
 const FILE: &str = "resources.json";
@@ -21,7 +20,7 @@ const FILE: &str = "resources.json";
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
-    held_elsewhere: BTreeSet<String>,
+    elsewhere: Elsewhere,
     /// Held while a change is checked and written: changes come one after another.
     writing: Mutex<()>,
     sets: watch::Sender<Arc<Sets>>,
@@ -68,11 +67,16 @@ pub enum ChangeError {
 }
 
 impl Store {
-    /// Opens a directory, with what was kept there.
+    /// Opens a directory, with what was kept there. `held_elsewhere`: clusters that proxies have by themselves; `registries`: whose
+    /// services resources may name.
     ///
     /// # Errors
     /// What is kept there cannot be read, or does not hold together.
-    pub fn open(directory: &Path, held_elsewhere: impl IntoIterator<Item = String>) -> Result<Arc<Self>, Refused> {
+    pub fn open(
+        directory: &Path,
+        held_elsewhere: impl IntoIterator<Item = String>,
+        registries: Registries,
+    ) -> Result<Arc<Self>, Refused> {
         let path = directory.join(FILE);
         let failed = |error: io::Error| Refused { faults: vec![format!("{}: {error}", path.display())] };
         std::fs::create_dir_all(directory).map_err(failed)?;
@@ -83,7 +87,7 @@ impl Store {
         };
         let store = Self {
             directory: directory.to_owned(),
-            held_elsewhere: held_elsewhere.into_iter().collect(),
+            elsewhere: Elsewhere { clusters: held_elsewhere.into_iter().collect(), registries },
             writing: Mutex::default(),
             sets: watch::Sender::new(Arc::default()),
         };
@@ -137,10 +141,8 @@ impl Store {
     }
 
     fn check(&self, set: &ResourceSet, before: &ResourceSet) -> Result<(), Refused> {
-        let held = |reference: &Reference| {
-            reference.to == ResourceType::CLUSTER && self.held_elsewhere.contains(&*reference.name)
-        };
-        let faults: Vec<String> = set.dangling(before, &held).iter().map(ToString::to_string).collect();
+        let dangling = set.dangling(before, &|reference| self.elsewhere.holds(reference));
+        let faults: Vec<String> = dangling.iter().map(ToString::to_string).collect();
         if faults.is_empty() { Ok(()) } else { Err(Refused { faults }) }
     }
 
@@ -237,7 +239,7 @@ mod tests {
     #[tokio::test]
     async fn changes_are_kept_and_followed() {
         let scratch = Scratch::new("kept");
-        let store = Store::open(&scratch.0, []).unwrap();
+        let store = Store::open(&scratch.0, [], Registries::default()).unwrap();
         let mut source = store.source();
         assert!(source.next().await.unwrap().rest.is_empty());
         let changed = store.change(put(cluster("a", ""), None), false).unwrap();
@@ -245,16 +247,16 @@ mod tests {
         assert_eq!(source.next().await.unwrap().rest.len(), 1);
         assert!(store.change(put(cluster("a", ""), None), false).unwrap().is_empty());
         assert_eq!(store.change(put(cluster("a", "x"), None), true).unwrap().len(), 1);
-        let again = Store::open(&scratch.0, []).unwrap();
+        let again = Store::open(&scratch.0, [], Registries::default()).unwrap();
         assert_eq!(again.set().version(), store.set().version());
         again.change(delete("a", None), false).unwrap();
-        assert!(Store::open(&scratch.0, []).unwrap().set().is_empty());
+        assert!(Store::open(&scratch.0, [], Registries::default()).unwrap().set().is_empty());
     }
 
     #[test]
     fn a_change_that_expects_something_else_is_not_made() {
         let scratch = Scratch::new("expected");
-        let store = Store::open(&scratch.0, []).unwrap();
+        let store = Store::open(&scratch.0, [], Registries::default()).unwrap();
         let first = cluster("a", "");
         let conflict = |change: Change| match store.change(change, false) {
             Err(ChangeError::Conflict(reason)) => reason,
@@ -277,7 +279,7 @@ mod tests {
     #[test]
     fn what_does_not_hold_together_is_not_made() {
         let scratch = Scratch::new("whole");
-        let store = Store::open(&scratch.0, []).unwrap();
+        let store = Store::open(&scratch.0, [], Registries::default()).unwrap();
         let alone = store.change(put(naming(&["a"]), None), false).unwrap_err().to_string();
         assert!(alone.ends_with("there is no Cluster 'a'"), "{alone}");
         let both = vec![(naming(&["a"]), None), (cluster("a", ""), None)];

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::file::Held;
 use super::{Content, Directory, Group, NODE, Part, PathBuf, Refused, Resource, ResourceSet, Sets, Stamp};
 use crate::server::ResourceType;
-use crate::server::resource_set::Reference;
 use crate::short::{self, Outside};
 
 type ByName = HashMap<(ResourceType, Arc<str>), Arc<Resource>>;
@@ -92,7 +91,7 @@ impl Directory {
         }
         let clusters = beside.filter(|resource| resource.kind == ResourceType::CLUSTER);
         let mut others: BTreeSet<&str> = clusters.map(|cluster| &*cluster.name).collect();
-        others.extend(self.held_elsewhere.iter().map(String::as_str));
+        others.extend(self.elsewhere.clusters.iter().map(String::as_str));
         short::expand(&files, &Outside::These(&others)).unwrap_or_else(|wrong| {
             faults.extend(wrong);
             Vec::new()
@@ -106,10 +105,8 @@ impl Directory {
         faults: &mut Vec<String>,
     ) -> Arc<ResourceSet> {
         let set = before.turned_into(resources.cloned());
-        let held = |reference: &Reference| {
-            reference.to == ResourceType::CLUSTER && self.held_elsewhere.contains(&*reference.name)
-        };
-        faults.extend(set.dangling(before, &held).iter().map(ToString::to_string));
+        faults
+            .extend(set.dangling(before, &|reference| self.elsewhere.holds(reference)).iter().map(ToString::to_string));
         if set.version() == before.version() { before.clone() } else { Arc::new(set) }
     }
 }

@@ -1,0 +1,65 @@
+//! Follows one service in a registry for as long as somebody needs it. It must not know what becomes of what it finds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::instance::Instance;
+use super::{Cursor, Registry};
+use crate::client::Backoff;
+
+/// Whatever a registry answers, it is asked no more often.
+const SHORTEST: Duration = Duration::from_millis(20);
+
+/// What there is of a service.
+#[derive(Debug)]
+pub(super) struct Found {
+    /// With its registry's name before it.
+    pub(super) name: Arc<str>,
+    pub(super) instances: Vec<Instance>,
+}
+
+/// Tells of every change until nobody listens. While the registry cannot be asked, what was told last holds.
+pub(super) async fn run(registry: Arc<Registry>, service: String, name: Arc<str>, found: mpsc::Sender<Found>) {
+    let (mut backoff, mut cursor) = (Backoff::default(), Cursor::default());
+    let mut last: Option<Vec<Instance>> = None;
+    let mut failing: Option<String> = None;
+    loop {
+        match registry.ask(&service, &mut cursor).await {
+            Ok(instances) => {
+                backoff.reset();
+                if failing.take().is_some() {
+                    tracing::info!(service = %name, "the registry answers again");
+                }
+                if let Some(mut instances) = instances {
+                    // Registries give them in any order.
+                    instances.sort();
+                    if last.as_ref() != Some(&instances) {
+                        let told = Found { name: Arc::clone(&name), instances: instances.clone() };
+                        if found.send(told).await.is_err() {
+                            return;
+                        }
+                        last = Some(instances);
+                    }
+                }
+                tokio::time::sleep(SHORTEST).await;
+            }
+            Err(fault) => {
+                let fault = fault.to_string();
+                if failing.as_ref() != Some(&fault) {
+                    let holds = last.as_ref().map_or(0, Vec::len);
+                    tracing::warn!(service = %name, fault, instances = holds, "the registry does not answer: what it said last is served");
+                    failing = Some(fault);
+                }
+                tokio::time::sleep(backoff.next(random()).max(SHORTEST)).await;
+            }
+        }
+    }
+}
+
+/// Any number: the standard library's hashes begin with one.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}

@@ -1,0 +1,319 @@
+//! Endpoints out of service registries. An EDS cluster whose service is called `NAME/SERVICE` gets what the registry NAME says of
+//! SERVICE; everything else is as the source behind it says. What a registry said last is served on while it cannot be asked.
+//! It must not know how a registry is asked.
+
+mod client;
+mod consul;
+mod dns;
+mod follow;
+mod instance;
+mod nacos;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Uri;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+use self::consul::Consul;
+use self::dns::Dns;
+use self::follow::Found;
+use self::instance::Instance;
+use self::nacos::Nacos;
+use super::{Refused, Source};
+use crate::server::resource_set::Reference;
+use crate::server::{Group, Resource, ResourceSet, ResourceType, Sets};
+
+/// How long what is new waits for the endpoints that it names: proxies are to get clusters that they can use.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a registry cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("registry '{text}': {reason}")]
+pub struct RegistryError {
+    pub text: String,
+    pub reason: String,
+}
+
+/// A service registry, and the name that clusters call it by.
+#[derive(Debug)]
+pub struct Registry {
+    pub(crate) name: Arc<str>,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Consul(Consul),
+    Nacos(Nacos),
+    Dns(Dns),
+}
+
+/// Where a follower of one service stands.
+#[derive(Debug, Default)]
+struct Cursor {
+    /// What the registry gave to tell the newer from the older; 0: nothing yet.
+    index: u64,
+}
+
+/// Why a registry did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+struct Fault(String);
+
+impl Fault {
+    fn new(what: impl std::fmt::Display) -> Self {
+        Self(what.to_string())
+    }
+}
+
+impl Registry {
+    /// From `NAME=URL`, or from a URL, whose scheme is the name then: `consul://HOST[:PORT][?dc=…&tag=…&stale=true]`,
+    /// `nacos://HOST[:PORT][/CONTEXT][?namespace=…&clusters=…]`, `dns://[SERVER[:PORT]]`. `token`: what a registry is to be
+    /// shown.
+    ///
+    /// # Errors
+    /// What is no such URL.
+    pub fn parse(text: &str, token: Option<&str>) -> Result<Self, RegistryError> {
+        let refused = |reason: String| RegistryError { text: text.to_owned(), reason };
+        let (name, url) = parts(text);
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| refused("expected SCHEME://HOST".to_owned()))?;
+        let name = name.unwrap_or(scheme);
+        if name.is_empty() || name.contains('/') {
+            return Err(refused("a name without '/' is required".to_owned()));
+        }
+        let uri = || format!("http://{rest}").parse::<Uri>().map_err(|error| refused(error.to_string()));
+        let kind = match scheme {
+            "consul" => Consul::new(&uri()?, token).map(Kind::Consul),
+            "nacos" => Nacos::new(&uri()?, token).map(Kind::Nacos),
+            "dns" => Dns::new(rest).map(Kind::Dns),
+            other => Err(format!("'{other}' is no kind of registry; there are consul, nacos and dns")),
+        };
+        Ok(Self { name: name.into(), kind: kind.map_err(refused)? })
+    }
+
+    /// Asks once, and waits a while for something new where the registry lets one; none: nothing is new.
+    async fn ask(&self, service: &str, cursor: &mut Cursor) -> Result<Option<Vec<Instance>>, Fault> {
+        match &self.kind {
+            Kind::Consul(consul) => consul.ask(service, cursor).await,
+            Kind::Nacos(nacos) => nacos.ask(service, cursor).await,
+            Kind::Dns(dns) => dns.ask(service, cursor).await,
+        }
+    }
+}
+
+/// The name, where there is one, and the URL.
+fn parts(text: &str) -> (Option<&str>, &str) {
+    match text.split_once('=') {
+        // An equals sign may also stand in what follows the question mark.
+        Some((name, url)) if !name.contains([':', '/', '?']) => (Some(name), url),
+        _ => (None, text),
+    }
+}
+
+/// What a registry is called by its `NAME=URL` or URL.
+pub fn name_of(text: &str) -> &str {
+    let (name, url) = parts(text);
+    name.unwrap_or_else(|| url.split_once("://").map_or(url, |(scheme, _)| scheme))
+}
+
+/// Reads a token: a file's first line.
+///
+/// # Errors
+/// It cannot be read, or there is none in it.
+pub fn token(path: &Path) -> Result<String, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let first = text.lines().next().map(str::trim).unwrap_or_default();
+    if first.is_empty() { Err(format!("there is no token in {}", path.display())) } else { Ok(first.to_owned()) }
+}
+
+/// The registries by name.
+#[derive(Debug, Clone, Default)]
+pub struct Registries(BTreeMap<Arc<str>, Arc<Registry>>);
+
+impl Registries {
+    /// # Errors
+    /// Two of one name.
+    pub fn new(registries: Vec<Registry>) -> Result<Self, RegistryError> {
+        let mut all = BTreeMap::new();
+        for registry in registries {
+            let name = Arc::clone(&registry.name);
+            if all.insert(Arc::clone(&name), Arc::new(registry)).is_some() {
+                let reason = "there is another one of this name; name it with NAME=URL".to_owned();
+                return Err(RegistryError { text: name.to_string(), reason });
+            }
+        }
+        Ok(Self(all))
+    }
+
+    /// Whether a reference is to endpoints that one of these has.
+    pub(super) fn have(&self, reference: &Reference) -> bool {
+        reference.to == ResourceType::ENDPOINTS && self.of(&reference.name).is_some()
+    }
+
+    /// The registry of a service, and what it is called there.
+    fn of<'a>(&self, service: &'a str) -> Option<(&Arc<Registry>, &'a str)> {
+        let (name, service) = service.split_once('/')?;
+        self.0.get(name).map(|registry| (registry, service)).filter(|_| !service.is_empty())
+    }
+}
+
+/// A source with the endpoints of registries beside what it gives.
+#[derive(Debug)]
+pub struct Registered<S> {
+    inner: S,
+    registries: Registries,
+    /// What the source behind gave last.
+    base: Option<Arc<Sets>>,
+    services: HashMap<Arc<str>, Service>,
+    found: mpsc::Receiver<Found>,
+    finding: mpsc::Sender<Found>,
+    /// What was given last.
+    given: Arc<Sets>,
+    /// Until when what came from the source waits for endpoints.
+    waits_until: Option<Instant>,
+}
+
+/// A service that is followed.
+#[derive(Debug)]
+struct Service {
+    task: JoinHandle<()>,
+    endpoints: Option<Arc<Resource>>,
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<S: Source> Registered<S> {
+    /// `inner` has to let its resources name services of these registries.
+    pub fn new(inner: S, registries: Registries) -> Self {
+        let (finding, found) = mpsc::channel(64);
+        Self {
+            inner,
+            registries,
+            base: None,
+            services: HashMap::new(),
+            found,
+            finding,
+            given: Arc::default(),
+            waits_until: None,
+        }
+    }
+
+    /// Follows what is named now, and nothing else.
+    fn follow(&mut self, base: Arc<Sets>) {
+        let needed: BTreeSet<Arc<str>> = base.all().flat_map(|(_, set)| needed(set, &self.registries)).collect();
+        self.services.retain(|name, _| needed.contains(name));
+        for name in needed {
+            let Some((registry, service)) = self.registries.of(&name) else { continue };
+            let (registry, service, finding) = (Arc::clone(registry), service.to_owned(), self.finding.clone());
+            self.services.entry(Arc::clone(&name)).or_insert_with(|| Service {
+                task: tokio::spawn(follow::run(registry, service, name, finding)),
+                endpoints: None,
+            });
+        }
+        self.base = Some(base);
+        self.waits_until = Some(Instant::now() + PATIENCE);
+    }
+
+    fn take(&mut self, Found { name, instances }: Found) {
+        // What nobody needs any more may still have been under way.
+        let Some(service) = self.services.get_mut(&name) else { return };
+        match instance::assignment(&name, &instances) {
+            Ok(resource) => service.endpoints = Some(Arc::new(resource)),
+            Err(reason) => tracing::error!(service = %name, reason, "what the registry says cannot be served"),
+        }
+    }
+
+    fn missing(&self) -> usize {
+        self.services.values().filter(|service| service.endpoints.is_none()).count()
+    }
+
+    /// All together, if that is other than what was given last.
+    fn assemble(&mut self) -> Option<Arc<Sets>> {
+        if self.waits_until.is_some() && self.missing() > 0 {
+            return None;
+        }
+        self.waits_until = None;
+        let base = self.base.as_ref()?;
+        let before = &self.given;
+        let whole = |set: &Arc<ResourceSet>, before: Option<&Arc<ResourceSet>>| {
+            let endpoints = needed(set, &self.registries)
+                .filter_map(|name| self.services.get(&name).and_then(|service| service.endpoints.clone()));
+            let mut whole = ResourceSet::clone(set);
+            endpoints.for_each(|endpoints| whole.insert(endpoints));
+            match before {
+                Some(before) if before.version() == whole.version() => Arc::clone(before),
+                _ => Arc::new(whole),
+            }
+        };
+        let rest = whole(&base.rest, Some(&before.rest));
+        let groups = base.groups.iter().map(|group| {
+            let before = before.groups.iter().find(|other| other.name == group.name).map(|group| &group.set);
+            Group { set: whole(&group.set, before), ..group.clone() }
+        });
+        let sets = Sets { rest, groups: groups.collect() };
+        if same(&sets, before) {
+            return None;
+        }
+        self.given = Arc::new(sets);
+        Some(Arc::clone(&self.given))
+    }
+}
+
+/// The services of registries that a set names and does not hold itself.
+fn needed<'a>(set: &'a ResourceSet, registries: &'a Registries) -> impl Iterator<Item = Arc<str>> + 'a {
+    let references = set.kind(ResourceType::CLUSTER).iter().flat_map(|cluster| &cluster.references);
+    let ours = references.filter(|reference| registries.have(reference));
+    let held = |name: &str| set.kind(ResourceType::ENDPOINTS).get(name).is_some();
+    ours.map(|reference| Arc::clone(&reference.name)).filter(move |name| !held(name))
+}
+
+fn same(one: &Sets, other: &Sets) -> bool {
+    let groups =
+        |sets: &Sets| sets.groups.iter().map(|group| (group.name.clone(), group.pattern.clone())).collect::<Vec<_>>();
+    let sets = |sets: &Sets| sets.all().map(|(_, set)| set.version()).collect::<Vec<_>>();
+    sets(one) == sets(other) && groups(one) == groups(other)
+}
+
+impl<S: Source> Source for Registered<S> {
+    async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
+        loop {
+            let waits_until = self.waits_until.filter(|_| self.missing() > 0);
+            let given_up = async {
+                match waits_until {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                sets = self.inner.next() => self.follow(sets?),
+                Some(found) = self.found.recv() => {
+                    self.take(found);
+                    // Several often come at once.
+                    while let Ok(found) = self.found.try_recv() {
+                        self.take(found);
+                    }
+                }
+                () = given_up => {
+                    tracing::warn!(services = self.missing(), "registries have not told of services yet: served without them");
+                    self.waits_until = None;
+                }
+            }
+            if let Some(sets) = self.assemble() {
+                return Ok(sets);
+            }
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! Fixtures after the documented APIs; not the real servers.
+
+use std::sync::Arc;
+
+use super::testing::{Asked, server};
+use super::*;
+use crate::source::read;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A source that gives what it is handed.
+struct Handed(mpsc::Receiver<Arc<Sets>>);
+
+impl Source for Handed {
+    async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
+        match self.0.recv().await {
+            Some(sets) => Ok(sets),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn sets(clusters: &[&str]) -> Arc<Sets> {
+    let one = |(index, service): (usize, &&str)| {
+        format!(
+            "- {{ '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: c{index}, type: EDS, eds_cluster_config: {{ service_name: {service}, eds_config: {{ ads: {{}} }} }} }}\n"
+        )
+    };
+    let text: String = clusters.iter().enumerate().map(one).collect();
+    let resources = read("test", Path::new("test.yaml"), format!("resources:\n{text}").as_bytes()).unwrap();
+    Arc::new(Sets { rest: Arc::new(ResourceSet::default().turned_into(resources)), groups: Vec::new() })
+}
+
+fn registered(registry: Registry) -> (mpsc::Sender<Arc<Sets>>, Registered<Handed>) {
+    let (hand, handed) = mpsc::channel(4);
+    (hand, Registered::new(Handed(handed), Registries::new(vec![registry]).unwrap()))
+}
+
+async fn next(source: &mut Registered<Handed>) -> Arc<Sets> {
+    tokio::time::timeout(PATIENCE, source.next()).await.expect("nothing came").unwrap()
+}
+
+async fn asked(requests: &mut mpsc::Receiver<Asked>) -> Asked {
+    tokio::time::timeout(PATIENCE, requests.recv()).await.expect("nothing was asked").unwrap()
+}
+
+/// `priority zone address:port weight`, and `!` for what is not healthy.
+fn endpoints(sets: &Sets, service: &str) -> Vec<String> {
+    use prost::Message;
+    use tidegate_xds::pb::envoy::config::core::v3::HealthStatus;
+    use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
+    use tidegate_xds::pb::envoy::config::endpoint::v3::lb_endpoint::HostIdentifier;
+    let Some(found) = sets.rest.kind(ResourceType::ENDPOINTS).get(service) else { return vec!["none".to_owned()] };
+    let assignment = ClusterLoadAssignment::decode(&*found.body.value).unwrap();
+    assert_eq!(assignment.cluster_name, service);
+    let mut told = Vec::new();
+    for locality in assignment.endpoints {
+        let zone = locality.locality.map(|locality| locality.zone).unwrap_or_default();
+        for endpoint in locality.lb_endpoints {
+            let Some(HostIdentifier::Endpoint(host)) = &endpoint.host_identifier else { panic!("a name") };
+            let address = format!("{:?}", host.address);
+            let after = |key: &str| {
+                let rest = address.split(key).nth(1).unwrap();
+                rest.chars()
+                    .skip_while(|c| !c.is_ascii_hexdigit())
+                    .take_while(|c| !"\",)".contains(*c))
+                    .collect::<String>()
+            };
+            let (address, port) = (after(" address: \""), after("PortValue"));
+            let sick = if endpoint.health_status == HealthStatus::Unhealthy as i32 { " !" } else { "" };
+            let weight = endpoint.load_balancing_weight.unwrap().value;
+            told.push(format!("{} {zone} {address}:{port} {weight}{sick}", locality.priority));
+        }
+    }
+    told
+}
+
+fn consul_entry(address: &str, weight: u32) -> String {
+    format!(
+        r#"{{"Node":{{"Node":"n","Address":"10.9.9.9","Datacenter":"dc1"}},"Service":{{"ID":"web-1","Service":"web","Tags":[],"Address":"{address}","Port":8080,"Meta":{{"version":"v1"}},"Weights":{{"Passing":{weight},"Warning":1}}}},"Checks":[{{"Status":"passing"}}]}}"#
+    )
+}
+
+/// Blocking queries; a server that fails or has no leader changes nothing; an index that goes back begins again.
+#[tokio::test]
+async fn consul_is_followed_by_its_index() {
+    let (address, mut requests) = server().await;
+    let registry = Registry::parse(&format!("consul://{address}?dc=east&tag=a%20b"), Some("secret")).unwrap();
+    let (hand, mut source) = registered(registry);
+    hand.send(sets(&["consul/web", "elsewhere"])).await.unwrap();
+    let answer = async |requests: &mut mpsc::Receiver<Asked>, expected: &str, index: &str, body: String| {
+        let asked = asked(requests).await;
+        assert_eq!(asked.target, format!("/v1/health/service/web?passing=true&dc=east&tag=a%20b{expected}"));
+        assert!(asked.head.contains("x-consul-token: secret\r\n"), "{}", asked.head);
+        asked.answer("200 OK", &format!("x-consul-index: {index}\r\nx-consul-knownleader: true\r\n"), &body);
+    };
+    let ((), first) =
+        tokio::join!(answer(&mut requests, "", "7", format!("[{}]", consul_entry("10.0.0.1", 3))), next(&mut source));
+    assert_eq!(endpoints(&first, "consul/web"), ["0  10.0.0.1:8080 3"]);
+    assert_eq!(endpoints(&first, "elsewhere"), ["none"], "what has no registry is the source's alone");
+
+    // Nothing new, then a failure, then no leader: what was said last stays. After a failure the whole is asked for again.
+    answer(&mut requests, "&index=7&wait=55s", "7", "[]".to_owned()).await;
+    asked(&mut requests).await.answer("500 Internal Server Error", "", "rpc error: No cluster leader");
+    let lost = asked(&mut requests).await;
+    assert!(!lost.target.contains("index="), "{}", lost.target);
+    lost.answer("200 OK", "x-consul-index: 9\r\nx-consul-knownleader: false\r\n", "[]");
+    // An address of its own it need not have; one that is none is left out.
+    let body = format!("[{},{}]", consul_entry("", 1), consul_entry("web.example.com", 1));
+    let ((), second) = tokio::join!(answer(&mut requests, "", "9", body), next(&mut source));
+    assert_eq!(endpoints(&second, "consul/web"), ["0  10.9.9.9:8080 1"]);
+
+    // The server was restored: the index is another one.
+    let body = format!("[{}]", consul_entry("10.0.0.3", 1));
+    let ((), third) = tokio::join!(answer(&mut requests, "&index=9&wait=55s", "2", body.clone()), next(&mut source));
+    assert_eq!(endpoints(&third, "consul/web"), ["0  10.0.0.3:8080 1"]);
+    answer(&mut requests, "", "2", body).await;
+    let ((), none) = tokio::join!(answer(&mut requests, "&index=2&wait=55s", "3", "[]".to_owned()), next(&mut source));
+    assert_eq!(endpoints(&none, "consul/web"), Vec::<String>::new(), "a service whose last instance left is empty");
+
+    // Nobody needs it any more.
+    hand.send(sets(&["elsewhere"])).await.unwrap();
+    let last = next(&mut source).await;
+    assert!(last.rest.kind(ResourceType::ENDPOINTS).is_empty() && source.services.is_empty());
+}
+
+/// Polled at Nacos' pace; an answer that is older than the one before is not taken.
+#[tokio::test]
+async fn nacos_is_polled_and_never_goes_back() {
+    let (address, mut requests) = server().await;
+    let registry = Registry::parse(&format!("n=nacos://{address}?namespace=prod"), Some("t")).unwrap();
+    let Kind::Nacos(nacos) = registry.kind else { panic!("another kind") };
+    let (hand, mut source) = registered(Registry { name: registry.name, kind: Kind::Nacos(nacos.impatient()) });
+    hand.send(sets(&["n/orders@@web"])).await.unwrap();
+    let host = |ip: &str, rest: &str| {
+        format!(r#"{{"ip":"{ip}","port":8080,"weight":1.0,"clusterName":"z1","metadata":{{"v":"1"}}{rest}}}"#)
+    };
+    let answer = async |requests: &mut mpsc::Receiver<Asked>, time: u64, hosts: &[String]| {
+        let asked = asked(requests).await;
+        let query = "serviceName=orders%40%40web&groupName=orders&namespaceId=prod&accessToken=t";
+        assert_eq!(asked.target, format!("/nacos/v1/ns/instance/list?{query}"));
+        let hosts = hosts.join(",");
+        asked.answer(
+            "200 OK",
+            "",
+            &format!(r#"{{"name":"orders@@web","cacheMillis":0,"lastRefTime":{time},"hosts":[{hosts}]}}"#),
+        );
+    };
+    let many = [
+        host("10.0.0.2", r#","weight":0.5,"healthy":false"#),
+        host("10.0.0.1", r#","healthy":true,"enabled":true"#),
+        host("10.0.0.3", r#","enabled":false"#),
+        host("10.0.0.4", r#","weight":0"#),
+    ];
+    let ((), first) = tokio::join!(answer(&mut requests, 20, &many), next(&mut source));
+    assert_eq!(endpoints(&first, "n/orders@@web"), ["0 z1 10.0.0.1:8080 100", "0 z1 10.0.0.2:8080 50 !"]);
+    answer(&mut requests, 19, &[]).await;
+    asked(&mut requests).await.answer("503 Service Unavailable", "", "starting");
+    asked(&mut requests).await.answer("200 OK", "", "not json");
+    let one = [host("10.0.0.1", "")];
+    let ((), second) = tokio::join!(answer(&mut requests, 21, &one), next(&mut source));
+    assert_eq!(endpoints(&second, "n/orders@@web"), ["0 z1 10.0.0.1:8080 100"]);
+}
+
+/// SRV records with priorities and weights, and the addresses of their targets.
+#[tokio::test]
+async fn dns_names_are_looked_up_again() {
+    use hickory_resolver::proto::op::{Message, MessageType, ResponseCode};
+    use hickory_resolver::proto::rr::rdata::{A, SRV};
+    use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+    let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    let answers = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&answers);
+    tokio::spawn(async move {
+        let mut buffer = [0; 512];
+        loop {
+            let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { return };
+            let mut message = Message::from_vec(&buffer[..length]).unwrap();
+            message.metadata.message_type = MessageType::Response;
+            let query = message.queries[0].clone();
+            let record = |data| Record::from_rdata(query.name().clone(), 1, data);
+            let name = |text: &str| Name::from_ascii(text).unwrap();
+            match query.query_type() {
+                // The second time it fails.
+                RecordType::SRV if counted.fetch_add(1, Relaxed) == 1 => {
+                    message.metadata.response_code = ResponseCode::ServFail;
+                }
+                RecordType::SRV => {
+                    message.add_answer(record(RData::SRV(SRV::new(10, 5, 8080, name("a.test.")))));
+                    message.add_answer(record(RData::SRV(SRV::new(20, 0, 8081, name("b.test.")))));
+                }
+                RecordType::A => {
+                    let last = if query.name().to_ascii().starts_with('a') { 1 } else { 2 };
+                    message.add_answer(record(RData::A(A::new(10, 0, 0, last))));
+                }
+                _ => {}
+            }
+            socket.send_to(&message.to_vec().unwrap(), peer).await.unwrap();
+        }
+    });
+    let registry = Registry::parse(&format!("dns://{address}"), None).unwrap();
+    let Kind::Dns(dns) = registry.kind else { panic!("another kind") };
+    let (hand, mut source) = registered(Registry { name: registry.name, kind: Kind::Dns(dns.impatient()) });
+    hand.send(sets(&["dns/_http._tcp.web.test"])).await.unwrap();
+    let first = next(&mut source).await;
+    assert_eq!(endpoints(&first, "dns/_http._tcp.web.test"), ["0  10.0.0.1:8080 5", "1  10.0.0.2:8081 1"]);
+    tokio::time::timeout(PATIENCE, async {
+        while answers.load(Relaxed) < 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .expect("it is not asked again");
+    assert!(source.found.try_recv().is_err(), "a failure changes nothing");
+}
+
+/// What is new is held back until its endpoints are known, but not for ever.
+#[tokio::test(start_paused = true)]
+async fn a_silent_registry_holds_nothing_up_for_ever() {
+    let registry = Registry::parse("consul://127.0.0.1:1", None).unwrap();
+    let (hand, mut source) = registered(registry);
+    hand.send(sets(&["consul/web"])).await.unwrap();
+    let began = Instant::now();
+    let given = next(&mut source).await;
+    assert!(began.elapsed() >= PATIENCE.min(super::PATIENCE));
+    assert_eq!(endpoints(&given, "consul/web"), ["none"]);
+}
+
+#[test]
+fn what_is_no_registry_is_refused() {
+    for (text, reason) in [
+        ("consul", "expected SCHEME://HOST"),
+        ("etcd://a", "'etcd' is no kind of registry; there are consul, nacos and dns"),
+        ("consul://", "registry 'consul://': "),
+        ("consul://a?token=x", "'token' is not known; there are dc, tag, ns, partition, filter, stale"),
+        ("consul://a?stale=maybe", "stale: expected true or false, found 'maybe'"),
+        ("consul://a/v1", "nothing is expected after the host"),
+        ("nacos://a?namespaceId=x", "'namespaceId' is not known; there are namespace, clusters"),
+        ("dns://a.example.com", "expected ADDRESS or ADDRESS:PORT after dns://"),
+        ("=consul://a", "a name without '/' is required"),
+    ] {
+        let refused = Registry::parse(text, None).map(|_| ()).unwrap_err().to_string();
+        assert!(refused.contains(reason), "{text}: {refused}");
+    }
+    let twice = ["consul://a", "consul://b"].map(|text| Registry::parse(text, None).unwrap());
+    assert!(Registries::new(twice.into()).unwrap_err().to_string().contains("there is another one of this name"));
+    assert_eq!(&*Registry::parse("east=consul://a?filter=x==y", None).unwrap().name, "east");
+}
