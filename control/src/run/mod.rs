@@ -71,7 +71,11 @@ pub struct Listen {
 /// # Errors
 /// What the source has at the start cannot be served, or nothing can be accepted.
 pub async fn run(mut source: impl Source, listen: Listen, end: impl Future<Output = ()>) -> Result<(), RunError> {
-    let first = source.next().await?;
+    let mut end = std::pin::pin!(end);
+    let first = tokio::select! {
+        first = source.next() => first?,
+        () = &mut end => return Ok(()),
+    };
     log_taken(&first);
     let (sets, receiver) = watch::channel(first);
     let identifier = concat!("tidegate/", env!("CARGO_PKG_VERSION")).to_owned();

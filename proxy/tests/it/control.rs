@@ -1,8 +1,14 @@
 //! `tidegate control`, the process: what it says of a source that is wrong, and how it ends.
 
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
+use crate::support::control_plane::bootstrap_of;
 use crate::support::gateway::{Directory, eventually, free_port};
+use crate::support::upstream::Answer;
+use crate::support::{Client, Gateway, Upstream};
 
 const CLUSTER: &str = "{ \"@type\": type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a, type: EDS, eds_cluster_config: { eds_config: { ads: {} } } }";
 
@@ -61,6 +67,46 @@ fn a_store_is_changed_from_the_command_line() {
     let (code, said) = say(&["delete", "Cluster", "b"]);
     assert!(code == Some(1) && said.contains("there is no Cluster 'b'"), "{said}");
     assert_eq!(say(&["delete", "Cluster", "a"]).1, "deleted Cluster 'a'\n");
+    let _ = running.kill();
+    running.wait().unwrap();
+}
+
+/// From a registry through the control plane to a proxy and its requests.
+#[test]
+fn endpoints_come_from_a_registry() {
+    let upstreams = ["first", "second"].map(Upstream::text);
+    let ports = [upstreams[0].port, upstreams[1].port];
+    let moved = Arc::new(AtomicBool::new(false));
+    let has_moved = Arc::clone(&moved);
+    let consul = Upstream::scripted(move |seen| {
+        let (known, began) = (seen.line().contains("&index="), Instant::now());
+        while known && !has_moved.load(Relaxed) && began.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let (index, port) = if known { (8, ports[1]) } else { (7, ports[0]) };
+        let body = format!(r#"[{{"Node":{{"Address":"127.0.0.1"}},"Service":{{"Address":"","Port":{port}}}}}]"#);
+        let length = body.len();
+        let head = format!("HTTP/1.1 200 OK\r\nx-consul-index: {index}\r\ncontent-length: {length}\r\n\r\n");
+        Answer::Bytes((head + &body).into_bytes())
+    });
+    let (directory, listen, port) = (Directory::new(), free_port(), free_port());
+    let routes = "{ '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: t, route_config: { virtual_hosts: [{ name: all, domains: ['*'], routes: [{ match: { prefix: / }, route: { cluster: a } }] }] }, http_filters: [{ name: router, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router } }] }";
+    let listener = format!(
+        "{{ '@type': type.googleapis.com/envoy.config.listener.v3.Listener, name: l, address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}, filter_chains: [{{ filters: [{{ name: h, typed_config: {routes} }}] }}] }}"
+    );
+    let cluster = CLUSTER.replace("eds_config:", "service_name: consul/web, eds_config:");
+    directory.put("all.yaml", &format!("resources:\n- {cluster}\n- {listener}\n"));
+    let mut running = control(&directory, listen)
+        .arg(format!("--registry=consul://127.0.0.1:{}", consul.port))
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let gateway = Gateway::start(&bootstrap_of(listen, "DELTA_GRPC"));
+    let mut client = Client::new(port);
+    assert_eq!(client.get("/").text(), "first");
+    moved.store(true, Relaxed);
+    eventually("the other endpoint", || client.get("/").text() == "second");
+    drop(gateway);
     let _ = running.kill();
     running.wait().unwrap();
 }

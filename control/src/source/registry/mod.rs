@@ -177,7 +177,7 @@ pub struct Registered<S> {
     found: mpsc::Receiver<Found>,
     finding: mpsc::Sender<Found>,
     /// What was given last.
-    given: Arc<Sets>,
+    given: Option<Arc<Sets>>,
     /// Until when what came from the source waits for endpoints.
     waits_until: Option<Instant>,
 }
@@ -199,16 +199,7 @@ impl<S: Source> Registered<S> {
     /// `inner` has to let its resources name services of these registries.
     pub fn new(inner: S, registries: Registries) -> Self {
         let (finding, found) = mpsc::channel(64);
-        Self {
-            inner,
-            registries,
-            base: None,
-            services: HashMap::new(),
-            found,
-            finding,
-            given: Arc::default(),
-            waits_until: None,
-        }
+        Self { inner, registries, base: None, services: HashMap::new(), found, finding, given: None, waits_until: None }
     }
 
     /// Follows what is named now, and nothing else.
@@ -247,7 +238,8 @@ impl<S: Source> Registered<S> {
         }
         self.waits_until = None;
         let base = self.base.as_ref()?;
-        let before = &self.given;
+        let nothing = Arc::default();
+        let before = self.given.as_ref().unwrap_or(&nothing);
         let whole = |set: &Arc<ResourceSet>, before: Option<&Arc<ResourceSet>>| {
             let endpoints = needed(set, &self.registries)
                 .filter_map(|name| self.services.get(&name).and_then(|service| service.endpoints.clone()));
@@ -264,11 +256,13 @@ impl<S: Source> Registered<S> {
             Group { set: whole(&group.set, before), ..group.clone() }
         });
         let sets = Sets { rest, groups: groups.collect() };
-        if same(&sets, before) {
+        // The first are given although they are empty.
+        if self.given.as_ref().is_some_and(|given| same(&sets, given)) {
             return None;
         }
-        self.given = Arc::new(sets);
-        Some(Arc::clone(&self.given))
+        let sets = Arc::new(sets);
+        self.given = Some(Arc::clone(&sets));
+        Some(sets)
     }
 }
 

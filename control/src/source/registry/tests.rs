@@ -216,6 +216,16 @@ async fn dns_names_are_looked_up_again() {
     assert!(source.found.try_recv().is_err(), "a failure changes nothing");
 }
 
+#[tokio::test]
+async fn what_is_empty_is_given_too_but_once() {
+    let (hand, mut source) = registered(Registry::parse("consul://127.0.0.1:1", None).unwrap());
+    hand.send(sets(&[])).await.unwrap();
+    assert!(next(&mut source).await.rest.is_empty());
+    hand.send(sets(&[])).await.unwrap();
+    hand.send(sets(&["elsewhere"])).await.unwrap();
+    assert_eq!(next(&mut source).await.rest.len(), 1);
+}
+
 /// What is new is held back until its endpoints are known, but not for ever.
 #[tokio::test(start_paused = true)]
 async fn a_silent_registry_holds_nothing_up_for_ever() {
