@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes};
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -26,6 +26,10 @@ pub(crate) fn next_connection_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Relaxed)
 }
+
+/// Bytes of one read of what nobody wants any more, and of all of them.
+const UNWANTED_BYTES: usize = 4 << 10;
+const MOST_UNWANTED_BYTES: u64 = 1 << 20;
 
 /// A byte stream both ways. Sockets are matched directly, which keeps the hot path free of virtual calls; everything
 /// else (TLS, in-memory pipes) is a boxed pingora stream.
@@ -61,6 +65,22 @@ impl Transport {
     /// Tells `count` of every byte from now on.
     pub fn counted(self, count: Box<dyn CountBytes>) -> Self {
         Self::Counted(Box::new(Counted { inner: self, count }))
+    }
+
+    /// Throws away what has come already, a bounded part of it: a socket that is closed with bytes unread is reset. Tells
+    /// how much it was.
+    pub fn empty(&mut self) -> u64 {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut unwanted = [0; UNWANTED_BYTES];
+        let mut bytes = 0;
+        while bytes < MOST_UNWANTED_BYTES {
+            let mut read = ReadBuf::new(&mut unwanted);
+            match Pin::new(&mut *self).poll_read(&mut cx, &mut read) {
+                Poll::Ready(Ok(())) if !read.filled().is_empty() => bytes += read.filled().len() as u64,
+                _ => break,
+            }
+        }
+        bytes
     }
 
     /// Closes with a reset instead of a FIN, where the transport can (`SO_LINGER` 0).

@@ -101,13 +101,14 @@ async fn bridge(response: &mut Response, frames: bool) -> Verdict {
             return Verdict::Reply(Box::new(reply));
         }
     };
+    // What ends together with its data is left as it is, as in Envoy: over HTTP/1 nothing does.
+    if frames && (trailers.is_some() || response.head.version < Version::HTTP_2) {
+        data = data.slice(FRAME_HEADER_BYTES.min(data.len())..);
+    }
     let Some(trailers) = trailers else {
         response.body = Body::stream(Unmeasured(Some(data)));
         return Verdict::Continue;
     };
-    if frames {
-        data = data.slice(FRAME_HEADER_BYTES.min(data.len())..);
-    }
     let head = &mut response.head;
     if let Some(status) = trailers.get(GRPC_STATUS) {
         if status != "0" {
@@ -185,6 +186,24 @@ mod tests {
         assert_eq!(pass(Version::HTTP_11, "0"), (200, told("0")));
         assert_eq!(pass(Version::HTTP_11, "5"), (503, told("5")));
         assert_eq!(pass(Version::HTTP_2, "5"), (200, String::new()));
+    }
+
+    #[test]
+    fn over_http_1_what_has_no_trailers_loses_its_frame_too() {
+        let answer = |version: Version, body: &'static str| {
+            let mut filter = Bench::new(&Factory).filter("{upgrade_protobuf_to_grpc: true}").unwrap();
+            let mut stream = stream();
+            stream.info.protocol = Some(Version::HTTP_11);
+            let headers = [("content-type", "application/x-protobuf")];
+            now(on_request(&mut *filter, &mut request(Method::POST, "/s/m", &headers, Body::full("x")), &mut stream));
+            let mut out = response(200, &[], Body::full(body));
+            out.head.version = version;
+            now(on_response(&mut *filter, &mut out, &mut stream));
+            now(drain(&mut out.body)).unwrap().0
+        };
+        assert_eq!(answer(Version::HTTP_11, "a"), b"");
+        assert_eq!(answer(Version::HTTP_11, "\0\0\0\0\x04pong"), b"pong");
+        assert_eq!(answer(Version::HTTP_2, "\0\0\0\0\x04pong"), b"\0\0\0\0\x04pong");
     }
 
     /// Measured on Envoy 1.40.

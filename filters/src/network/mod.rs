@@ -42,8 +42,8 @@ pub enum NetworkVerdict {
 pub struct Closing {
     /// Envoy's `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
     pub reason: Cow<'static, str>,
-    /// Whether the reason is `%CONNECTION_TERMINATION_DETAILS%` too.
-    pub termination: bool,
+    /// Envoy's `%CONNECTION_TERMINATION_DETAILS%`.
+    pub details: Option<Cow<'static, str>>,
     pub flags: ResponseFlags,
     /// How long the connection stays, unread, before it is closed.
     pub delay: Duration,
@@ -52,7 +52,7 @@ pub struct Closing {
 impl Closing {
     /// At once, with nothing for the log lines.
     pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason: reason.into(), termination: false, flags: ResponseFlags::empty(), delay: Duration::ZERO }
+        Self { reason: reason.into(), details: None, flags: ResponseFlags::empty(), delay: Duration::ZERO }
     }
 }
 

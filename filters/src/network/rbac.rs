@@ -18,6 +18,8 @@ use crate::rbac::{self, Engine, Facts};
 use crate::stream_info::StreamInfo;
 
 const MESSAGE: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
+/// Envoy's `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
+const REFUSED: &str = "rbac_deny_close";
 /// Of the dynamic metadata.
 const NAMESPACE: &str = "envoy.filters.network.rbac";
 
@@ -106,8 +108,8 @@ impl NetworkFilter for Filter {
             return None;
         }
         enforced.denied().inc();
-        let closing = Closing::new(decision.details());
-        Some(Closing { termination: true, delay: self.config.delay, ..closing })
+        let details = Some(decision.details().into());
+        Some(Closing { details, delay: self.config.delay, ..Closing::new(REFUSED) })
     }
 }
 
@@ -200,8 +202,9 @@ shadow_rules: {action: LOG}";
         let mut filter = bench.compile(&format!("{}\ndelay_deny: 2s", rules(8080))).unwrap().new_connection().unwrap();
         let mut metadata = Metadata::default();
         let closing = filter.on_data(&mut arrival(b"x", &connection(), &mut metadata)).unwrap();
-        assert_eq!(closing.reason, "rbac_access_denied_matched_policy[no_t]");
-        assert_eq!((closing.termination, closing.delay), (true, Duration::from_secs(2)));
+        assert_eq!(closing.reason, "rbac_deny_close");
+        assert_eq!(closing.details.as_deref(), Some("rbac_access_denied_matched_policy[no_t]"));
+        assert_eq!(closing.delay, Duration::from_secs(2));
         let told = |key| metadata.get(NAMESPACE, [key]).and_then(|value| value.as_str()).map(str::to_owned);
         assert_eq!(told("sh_shadow_engine_result").as_deref(), Some("allowed"));
         assert_eq!(bench.counted(), ["tt.rbac.denied: 1", "tt.rbac.sh_.shadow_allowed: 1"]);

@@ -20,8 +20,19 @@ use super::options::{CodecType, HttpConnectionManager};
 use super::stats::{HttpStats, ListenerHttpStats};
 use crate::io::Transport;
 use crate::listener::accept::Chosen;
+use crate::tcp::Seen;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A filter before this one has closed a connection that never came here.
+pub(crate) fn count_refused(hcm: &HttpConnectionManager, received: u64, lasted: Duration) {
+    let stats = &hcm.stats;
+    stats.downstream_cx_total().inc();
+    stats.downstream_cx_rx_bytes_total().add(received);
+    stats.downstream_cx_destroy().inc();
+    Ended::Local.count(stats);
+    stats.downstream_cx_length_ms().record(u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX));
+}
 
 /// Serves a connection to its end; returns what it spoke, and why the proxy closed it.
 pub(crate) async fn serve(
@@ -29,7 +40,7 @@ pub(crate) async fn serve(
     hcm: Arc<HttpConnectionManager>,
     listener_stats: ListenerHttpStats,
 ) -> (Option<Version>, Option<&'static str>) {
-    let Chosen { shared, chain, info, transport } = chosen;
+    let Chosen { shared, chain, info, transport, seen } = chosen;
     let started = Instant::now();
     let connection =
         Arc::new(Connection { shared, hcm: Arc::clone(&hcm), info, listener_stats, drain: Arc::clone(&chain.drain) });
@@ -43,7 +54,7 @@ pub(crate) async fn serve(
             stats.downstream_cx_http1_active().inc();
             let (ended, reason) = serve_http1(&connection, transport, lifetime).await;
             stats.downstream_cx_http1_active().dec();
-            ended.count(stats);
+            settle(ended, seen.as_ref(), stats);
             (Some(Version::HTTP_11), reason)
         }
         Ok((Protocol::Http2, transport)) => {
@@ -51,11 +62,11 @@ pub(crate) async fn serve(
             stats.downstream_cx_http2_active().inc();
             let (ended, reason) = super::http2_connection::serve(&connection, transport, lifetime.end()).await;
             stats.downstream_cx_http2_active().dec();
-            ended.count(stats);
+            settle(ended, seen.as_ref(), stats);
             (Some(Version::HTTP_2), reason)
         }
         Err((ended, reason)) => {
-            ended.count(stats);
+            settle(ended, seen.as_ref(), stats);
             (None, reason)
         }
     };
@@ -63,6 +74,17 @@ pub(crate) async fn serve(
     stats.downstream_cx_destroy().inc();
     stats.downstream_cx_length_ms().record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     version
+}
+
+/// Counts who ended a connection: a filter's closing looks like the client's here.
+fn settle(ended: Ended, seen: Option<&Seen>, stats: &HttpStats) {
+    match seen.and_then(Seen::refused) {
+        Some(bytes) => {
+            stats.downstream_cx_rx_bytes_total().add(bytes);
+            Ended::Local.count(stats);
+        }
+        None => ended.count(stats),
+    }
 }
 
 enum Protocol {

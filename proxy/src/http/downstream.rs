@@ -43,8 +43,8 @@ pub(crate) trait Downstream: Send {
     /// An informational response (never 101).
     fn send_informational(&mut self, head: &ResponseHead);
 
-    /// The response's head. With `BodyLength::None` the response is complete.
-    fn send_head(&mut self, head: &ResponseHead, length: BodyLength);
+    /// The response's head. With `BodyLength::None` the response is complete. What it says of the connection, if it does.
+    fn send_head(&mut self, head: &ResponseHead, length: BodyLength) -> Option<&'static str>;
 
     /// A piece of the body; `end` completes the response.
     fn send_data(&mut self, data: Bytes, end: bool);

@@ -28,6 +28,6 @@ mod timers;
 pub(crate) mod wire_bytes;
 
 pub use access_logs::AccessLogOptions;
-pub(crate) use connection_manager::serve;
+pub(crate) use connection_manager::{count_refused, serve};
 pub use options::HttpConnectionManager;
 pub(crate) use request_headers::request_id;

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::BytesMut;
 use tidegate_filters::connection::ConnectionInfo;
@@ -35,6 +35,8 @@ pub(crate) struct Chosen {
     pub chain: Arc<FilterChain>,
     pub info: Arc<ConnectionInfo>,
     pub transport: Transport,
+    /// What is seen of its bytes before the last filter, where somebody looks.
+    pub seen: Option<crate::tcp::Seen>,
 }
 
 /// Serves one accepted connection to its end; `place` is its place among the listener's.
@@ -327,6 +329,9 @@ async fn run_chain(
     let closing = admit(&mut filters, &mut info, shared).await;
     let info = Arc::new(info);
     if let Some(closing) = closing {
+        // Like Envoy's, a TCP proxy reads nothing before it has a host.
+        let read = if matches!(chain.terminal, Terminal::Tcp(_)) { 0 } else { transport.empty() };
+        count_refused(&chain.terminal, read, times.0.elapsed());
         let mut stream = stream_of(&info, times);
         crate::tcp::note_closing(&mut stream, closing);
         finish(&chain, shared, &mut stream);
@@ -341,15 +346,28 @@ async fn run_chain(
     } else {
         None
     };
-    let chosen = Chosen { shared: Arc::clone(shared), chain: Arc::clone(&chain), info, transport };
+    let (shared_by, chain_of) = (Arc::clone(shared), Arc::clone(&chain));
+    let chosen = Chosen { shared: shared_by, chain: chain_of, info, transport, seen: seen.clone() };
     let mut stream = serve_chosen(chosen, times).await;
     if let Some(seen) = seen {
+        if let (Terminal::Tcp(proxy), Some(bytes)) = (&chain.terminal, seen.refused()) {
+            crate::tcp::count_refused(proxy, bytes, false);
+        }
         seen.note(&mut stream);
     }
     finish(&chain, shared, &mut stream);
     // Connection filters (limits) hold their share until here.
     drop(filters);
     stream
+}
+
+/// The last filter counts also what it never gets.
+fn count_refused(terminal: &Terminal, received: u64, lasted: Duration) {
+    match terminal {
+        Terminal::Http(hcm, _) => crate::http::count_refused(hcm, received, lasted),
+        Terminal::Tcp(proxy) => crate::tcp::count_refused(proxy, received, true),
+        Terminal::Echo | Terminal::DirectResponse(_) | Terminal::Close => {}
+    }
 }
 
 type Times = (Instant, SystemTime);

@@ -32,12 +32,20 @@ struct Facts {
     received: u64,
     sent: u64,
     closing: Option<Closing>,
+    /// What a filter has closed the connection over: the last filter never got it.
+    refused: u64,
     /// The client has reset the connection.
     reset: bool,
     metadata: Metadata,
 }
 
 impl Seen {
+    /// How many bytes a filter kept from the last one as it closed the connection, if it did so over any.
+    pub(crate) fn refused(&self) -> Option<u64> {
+        let facts = self.0.lock();
+        Some(facts.refused).filter(|refused| *refused > 0)
+    }
+
     /// Adds it to what is known of the connection.
     pub(crate) fn note(&self, stream: &mut StreamInfo) {
         let mut facts = self.0.lock();
@@ -118,7 +126,11 @@ impl AsyncRead for Filtered {
         };
         let mut filters = this.filters.get_mut().iter_mut().filter(|filter| filter.reads_data());
         if let Some(closing) = filters.find_map(|filter| filter.on_data(&mut arrival)) {
+            let refused = data.len() as u64;
             buf.set_filled(before);
+            let more = this.inner.empty();
+            facts.received += more;
+            facts.refused = refused + more;
             let mut delay = Box::pin(tokio::time::sleep(closing.delay));
             facts.closing = Some(closing);
             drop(facts);

@@ -16,10 +16,10 @@ use tidegate_filters::stream_info::StreamInfo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use connect::BackOff;
-pub(crate) use filtered::filtered;
+pub(crate) use filtered::{Seen, filtered};
 pub use per_connection::TcpHash;
-pub(crate) use proxy::serve;
 pub use proxy::{LogOptions, TcpCluster, TcpProxy, TcpStats};
+pub(crate) use proxy::{count_refused, serve};
 pub(crate) use proxy_header::proxy_header;
 pub use tunnel::{RequestId, Tunnel};
 
@@ -30,8 +30,9 @@ use crate::listener::accept::Chosen;
 pub(crate) fn note_closing(stream: &mut StreamInfo, closing: Closing) {
     tracing::debug!("{} a network filter closes: {}", Tags::connection(stream.connection.id), closing.reason);
     stream.flags |= closing.flags;
-    if closing.termination {
-        stream.connection_termination_details = Some(closing.reason);
+    stream.local_close_reason = Some(closing.reason);
+    if closing.details.is_some() {
+        stream.connection_termination_details = closing.details;
     }
 }
 

@@ -118,6 +118,12 @@ impl TcpProxy {
     }
 }
 
+/// A filter before this one has closed a connection, and kept these bytes from it.
+pub(crate) fn count_refused(proxy: &TcpProxy, received: u64, new: bool) {
+    proxy.stats.downstream_cx_total().add(u64::from(new));
+    proxy.stats.downstream_cx_rx_bytes_total().add(received);
+}
+
 /// Proxies one connection to its end, and returns what is known of it then.
 pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpProxy) -> StreamInfo {
     let Chosen { shared, chain, mut transport, .. } = chosen;

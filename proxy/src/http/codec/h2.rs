@@ -336,7 +336,7 @@ impl Downstream for Stream {
         let _ = self.respond.send_informational(response);
     }
 
-    fn send_head(&mut self, head: &ResponseHead, length: BodyLength) {
+    fn send_head(&mut self, head: &ResponseHead, length: BodyLength) -> Option<&'static str> {
         let mut response = http::Response::new(());
         *response.status_mut() = head.status;
         response.headers_mut().clone_from(&head.headers);
@@ -355,6 +355,7 @@ impl Downstream for Stream {
             }
             Err(_) => self.failed(),
         }
+        None
     }
 
     fn send_data(&mut self, data: Bytes, end: bool) {

@@ -36,7 +36,6 @@ impl Exchange<'_> {
         let (body, header, wire) = down.sent_bytes();
         let bytes = &mut self.stream.info.bytes;
         (bytes.body_sent, bytes.header_sent, bytes.wire_sent) = (body, header, wire);
-        self.stream.info.timings.last_downstream_tx = Some(Instant::now());
     }
 
     /// Stats, filters, logs: always, once, last.
@@ -52,6 +51,11 @@ impl Exchange<'_> {
                 info.bytes.wire_received = info.bytes.wire_received.max(self.head_bytes + progress.bytes());
             }
             info.timings.last_downstream_rx = Some(progress.last());
+        }
+        if !self.undecoded && self.progress.as_ref().is_none_or(|progress| progress.is_done()) {
+            // Whatever came went up at once, or with the head when there was a connection.
+            info.timings.last_upstream_tx =
+                info.timings.first_upstream_tx.max(info.timings.first_upstream_tx.and(info.timings.last_downstream_rx));
         }
         if let Some(upstream) = &self.upstream_bytes {
             upstream.note(&mut info.upstream.bytes);

@@ -44,8 +44,11 @@ impl Exchange<'_> {
             length == BodyLength::None,
             ResponseHeaders(head)
         );
-        down.send_head(head, length);
-        self.log_response(head, produced.upgraded);
+        if let Some(said) = down.send_head(head, length) {
+            // For the logs.
+            produced.response.head.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static(said));
+        }
+        self.log_response(&produced.response.head, produced.upgraded);
         timers.set_response_limit(produced.limit);
         let mut pump = produced.pump.take();
         let mut body = std::mem::take(&mut produced.response.body);
@@ -58,6 +61,9 @@ impl Exchange<'_> {
             let kept = wanted.then_some(&mut self.trailers);
             relay(&mut body, &mut pump, down, &mut timers, kept).await
         };
+        if served.is_some() && result.is_ok() {
+            self.stream.info.timings.last_upstream_rx = Some(Instant::now());
+        }
         let result = match result {
             Ok(()) => flush(down, &connection, self.flush_timeout(down.version())).await.map_err(Cut::Gone),
             Err(cut) => Err(cut),
@@ -69,6 +75,7 @@ impl Exchange<'_> {
         self.count_sent(down);
         match result {
             Ok(()) => {
+                self.stream.info.timings.last_downstream_tx = Some(Instant::now());
                 if !self.is_received() {
                     hcm.stats.downstream_rq_rx_reset().inc();
                 }

@@ -149,7 +149,7 @@ impl Server {
         self.current = Current { keep_alive: false, ..Current::default() };
         (self.sent_body, self.sent_head, self.received_head) = (0, 0, 0);
         (self.received_fields, self.received_trailers) = (0, 0);
-        self.written_before = self.writer.written_bytes;
+        self.written_before = self.writer.accepted_bytes();
         self.read_before = self.reader.as_ref().map_or(0, Reader::used_bytes);
         // The reader stays in its place while this waits: whoever gives up waiting can still answer.
         let Some(reader) = &mut self.reader else { return Err(ReadError::Cut) };
@@ -157,7 +157,11 @@ impl Server {
             match request::decode(&mut reader.buffer, &mut reader.scanned, &self.rules) {
                 Ok(Some(decoded)) => break decoded,
                 Ok(None) => {}
-                Err(error) => return Err(ReadError::Codec(error)),
+                Err(error) => {
+                    // What cannot be read as a request was received all the same.
+                    reader.buffer.clear();
+                    return Err(ReadError::Codec(error));
+                }
             }
             match reader.fill().await {
                 Ok(0) | Err(_) => return Err(ReadError::Cut),
@@ -312,7 +316,7 @@ impl Downstream for Server {
         }
     }
 
-    fn send_head(&mut self, head: &ResponseHead, length: BodyLength) {
+    fn send_head(&mut self, head: &ResponseHead, length: BodyLength) -> Option<&'static str> {
         let answered = Answered { version: self.current.version, head_request: self.current.method == Method::HEAD };
         let (delimit, body) = Outgoing::of_response(head.status, &head.headers, length, answered);
         if body == Outgoing::Raw {
@@ -332,6 +336,7 @@ impl Downstream for Server {
         debug_assert!(
             !tunnel || !head.headers.contains_key(CONNECTION) || head.status == StatusCode::SWITCHING_PROTOCOLS
         );
+        close.map(|close| if close { "close" } else { "keep-alive" })
     }
 
     fn send_data(&mut self, data: Bytes, end: bool) {
@@ -418,7 +423,8 @@ impl Downstream for Server {
     }
 
     fn sent_bytes(&self) -> (u64, u64, u64) {
-        (self.sent_body, self.sent_head, self.writer.written_bytes - self.written_before)
+        // What waits to be written counts: like Envoy's, the bytes of a stream are those that were made of it.
+        (self.sent_body, self.sent_head, self.writer.accepted_bytes() - self.written_before)
     }
 }
 
