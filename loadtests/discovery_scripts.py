@@ -167,6 +167,66 @@ def scopes_on_demand(steps):
 
 
 # Each with the dialects that it is played in.
+HOST_STATS = "^http.in.rds.*(config_reload|update_(attempt|success|rejected|empty))$"
+
+
+def host(name, *domains, text=None, lazy=True):
+    """A virtual host; one that is not lazy comes to whoever asks for everything."""
+    resource = {"@type": TYPES["hosts"], **virtual_host(f"rt/{name}", list(domains), text or name)}
+    return {"name": f"rt/{name}", "resource": resource, "lazy": lazy, "aliases": [f"rt/{domain}" for domain in domains]}
+
+
+def virtual_hosts(steps):
+    """Hosts come at first and on demand, are not there, change, go, and conflict."""
+    filters = [{"name": "on_demand", "typed_config": {"@type": API + "extensions.filters.http.on_demand.v3.OnDemand"}}]
+    listeners = [listener(steps.ports["listener"], {"rds": {"config_source": ADS, "route_config_name": "rt"}}, *filters)]
+
+    def own(text):
+        return [routes("rt", hosts=[virtual_host("own", ["own.com"], text)], vhds={"config_source": ADS})]
+
+    def answers(*hosts, **request):
+        for name in hosts:
+            steps.ask(name, **request)
+            steps.control.settle()
+
+    steps.put(listeners=listeners, routes=own("own"),
+              hosts=[host("one", "one.com", lazy=False), host("two", "two.com"), host("three", "three.com", "www.three.com")])
+    answers("own.com", "one.com", "TWO.com", "two.com", "none.com", "none.com", "two.com:80", "www.three.com", "three.com")
+    steps.stats(HOST_STATS)
+    hosts = [host("one", "one.com", text="changed", lazy=False), host("two", "two.com", text="changed"),
+             host("four", "four.com")]
+    steps.put(hosts=hosts)
+    answers("one.com", "two.com", "three.com", "www.three.com")
+    answers("four.com", "five.com", method="POST", body="x" * 100_000)
+    steps.stats(HOST_STATS)
+    steps.put(routes=own("again"))
+    answers("own.com", "one.com", "two.com")
+    steps.put(hosts=[*hosts, host("bad", "one.com", lazy=False)])
+    answers("own.com", "one.com")
+    steps.put(hosts=[*hosts, host("six", "six.com", lazy=False)])
+    answers("six.com")
+    steps.stats(HOST_STATS)
+    steps.stats("^http.in.downstream_rq_(total|2xx|4xx)$")
+    steps.dump("dynamic_route_configs")
+    steps.restart()
+    steps.put(listeners=listeners, routes=own("own"), hosts=[host("one", "one.com", text="new", lazy=False), host("two", "two.com")])
+    answers("own.com", "one.com", "two.com", "four.com")
+
+
+def missing_hosts(steps):
+    """A listener waits for hosts for a time."""
+    own = [virtual_host("own", ["own.com"], "own")]
+    source = {**ADS, "initial_fetch_timeout": "0.5s"}
+    steps.put(listeners=[listener(steps.ports["listener"], {"rds": {"config_source": ADS, "route_config_name": "rt"}})],
+              routes=[routes("rt", hosts=own, vhds={"config_source": source})])
+    steps.control.settle()
+    steps.stats("^http.in.rds.vhds.rt.init_fetch_timeout$")
+    steps.ask("own.com")
+    steps.put(hosts=[host("one", "one.com", lazy=False)])
+    steps.ask("one.com")
+
+
 BOTH = ("GRPC", "DELTA_GRPC")
 SCRIPTS = {"scopes": (scopes, BOTH), "scopes that do not come": (missing_scopes, BOTH),
-           "scopes on demand": (scopes_on_demand, BOTH)}
+           "scopes on demand": (scopes_on_demand, BOTH), "virtual hosts": (virtual_hosts, BOTH[1:]),
+           "virtual hosts that do not come": (missing_hosts, BOTH[1:])}

@@ -24,6 +24,8 @@ pub(crate) struct Demand {
 pub(crate) enum What {
     /// The routes of the scope of this key, among those of a source.
     Scope { source: Arc<str>, key: ScopeKey },
+    /// The virtual host of this name, in small letters, of a route configuration.
+    Host { routes: Arc<str>, host: String },
 }
 
 /// The way from workers to the control thread.

@@ -140,7 +140,8 @@ impl Bootstrap {
         let mut needs = Needs::default();
         let mut context = plain_context(&mut needs, defaults);
         let node = super::node::compile(message.node.as_ref(), overrides);
-        let ads = message.dynamic_resources.as_ref().is_some_and(|dynamic| dynamic.ads_config.is_some());
+        let ads = message.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.as_ref());
+        let ads = ads.map(|ads| ads.api_type() == core::api_config_source::ApiType::DeltaGrpc);
         let known = node.known(ads, primary_clusters(&message));
         let (admin, Dynamic { lds, cds, ads }) =
             compile_sources(&message, &known, &mut context).map_err(|error| place(vec![error]))?;

@@ -7,7 +7,7 @@ use tidegate_filters::http::FilterFactory;
 use tidegate_xds::{Coverage, CoverageSource};
 
 /// What is compiled in this folder; each message stands in one of these.
-const OWN: [&[Coverage]; 16] = [
+const OWN: [&[Coverage]; 17] = [
     super::bootstrap_coverage::COVERAGE,
     super::sources::COVERAGE,
     super::cluster::COVERAGE,
@@ -24,6 +24,7 @@ const OWN: [&[Coverage]; 16] = [
     super::tcp_proxy::COVERAGE,
     super::upstream_filters::COVERAGE,
     super::values::COVERAGE,
+    super::virtual_hosts::COVERAGE,
 ];
 
 /// The coverage of all messages that this build understands.

@@ -29,6 +29,7 @@ pub(crate) mod tcp_proxy;
 pub(crate) mod unknown_fields;
 mod upstream_filters;
 pub(crate) mod values;
+mod virtual_hosts;
 mod warnings;
 
 use std::collections::BTreeSet;
@@ -67,9 +68,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// What sources may refer to, with this node.
-    pub(crate) fn known(&self, ads: bool, primary: BTreeSet<String>) -> sources::Known {
-        sources::Known { ads, node: !self.id.is_empty() && !self.cluster.is_empty(), primary: Arc::new(primary) }
+    /// What sources may refer to, with this node, and with an aggregated stream that says only what changed, or all.
+    pub(crate) fn known(&self, ads: Option<bool>, primary: BTreeSet<String>) -> sources::Known {
+        let node = !self.id.is_empty() && !self.cluster.is_empty();
+        sources::Known { ads: ads.is_some(), ads_delta: ads == Some(true), node, primary: Arc::new(primary) }
     }
 }
 

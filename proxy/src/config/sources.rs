@@ -70,6 +70,8 @@ const DEFAULT_RATE: RequestRate = RequestRate { burst: 100, per_second: 10.0 };
 pub(crate) struct Known {
     /// There is an aggregated stream (`ads_config`).
     pub(crate) ads: bool,
+    /// It says only what changed.
+    pub(crate) ads_delta: bool,
     /// The node has an id and a cluster, which every source is told.
     pub(crate) node: bool,
     /// The clusters that a control plane may be behind: those of the bootstrap that need no control plane themselves.

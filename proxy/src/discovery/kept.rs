@@ -9,7 +9,6 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use prost::Message;
@@ -18,10 +17,11 @@ use tidegate_xds::pb::envoy::config::core::v3::{ControlPlane as Identifier, Node
 use tidegate_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, DiscoveryResponse, Resource};
 use tidegate_xds::pb::google::protobuf::Any;
 
+use super::carried::Carried;
 use super::resources::Apply;
 use super::stream::{Event, Happened};
 use super::{Discovery, Stream};
-use crate::config::store::{Kind, Ledger, Store, scope_of};
+use crate::config::store::{Kind, Ledger, Store, routes_of, scope_of};
 
 /// The format, in its name: another one is not read.
 const FILE: &str = "resources.v1.pb";
@@ -75,19 +75,25 @@ impl Kept {
         self.by_kind.is_empty()
     }
 
-    /// What a stream asks for and what has not come; of scopes those of one source.
+    /// What a stream asks for and what has not come; of scopes those of one source, of virtual hosts those of route configurations
+    /// that it carries.
     fn wanted(
         &self,
         kind: Kind,
         interest: &Interest,
-        scopes: Option<&str>,
+        carried: &Carried,
         has_come: impl Fn(&str) -> bool,
     ) -> Vec<Resource> {
         let Some(all) = self.by_kind.get(&kind) else { return Vec::new() };
         if kind == Kind::Scope {
-            let Some(source) = scopes.filter(|source| !has_come(source)) else { return Vec::new() };
+            let Some(source) = carried.scopes().filter(|source| !has_come(source)) else { return Vec::new() };
             let own = all.iter().filter_map(|(entry, resource)| Some((scope_of(source, entry)?, resource)));
             return own.map(|(name, resource)| Resource { name: name.to_owned(), ..resource.clone() }).collect();
+        }
+        if kind == Kind::VirtualHost {
+            let lacks =
+                |name: &str| routes_of(name).is_some_and(|routes| carried.has(kind, routes) && !has_come(routes));
+            return all.iter().filter(|(name, _)| lacks(name)).map(|(_, resource)| resource.clone()).collect();
         }
         if matches!(kind, Kind::Cluster | Kind::Listener) {
             return if has_come("") { Vec::new() } else { all.values().cloned().collect() };
@@ -188,16 +194,24 @@ impl Discovery {
 
     /// Answers what is asked for and has not come from what was kept.
     pub(crate) fn answer_from_kept(&mut self, store: &mut Store) {
-        const ORDER: [Kind; 7] =
-            [Kind::Runtime, Kind::Cluster, Kind::Endpoints, Kind::Listener, Kind::Extension, Kind::Scope, Kind::Route];
+        const ORDER: [Kind; 8] = [
+            Kind::Runtime,
+            Kind::Cluster,
+            Kind::Endpoints,
+            Kind::Listener,
+            Kind::Extension,
+            Kind::Scope,
+            Kind::Route,
+            Kind::VirtualHost,
+        ];
         let mut last: Option<(Kind, usize, usize)> = None;
         loop {
             let Some(kept) = &self.kept else { return };
             let next =
                 ORDER.into_iter().flat_map(|kind| self.streams.iter().map(move |(place, one)| (kind, *place, one)));
             let next = next.into_iter().find_map(|(kind, place, stream)| {
-                let (asked, scopes) = (stream.asked.get(&kind)?, stream.scopes.as_deref());
-                let resources = kept.wanted(kind, asked, scopes, |name| self.waits.is_over(kind, name));
+                let asked = stream.asked.get(&kind)?;
+                let resources = kept.wanted(kind, asked, &stream.carried, |name| self.waits.is_over(kind, name));
                 (!resources.is_empty()).then_some((kind, place, resources))
             });
             let Some((kind, place, resources)) = next else {
@@ -224,7 +238,8 @@ impl Discovery {
         let Some(kept) = &self.kept else { return false };
         let next = self.polls.asked().find_map(|(kind, name)| {
             let interest = if kind.is_whole() { Interest::everything() } else { Interest::names([name.to_string()]) };
-            let resources = kept.wanted(*kind, &interest, Some(name), |name| self.waits.is_over(*kind, name));
+            let resources =
+                kept.wanted(*kind, &interest, &Carried::polled(*kind, name), |name| self.waits.is_over(*kind, name));
             (!resources.is_empty()).then(|| (*kind, name.clone(), resources))
         });
         let Some((kind, name, resources)) = next else { return false };
@@ -234,9 +249,9 @@ impl Discovery {
             resources: resources.into_iter().filter_map(|resource| resource.resource).collect(),
             ..DiscoveryResponse::default()
         };
-        let scopes = (kind == Kind::Scope).then(|| Arc::clone(&name));
+        let carried = Carried::polled(kind, &name);
         let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
-        let mut apply = Apply { store, subscriptions, waits, unknown, scopes };
+        let mut apply = Apply { store, subscriptions, waits, unknown, carried: &carried };
         apply.take_polled(kind, &name, response, rest);
         self.sync(store);
         true
@@ -281,6 +296,8 @@ mod tests {
             (Kind::Route, "r", true),
             (Kind::Scope, "one/a/b", true),
             (Kind::Scope, "two/a/b", true),
+            (Kind::VirtualHost, "one/a/b", true),
+            (Kind::VirtualHost, "one/b", true),
         ] {
             ledger.takes(kind, &name.into(), text("7"), false);
             if acts {
@@ -294,13 +311,18 @@ mod tests {
         let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(directory.join(FILE)).unwrap().permissions());
         assert_eq!(mode & 0o777, 0o600);
         let kept = Kept::read(&directory, &node("a"));
-        let clusters = kept.wanted(Kind::Cluster, &Interest::everything(), None, |_| false);
+        let (none, mut carried) = (Carried::default(), Carried::default());
+        carried.set(Kind::Scope, &"one".into(), true);
+        carried.set(Kind::VirtualHost, &"one/a".into(), true);
+        let clusters = kept.wanted(Kind::Cluster, &Interest::everything(), &none, |_| false);
         assert_eq!(clusters.iter().map(|one| (&*one.name, &*one.version)).collect::<Vec<_>>(), [("acting", "7")]);
-        assert_eq!(kept.wanted(Kind::Route, &Interest::names(["r", "s"]), None, |_| false).len(), 1);
-        assert!(kept.wanted(Kind::Route, &Interest::names(["r"]), None, |_| true).is_empty());
-        let scopes = kept.wanted(Kind::Scope, &Interest::everything(), Some("one"), |_| false);
+        assert_eq!(kept.wanted(Kind::Route, &Interest::names(["r", "s"]), &none, |_| false).len(), 1);
+        assert!(kept.wanted(Kind::Route, &Interest::names(["r"]), &none, |_| true).is_empty());
+        let scopes = kept.wanted(Kind::Scope, &Interest::everything(), &carried, |_| false);
         assert_eq!(scopes.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["a/b"]);
-        assert!(kept.wanted(Kind::Scope, &Interest::everything(), Some("one"), |source| source == "one").is_empty());
+        assert!(kept.wanted(Kind::Scope, &Interest::everything(), &carried, |source| source == "one").is_empty());
+        let hosts = kept.wanted(Kind::VirtualHost, &Interest::everything(), &carried, |_| false);
+        assert_eq!(hosts.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["one/a/b"]);
         assert!(Kept::read(&directory, &node("b")).is_empty());
         fs::write(directory.join(FILE), b"\xff\xff").unwrap();
         assert!(Kept::read(&directory, &node("a")).is_empty());

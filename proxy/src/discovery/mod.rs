@@ -1,8 +1,11 @@
 //! xDS: which streams and polls there are, what each is asked for, and when answers are held back (make before break).
 //! What resources mean is the store's; what the protocol says is `tidegate_control::client`'s.
 
+mod asking;
+mod carried;
 pub(crate) mod channel;
 mod gate;
+mod hosts;
 pub(crate) mod kept;
 mod mux;
 mod polls;
@@ -22,6 +25,7 @@ use tidegate_xds::pb::envoy::config::core::v3::Node;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use self::carried::Carried;
 use self::channel::Channel;
 use self::gate::Gate;
 use self::kept::Kept;
@@ -33,7 +37,7 @@ use self::waits::Waits;
 use crate::app::Shared;
 use crate::config::bootstrap::Bootstrap;
 use crate::config::files::UnknownDynamicFields;
-use crate::config::store::{Kind, Moved, Store};
+use crate::config::store::{Kind, Store};
 use crate::config::unknown_fields::UnknownRule;
 use crate::demand::Demand;
 use crate::stats::control_plane::ControlPlaneStats;
@@ -59,6 +63,7 @@ impl Kind {
             }
             (Self::Scope, false) => "/envoy.service.route.v3.ScopedRoutesDiscoveryService/StreamScopedRoutes",
             (Self::Scope, true) => "/envoy.service.route.v3.ScopedRoutesDiscoveryService/DeltaScopedRoutes",
+            (Self::VirtualHost, _) => "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts",
             (Self::Runtime, false) => "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime",
             (Self::Runtime, true) => "/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime",
         })
@@ -120,8 +125,8 @@ struct Stream {
     mux: Mux,
     gate: Gate,
     asked: BTreeMap<Kind, Interest>,
-    /// Whose scopes it carries.
-    scopes: Option<Arc<str>>,
+    /// What it carries everything of.
+    carried: Carried,
     stats: ControlPlaneStats,
     task: JoinHandle<()>,
 }
@@ -268,8 +273,8 @@ impl Discovery {
                     message = status.message(),
                     "the stream to the control plane closed"
                 );
-                let (asked, scopes): (Vec<_>, _) = (stream.asked.clone().into_iter().collect(), stream.scopes.clone());
-                self.subscriptions.count_all(&asked, scopes.as_deref(), &Outcome::Failure, store, SystemTime::now());
+                let all = stream.subscriptions();
+                self.subscriptions.count_all(&all, &Outcome::Failure, store, SystemTime::now());
                 return;
             }
         };
@@ -282,14 +287,8 @@ impl Discovery {
             stream.stats.identified(&identifier.identifier);
         }
         stream.mux.pause(&type_url);
-        let scopes = stream.scopes.clone();
-        let mut apply = Apply {
-            store,
-            subscriptions: &mut self.subscriptions,
-            waits: &mut self.waits,
-            unknown: &self.unknown,
-            scopes,
-        };
+        let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
+        let mut apply = Apply { store, subscriptions, waits, unknown, carried: &stream.carried };
         stream.mux.receive(happened, &mut apply, now);
         // What the update needs is asked for before it is answered.
         self.sync(store);
@@ -328,13 +327,9 @@ impl Discovery {
                 self.subscriptions.count(kind, name, &Outcome::Failure, store, SystemTime::now());
             }
             What::Came(body) => {
-                let mut apply = Apply {
-                    store,
-                    subscriptions: &mut self.subscriptions,
-                    waits: &mut self.waits,
-                    unknown: &self.unknown,
-                    scopes: (kind == Kind::Scope).then(|| Arc::clone(&polled.name)),
-                };
+                let carried = Carried::polled(kind, &polled.name);
+                let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
+                let mut apply = Apply { store, subscriptions, waits, unknown, carried: &carried };
                 apply.polled(kind, name, &body, rest);
             }
         }
@@ -342,9 +337,9 @@ impl Discovery {
 
     fn time_passed(&mut self, store: &mut Store, now: Instant) {
         for stream in self.streams.values_mut() {
-            let scopes = stream.scopes.clone();
             let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
-            stream.mux.expire(&mut Apply { store, subscriptions, waits, unknown, scopes }, now);
+            let mut apply = Apply { store, subscriptions, waits, unknown, carried: &stream.carried };
+            stream.mux.expire(&mut apply, now);
         }
         for (kind, name) in self.waits.overdue(now) {
             self.subscriptions.timed_out(kind, &name, store);
@@ -364,6 +359,8 @@ impl Discovery {
         self.sync_named(Kind::Extension, store);
         self.sync_named(Kind::Scope, store);
         self.sync_named(Kind::Route, store);
+        self.sync_named(Kind::VirtualHost, store);
+        self.sync_asked_hosts(store);
         self.send();
         if let Some(place) = self.held
             && !store.is_warming_clusters()
@@ -374,63 +371,6 @@ impl Discovery {
             }
             self.send();
         }
-    }
-
-    /// What is asked for by name: what moved of it, all names of a stream at once, each with its own time.
-    fn sync_named(&mut self, kind: Kind, store: &mut Store) {
-        let moved = store.take_moved(kind);
-        if moved.is_empty() {
-            return;
-        }
-        let mut again: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-        let mut changed: BTreeMap<usize, Interest> = BTreeMap::new();
-        for Moved { name, source, again: begins_anew } in moved {
-            let place = source.as_ref().and_then(|source| self.place_of(kind, source));
-            let wait = source.as_ref().and_then(ConfigSource::wait);
-            if begins_anew || wait.is_none() {
-                self.waits.forget(kind, &name);
-            }
-            match wait {
-                None => self.subscriptions.forget(kind, &name),
-                Some(wait) => {
-                    self.subscriptions.set_polled(kind, &name, polled_from(source.as_ref()).is_some());
-                    if self.waits.begin(kind, &name, wait, Instant::now()) {
-                        self.subscriptions.begin(kind, &name, store);
-                    }
-                }
-            }
-            self.polls.set(kind, &name, polled_from(source.as_ref()), begins_anew);
-            for (&at, stream) in &self.streams {
-                let asks = stream.asks(kind, &name);
-                if asks && begins_anew && place == Some(at) {
-                    again.entry(at).or_default().push(name.to_string());
-                }
-                if asks == (place == Some(at)) {
-                    continue;
-                }
-                let interest = changed.entry(at).or_insert_with(|| stream.interest(kind));
-                // What nobody needs any more is let go.
-                match (kind, asks) {
-                    // A stream carries the scopes of one source, all of them.
-                    (Kind::Scope, true) => *interest = Interest::default(),
-                    (Kind::Scope, false) => *interest = Interest::everything(),
-                    (_, true) => interest.remove(&name),
-                    (_, false) => interest.insert(&name),
-                }
-            }
-            if kind == Kind::Scope {
-                for (at, stream) in &mut self.streams {
-                    stream.carries_scopes(&name, place == Some(*at));
-                }
-            }
-        }
-        for (at, stream) in &mut self.streams {
-            stream.ask_again(kind, again.get(at).map_or(&[], Vec::as_slice));
-            if let Some(interest) = changed.remove(at) {
-                stream.ask(kind, interest);
-            }
-        }
-        self.close_unneeded();
     }
 
     /// Everything of a type.
@@ -485,7 +425,7 @@ impl Discovery {
             stats: ControlPlaneStats::at(&self.root.scope(prefix)),
             task: tokio::spawn(stream::run(place, delta, channel, method, self.reporting.clone())),
             asked: BTreeMap::new(),
-            scopes: None,
+            carried: Carried::default(),
             control_plane,
             kind,
         };
@@ -547,20 +487,25 @@ impl Stream {
         }
     }
 
-    /// Whether the scopes of this source come this way.
-    fn carries_scopes(&mut self, source: &Arc<str>, carries: bool) {
-        if carries {
-            self.scopes = Some(Arc::clone(source));
-        } else if self.scopes.as_ref() == Some(source) {
-            self.scopes = None;
-        }
-    }
-
     fn asks(&self, kind: Kind, name: &str) -> bool {
-        if kind == Kind::Scope {
-            return self.scopes.as_deref() == Some(name);
+        if kind.is_whole() {
+            return self.carried.has(kind, name);
         }
         self.asked.get(&kind).is_some_and(|asked| asked.names_asked().contains(name))
+    }
+
+    /// Everything that is counted of what comes this way.
+    fn subscriptions(&self) -> Vec<(Kind, Arc<str>)> {
+        let asked = self.asked.iter().filter(|(_, interest)| !interest.is_empty());
+        let named = asked.flat_map(|(kind, interest)| {
+            let names: Vec<Arc<str>> = match kind {
+                Kind::Cluster | Kind::Listener => vec!["".into()],
+                Kind::Scope | Kind::VirtualHost => self.carried.of(*kind).cloned().collect(),
+                _ => interest.names_asked().iter().map(|name| name.as_str().into()).collect(),
+            };
+            names.into_iter().map(|name| (*kind, name))
+        });
+        named.collect()
     }
 
     fn interest(&self, kind: Kind) -> Interest {

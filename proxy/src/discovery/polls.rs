@@ -37,6 +37,7 @@ impl Kind {
             Self::Runtime => "/v3/discovery:runtime",
             Self::Extension => "/v3/discovery:extension_configs",
             Self::Scope => "/v3/discovery:scoped-routes",
+            Self::VirtualHost => "/v3/discovery:virtual-hosts",
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use prost::{Message, Name};
 use tidegate_control::client::rest::{Brought, Rejected};
-use tidegate_control::client::{Handler, Interest, Resource, Rest, Update};
+use tidegate_control::client::{Handler, Resource, Rest, Update};
 use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
@@ -20,8 +20,9 @@ use tidegate_xds::pb::envoy::service::runtime::v3::Runtime as RuntimeProto;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath, Format, UnknownFields};
 
+use super::carried::Carried;
 use super::waits::Waits;
-use crate::config::store::{Absent, Kind, Placed, Resource as Named, Store, Text};
+use crate::config::store::{Absent, Kind, Placed, Resource as Named, Store, Text, routes_of};
 use crate::config::unknown_fields::UnknownRule;
 use crate::stats::subscription::{Subscription, Update as Outcome};
 
@@ -58,7 +59,7 @@ impl Subscriptions {
                 self.clusters = Some(Subscription::with_reloads(&self.root.scope("cluster_manager.cds.")));
             }
             Kind::Listener => self.listeners = Some(Subscription::new(&self.root.scope("listener_manager.lds."))),
-            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope => {
+            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope | Kind::VirtualHost => {
                 let stats = store.subscription_stats(kind, name);
                 self.named.extend(stats.map(|stats| ((kind, Arc::clone(name)), stats)));
             }
@@ -88,7 +89,7 @@ impl Subscriptions {
         }
     }
 
-    fn asked_on_stream(&self, kind: Kind, name: &str, store: &Store) {
+    pub(super) fn asked_on_stream(&self, kind: Kind, name: &str, store: &Store) {
         if !self.is_polled(kind, name) {
             self.asked(kind, name, store);
         }
@@ -98,12 +99,14 @@ impl Subscriptions {
         !self.polled.is_empty() && self.polled.contains(&(kind, Arc::from(name)))
     }
 
-    fn of(&self, kind: Kind, name: &str) -> Option<&Subscription> {
+    pub(super) fn of(&self, kind: Kind, name: &str) -> Option<&Subscription> {
         match kind {
             Kind::Cluster => self.clusters.as_ref(),
             Kind::Listener => self.listeners.as_ref(),
             Kind::Endpoints => None,
-            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope => self.named.get(&(kind, name.into())),
+            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope | Kind::VirtualHost => {
+                self.named.get(&(kind, name.into()))
+            }
         }
     }
 
@@ -133,6 +136,10 @@ impl Subscriptions {
                     scopes.filter(|source| !self.is_polled(kind, source)).and_then(|source| self.of(kind, source));
                 stats.into_iter().for_each(|stats| stats.took(time));
             }
+            Kind::VirtualHost => {
+                let routes: BTreeSet<&str> = names.filter_map(routes_of).collect();
+                routes.into_iter().filter_map(|name| self.of(kind, name)).for_each(|stats| stats.took(time));
+            }
             Kind::Endpoints => names.for_each(|name| store.assignment_took(name, time)),
             Kind::Route | Kind::Runtime | Kind::Extension => {
                 names.filter_map(|name| self.of(kind, name)).for_each(|stats| stats.took(time))
@@ -140,23 +147,9 @@ impl Subscriptions {
         }
     }
 
-    /// Counts what became of everything that a stream was asked for.
-    pub(super) fn count_all(
-        &self,
-        asked: &[(Kind, Interest)],
-        scopes: Option<&str>,
-        outcome: &Outcome,
-        store: &Store,
-        now: SystemTime,
-    ) {
-        for (kind, interest) in asked {
-            let names = interest.names_asked();
-            let whole = if *kind == Kind::Scope { scopes } else { Some("") };
-            if let Some(name) = whole.filter(|_| names.is_empty() && kind.is_whole()) {
-                self.count(*kind, name, outcome, store, now);
-            }
-            names.iter().for_each(|name| self.count(*kind, name, outcome, store, now));
-        }
+    /// Counts what became of everything that a stream carries.
+    pub(super) fn count_all(&self, all: &[(Kind, Arc<str>)], outcome: &Outcome, store: &Store, now: SystemTime) {
+        all.iter().for_each(|(kind, name)| self.count(*kind, name, outcome, store, now));
     }
 
     /// What nobody asks for any more is not counted any more.
@@ -191,8 +184,7 @@ pub(super) struct Apply<'a> {
     pub(super) subscriptions: &'a mut Subscriptions,
     pub(super) waits: &'a mut Waits,
     pub(super) unknown: &'a UnknownRule,
-    /// Whose scopes come this way.
-    pub(super) scopes: Option<Arc<str>>,
+    pub(super) carried: &'a Carried,
 }
 
 impl Handler for Apply<'_> {
@@ -204,12 +196,12 @@ impl Handler for Apply<'_> {
     fn rejected(&mut self, type_url: &str, reason: &str) {
         let Some(kind) = Kind::of(type_url) else { return };
         tracing::warn!(?kind, reason, "rejected");
-        match (kind, self.scopes.clone()) {
-            (Kind::Cluster | Kind::Listener, _) => {
+        match kind {
+            Kind::Cluster | Kind::Listener => {
                 self.waits.came(kind, "");
                 self.count(kind, &Outcome::Rejected, SystemTime::now());
             }
-            (Kind::Scope, Some(source)) => self.refuse_scopes(&source),
+            Kind::Scope | Kind::VirtualHost => self.refuse_carried(kind),
             _ => {}
         }
     }
@@ -231,11 +223,12 @@ impl Handler for Apply<'_> {
             Kind::Runtime => self.named::<RuntimeProto>(&update),
             Kind::Extension => self.named::<TypedExtensionConfig>(&update),
             Kind::Scope => self.scopes(&update),
+            Kind::VirtualHost => self.virtual_hosts(&update),
         };
         match &result {
             Ok(()) => {
                 tracing::debug!("accepted {}: version '{}'", update.type_url, update.version);
-                let scopes = self.scopes.as_deref();
+                let scopes = self.carried.scopes().map(|source| &**source);
                 self.subscriptions.took(kind, &update, scopes, began.elapsed(), self.store);
             }
             Err(reason) => tracing::warn!(?kind, version = update.version, reason, "rejected"),
@@ -343,7 +336,7 @@ impl Apply<'_> {
     ///
     /// # Errors
     /// What cannot be read.
-    fn read_one<M: Message + Name + Default>(
+    pub(super) fn read_one<M: Message + Name + Default>(
         &self,
         name: &str,
         body: &Any,
@@ -386,7 +379,7 @@ impl Apply<'_> {
 
     /// All of it is taken, or the first that is wrong ends it.
     fn scopes(&mut self, update: &Update) -> Result<(), String> {
-        let Some(source) = self.scopes.clone() else { return Ok(()) };
+        let Some(source) = self.carried.scopes().cloned() else { return Ok(()) };
         self.waits.came(Kind::Scope, &source);
         let taken = self.take_scopes(&source, update);
         match &taken {
@@ -394,7 +387,7 @@ impl Apply<'_> {
                 let outcome = Outcome::Success(update.version.clone());
                 self.subscriptions.count(Kind::Scope, &source, &outcome, self.store, SystemTime::now());
             }
-            Err(_) => self.refuse_scopes(&source),
+            Err(_) => self.refuse_one(Kind::Scope, &source),
         }
         taken
     }
@@ -431,10 +424,15 @@ impl Apply<'_> {
     }
 
     /// Whoever waits for a first answer goes on: this was one.
-    fn refuse_scopes(&mut self, source: &str) {
-        self.waits.came(Kind::Scope, source);
-        self.subscriptions.count(Kind::Scope, source, &Outcome::Rejected, self.store, SystemTime::now());
-        self.store.go_on_without(Kind::Scope, source);
+    pub(super) fn refuse_one(&mut self, kind: Kind, subscription: &str) {
+        self.waits.came(kind, subscription);
+        self.subscriptions.count(kind, subscription, &Outcome::Rejected, self.store, SystemTime::now());
+        self.store.go_on_without(kind, subscription);
+    }
+
+    pub(super) fn refuse_carried(&mut self, kind: Kind) {
+        let all: Vec<Arc<str>> = self.carried.of(kind).cloned().collect();
+        all.iter().for_each(|subscription| self.refuse_one(kind, subscription));
     }
 
     /// Reads what is the control plane's to say and not as it was.
@@ -535,7 +533,7 @@ fn counted(outcome: &Result<(), String>, update: &Update) -> Outcome {
 }
 
 /// `name: path: reason`, one after the other.
-fn joined(name: &str, errors: &[FieldError]) -> String {
+pub(super) fn joined(name: &str, errors: &[FieldError]) -> String {
     let one = |error: &FieldError| {
         let name = error.resource.as_deref().unwrap_or(name);
         let plain = FieldError { resource: None, ..error.clone() };

@@ -11,7 +11,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use crate::config::extensions;
-use crate::config::store::{Absent, Entry, Kind, Ledger, Refused, ScopeSource, Text, scope_of};
+use crate::config::store::{Absent, Entry, Kind, Ledger, Refused, ScopeSource, Text, routes_of, scope_of};
 
 /// The bootstrap on the wire, and when it was read.
 pub(super) struct Bootstrap<'a> {
@@ -61,7 +61,8 @@ pub(super) fn sections(bootstrap: Bootstrap<'_>, static_endpoints: Option<Vec<Va
     sections.push(section("ListenersConfigDump", lists));
     sections.push(section("ScopedRoutesConfigDump", scoped_routes(ledger)));
     let routes = Lists::of(ledger, Kind::Route, "route_config");
-    let (fixed, dynamic) = routes.split();
+    let (fixed, mut dynamic) = routes.split();
+    dynamic.iter_mut().for_each(|shown| add_hosts(shown, ledger));
     sections
         .push(section("RoutesConfigDump", vec![("static_route_configs", fixed), ("dynamic_route_configs", dynamic)]));
     sections.push(section("SecretsConfigDump", Vec::new()));
@@ -117,6 +118,26 @@ fn scoped_routes(ledger: &Ledger) -> Vec<(&'static str, Vec<Value>)> {
         shown
     };
     vec![("dynamic_scoped_route_configs", ledger.scope_sources().into_iter().map(shown).collect())]
+}
+
+/// The virtual hosts of a route configuration that were discovered, behind its own.
+fn add_hosts(shown: &mut Value, ledger: &Ledger) {
+    let update = shown["route_config"]["name"].as_str().and_then(|routes| {
+        let update = ledger.host_update(routes)?;
+        Some((routes.to_owned(), update.version, timestamp(update.at)))
+    });
+    let Some((routes, version, at)) = update else { return };
+    let all = ledger.of_kind(Kind::VirtualHost).into_iter();
+    let own = all.filter(|(name, _)| routes_of(name) == Some(&routes)).filter_map(|(_, entry)| entry.acting);
+    let hosts = own.map(|text| tidegate_xds::to_json(Kind::VirtualHost.message(), &text.bytes));
+    match &mut shown["route_config"]["virtual_hosts"] {
+        Value::Array(known) => known.extend(hosts),
+        none => *none = hosts.collect::<Vec<_>>().into(),
+    }
+    if shown["last_updated"].as_str().is_none_or(|routes| routes < at.as_str()) {
+        shown["version_info"] = (*version).into();
+        shown["last_updated"] = at.into();
+    }
 }
 
 /// Listeners with their states, of which one may have several; then what was refused, each by itself, as in Envoy.

@@ -20,6 +20,8 @@ use super::tally::Tally;
 #[derive(Default)]
 pub struct RouteConfig {
     pub name: Arc<str>,
+    /// Virtual hosts come beside those that are here (VHDS).
+    pub discovers_hosts: bool,
     pub ignore_port_in_host_matching: bool,
     pub ignore_path_parameters: bool,
     /// `vhost_header`: names the host in place of `:authority`.

@@ -41,6 +41,15 @@ stats_block! {
     }
 }
 
+stats_block! {
+    /// What virtual hosts have besides.
+    pub struct HostsStats {
+        counters { config_reload, update_empty }
+        gauges {}
+        histograms {}
+    }
+}
+
 /// What became of an update.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Update {
@@ -59,6 +68,7 @@ pub struct Subscription {
     reload: Option<ReloadStats>,
     empty: Option<EmptyStats>,
     extension: Option<ExtensionStats>,
+    hosts: Option<HostsStats>,
 }
 
 impl Subscription {
@@ -66,7 +76,8 @@ impl Subscription {
     pub fn new(scope: &Scope) -> Self {
         let version_text = scope.text_readout("version_text");
         version_text.set("");
-        Self { stats: SubscriptionStats::new(scope), version_text, reload: None, empty: None, extension: None }
+        let stats = SubscriptionStats::new(scope);
+        Self { stats, version_text, reload: None, empty: None, extension: None, hosts: None }
     }
 
     /// The same of a subscription that counts reloads.
@@ -82,6 +93,11 @@ impl Subscription {
     /// The same of a filter's configuration.
     pub fn of_extension(scope: &Scope) -> Self {
         Self { extension: Some(ExtensionStats::new(scope)), ..Self::new(scope) }
+    }
+
+    /// The same of virtual hosts.
+    pub fn of_hosts(scope: &Scope) -> Self {
+        Self { hosts: Some(HostsStats::new(scope)), ..Self::new(scope) }
     }
 
     /// The resource was not among those that came.
@@ -129,6 +145,9 @@ impl Subscription {
     pub fn reloaded(&self, now: SystemTime) {
         if let Some(extension) = &self.extension {
             extension.config_reload().inc();
+        }
+        if let Some(hosts) = &self.hosts {
+            hosts.config_reload().inc();
         }
         if let Some(reload) = &self.reload {
             reload.config_reload().inc();

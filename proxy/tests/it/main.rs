@@ -31,3 +31,4 @@ mod short;
 mod tcp;
 mod tries;
 mod upgrades;
+mod virtual_hosts;

@@ -12,6 +12,7 @@ pub const COVERAGE: &[Coverage] = &[
         enforced: &[
             "name",
             "virtual_hosts",
+            "vhds",
             "internal_only_headers",
             "response_headers_to_add",
             "response_headers_to_remove",

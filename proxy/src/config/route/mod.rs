@@ -65,6 +65,10 @@ pub(crate) fn compile(
     factories: Factories<'_>,
     context: &mut CompileContext<'_>,
 ) -> Result<RouteTable, FieldError> {
+    if inline && proto.vhds.is_some() {
+        let reason = "not supported yet: vhds of a route configuration that is not discovered itself";
+        return Err(context.error_at("vhds", reason));
+    }
     let validate_clusters = wrapped_bool(proto.validate_clusters.as_ref(), inline);
     let table = Table {
         config: Arc::new(config(proto, context)?),
@@ -82,6 +86,7 @@ fn config(proto: &RouteConfiguration, context: &mut CompileContext<'_>) -> Resul
     let names = &proto.internal_only_headers;
     Ok(RouteConfig {
         name: proto.name.as_str().into(),
+        discovers_hosts: proto.vhds.is_some(),
         ignore_port_in_host_matching: proto.ignore_port_in_host_matching,
         ignore_path_parameters: proto.ignore_path_parameters_in_path_matching,
         host_header: (!proto.vhost_header.is_empty()).then(|| HeaderKey::new(&proto.vhost_header)),

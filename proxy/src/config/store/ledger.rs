@@ -21,11 +21,20 @@ pub(crate) enum Kind {
     Extension,
     /// Scopes of routes; a ledger calls each by its source and its name.
     Scope,
+    VirtualHost,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Cluster, Self::Endpoints, Self::Listener, Self::Route, Self::Runtime, Self::Extension, Self::Scope];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Cluster,
+        Self::Endpoints,
+        Self::Listener,
+        Self::Route,
+        Self::Runtime,
+        Self::Extension,
+        Self::Scope,
+        Self::VirtualHost,
+    ];
 
     pub(crate) fn type_url(self) -> &'static str {
         match self {
@@ -36,6 +45,7 @@ impl Kind {
             Self::Runtime => "type.googleapis.com/envoy.service.runtime.v3.Runtime",
             Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             Self::Scope => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
+            Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
         }
     }
 
@@ -46,7 +56,7 @@ impl Kind {
 
     /// What comes together with everything of its type, whatever its name.
     pub(crate) fn is_whole(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener | Self::Scope)
+        matches!(self, Self::Cluster | Self::Listener | Self::Scope | Self::VirtualHost)
     }
 
     pub(crate) fn of(type_url: &str) -> Option<Self> {
@@ -115,6 +125,13 @@ pub(crate) struct ScopeSource {
     pub at: SystemTime,
 }
 
+/// The update that changed a route configuration's virtual hosts last.
+#[derive(Debug, Clone)]
+pub(crate) struct Loaded {
+    pub version: Arc<str>,
+    pub at: SystemTime,
+}
+
 /// At most so many refused resources are kept: names are the control plane's to choose.
 const MOST_REFUSED: usize = 10_000;
 
@@ -125,6 +142,8 @@ pub(crate) struct Ledger {
     scope_sources: Mutex<BTreeMap<Arc<str>, ScopeSource>>,
     /// Listeners of control planes that are gone or were replaced, and since when: their connections drain.
     draining: Mutex<Vec<(Instant, Arc<str>, Text)>>,
+    /// By the route configuration that they are of.
+    host_updates: Mutex<BTreeMap<Arc<str>, Loaded>>,
     changes: AtomicU64,
 }
 
@@ -273,6 +292,22 @@ impl Ledger {
     /// The sources of scopes, each with what it is called in the names of its scopes.
     pub(crate) fn scope_sources(&self) -> Vec<(Arc<str>, ScopeSource)> {
         self.scope_sources.lock().iter().map(|(source, shown)| (Arc::clone(source), shown.clone())).collect()
+    }
+
+    /// Virtual hosts of a route configuration have changed.
+    pub(crate) fn loads_hosts(&self, routes: &Arc<str>, version: &Arc<str>, at: SystemTime) {
+        let version = Arc::clone(version);
+        self.host_updates.lock().insert(Arc::clone(routes), Loaded { version, at });
+    }
+
+    /// A route configuration's virtual hosts are not discovered any more.
+    pub(crate) fn forget_hosts(&self, routes: &str) {
+        self.host_updates.lock().remove(routes);
+    }
+
+    /// The update that changed a route configuration's virtual hosts last.
+    pub(crate) fn host_update(&self, routes: &str) -> Option<Loaded> {
+        self.host_updates.lock().get(routes).cloned()
     }
 
     /// The route configurations that stand in a listener, in place of those that stood there before.

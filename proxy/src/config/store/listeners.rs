@@ -110,8 +110,7 @@ impl Store {
     }
 
     fn has_routes(&self, needs: &Needs) -> bool {
-        let snapshot = self.shared.snapshot();
-        let there = |name: &String| snapshot.routes.contains_key(name.as_str()) || self.route_needs.is_given_up(name);
+        let there = |name: &String| self.has_route(name) || self.route_needs.is_given_up(name);
         needs.route_configurations.keys().all(there)
     }
 

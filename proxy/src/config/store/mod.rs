@@ -12,6 +12,7 @@ mod resource;
 mod routes;
 mod runtime;
 mod scopes;
+mod virtual_hosts;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -39,6 +40,8 @@ pub(crate) use needs::{Moved, Owner, Services, Wanted};
 pub(crate) use resource::Resource;
 use scopes::ScopeSet;
 pub(crate) use scopes::scope_of;
+use virtual_hosts::HostSet;
+pub(crate) use virtual_hosts::{AskedHost, HostUpdate, routes_of};
 use waiting::Waiting;
 
 /// A resource, where it stands (for errors), and the text that it was read from.
@@ -82,6 +85,12 @@ pub(crate) struct Store {
     scopes: BTreeMap<Arc<str>, ScopeSet>,
     /// Exchanges that wait for route configurations.
     waiting: Waiting,
+    /// Virtual hosts, by the route configuration that they belong to.
+    pub(crate) host_needs: Wanted<RouteSubscription>,
+    virtual_hosts: BTreeMap<Arc<str>, HostSet>,
+    asked_hosts: Vec<AskedHost>,
+    /// Exchanges that wait for virtual hosts.
+    waiting_hosts: Waiting,
     layers: Arc<Layers>,
     stats: ClusterManagerStats,
     /// The bootstrap has been taken; what comes now is dynamic.
@@ -125,6 +134,10 @@ impl Store {
             scope_needs: Wanted::default(),
             scopes: BTreeMap::new(),
             waiting: Waiting::default(),
+            host_needs: Wanted::default(),
+            virtual_hosts: BTreeMap::new(),
+            asked_hosts: Vec::new(),
+            waiting_hosts: Waiting::default(),
             started: false,
             last_position: 0,
             leaving: VecDeque::new(),
@@ -169,7 +182,7 @@ impl Store {
             Kind::Runtime => Some(self.runtime_needs.files()),
             Kind::Extension => Some(self.extension_needs.files()),
             Kind::Scope => Some(self.scope_needs.files()),
-            Kind::Cluster | Kind::Listener => None,
+            Kind::Cluster | Kind::Listener | Kind::VirtualHost => None,
         }
     }
 
@@ -181,6 +194,7 @@ impl Store {
             Kind::Runtime => self.runtime_needs.is_needed(name),
             Kind::Extension => self.extension_needs.is_needed(name),
             Kind::Scope => self.scope_needs.is_needed(name),
+            Kind::VirtualHost => self.host_needs.is_needed(name),
             Kind::Cluster | Kind::Listener => true,
         }
     }
@@ -193,6 +207,7 @@ impl Store {
             Kind::Runtime => self.runtime_needs.take_moved(),
             Kind::Extension => self.extension_needs.take_moved(),
             Kind::Scope => self.scope_needs.take_moved(),
+            Kind::VirtualHost => self.host_needs.take_moved(),
             Kind::Cluster | Kind::Listener => Vec::new(),
         }
     }

@@ -148,6 +148,8 @@ pub(crate) enum Owner {
     Listener(Arc<str>),
     /// A scope of routes, of a source.
     Scope(Arc<str>, Arc<str>),
+    /// A route configuration.
+    Routes(Arc<str>),
 }
 
 /// Resources of one kind that owners name: route configurations, filters' configurations, layers of the runtime.

@@ -83,6 +83,10 @@ impl Store {
                 let scope = root.scope(&format!("extension_config_discovery.http_filter.{name}."));
                 Some(Subscription::of_extension(&scope))
             }
+            Kind::VirtualHost => {
+                let prefix = &self.host_needs.subscription(name)?.stats_prefix;
+                Some(Subscription::of_hosts(&root.scope(prefix).scope(&format!("vhds.{name}."))))
+            }
             Kind::Scope => {
                 let wanted = self.scope_needs.subscription(name)?;
                 let scope = root.scope(&wanted.stats_prefix).scope(&format!("scoped_rds.{}.", wanted.name));
@@ -110,7 +114,7 @@ impl Store {
             Kind::Endpoints => self.missing_assignment(name),
             Kind::Runtime => self.remove_runtime(name),
             Kind::Extension => self.remove_extension(name),
-            Kind::Route | Kind::Scope | Kind::Cluster | Kind::Listener => {}
+            Kind::Route | Kind::Scope | Kind::VirtualHost | Kind::Cluster | Kind::Listener => {}
         }
     }
 
@@ -121,6 +125,7 @@ impl Store {
             Kind::Route => self.go_on_without_routes(name),
             Kind::Extension => self.go_on_without_extension(name),
             Kind::Scope => self.go_on_without_scopes(name),
+            Kind::VirtualHost => self.go_on_without_hosts(name),
             Kind::Runtime | Kind::Cluster | Kind::Listener => {}
         }
     }

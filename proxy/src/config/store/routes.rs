@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidegate_filters::context::Needs;
 use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
 
 use super::{Kind, Placed, Store};
-use crate::config::RouteOrigin;
 
 impl Store {
     /// New route configurations, by name.
@@ -17,10 +15,10 @@ impl Store {
         let mut good = Vec::new();
         for placed in routes {
             let name: Arc<str> = placed.resource.name.as_str().into();
-            let mut needs = Needs::default();
-            let mut context = self.compiler.context(&name, placed.path.clone(), &mut needs);
-            match self.compiler.route_table(&placed.resource, RouteOrigin::Discovered, &mut context) {
-                Ok(table) => {
+            let compiled = self.compile_routes(&placed).and_then(|table| Ok((table, self.hosts_source(&placed)?)));
+            match compiled {
+                Ok((table, hosts_from)) => {
+                    self.need_hosts(&placed.resource, hosts_from);
                     tracing::debug!("rds: loaded route configuration '{name}'");
                     self.ledger.takes(Kind::Route, &name, placed.text, false);
                     self.ledger.acts(Kind::Route, &name);
@@ -70,7 +68,10 @@ impl Store {
         over.iter().for_each(|(kind, name)| self.ledger.remove(*kind, name));
         over.iter().filter(|(kind, _)| *kind == Kind::Scope).for_each(|(_, source)| self.forget_scopes(source));
         over.retain(|(kind, _)| *kind == Kind::Route);
-        over.iter().for_each(|(_, name)| self.waiting.tell(name, false));
+        over.iter().for_each(|(_, name)| {
+            self.waiting.tell(name, false);
+            self.drop_hosts(name);
+        });
         if !over.is_empty() {
             self.publish(|snapshot| {
                 for (_, name) in &over {

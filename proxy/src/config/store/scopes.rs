@@ -248,11 +248,11 @@ impl Store {
 
     /// The routes of what came first are waited for, and of nothing that comes later.
     fn note_first_scopes(&mut self, source: &str) {
-        let snapshot = self.shared.snapshot();
-        let Some(set) = self.scopes.get_mut(source) else { return };
-        if matches!(set.first, First::Awaited) {
-            let active = set.by_name.values().filter(|scope| scope.active).filter_map(|scope| scope.names.clone());
-            set.first = First::Lacks(active.filter(|name| !snapshot.routes.contains_key(name)).collect());
+        let Some(set) = self.scopes.get(source).filter(|set| matches!(set.first, First::Awaited)) else { return };
+        let active = set.by_name.values().filter(|scope| scope.active).filter_map(|scope| scope.names.clone());
+        let lacks = First::Lacks(active.filter(|name| !self.has_route(name)).collect());
+        if let Some(set) = self.scopes.get_mut(source) {
+            set.first = lacks;
         }
     }
 
@@ -267,6 +267,7 @@ impl Store {
         over.iter().for_each(|name| {
             self.ledger.remove(Kind::Route, name);
             self.waiting.tell(name, false);
+            self.drop_hosts(name);
         });
         if targets.is_empty() && over.is_empty() {
             return;
@@ -317,8 +318,7 @@ impl Store {
 
     /// Whether the scopes that these needs name came, with the routes of what came first.
     pub(super) fn has_scopes(&self, needs: &Needs) -> bool {
-        let snapshot = self.shared.snapshot();
-        let there = |name: &Arc<str>| snapshot.routes.contains_key(name) || self.route_needs.is_given_up(name);
+        let there = |name: &Arc<str>| self.has_route(name) || self.route_needs.is_given_up(name);
         needs.scopes.keys().all(|source| {
             self.scope_needs.is_given_up(source)
                 || self.scopes.get(source.as_str()).is_some_and(|set| match &set.first {

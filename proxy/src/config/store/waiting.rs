@@ -55,6 +55,7 @@ impl Store {
         let Demand { what, seen, done } = demand;
         match what {
             What::Scope { source, key } => self.demand_scope(&source, &key, seen, done),
+            What::Host { routes, host } => self.demand_host(&routes, &host, seen, done),
         }
     }
 }

@@ -10,7 +10,10 @@ use tidegate_filters::http::filter::LazyRoutes;
 use super::{Connection, Exchange};
 use crate::demand::What;
 use crate::http::options::RouteSource;
-use crate::route::{Outcome, Scopes};
+use crate::route::{Outcome, RouteTable, Scopes};
+
+/// A host name is no longer, and a port has six more.
+const LONGEST_HOST: usize = 253 + 6;
 
 /// Those of a request that found no route in a snapshot.
 struct Lazy {
@@ -26,7 +29,12 @@ impl Lazy {
                 Scopes::Discovered(source) => Some(What::Scope { source: Arc::clone(source), key: scoped.key(head)? }),
                 Scopes::Inline(_) => None,
             },
-            RouteSource::Inline(_) | RouteSource::Rds(_) => None,
+            RouteSource::Rds(routes) => {
+                let host = std::str::from_utf8(head.authority.as_bytes()).ok()?;
+                let host = Some(host).filter(|host| !host.is_empty() && host.len() <= LONGEST_HOST)?;
+                Some(What::Host { routes: Arc::clone(routes), host: host.to_ascii_lowercase() })
+            }
+            RouteSource::Inline(_) => None,
         }
     }
 }
@@ -39,13 +47,16 @@ impl LazyRoutes for Lazy {
 }
 
 impl Exchange<'_> {
-    /// What could still come for a request that found no route.
-    pub(super) fn lazy_routes(&self) -> Option<Arc<dyn LazyRoutes>> {
-        let comes = match (&self.outcome, &self.connection.hcm.routes) {
-            (Outcome::NoRoute(_) | Outcome::NoVirtualHost, RouteSource::Scoped(scoped)) => {
-                matches!(scoped.scopes, Scopes::Discovered(_))
-            }
-            _ => false,
+    /// What could still come for a request that found no route in this table. Virtual hosts of a scope's routes are not asked for,
+    /// as in Envoy.
+    pub(super) fn lazy_routes(&self, outcome: &Outcome, table: Option<&RouteTable>) -> Option<Arc<dyn LazyRoutes>> {
+        if !matches!(outcome, Outcome::NoRoute(_) | Outcome::NoVirtualHost) {
+            return None;
+        }
+        let comes = match &self.connection.hcm.routes {
+            RouteSource::Scoped(scoped) => matches!(scoped.scopes, Scopes::Discovered(_)),
+            RouteSource::Rds(_) => table.is_some_and(|table| table.config.discovers_hosts),
+            RouteSource::Inline(_) => false,
         };
         let seen = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.version);
         comes.then(|| Arc::new(Lazy { connection: Arc::clone(self.connection), seen }) as _)

@@ -31,11 +31,12 @@ impl Exchange<'_> {
         self.stream.asks.clear_route = false;
         self.stream.info.route_resolutions += 1;
         let began = Costly::RouteTime.is_asked_for().then(Instant::now);
-        let outcome = match self.table() {
+        let table = self.table();
+        let outcome = match &table {
             None => Outcome::NoVirtualHost,
             Some(table) => {
                 let input = self.connection.route_input(&self.request.head, &self.stream);
-                crate::route::route(&table, &input, None)
+                crate::route::route(table, &input, None)
             }
         };
         if let Some(began) = began {
@@ -47,8 +48,8 @@ impl Exchange<'_> {
         info.virtual_host = outcome.virtual_host().map(|host| Arc::clone(&host.name));
         info.virtual_host_metadata = outcome.virtual_host().and_then(|host| host.metadata.clone());
         self.stream.route = outcome.route().map(|route| Arc::clone(route) as _);
+        self.stream.lazy_routes = self.lazy_routes(&outcome, table.as_deref());
         self.outcome = outcome;
-        self.stream.lazy_routes = self.lazy_routes();
         self.note_cluster();
         self.limit_by_route();
     }

@@ -215,6 +215,25 @@ impl ControlPlane {
         self.service.sotw.lock().unwrap().as_ref().unwrap().send(Ok(response)).unwrap();
     }
 
+    /// Answers a delta stream with virtual hosts: each with its name, version and aliases; none where there is no such host.
+    pub fn find(&self, nonce: &str, hosts: &[(&str, &str, &[&str], Option<String>)]) {
+        let resources = hosts.iter().map(|(name, version, aliases, text)| Resource {
+            name: (*name).to_owned(),
+            version: (*version).to_owned(),
+            aliases: aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+            resource: text.as_ref().map(|text| any(text)),
+            ..Resource::default()
+        });
+        let response = DeltaDiscoveryResponse {
+            system_version_info: nonce.to_owned(),
+            resources: resources.collect(),
+            type_url: "type.googleapis.com/envoy.config.route.v3.VirtualHost".to_owned(),
+            nonce: nonce.to_owned(),
+            ..DeltaDiscoveryResponse::default()
+        };
+        self.service.delta.lock().unwrap().as_ref().unwrap().send(Ok(response)).unwrap();
+    }
+
     /// Answers a delta stream: resources with names and versions, and names of what is gone.
     pub fn change(&self, type_url: &str, nonce: &str, came: &[(&str, &str, String)], gone: &[&str]) {
         let resources = came.iter().map(|(name, version, text)| Resource {
