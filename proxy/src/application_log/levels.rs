@@ -50,6 +50,9 @@ const ROOMS: &[(&str, &str)] = &[
 /// What the control plane logs under.
 const CONTROL_PLANE: (&str, &str) = ("tidegate_control", "config");
 
+/// What HTTP/2 connections log under: the frames that come and go, and what is wrong with them.
+const HTTP2: (&str, &str) = ("h2", "http2");
+
 /// A connection's beginning and end, whoever looks at it.
 pub(crate) const CONNECTION: &str = "tidegate::connection";
 
@@ -64,9 +67,28 @@ pub(super) fn logger_of(target: &str) -> &'static str {
     if target.starts_with(CONTROL_PLANE.0) {
         return CONTROL_PLANE.1;
     }
+    if is_of(target, HTTP2.0) {
+        return HTTP2.1;
+    }
     let Some(path) = target.strip_prefix("tidegate::") else { return "misc" };
-    let within = |room: &str| path.strip_prefix(room).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"));
-    ROOMS.iter().find(|(room, _)| within(room)).map_or("misc", |(_, logger)| logger)
+    ROOMS.iter().find(|(room, _)| is_of(path, room)).map_or("misc", |(_, logger)| logger)
+}
+
+/// Whether a path is this one, or below it.
+fn is_of(path: &str, above: &str) -> bool {
+    path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+}
+
+/// The most that whoever logs under this target may say. Libraries speak of what only their makers understand; one tells of
+/// frames, and at its finest of what is in them.
+fn most_of(target: &str) -> LogLevel {
+    if target.starts_with("tidegate") {
+        LogLevel::Trace
+    } else if is_of(target, HTTP2.0) {
+        LogLevel::Debug
+    } else {
+        LogLevel::Warning
+    }
 }
 
 /// A level by Envoy's name, or `warn`.
@@ -167,8 +189,7 @@ impl Levels {
     /// Whether a line of this kind is written.
     fn lets(&self, line: &Metadata<'_>) -> bool {
         let level = self.level(logger_of(line.target()), line.file().unwrap_or_default());
-        // Libraries speak of what only their makers understand.
-        *line.level() <= filter(if is_own(line) { level } else { level.max(LogLevel::Warning) })
+        *line.level() <= filter(level.max(most_of(line.target())))
     }
 }
 
@@ -323,7 +344,8 @@ mod tests {
             ("tidegate_control::run", "config"),
             (CONNECTION, "connection"),
             (CLIENT, "client"),
-            ("h2::codec", "misc"),
+            ("h2::codec", "http2"),
+            ("h2x", "misc"),
         ] {
             assert_eq!(logger_of(target), logger, "{target}");
         }

@@ -101,6 +101,16 @@ fn a_component_speaks_alone_and_when_it_is_told_to() {
 }
 
 #[test]
+fn http2_tells_of_frames() {
+    let (mut gateway, _upstream, port) = started(&["--component-log-level", "http2:debug"]);
+    let mut client = Client::new(port);
+    client.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00");
+    let lines = gateway.lines_until("received");
+    assert!(lines.iter().all(|line| line.starts_with("debug|http2|")), "{}", lines.join("\n"));
+    assert!(lines.last().is_some_and(|line| line.contains("Settings")), "{}", lines.join("\n"));
+}
+
+#[test]
 fn files_may_have_levels_of_their_own() {
     let (upstream, port, admin) = (Upstream::text("hello"), free_port(), free_port());
     let admin_address =

@@ -9,6 +9,7 @@ use tidegate_filters::http::local_reply::{REQUEST_TOO_LARGE, RESPONSE_TOO_LARGE}
 use tidegate_filters::http::{Body, HttpFilter, LocalReply, Override, Overrides, Step};
 
 use super::{Exchange, Produced};
+use crate::application_log::shown::Tags;
 use crate::http::local_reply;
 use crate::http::progress::Watched;
 use crate::http::relay::while_pumping;
@@ -93,7 +94,9 @@ impl Exchange<'_> {
         self.responding = true;
         self.stream.info.response_code = Some(produced.response.head.status);
         let mut reply = None;
-        for (_, filter) in self.filters.iter_mut().rev() {
+        for (index, filter) in self.filters.iter_mut().rev() {
+            let name = &self.chain[*index].name;
+            tracing::trace!("{} encode headers called: filter={name}", Tags::stream(&self.stream));
             let step = filter.on_response(&mut produced.response, &mut self.stream);
             let verdict = match step {
                 Step::Continue => Verdict::Continue,
