@@ -87,6 +87,10 @@ pub(crate) fn sanitize(
     let remote = detected.address.unwrap_or_else(|| connection.remote.clone());
     let edge = !internal && hcm.client_address.use_remote_address;
     let headers = &mut head.headers;
+    // In Envoy's order.
+    if let Some(via) = &hcm.via {
+        append_to_list(headers, http::header::VIA, via);
+    }
     if internal {
         headers.insert(X_ENVOY_INTERNAL, HeaderValue::from_static("true"));
     } else {
@@ -101,9 +105,6 @@ pub(crate) fn sanitize(
     }
     if hcm.add_user_agent {
         identify_ourselves(hcm, headers);
-    }
-    if let Some(via) = &hcm.via {
-        append_to_list(headers, http::header::VIA, via);
     }
     if hcm.generate_request_id && (!headers.contains_key(&X_REQUEST_ID) || edge && !hcm.preserve_external_request_id) {
         headers.insert(X_REQUEST_ID, request_id());

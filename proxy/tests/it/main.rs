@@ -20,6 +20,7 @@ mod errors;
 mod files;
 mod filters;
 mod framing;
+mod headers;
 mod http2;
 mod http2_connection;
 mod listeners;
