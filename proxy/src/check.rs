@@ -3,11 +3,13 @@
 
 mod resources;
 
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::path::Path;
 
+use tidegate_control::server::Sets;
 use tidegate_control::short::is_short;
-use tidegate_control::source;
+use tidegate_control::source::{self, Refused};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, FieldPath, Format};
 
@@ -62,8 +64,8 @@ pub fn is_source(path: &Path) -> bool {
 
 /// Checks what a control plane would serve, and whether the data plane takes it.
 pub fn report_source(path: &Path, defaults: Defaults) -> Report {
-    let faults = match source::load(path) {
-        Ok(sets) => sets.all().flat_map(|(_, set)| resources::refused(set, defaults)).collect(),
+    let faults = match source::load(path).and_then(|sets| takes(&sets, defaults)) {
+        Ok(()) => Vec::new(),
         Err(refused) => refused.faults,
     };
     let mut text: String = faults.iter().map(|fault| format!("{fault}\n")).collect();
@@ -74,6 +76,18 @@ pub fn report_source(path: &Path, defaults: Defaults) -> Report {
         count => writeln!(text, "{name}: refused, {}", many(count)),
     };
     Report { text, refused: !faults.is_empty() }
+}
+
+/// Whether the data plane takes what a control plane would serve.
+///
+/// # Errors
+/// What it would refuse, with places.
+pub fn takes(sets: &Sets, defaults: Defaults) -> Result<(), Refused> {
+    let mut faults: Vec<String> = sets.all().flat_map(|(_, set)| resources::refused(set, defaults)).collect();
+    // What all groups share is found wanting in each of them.
+    let mut told = HashSet::new();
+    faults.retain(|fault| told.insert(fault.clone()));
+    if faults.is_empty() { Ok(()) } else { Err(Refused { faults }) }
 }
 
 fn many(errors: usize) -> String {

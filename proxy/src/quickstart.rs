@@ -4,14 +4,17 @@
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tidegate_control::run::{self, Listen, RunError};
+use tidegate_control::server::Sets;
 use tidegate_control::short;
-use tidegate_control::source::{self, Directory, Refused};
+use tidegate_control::source::{self, Directory, Refused, Source};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, Format};
 use tokio::net::TcpListener;
 
+use crate::check;
 use crate::config::bootstrap::{Bootstrap, Overrides};
 use crate::server::{self, Options, StartError};
 
@@ -67,7 +70,7 @@ pub fn prepare(path: Option<PathBuf>) -> Result<Served, QuickstartError> {
     if holds_nothing(&path) {
         write(&path)?;
     }
-    source::load(&path)?;
+    check::takes(&*source::load(&path)?, Defaults::Safe)?;
     let is_demonstration = FILES
         .iter()
         .all(|(name, text)| std::fs::read(path.join(name)).is_ok_and(|found| found == written(text).as_bytes()));
@@ -144,7 +147,7 @@ Ctrl-C drains and ends; a second one does not wait.",
         let control = clients.local_addr().map_err(QuickstartError::Listen)?;
         let bootstrap = bootstrap(control, admin).map_err(StartError::Configuration)?;
         let listen = Listen { clients, admin: None, tokens: Vec::new(), store: None };
-        let control_plane = run::run(Directory::new(self.path, []), listen, std::future::pending());
+        let control_plane = run::run(Checked(Directory::new(self.path, [])), listen, std::future::pending());
         tokio::select! {
             ended = server::run(bootstrap, options) => Ok(ended?),
             ended = control_plane => {
@@ -152,6 +155,17 @@ Ctrl-C drains and ends; a second one does not wait.",
                 Err(QuickstartError::Ended)
             }
         }
+    }
+}
+
+/// A directory of which only what the gateway takes is served: all that is wrong is told with its place.
+struct Checked(Directory);
+
+impl Source for Checked {
+    async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
+        let sets = self.0.next().await?;
+        check::takes(&sets, Defaults::Safe)?;
+        Ok(sets)
     }
 }
 

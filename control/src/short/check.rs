@@ -69,8 +69,8 @@ fn route(route: &Route, path: &FieldPath, faults: &mut Faults) {
     if route.respond.as_ref().is_some_and(|respond| respond.body.len() > LONGEST_BODY) {
         faults.push(&at("respond").field("body"), "must be 64 KiB at most");
     }
-    if route.retry.as_ref().is_some_and(|retry| retry.on.is_empty() && retry.statuses.is_empty()) {
-        faults.push(&at("retry").field("on"), "without a reason there is no other try");
+    if route.retry.as_ref().is_some_and(|retry| retry.when.is_empty() && retry.statuses.is_empty()) {
+        faults.push(&at("retry").field("when"), "without a reason there is no other try");
     }
 }
 

@@ -12,9 +12,10 @@ mod shape;
 mod tests;
 mod yaml;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use tidegate_xds::{FieldError, FieldPath, Format, Plain, SourceMap, plain, root_keys};
+use tidegate_xds::{FieldError, FieldPath, Format, Location, Plain, SourceMap, plain, root_keys};
 
 pub(crate) use expand::{Outside, Part, expand};
 pub use page::page;
@@ -39,6 +40,8 @@ pub(crate) struct Parsed {
     name: Arc<str>,
     source: SourceMap,
     file: File,
+    listeners: HashMap<String, Location>,
+    upstreams: HashMap<String, Location>,
 }
 
 impl Parsed {
@@ -60,7 +63,15 @@ impl Parsed {
         source.place(&mut errors);
         errors.sort_by_key(|error| error.location.map(|place| (place.line, place.column)));
         match file {
-            Some(file) if errors.is_empty() => Ok(Self { name: name.clone(), source, file }),
+            Some(file) if errors.is_empty() => {
+                // To look for each by itself would take the square of their number.
+                let places = |field: &str| {
+                    let names = source.names(&FieldPath::root().field(field));
+                    names.into_iter().map(|(name, place)| (name.to_owned(), place)).collect()
+                };
+                let (listeners, upstreams) = (places("listen"), places("upstreams"));
+                Ok(Self { name: name.clone(), source, file, listeners, upstreams })
+            }
             _ => Err(errors),
         }
     }

@@ -145,7 +145,7 @@ fn what_would_do_nothing_is_refused() {
         ("{ to: u, hash: { header: x } }", "hash: acts only where an upstream has `balance: ring_hash`"),
         ("{ to: u, hash: { header: x, ttl: 1s } }", "hash.ttl: acts only beside `cookie`"),
         ("{ to: u, rewrite: { regex: a, with: '\\1' } }", "with: `\\1` is none of the 0 groups"),
-        ("{ to: u, retry: { on: [] } }", "retry.on: without a reason"),
+        ("{ to: u, retry: { when: [] } }", "retry.when: without a reason"),
         ("{ to: u, limits: { rate: { requests: 1, per: 10ms } } }", "limits.rate.per: must be 50ms at least"),
         ("{ to: u, cors: { origins: ['*'], credentials: true } }", "cors.credentials: any site could act"),
         ("{ to: u, request_headers: { set: { Host: a } } }", "set[\"host\"]: a header that routing owns"),
@@ -246,6 +246,16 @@ fn files_name_what_others_define() {
     let port = "tidegate: v1\nlisten: { a: 127.0.0.1:80, b: 127.0.0.1:80 }\n";
     let faults = together(&[(false, "p.yaml", port)]).unwrap_err();
     assert_eq!(faults, ["p.yaml:2: listen[\"b\"]: 127.0.0.1:80 is taken by the listener at p.yaml:2"]);
+}
+
+#[test]
+fn a_file_alone_may_name_what_a_store_has() {
+    let text = SITE.replace("to: app", "to: elsewhere");
+    let made = crate::source::read("a.yaml", Path::new("a.yaml"), text.as_bytes()).unwrap();
+    assert!(made.iter().any(|resource| resource.references.iter().any(|reference| &*reference.name == "elsewhere")));
+    assert!(expanded(&text).unwrap_err()[0].starts_with("a.yaml:7: hosts[0].routes[0].to: there is no upstream"));
+    let many = "  - to: elsewhere\n".repeat(200);
+    assert_eq!(expanded(&SITE.replace("  - to: app\n", &many)).unwrap_err().len(), 100);
 }
 
 #[test]

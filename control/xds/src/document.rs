@@ -132,6 +132,21 @@ impl SourceMap {
         Some(location)
     }
 
+    /// The names of an object, each with its place.
+    pub fn names(&self, path: &FieldPath) -> Vec<(&str, Location)> {
+        let mut at = self.0.root;
+        for step in steps(path.as_str()) {
+            match self.step(at, &step) {
+                Some((next, _)) => at = next,
+                None => return Vec::new(),
+            }
+        }
+        match &self.0.node(at).value {
+            Value::Object(entries) => entries.iter().map(|(key, _)| (key.name.as_str(), key.location)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
     /// Gives each error without a place the one of its field.
     pub fn place(&self, errors: &mut [FieldError]) {
         for error in errors.iter_mut().filter(|error| error.location.is_none()) {
@@ -213,5 +228,8 @@ mod tests {
         assert_eq!(at(item.clone().key("k.[")), Some((4, 5)));
         assert_eq!(at(item.field("missing")), Some((3, 5)), "the nearest thing around it");
         assert_eq!(at(FieldPath::root().field("a").index(0).field("b_c")), Some((2, 3)), "one object as a list");
+        let names: Vec<_> = map.names(&FieldPath::root()).iter().map(|(name, place)| (*name, place.line)).collect();
+        assert_eq!(names, [("a", 1)]);
+        assert!(map.names(&FieldPath::root().field("b")).is_empty());
     }
 }

@@ -349,7 +349,7 @@ fn editing_a_file_changes_the_traffic_and_loses_no_request() {
     // A listener that changes is followed by new connections, and the old ones are not cut.
     let more = all_to("demo-a").replace("access_log: stdout", "access_log: none");
     directory.put("gateway.yaml", &more);
-    eventually("the listener is the new one", || running.stats("lds.update_success").contains(": 2\n"));
+    eventually("the listener is the new one", || running.stats("lds.update_success$").contains(": 2\n"));
     // What is wrong changes nothing, and is told with its line.
     let wrong =
         more.replace("  - match: { path: /split }\n    to: demo-a", "  - match: { path: /split }\n    too: demo-b");
@@ -359,6 +359,10 @@ fn editing_a_file_changes_the_traffic_and_loses_no_request() {
         "refused: gateway.yaml:{line}: hosts[0].routes[1].too: unknown field `too`; did you mean `to`?"
     ));
     assert!(answers("demo-a"));
+    // So is what only the gateway can find wrong.
+    in_place(&more.replace("access_log: none", "access_log: /no/such/folder/log"));
+    let told = running.says("/no/such/folder/log");
+    assert!(told.contains("refused: gateway.yaml:8: Listener 'gateway': "), "{told}");
     in_place("");
     running.says("refused: gateway.yaml: empty; remove the file");
     assert!(answers("demo-a"));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate_xds::pb::google::protobuf::Any;
-use tidegate_xds::{FieldPath, Format, UnknownFields, any, decode, nearest};
+use tidegate_xds::{FieldPath, Format, Location, UnknownFields, any, decode, nearest};
 
 use super::Parsed;
 use super::form::{Destination, File, Host, Listen, Route, Upstream, Version};
@@ -73,20 +73,22 @@ pub(crate) fn expand(parts: &[Part<'_>], outside: &Outside<'_>) -> Result<Vec<Ar
     let hosts = expansion.attach(parts);
     let mut made = Vec::new();
     for (name, defined) in &expansion.upstreams {
-        let resources = upstream::resources(name, defined.value);
-        made.extend(resources.into_iter().map(|resource| (resource, defined.part.file, defined.path.clone())));
+        let place = defined.part.file.upstreams.get(*name);
+        for value in upstream::resources(name, defined.value) {
+            made.push(resource(&value, defined.part.file, &defined.path, place));
+        }
     }
     for (name, defined) in &expansion.listeners {
-        let File { access_log, .. } = &defined.part.file.file;
-        let log = defined.value.access_log.as_ref().or(access_log.as_ref());
+        let Defined { part: Part { file, .. }, value: listen, path } = defined;
+        let log = listen.access_log.as_ref().or(file.file.access_log.as_ref());
         let hosts = hosts.get(name).map(Vec::as_slice).unwrap_or_default();
-        let resources =
-            [listener::resource(name, defined.value, log.map(|Or(log)| log)), route::configuration(name, hosts)];
-        made.extend(resources.into_iter().map(|resource| (resource, defined.part.file, defined.path.clone())));
+        for value in [listener::resource(name, listen, log.map(|Or(log)| log)), route::configuration(name, hosts)] {
+            made.push(resource(&value, file, path, file.listeners.get(*name)));
+        }
     }
     let mut resources = Vec::with_capacity(made.len());
-    for (value, file, path) in made {
-        match resource(&value, file, &path) {
+    for resource in made {
+        match resource {
             Ok(resource) => resources.push(Arc::new(resource)),
             Err(faults) => expansion.faults.extend(faults),
         }
@@ -94,7 +96,16 @@ pub(crate) fn expand(parts: &[Part<'_>], outside: &Outside<'_>) -> Result<Vec<Ar
     if expansion.faults.is_empty() { Ok(resources) } else { Err(expansion.faults) }
 }
 
+/// More faults than this are not worth a line each, nor the search for the names that were meant.
+const MOST_FAULTS: usize = 100;
+
 impl<'a> Expansion<'a> {
+    fn tell(&mut self, file: &Parsed, path: &FieldPath, reason: impl FnOnce(&Self) -> String) {
+        if self.faults.len() < MOST_FAULTS {
+            self.faults.push(file.fault(path, &reason(self)));
+        }
+    }
+
     fn define(&mut self, parts: &[Part<'a>]) {
         for part in parts {
             let File { tidegate: Version::V1, listen, upstreams, .. } = &part.file.file;
@@ -136,9 +147,10 @@ impl<'a> Expansion<'a> {
                         let path = path.clone().field("names").index(index);
                         match claimed.get(&(listener, name.0.as_str())) {
                             Some((before, at)) if before.of_group == part.of_group => {
-                                let there = before.file.place(at);
-                                let reason = format!("'{}' is there already on '{listener}', at {there}", name.0);
-                                self.faults.push(part.file.fault(&path, &reason));
+                                self.tell(part.file, &path, |_| {
+                                    let there = before.file.place(at);
+                                    format!("'{}' is there already on '{listener}', at {there}", name.0)
+                                });
                             }
                             Some(_) => {}
                             None => {
@@ -165,7 +177,7 @@ impl<'a> Expansion<'a> {
                 true => self.listeners.keys().copied().collect(),
             };
             if names.is_empty() {
-                self.faults.push(part.file.fault(path, "there is no listener that it could be served on"));
+                self.tell(part.file, path, |_| "there is no listener that it could be served on".to_owned());
             }
             return names;
         }
@@ -174,10 +186,7 @@ impl<'a> Expansion<'a> {
             let path = path.clone().field("listen").index(index);
             match self.listeners.get_key_value(name.0.as_str()) {
                 Some((name, _)) => drop(names.insert(*name)),
-                None => {
-                    let reason = missing("listener", &name.0, self.listeners.keys().copied());
-                    self.faults.push(part.file.fault(&path, &reason));
-                }
+                None => self.tell(part.file, &path, |all| missing("listener", &name.0, all.listeners.keys().copied())),
             }
         }
         names.into_iter().collect()
@@ -197,16 +206,18 @@ impl<'a> Expansion<'a> {
             match (self.upstreams.get(name), self.outside) {
                 (Some(defined), _) => asks_for_hash |= upstream::asks_for_hash(defined.value),
                 (None, Outside::These(others)) if !others.contains(name) => {
-                    let known = self.upstreams.keys().chain(others.iter()).copied();
-                    self.faults.push(file.fault(&at, &missing("upstream", name, known)));
+                    self.tell(file, &at, |all| {
+                        missing("upstream", name, all.upstreams.keys().chain(others.iter()).copied())
+                    });
                     asks_for_hash = true;
                 }
                 (None, _) => asks_for_hash = true,
             }
         }
         if route.hash.is_some() && !asks_for_hash {
-            let reason = "acts only where an upstream has `balance: ring_hash` or `balance: maglev`";
-            self.faults.push(file.fault(&path.clone().field("hash"), reason));
+            self.tell(file, &path.clone().field("hash"), |_| {
+                "acts only where an upstream has `balance: ring_hash` or `balance: maglev`".to_owned()
+            });
         }
     }
 }
@@ -234,7 +245,7 @@ fn missing<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
 }
 
 /// One resource, read as if it stood in a file.
-fn resource(value: &Value, file: &Parsed, path: &FieldPath) -> Result<Resource, Vec<String>> {
+fn resource(value: &Value, file: &Parsed, path: &FieldPath, place: Option<&Location>) -> Result<Resource, Vec<String>> {
     let read = || {
         let text = value.to_string();
         let bytes = decode("google.protobuf.Any", text.as_bytes(), Format::Json, UnknownFields::Reject)?.bytes;
@@ -243,7 +254,7 @@ fn resource(value: &Value, file: &Parsed, path: &FieldPath) -> Result<Resource, 
     };
     let mut resource: Resource =
         read().map_err(|errors| errors.iter().map(|error| file.fault(path, &error.to_string())).collect::<Vec<_>>())?;
-    resource.origin = Some((file.name.clone(), file.source.locate(path)));
+    resource.origin = Some((file.name.clone(), place.copied()));
     Ok(resource)
 }
 

@@ -235,7 +235,7 @@ fn literal(text: &str) -> String {
 fn retry_policy(retry: &Retry) -> Value {
     const PREVIOUS_HOSTS: &str = "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
     let by_status = (!retry.statuses.is_empty()).then_some("retriable-status-codes");
-    let on: Vec<&str> = retry.on.iter().map(|on: &RetryOn| on.word()).chain(by_status).collect();
+    let on: Vec<&str> = retry.when.iter().map(|on: &RetryOn| on.word()).chain(by_status).collect();
     let mut made = json!({
         "retry_on": on.join(","),
         "num_retries": retry.times.0,

@@ -245,7 +245,7 @@ record! {
         /// Why: `connect-failure`, `refused-stream` and `reset-before-request` (the upstream has not seen the request);
         /// `reset`, `gateway-error` (502, 503, 504), `5xx`, `retriable-4xx` (409); for gRPC `cancelled`,
         /// `deadline-exceeded`, `internal`, `resource-exhausted`, `unavailable`.
-        on: Vec<RetryOn> = ["connect-failure", "refused-stream", "reset-before-request"],
+        when: Vec<RetryOn> = ["connect-failure", "refused-stream", "reset-before-request"],
         /// Statuses that are reasons, too.
         statuses: Vec<Whole<400, 599>> | "none",
         /// How long one try may take.
