@@ -11,7 +11,9 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
 use crate::config::extensions;
-use crate::config::store::{Absent, Entry, Kind, Ledger, Refused, ScopeSource, Text, routes_of, scope_of};
+use crate::config::store::{
+    Absent, Entry, InlineScopes, Kind, Ledger, Refused, ScopeSource, Text, routes_of, scope_of,
+};
 
 /// The bootstrap on the wire, and when it was read.
 pub(super) struct Bootstrap<'a> {
@@ -103,7 +105,7 @@ impl Lists {
     }
 }
 
-/// Scopes by their sources, those that act.
+/// Scopes that stand in listeners; then those that act of sources.
 fn scoped_routes(ledger: &Ledger) -> Vec<(&'static str, Vec<Value>)> {
     let scopes = ledger.of_kind(Kind::Scope);
     let shown = |(source, ScopeSource { name, version, at }): (Arc<str>, ScopeSource)| {
@@ -117,7 +119,15 @@ fn scoped_routes(ledger: &Ledger) -> Vec<(&'static str, Vec<Value>)> {
         shown["last_updated"] = timestamp(at).into();
         shown
     };
-    vec![("dynamic_scoped_route_configs", ledger.scope_sources().into_iter().map(shown).collect())]
+    let inline = |InlineScopes { name, scopes, at }: InlineScopes| {
+        let text = |bytes: &Vec<u8>| Text { bytes: bytes.as_slice().into(), version: "".into(), at };
+        let scopes: Vec<_> = scopes.iter().map(|bytes| resource(Kind::Scope, &text(bytes))).collect();
+        json!({ "name": name, "scoped_route_configs": scopes, "last_updated": timestamp(at) })
+    };
+    vec![
+        ("inline_scoped_route_configs", ledger.all_inline_scopes().into_iter().map(inline).collect()),
+        ("dynamic_scoped_route_configs", ledger.scope_sources().into_iter().map(shown).collect()),
+    ]
 }
 
 /// The virtual hosts of a route configuration that were discovered, behind its own.

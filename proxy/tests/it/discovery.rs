@@ -489,10 +489,11 @@ fn the_runtime_comes_before_clusters_and_changes_while_it_serves() {
 }
 
 /// `tidegate control` on a directory of one file; killed when dropped.
-struct Own(std::process::Child);
+pub struct Own(std::process::Child);
 
 impl Own {
-    fn start(directory: &Directory, port: u16, resources: &[String]) -> Self {
+    pub fn start(directory: &Directory, port: u16, resources: &[String]) -> Self {
+        std::fs::create_dir_all(directory.0.join("source")).unwrap();
         let indented: Vec<_> = resources.iter().map(|resource| format!("- {resource}\n")).collect();
         std::fs::write(directory.0.join("source/all.yaml"), format!("resources:\n{}", indented.concat())).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
@@ -516,7 +517,6 @@ fn a_start_without_the_control_plane_serves_what_was_kept() {
     for dialect in ["GRPC", "DELTA_GRPC"] {
         let upstream = Upstream::text("hello");
         let (port, admin, control, directory) = (free_port(), free_port(), free_port(), Directory::new());
-        std::fs::create_dir(directory.0.join("source")).unwrap();
         let kept = directory.0.join("kept");
         let flags = ["--snapshot-dir", kept.to_str().unwrap()];
         let resources = |names: &[&str]| {

@@ -3,7 +3,8 @@
 
 use tidegate_xds::pb::google::protobuf::Any;
 
-use crate::support::control_plane::{Asked, ControlPlane};
+use crate::discovery::Own;
+use crate::support::control_plane::{Asked, ControlPlane, bootstrap_of};
 use crate::support::gateway::{Directory, eventually, free_port};
 use crate::support::{Client, Gateway, Upstream};
 
@@ -312,4 +313,26 @@ fn scopes_come_from_a_file_and_change_with_it() {
     write("3", &[own("b", "fourth"), named("c", "c", "r")]);
     eventually("what comes before the mistake", || answer(port, "b") == "fourth");
     assert_eq!(answer(port, "c"), "404");
+}
+
+/// Scopes are kept on disk, and served while their control plane is away.
+#[test]
+fn a_start_without_the_control_plane_serves_the_scopes_that_were_kept() {
+    for dialect in ["GRPC", "DELTA_GRPC"] {
+        let (port, control, directory) = (free_port(), free_port(), Directory::new());
+        let (bootstrap, kept) = (bootstrap_of(control, dialect), directory.0.join("kept"));
+        let flags = ["--snapshot-dir", kept.to_str().unwrap()];
+        let cluster = format!("{{ '@type': {CDS}, name: unused, type: STATIC }}");
+        let resources = [cluster, listener(port, "{ ads: {} }"), named("a", "ka", "ra"), routes("ra", "kept")];
+        let running = Own::start(&directory, control, &resources);
+        let mut gateway = Gateway::start_with(&bootstrap, &flags);
+        assert_eq!(answer(port, "ka"), "kept", "{dialect}");
+        gateway.signal("INT");
+        assert!(gateway.wait().success());
+        drop(running);
+        let mut gateway = Gateway::spawn(&bootstrap, &flags);
+        gateway.wait_for("what was kept on disk is served");
+        gateway.wait_for("listening");
+        assert_eq!(answer(port, "ka"), "kept", "{dialect}");
+    }
 }

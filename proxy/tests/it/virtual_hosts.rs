@@ -1,7 +1,8 @@
 //! Virtual hosts from a control plane (VHDS), all at first and one by one as requests ask for them: what is asked for, what
 //! serves, what is refused.
 
-use crate::support::control_plane::{Asked, ControlPlane};
+use crate::discovery::Own;
+use crate::support::control_plane::{Asked, ControlPlane, bootstrap_of};
 use crate::support::gateway::{Directory, eventually, free_port};
 use crate::support::{Client, Gateway, Upstream};
 
@@ -217,4 +218,25 @@ fn hosts_come_from_a_stream_of_changes_or_not_at_all() {
     let bootstrap = format!("{{ node: {{ id: node, cluster: test }}, static_resources: {{ listeners: [{own}] }} }}");
     let mut gateway = Gateway::spawn(&bootstrap, &[]);
     gateway.wait_for("vhds: ADS config source specified but no ADS configured in bootstrap.");
+}
+
+/// Our own control plane tells all hosts to whoever names none; they are kept on disk, and served while it is away.
+#[test]
+fn a_start_without_the_control_plane_serves_the_hosts_that_were_kept() {
+    let (port, control, directory) = (free_port(), free_port(), Directory::new());
+    let (bootstrap, kept) = (bootstrap_of(control, "DELTA_GRPC"), directory.0.join("kept"));
+    let flags = ["--snapshot-dir", kept.to_str().unwrap()];
+    let cluster = format!("{{ '@type': {CDS}, name: unused, type: STATIC }}");
+    let first = host("routes/one", "one.com", "kept");
+    let resources = [cluster, listener(port, "{ ads: {} }"), routes("own", "{ ads: {} }"), first];
+    let running = Own::start(&directory, control, &resources);
+    let mut gateway = Gateway::start_with(&bootstrap, &flags);
+    assert_eq!([answer(port, "own.com"), answer(port, "one.com"), answer(port, "none.com")], ["own", "kept", "404"]);
+    gateway.signal("INT");
+    assert!(gateway.wait().success());
+    drop(running);
+    let mut gateway = Gateway::spawn(&bootstrap, &flags);
+    gateway.wait_for("what was kept on disk is served");
+    gateway.wait_for("listening");
+    assert_eq!([answer(port, "own.com"), answer(port, "one.com")], ["own", "kept"]);
 }

@@ -30,7 +30,7 @@ const ROWS: [Row; 9] = [
     Row { message: "envoy.config.listener.v3.Listener", name: "name", wildcard: true, whole: true },
     Row { message: "envoy.config.route.v3.ScopedRouteConfiguration", name: "name", wildcard: true, whole: true },
     Row { message: "envoy.config.route.v3.RouteConfiguration", name: "name", wildcard: false, whole: false },
-    Row { message: "envoy.config.route.v3.VirtualHost", name: "name", wildcard: false, whole: false },
+    Row { message: "envoy.config.route.v3.VirtualHost", name: "name", wildcard: true, whole: false },
     Row { message: "envoy.config.core.v3.TypedExtensionConfig", name: "name", wildcard: false, whole: false },
     Row { message: "envoy.service.runtime.v3.Runtime", name: "name", wildcard: false, whole: false },
 ];

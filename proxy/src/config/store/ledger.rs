@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 use prost::Message as _;
-use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::pb::envoy::config::route::v3::{RouteConfiguration, ScopedRouteConfiguration};
 
 /// A type of resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -125,6 +125,15 @@ pub(crate) struct ScopeSource {
     pub at: SystemTime,
 }
 
+/// Scoped routes whose scopes stand in a listener.
+#[derive(Debug, Clone)]
+pub(crate) struct InlineScopes {
+    pub name: String,
+    /// On the wire.
+    pub scopes: Arc<[Vec<u8>]>,
+    pub at: SystemTime,
+}
+
 /// The update that changed a route configuration's virtual hosts last.
 #[derive(Debug, Clone)]
 pub(crate) struct Loaded {
@@ -142,6 +151,8 @@ pub(crate) struct Ledger {
     scope_sources: Mutex<BTreeMap<Arc<str>, ScopeSource>>,
     /// Listeners of control planes that are gone or were replaced, and since when: their connections drain.
     draining: Mutex<Vec<(Instant, Arc<str>, Text)>>,
+    /// Scopes that stand in a listener, by its name.
+    inline_scopes: Mutex<BTreeMap<Arc<str>, Vec<InlineScopes>>>,
     /// By the route configuration that they are of.
     host_updates: Mutex<BTreeMap<Arc<str>, Loaded>>,
     changes: AtomicU64,
@@ -292,6 +303,26 @@ impl Ledger {
     /// The sources of scopes, each with what it is called in the names of its scopes.
     pub(crate) fn scope_sources(&self) -> Vec<(Arc<str>, ScopeSource)> {
         self.scope_sources.lock().iter().map(|(source, shown)| (Arc::clone(source), shown.clone())).collect()
+    }
+
+    /// The scopes that stand in a listener, in place of those that stood there before.
+    pub(crate) fn inline_scopes(&self, listener: &Arc<str>, scopes: Vec<(String, Vec<ScopedRouteConfiguration>)>) {
+        let at = SystemTime::now();
+        let encoded = scopes.into_iter().map(|(name, scopes)| {
+            let scopes = scopes.iter().map(ScopedRouteConfiguration::encode_to_vec).collect();
+            InlineScopes { name, scopes, at }
+        });
+        let encoded: Vec<_> = encoded.collect();
+        if encoded.is_empty() {
+            self.inline_scopes.lock().remove(listener);
+        } else {
+            self.inline_scopes.lock().insert(Arc::clone(listener), encoded);
+        }
+    }
+
+    /// All scopes that stand in listeners.
+    pub(crate) fn all_inline_scopes(&self) -> Vec<InlineScopes> {
+        self.inline_scopes.lock().values().flatten().cloned().collect()
     }
 
     /// Virtual hosts of a route configuration have changed.

@@ -86,6 +86,7 @@ impl Store {
         tracing::debug!("add/update listener '{name}'");
         self.ledger.takes(Kind::Listener, &name, placed.text, !self.started);
         self.ledger.inline_routes(&name, &inline_routes::of(&placed.resource));
+        self.ledger.inline_scopes(&name, inline_routes::scopes_of(&placed.resource));
         self.set_needs(&name, &warming.needs);
         self.warming_listeners.remove(&name);
         if self.has_all(&warming.needs) {
@@ -136,6 +137,7 @@ impl Store {
             self.ledger.drains(name, Instant::now());
             self.ledger.remove(Kind::Listener, name);
             self.ledger.inline_routes(name, &[]);
+            self.ledger.inline_scopes(name, Vec::new());
             self.warming_listeners.remove(name);
             self.set_needs(name, &Needs::default());
         }

@@ -35,7 +35,7 @@ use crate::runtime::Layers;
 use crate::snapshot::Snapshot;
 use crate::stats::cluster_manager::ClusterManagerStats;
 
-pub(crate) use ledger::{Absent, Entry, Kind, Ledger, Refused, ScopeSource, Text};
+pub(crate) use ledger::{Absent, Entry, InlineScopes, Kind, Ledger, Refused, ScopeSource, Text};
 pub(crate) use needs::{Moved, Owner, Services, Wanted};
 pub(crate) use resource::Resource;
 use scopes::ScopeSet;
