@@ -119,6 +119,7 @@ pub(crate) async fn begin(cluster: &Arc<Cluster>, request: Request) -> Result<Be
         terminate: None,
         informational: &informational,
         bytes: None,
+        client: None,
     };
     let stream = Stream::open(&request).await.map_err(|error| match error {
         PoolError::Overflow | PoolError::NoPool => CallError::NoHost,

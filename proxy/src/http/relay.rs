@@ -5,11 +5,13 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll};
 
+use http::Version;
 use tidegate_filters::http::{Body, BodyError};
 
 use super::downstream::{Downstream, Gone};
 use super::router::Pump;
 use super::timers::{Limit, Timers};
+use crate::cluster::Cluster;
 
 /// Why a response was cut while it was sent.
 pub(super) enum Cut {
@@ -46,6 +48,34 @@ fn poll_pump(pump: &mut Option<Pump>, cx: &mut Context<'_>) {
     }
 }
 
+/// Counts when an HTTP/1 client takes no more of a host's response, and the host is not read from until it does (Envoy's
+/// watermarks). Over HTTP/2 no such buffer fills: a stream waits for its client's window with little in hand.
+struct Flow<'c> {
+    cluster: Option<&'c Cluster>,
+    paused: bool,
+}
+
+impl Flow<'_> {
+    fn set(&mut self, paused: bool) {
+        if std::mem::replace(&mut self.paused, paused) == paused {
+            return;
+        }
+        let Some(cluster) = self.cluster else { return };
+        let traffic = &cluster.stats().traffic;
+        if paused {
+            traffic.upstream_flow_control_paused_reading_total().inc();
+        } else {
+            traffic.upstream_flow_control_resumed_reading_total().inc();
+        }
+    }
+}
+
+impl Drop for Flow<'_> {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
 /// Relays a response body to the client, and what is left of the request to the upstream.
 pub(super) async fn relay<D: Downstream>(
     body: &mut Body,
@@ -53,7 +83,9 @@ pub(super) async fn relay<D: Downstream>(
     down: &mut D,
     timers: &mut Timers<'_>,
     mut kept_trailers: Option<&mut Option<http::HeaderMap>>,
+    cluster: Option<&Cluster>,
 ) -> Result<(), Cut> {
+    let mut flow = Flow { cluster: cluster.filter(|_| down.version() < Version::HTTP_2), paused: false };
     std::future::poll_fn(|cx| {
         poll_pump(pump, cx);
         if let Some(error) = timers.progress.as_ref().and_then(|progress| progress.take_failure()) {
@@ -64,9 +96,12 @@ pub(super) async fn relay<D: Downstream>(
         }
         loop {
             match down.poll_ready(cx) {
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => flow.set(false),
                 Poll::Ready(Err(gone)) => return Poll::Ready(Err(Cut::Gone(gone))),
-                Poll::Pending => break,
+                Poll::Pending => {
+                    flow.set(true);
+                    break;
+                }
             }
             match body.poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {

@@ -191,6 +191,7 @@ impl Tunnel {
             terminate: None,
             informational: &informational,
             bytes: None,
+            client: None,
         };
         let opened = Stream::open(&request).await.map_err(Refused::Pool)?;
         if let Some(facts) = opened.facts() {

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use crate::support::frames::{DATA, END_HEADERS, Frame, GET, HEADERS, POST, Peer, SETTINGS, WHOLE, WINDOW_UPDATE};
-use crate::support::gateway::free_port;
+use crate::support::gateway::{eventually, free_port};
 use crate::support::upstream::Answer;
 use crate::support::{Client, Gateway, Upstream, http_bootstrap, http_bootstrap_with};
 
@@ -47,13 +47,45 @@ fn is_held_back(held: &Receiver<usize>) {
     assert!(sent < UNDER_WAY_BYTES, "{sent} bytes are under way to a client that reads none");
 }
 
+/// A bootstrap with an admin interface on `admin`.
+fn with_admin(admin: u16, bootstrap: &str) -> String {
+    format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\n{bootstrap}")
+}
+
+/// Waits until of these pairs of counters, begun and over, as many are at work as `held` says.
+fn await_flow(admin: u16, pairs: &[(&str, &str)], held: u64) {
+    let count = |name: &str| -> u64 {
+        let told = Client::new(admin).get(&format!("/stats?filter=^{name}$")).text();
+        told.trim().rsplit(": ").next().and_then(|count| count.parse().ok()).unwrap()
+    };
+    eventually("what is held back is counted", || {
+        pairs.iter().all(|(begun, over)| {
+            let begun = count(begun);
+            begun > 0 && begun == count(over) + held
+        })
+    });
+}
+
+const OF_CLIENT: (&str, &str) =
+    ("cluster.up.upstream_flow_control_paused_reading_total", "cluster.up.upstream_flow_control_resumed_reading_total");
+const OF_HOST: [(&str, &str); 2] = [
+    ("cluster.up.upstream_flow_control_backed_up_total", "cluster.up.upstream_flow_control_drained_total"),
+    (
+        "http.test.downstream_flow_control_paused_reading_total",
+        "http.test.downstream_flow_control_resumed_reading_total",
+    ),
+];
+
 #[test]
 fn over_http1() {
-    let ((upstream, held), port) = (fountain(), free_port());
-    let _gateway = Gateway::start(&http_bootstrap(port, ROUTES, &[("up", upstream)]));
+    let ((upstream, held), port, admin) = (fountain(), free_port(), free_port());
+    let _gateway = Gateway::start(&with_admin(admin, &http_bootstrap(port, ROUTES, &[("up", upstream)])));
     let mut client = Client::new(port);
     client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
     is_held_back(&held);
+    await_flow(admin, &[OF_CLIENT], 1);
+    drop(client);
+    await_flow(admin, &[OF_CLIENT], 0);
 }
 
 #[test]
@@ -80,8 +112,8 @@ fn sink() -> (u16, TcpListener) {
 
 #[test]
 fn an_upload_over_http1() {
-    let ((upstream, _listener), port) = (sink(), free_port());
-    let _gateway = Gateway::start(&http_bootstrap(port, ROUTES, &[("up", upstream)]));
+    let ((upstream, _listener), port, admin) = (sink(), free_port(), free_port());
+    let _gateway = Gateway::start(&with_admin(admin, &http_bootstrap(port, ROUTES, &[("up", upstream)])));
     let mut client = Client::new(port);
     client.send(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {RESPONSE_BYTES}\r\n\r\n"));
     client.stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
@@ -90,6 +122,7 @@ fn an_upload_over_http1() {
         sent += n;
         assert!(sent < UNDER_WAY_BYTES, "{sent} bytes are under way to a host that reads none");
     }
+    await_flow(admin, &OF_HOST, 1);
 }
 
 #[test]

@@ -8,11 +8,50 @@ use bytes::Bytes;
 use tidegate_filters::http::Body;
 use tokio::io::WriteHalf;
 
+use super::StreamRequest;
+use crate::cluster::Cluster;
 use crate::http::codec::h1::io::Writer;
 use crate::http::codec::h1::outgoing::Outgoing;
 use crate::http::protocol::Http1Options;
+use crate::http::stats::HttpStats;
 use crate::http::wire_bytes::WireBytes;
 use crate::io::Transport;
+
+/// Counts when the host takes no more, and the client is not read from until it does (Envoy's watermarks).
+pub(super) struct Flow {
+    cluster: Arc<Cluster>,
+    client: Option<HttpStats>,
+    backed_up: bool,
+}
+
+impl Flow {
+    pub(super) fn of(request: &StreamRequest<'_>) -> Self {
+        Self { cluster: Arc::clone(request.cluster), client: request.client.cloned(), backed_up: false }
+    }
+
+    fn set(&mut self, backed_up: bool) {
+        if std::mem::replace(&mut self.backed_up, backed_up) == backed_up {
+            return;
+        }
+        let traffic = &self.cluster.stats().traffic;
+        if backed_up {
+            traffic.upstream_flow_control_backed_up_total().inc();
+        } else {
+            traffic.upstream_flow_control_drained_total().inc();
+        }
+        match &self.client {
+            Some(client) if backed_up => client.downstream_flow_control_paused_reading_total().inc(),
+            Some(client) => client.downstream_flow_control_resumed_reading_total().inc(),
+            None => {}
+        }
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
 
 /// The request's body on its way up.
 pub(super) struct Upload {
@@ -25,6 +64,8 @@ pub(super) struct Upload {
     pub(super) http1: Http1Options,
     /// Where its bytes are counted, if anybody asks.
     pub(super) bytes: Option<Arc<WireBytes>>,
+    /// Absent where there is no body.
+    pub(super) flow: Option<Flow>,
 }
 
 impl Upload {
@@ -41,9 +82,12 @@ impl Upload {
     fn move_up(&mut self, writer: &mut Writer<WriteHalf<Transport>>, cx: &mut Context<'_>) -> Result<(), ()> {
         while !self.done && !self.held {
             match writer.poll_ready(cx) {
-                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Ok(())) => self.note_flow(false),
                 Poll::Ready(Err(_)) => return Err(()),
-                Poll::Pending => return Ok(()),
+                Poll::Pending => {
+                    self.note_flow(true);
+                    return Ok(());
+                }
             }
             match self.body.poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => self.write(frame, writer)?,
@@ -58,6 +102,12 @@ impl Upload {
         match writer.poll_flush(cx) {
             Poll::Ready(Err(_)) => Err(()),
             _ => Ok(()),
+        }
+    }
+
+    fn note_flow(&mut self, backed_up: bool) {
+        if let Some(flow) = &mut self.flow {
+            flow.set(backed_up);
         }
     }
 

@@ -31,6 +31,7 @@ use super::circuit_breaker::{Permit, Resource, RoutingPriority};
 use super::host::{Host, HostCounter, InFlight, OpenConnection, Waiting};
 use super::options::{HttpProtocol, NotPrepared};
 use crate::http::limits::TryLimit;
+use crate::http::stats::HttpStats;
 use crate::http::wire_bytes::WireBytes;
 
 pub(crate) use connect::ConnectError;
@@ -86,6 +87,8 @@ pub(crate) struct StreamRequest<'a> {
     pub informational: &'a dyn OnInformational,
     /// Where its bytes are counted, if anybody asks.
     pub bytes: Option<&'a Arc<WireBytes>>,
+    /// Where it counts that a client is not read from while the host takes no more.
+    pub client: Option<&'a HttpStats>,
 }
 
 /// Who is told of informational responses.

@@ -59,7 +59,8 @@ impl Exchange<'_> {
         } else {
             let wanted = !hcm.access_logs.is_empty() || served.as_ref().is_some_and(Served::wants_trailers);
             let kept = wanted.then_some(&mut self.trailers);
-            relay(&mut body, &mut pump, down, &mut timers, kept).await
+            let cluster = served.as_ref().map(|served| &**served.cluster());
+            relay(&mut body, &mut pump, down, &mut timers, kept, cluster).await
         };
         if served.is_some() && result.is_ok() {
             self.stream.info.timings.last_upstream_rx = Some(Instant::now());

@@ -219,6 +219,7 @@ fn request<'r>(
         terminate: terminate(shared, head, stream),
         informational: shared,
         bytes: shared.bytes.as_ref(),
+        client: Some(&shared.connection.hcm.stats),
     }
 }
 

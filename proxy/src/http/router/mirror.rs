@@ -101,6 +101,7 @@ async fn send(account: &Account, head: RequestHead, body: Body) {
         terminate: None,
         informational: &Nobody,
         bytes: None,
+        client: None,
     };
     let begun = match Stream::open(&request).await {
         Ok(stream) => stream.send(&request, body).await.ok(),
