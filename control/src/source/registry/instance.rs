@@ -83,6 +83,5 @@ fn endpoint(instance: &Instance) -> LbEndpoint {
         health_status: if instance.healthy { HealthStatus::Unknown } else { HealthStatus::Unhealthy } as i32,
         metadata: (!instance.labels.is_empty())
             .then(|| Metadata { filter_metadata: [(LB.to_owned(), labels)].into(), ..Metadata::default() }),
-        ..LbEndpoint::default()
     }
 }
