@@ -16,6 +16,8 @@ pub(crate) enum Gone {
     Reset,
     /// The client broke the protocol while it sent the body.
     ProtocolError(&'static str),
+    /// The client broke the protocol of the connection that it shares with other requests.
+    Broken,
     /// The connection's time is over (drain, overload).
     Cut,
 }

@@ -112,7 +112,7 @@ pub(super) async fn serve(
             accepted = accept(&mut serving.server, &meter, &serving.active, &mut serving.ended, hcm) => match accepted {
                 Some(Ok((request, respond))) => serving.begin(request, respond),
                 Some(Err(error)) => {
-                    if error.is_library() || error.reason() == Some(Reason::PROTOCOL_ERROR) {
+                    if is_broken(&error) {
                         hcm.stats.downstream_cx_protocol_error().inc();
                     }
                     break;
@@ -186,12 +186,20 @@ async fn accept(
 ) -> Option<Result<(http::Request<h2::RecvStream>, SendResponse<Bytes>), h2::Error>> {
     std::future::poll_fn(|cx| {
         let polled = server.poll_accept(cx);
+        if matches!(&polled, Poll::Ready(Some(Err(error))) if is_broken(error)) {
+            meter.note_broken();
+        }
         if meter.is_closing() || matches!(&polled, Poll::Ready(None | Some(Err(_)))) {
             count_cut(meter, active, ended, hcm);
         }
         polled
     })
     .await
+}
+
+/// Whether a connection ends because its client broke the protocol.
+fn is_broken(error: &h2::Error) -> bool {
+    error.is_library() || error.reason() == Some(Reason::PROTOCOL_ERROR)
 }
 
 /// Who ends a connection.

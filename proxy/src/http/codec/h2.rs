@@ -154,6 +154,7 @@ pub(crate) fn open(
         sent_body: 0,
         limit: rules.buffer_limit_bytes,
         leave: Arc::clone(leave),
+        meter: Arc::clone(meter),
         stats: stats.clone(),
     };
     Ok(Opened { head, body, stream })
@@ -238,6 +239,8 @@ pub(crate) struct Stream {
     counted: Option<CountedStream>,
     limit: usize,
     leave: Arc<Notify>,
+    /// The connection's.
+    meter: Arc<Meter>,
     stats: Http2CodecStats,
 }
 
@@ -413,6 +416,7 @@ impl Downstream for Stream {
             None => self.respond.poll_reset(cx),
         };
         match ready!(reset) {
+            _ if self.meter.is_broken() => Poll::Ready(Gone::Broken),
             Ok(_) => {
                 self.stats.rx_reset().inc();
                 Poll::Ready(Gone::Reset)

@@ -32,6 +32,8 @@ pub(crate) struct Meter {
     told: Notify,
     /// The codec has said its last.
     closing: AtomicBool,
+    /// The peer has broken the protocol of the connection.
+    broken: AtomicBool,
     /// The peer has closed.
     left: AtomicBool,
     /// The peer did not close in the time that it was given.
@@ -81,6 +83,15 @@ impl Meter {
     /// Whether the codec has said its last.
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)
+    }
+
+    /// The peer has broken the protocol: what its streams end by is no reset of its own.
+    pub(crate) fn note_broken(&self) {
+        self.broken.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Relaxed)
     }
 
     /// Whether the peer has closed.

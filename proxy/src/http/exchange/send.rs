@@ -191,6 +191,10 @@ impl Exchange<'_> {
                 info.flags |= ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
                 info.details = Some(details.into());
             }
+            Gone::Broken => {
+                info.flags |= ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR;
+                info.details = Some("codec_error:The_user_callback_function_failed".into());
+            }
             Gone::Cut => {
                 info.flags |= ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION;
                 info.details = Some("downstream_local_disconnect(drained)".into());
