@@ -186,7 +186,8 @@ async fn accept(
 ) -> Option<Result<(http::Request<h2::RecvStream>, SendResponse<Bytes>), h2::Error>> {
     std::future::poll_fn(|cx| {
         let polled = server.poll_accept(cx);
-        if matches!(&polled, Poll::Ready(Some(Err(error))) if is_broken(error)) {
+        // The codec says its last while requests are under way and the client is there: it has found a mistake of the client's.
+        if meter.is_closing() && !meter.is_left() && active.load(Relaxed) > 0 {
             meter.note_broken();
         }
         if meter.is_closing() || matches!(&polled, Poll::Ready(None | Some(Err(_)))) {
