@@ -215,7 +215,7 @@ impl Discovery {
                 (!resources.is_empty()).then_some((kind, place, resources))
             });
             let Some((kind, place, resources)) = next else {
-                if self.answer_poll_from_kept(store) {
+                if self.answer_poll_from_kept(store) || self.give_up_what_was_not_kept(store) {
                     continue;
                 }
                 return;
@@ -231,6 +231,18 @@ impl Discovery {
             self.happened(place, received, store, Instant::now());
             self.sync(store);
         }
+    }
+
+    /// What was not there the last time either is not waited for; false where nothing was waited for.
+    fn give_up_what_was_not_kept(&mut self, store: &mut Store) -> bool {
+        let given_up = self.waits.give_up();
+        for (kind, name) in &given_up {
+            self.subscriptions.timed_out(*kind, name, store);
+        }
+        if !given_up.is_empty() {
+            self.sync(store);
+        }
+        !given_up.is_empty()
     }
 
     /// The same for one poll; false where there is nothing more to say.

@@ -56,6 +56,18 @@ impl Waits {
         self.states.get(&(kind, name.into())) == Some(&State::Over)
     }
 
+    /// Takes out everything that is still waited for, however long it may be.
+    pub(super) fn give_up(&mut self) -> Vec<(Kind, Arc<str>)> {
+        self.due.clear();
+        let waiting = self.states.iter_mut().filter(|(_, state)| **state != State::Over);
+        waiting
+            .map(|((kind, name), state)| {
+                *state = State::Over;
+                (*kind, Arc::clone(name))
+            })
+            .collect()
+    }
+
     pub(super) fn next(&self) -> Option<Instant> {
         self.due.first().map(|(at, ..)| *at)
     }
@@ -78,6 +90,21 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn what_is_given_up_is_waited_for_no_more() {
+        let (mut waits, now) = (Waits::default(), Instant::now());
+        let second = Wait(Some(Duration::from_secs(1)));
+        waits.begin(Kind::Route, &"a".into(), second, now);
+        waits.begin(Kind::Route, &"b".into(), second, now);
+        waits.begin(Kind::Cluster, &"".into(), Wait(None), now);
+        waits.came(Kind::Route, "a");
+        let mut given_up = waits.give_up();
+        given_up.sort();
+        assert_eq!(given_up, [(Kind::Cluster, Arc::from("")), (Kind::Route, Arc::from("b"))]);
+        assert_eq!(waits.next(), None);
+        assert!(waits.give_up().is_empty() && waits.is_over(Kind::Cluster, ""));
+    }
 
     #[test]
     fn what_comes_is_not_overdue() {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tidegate_xds::pb::google::protobuf::Any;
 
-use crate::support::control_plane::{Asked, ControlPlane, any, bootstrap_of};
+use crate::support::control_plane::{Asked, ControlPlane, any};
 use crate::support::gateway::{Directory, eventually, free_port};
 use crate::support::{Client, Gateway, Upstream};
 
@@ -16,23 +16,23 @@ const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const RTDS: &str = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
 const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
 
-fn cluster(name: &str) -> String {
+pub fn cluster(name: &str) -> String {
     format!("{{ '@type': {CDS}, name: {name}, type: EDS, eds_cluster_config: {{ eds_config: {{ ads: {{}} }} }} }}")
 }
 
-fn endpoints(name: &str, port: u16) -> String {
+pub fn endpoints(name: &str, port: u16) -> String {
     format!(
         "{{ '@type': {EDS}, cluster_name: {name}, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }} }}] }}] }}"
     )
 }
 
-fn listener(name: &str, port: u16) -> String {
+pub fn listener(name: &str, port: u16) -> String {
     format!(
         "{{ '@type': {LDS}, name: {name}, address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}, filter_chains: [{{ filters: [{{ name: http, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: t, rds: {{ route_config_name: routes, config_source: {{ ads: {{}} }} }}, http_filters: [{{ name: router, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}] }} }}] }}] }}"
     )
 }
 
-fn routes(cluster: &str) -> String {
+pub fn routes(cluster: &str) -> String {
     format!(
         "{{ '@type': {RDS}, name: routes, virtual_hosts: [{{ name: all, domains: ['*'], routes: [{{ match: {{ prefix: / }}, route: {{ cluster: {cluster} }} }}] }}] }}"
     )
@@ -486,69 +486,6 @@ fn the_runtime_comes_before_clusters_and_changes_while_it_serves() {
     control.change(RTDS, "e", &[], &["values"]);
     assert_eq!(control.asked(), "Runtime ne +[] -[] has[]");
     eventually("the layer below", || limit() == "1");
-}
-
-/// `tidegate control` on a directory of one file; killed when dropped.
-pub struct Own(std::process::Child);
-
-impl Own {
-    pub fn start(directory: &Directory, port: u16, resources: &[String]) -> Self {
-        std::fs::create_dir_all(directory.0.join("source")).unwrap();
-        let indented: Vec<_> = resources.iter().map(|resource| format!("- {resource}\n")).collect();
-        std::fs::write(directory.0.join("source/all.yaml"), format!("resources:\n{}", indented.concat())).unwrap();
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.arg("control").arg("--source").arg(directory.0.join("source"));
-        command.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(std::process::Stdio::null());
-        Self(command.spawn().unwrap())
-    }
-}
-
-impl Drop for Own {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// With a control plane that is away a start serves what was kept, says so, and follows the control plane once it is there:
-/// what that no longer names is gone.
-#[test]
-fn a_start_without_the_control_plane_serves_what_was_kept() {
-    for dialect in ["GRPC", "DELTA_GRPC"] {
-        let upstream = Upstream::text("hello");
-        let (port, admin, control, directory) = (free_port(), free_port(), free_port(), Directory::new());
-        let kept = directory.0.join("kept");
-        let flags = ["--snapshot-dir", kept.to_str().unwrap()];
-        let resources = |names: &[&str]| {
-            let mut resources = vec![listener("main", port), routes("up")];
-            resources.extend(names.iter().flat_map(|name| [cluster(name), endpoints(name, upstream.port)]));
-            resources
-        };
-        let bootstrap = bootstrap_of(control, dialect).replace(
-            "static_resources:",
-            &format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\nstatic_resources:"),
-        );
-        let running = Own::start(&directory, control, &resources(&["up", "old"]));
-        let mut gateway = Gateway::start_with(&bootstrap, &flags);
-        gateway.signal("INT");
-        assert!(gateway.wait().success());
-        drop(running);
-
-        let mut gateway = Gateway::spawn(&bootstrap, &flags);
-        gateway.wait_for("what was kept on disk is served");
-        gateway.wait_for("listening");
-        let mut client = Client::new(port);
-        assert_eq!(client.get("/").text(), "hello", "{dialect}");
-        let status = || Client::new(admin).get("/status").text();
-        assert!(status().contains("KEPT ON DISK at ") && status().contains("clusters        3 (0 warming)"));
-
-        let _running = Own::start(&directory, control, &resources(&["up"]));
-        eventually("the control plane", || {
-            let status = status();
-            !status.contains("KEPT ON DISK") && status.contains("clusters        2 (0 warming)")
-        });
-        assert_eq!(client.get("/").text(), "hello", "{dialect}");
-    }
 }
 
 /// Requests wait for tokens, and who waits is counted.

@@ -23,6 +23,7 @@ mod framing;
 mod headers;
 mod http2;
 mod http2_connection;
+mod kept;
 mod listeners;
 mod load_reports;
 mod namespace;

@@ -3,8 +3,7 @@
 
 use tidegate_xds::pb::google::protobuf::Any;
 
-use crate::discovery::Own;
-use crate::support::control_plane::{Asked, ControlPlane, bootstrap_of};
+use crate::support::control_plane::{Asked, ControlPlane, Own, bootstrap_of};
 use crate::support::gateway::{Directory, eventually, free_port};
 use crate::support::{Client, Gateway, Upstream};
 

@@ -1,8 +1,7 @@
 //! Virtual hosts from a control plane (VHDS), all at first and one by one as requests ask for them: what is asked for, what
 //! serves, what is refused.
 
-use crate::discovery::Own;
-use crate::support::control_plane::{Asked, ControlPlane, bootstrap_of};
+use crate::support::control_plane::{Asked, ControlPlane, Own, bootstrap_of};
 use crate::support::gateway::{Directory, eventually, free_port};
 use crate::support::{Client, Gateway, Upstream};
 

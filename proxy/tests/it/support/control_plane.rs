@@ -21,6 +21,8 @@ use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream, UnixLis
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::gateway::Directory;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a proxy asked, in either dialect.
@@ -297,4 +299,26 @@ pub fn any(text: &str) -> Any {
     )
     .unwrap();
     tidegate_xds::any::decode(&decoded.bytes, &tidegate_xds::FieldPath::root()).unwrap()
+}
+
+/// `tidegate control` on a directory of one file; killed when dropped.
+pub struct Own(std::process::Child);
+
+impl Own {
+    pub fn start(directory: &Directory, port: u16, resources: &[String]) -> Self {
+        std::fs::create_dir_all(directory.0.join("source")).unwrap();
+        let indented: Vec<_> = resources.iter().map(|resource| format!("- {resource}\n")).collect();
+        std::fs::write(directory.0.join("source/all.yaml"), format!("resources:\n{}", indented.concat())).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("control").arg("--source").arg(directory.0.join("source"));
+        command.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(std::process::Stdio::null());
+        Self(command.spawn().unwrap())
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
