@@ -11,12 +11,15 @@ use serde_json::Value;
 
 use super::client::{self, Client};
 use super::instance::{Instance, Place};
-use super::{Cursor, Fault};
+use super::{Answer, Cursor, Fault};
 
 const PORT: u16 = 8500;
 
 /// How long Consul may hold a query; it adds up to a sixteenth of it.
 const WAIT: &str = "55s";
+
+/// How often it is asked at most where it does not hold queries back.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Longer than the wait with what Consul adds.
 const LIMIT: Duration = Duration::from_secs(75);
@@ -48,31 +51,34 @@ impl Consul {
     }
 
     /// Waits until the service is other than it was at the cursor.
-    pub(super) async fn ask(&self, service: &str, cursor: &mut Cursor) -> Result<Option<Vec<Instance>>, Fault> {
-        let index = cursor.index.to_string();
+    pub(super) async fn ask(&self, service: &str, cursor: &mut Cursor) -> Result<Answer, Fault> {
+        let index = cursor.to_string();
         let mut query: Vec<(&str, &str)> = vec![("passing", "true")];
         query.extend(self.options.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         if self.stale {
             query.push(("stale", ""));
         }
-        if cursor.index > 0 {
+        if *cursor > 0 {
             query.extend([("index", index.as_str()), ("wait", WAIT)]);
         }
         let path = format!("/v1/health/service/{}", utf8_percent_encode(service, NON_ALPHANUMERIC));
-        let answer = self.client.get(&path, &query, LIMIT).await.inspect_err(|_| cursor.index = 0)?;
+        let answer = self.client.get(&path, &query, LIMIT).await.inspect_err(|_| *cursor = 0)?;
         if header(&answer.headers, "x-consul-knownleader") == Some("false") {
-            cursor.index = 0;
+            *cursor = 0;
             return Err(Fault::new("Consul has no leader: what it says may be old"));
         }
         let now = header(&answer.headers, "x-consul-index").and_then(|index| index.parse::<u64>().ok()).unwrap_or(0);
-        let before = cursor.index;
+        let before = *cursor;
         // An index that goes back is of another life of the server, as after a restore: begin again.
-        cursor.index = if now < before { 0 } else { now };
+        *cursor = if now < before { 0 } else { now };
         if now == before && before > 0 {
-            return Ok(None);
+            return Ok(Answer { instances: None, holds: PAUSE });
         }
         let entries = answer.body.as_array().ok_or_else(|| Fault::new("Consul answers with no list of instances"))?;
-        Ok(Some(entries.iter().filter_map(instance).collect()))
+        // Consul itself holds the next query back until there is something new; but one that names no index, which it answers at
+        // once.
+        let holds = if *cursor > 0 { Duration::ZERO } else { PAUSE };
+        Ok(Answer { instances: Some(entries.iter().filter_map(instance).collect()), holds })
     }
 }
 

@@ -13,7 +13,7 @@ use hickory_resolver::proto::rr::rdata::SRV;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
 
 use super::instance::{Instance, Place};
-use super::{Cursor, Fault};
+use super::{Answer, Fault};
 
 /// How often a name is asked for at least and at most, whatever its records say.
 const SHORTEST: Duration = Duration::from_secs(1);
@@ -63,10 +63,7 @@ impl Dns {
         self
     }
 
-    /// `cursor.index`: how many milliseconds what was told last holds.
-    pub(super) async fn ask(&self, service: &str, cursor: &mut Cursor) -> Result<Option<Vec<Instance>>, Fault> {
-        // An answer holds as long as it says; the first is asked for at once.
-        tokio::time::sleep(Duration::from_millis(std::mem::take(&mut cursor.index))).await;
+    pub(super) async fn ask(&self, service: &str) -> Result<Answer, Fault> {
         let mut name = Name::from_str_relaxed(service).map_err(Fault::new)?;
         name.set_fqdn(true);
         let (records, mut ttl) = self.lookup(name, RecordType::SRV).await?;
@@ -100,8 +97,7 @@ impl Dns {
             }));
         }
         let holds = Duration::from_secs(ttl.into()).clamp(self.shortest, LONGEST);
-        cursor.index = u64::try_from(holds.as_millis()).unwrap_or(u64::MAX);
-        Ok(Some(found))
+        Ok(Answer { instances: Some(found), holds })
     }
 
     /// A and AAAA, and how many seconds they hold.

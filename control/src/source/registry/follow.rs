@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::instance::Instance;
-use super::{Cursor, Registry};
+use super::{Answer, Cursor, Registry};
 use crate::client::Backoff;
 
 /// Whatever a registry answers, it is asked no more often.
@@ -27,7 +27,7 @@ pub(super) async fn run(registry: Arc<Registry>, service: String, name: Arc<str>
     let mut failing: Option<String> = None;
     loop {
         match registry.ask(&service, &mut cursor).await {
-            Ok(instances) => {
+            Ok(Answer { instances, holds }) => {
                 backoff.reset();
                 if failing.take().is_some() {
                     tracing::info!(service = %name, "the registry answers again");
@@ -43,7 +43,7 @@ pub(super) async fn run(registry: Arc<Registry>, service: String, name: Arc<str>
                         last = Some(instances);
                     }
                 }
-                tokio::time::sleep(SHORTEST).await;
+                tokio::time::sleep(holds.max(SHORTEST)).await;
             }
             Err(fault) => {
                 let fault = fault.to_string();

@@ -57,11 +57,16 @@ enum Kind {
     Dns(Dns),
 }
 
-/// Where a follower of one service stands.
-#[derive(Debug, Default)]
-struct Cursor {
-    /// What the registry gave to tell the newer from the older; 0: nothing yet.
-    index: u64,
+/// Where a follower of one service stands: what the registry gave to tell the newer from the older; 0: nothing yet.
+type Cursor = u64;
+
+/// What a registry answered.
+#[derive(Debug)]
+struct Answer {
+    /// None: nothing is new.
+    instances: Option<Vec<Instance>>,
+    /// How long it holds: then it is asked again.
+    holds: Duration,
 }
 
 /// Why a registry did not answer.
@@ -100,12 +105,12 @@ impl Registry {
         Ok(Self { name: name.into(), kind: kind.map_err(refused)? })
     }
 
-    /// Asks once, and waits a while for something new where the registry lets one; none: nothing is new.
-    async fn ask(&self, service: &str, cursor: &mut Cursor) -> Result<Option<Vec<Instance>>, Fault> {
+    /// Asks once, and waits a while for something new where the registry lets one.
+    async fn ask(&self, service: &str, cursor: &mut Cursor) -> Result<Answer, Fault> {
         match &self.kind {
             Kind::Consul(consul) => consul.ask(service, cursor).await,
             Kind::Nacos(nacos) => nacos.ask(service, cursor).await,
-            Kind::Dns(dns) => dns.ask(service, cursor).await,
+            Kind::Dns(dns) => dns.ask(service).await,
         }
     }
 }

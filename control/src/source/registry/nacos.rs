@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::client::{self, Client};
 use super::instance::{Instance, Place};
-use super::{Cursor, Fault};
+use super::{Answer, Cursor, Fault};
 
 const PORT: u16 = 8848;
 
@@ -59,27 +59,23 @@ impl Nacos {
         self
     }
 
-    pub(super) async fn ask(&self, service: &str, cursor: &mut Cursor) -> Result<Option<Vec<Instance>>, Fault> {
+    pub(super) async fn ask(&self, service: &str, cursor: &mut Cursor) -> Result<Answer, Fault> {
         let (group, name) = service.split_once("@@").unwrap_or((GROUP, service));
         let whole = format!("{group}@@{name}");
         let mut query: Vec<(&str, &str)> = vec![("serviceName", &whole), ("groupName", group)];
         query.extend(self.options.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         query.extend(self.access_token.iter().map(|token| ("accessToken", token.as_str())));
         let answer = self.client.get(&self.path, &query, LIMIT).await?.body;
-        let pause = answer["cacheMillis"].as_u64().map_or(LONGEST, Duration::from_millis).clamp(self.shortest, LONGEST);
+        let holds = answer["cacheMillis"].as_u64().map_or(LONGEST, Duration::from_millis).clamp(self.shortest, LONGEST);
         let hosts = answer["hosts"].as_array().ok_or_else(|| Fault::new("Nacos answers with no list of hosts"))?;
         let found = hosts.iter().filter_map(instance).collect();
         // Of several servers one may lag behind: what is older than what is known is not taken, as by Nacos' own client.
         let now = answer["lastRefTime"].as_u64().unwrap_or(0);
-        if now < cursor.index {
-            tokio::time::sleep(pause).await;
-            return Ok(None);
+        if now < *cursor {
+            return Ok(Answer { instances: None, holds });
         }
-        // The first answer is told at once.
-        if std::mem::replace(&mut cursor.index, now.max(1)) > 0 {
-            tokio::time::sleep(pause).await;
-        }
-        Ok(Some(found))
+        *cursor = now;
+        Ok(Answer { instances: Some(found), holds })
     }
 }
 

@@ -168,11 +168,13 @@ async fn dns_names_are_looked_up_again() {
     use hickory_resolver::proto::op::{Message, MessageType, ResponseCode};
     use hickory_resolver::proto::rr::rdata::{A, SRV};
     use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
     let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
-    let answers = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&answers);
+    let (counted, mut answers) = tokio::sync::watch::channel(0);
+    let nth = |counted: &tokio::sync::watch::Sender<u32>| {
+        counted.send_modify(|answers| *answers += 1);
+        *counted.borrow()
+    };
     tokio::spawn(async move {
         let mut buffer = [0; 512];
         loop {
@@ -184,7 +186,7 @@ async fn dns_names_are_looked_up_again() {
             let name = |text: &str| Name::from_ascii(text).unwrap();
             match query.query_type() {
                 // The second time it fails.
-                RecordType::SRV if counted.fetch_add(1, Relaxed) == 1 => {
+                RecordType::SRV if nth(&counted) == 2 => {
                     message.metadata.response_code = ResponseCode::ServFail;
                 }
                 RecordType::SRV => {
@@ -206,13 +208,8 @@ async fn dns_names_are_looked_up_again() {
     hand.send(sets(&["dns/_http._tcp.web.test"])).await.unwrap();
     let first = next(&mut source).await;
     assert_eq!(endpoints(&first, "dns/_http._tcp.web.test"), ["0  10.0.0.1:8080 5", "1  10.0.0.2:8081 1"]);
-    tokio::time::timeout(PATIENCE, async {
-        while answers.load(Relaxed) < 3 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await
-    .expect("it is not asked again");
+    let asked_again = answers.wait_for(|answers| *answers > 2);
+    tokio::time::timeout(PATIENCE, asked_again).await.expect("it is not asked again").unwrap();
     assert!(source.found.try_recv().is_err(), "a failure changes nothing");
 }
 
