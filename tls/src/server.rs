@@ -1,0 +1,328 @@
+//! The side that accepts: which certificate a client gets, what is asked of it, and the handshake (Envoy's
+//! `DownstreamTlsContext`). It must not know listeners.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::pki_types::UnixTime;
+use rustls::server::{
+    Accepted, Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
+};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, SignatureScheme};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
+
+use crate::certificate::KeyKind;
+use crate::session::{Notes, noting};
+use crate::signing::limited;
+use crate::stream::TlsStream;
+use crate::tickets::{TicketKeys, Tickets};
+use crate::validation::{Peer, Validation};
+use crate::verifier::Verifier;
+use crate::{Failure, Identity, Parameters, Refused, Session};
+
+/// Sessions that are kept for clients of TLS 1.2 without tickets.
+const KEPT_SESSIONS: usize = 4096;
+
+/// How long a session can be resumed where nothing is said, in seconds.
+const SESSION_TIMEOUT: u32 = 7200;
+
+/// When a stapled response is demanded (`ocsp_staple_policy`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stapling {
+    /// It is stapled while it is valid.
+    #[default]
+    Lenient,
+    /// A certificate whose response has expired is not used.
+    Strict,
+    /// A certificate without a valid response is not used.
+    Must,
+}
+
+/// What a context is made of.
+#[derive(Debug)]
+pub struct ServerSettings {
+    pub parameters: Parameters,
+    /// The first is for those who ask for none of them.
+    pub identities: Vec<Arc<Identity>>,
+    pub validation: Arc<Validation>,
+    pub require_client_certificate: bool,
+    pub require_server_name: bool,
+    /// In the order of preference.
+    pub alpn: Vec<Vec<u8>>,
+    pub prefer_client_ciphers: bool,
+    /// `full_scan_certs_on_sni_mismatch`.
+    pub full_scan: bool,
+    pub stapling: Stapling,
+    /// `None`: no tickets (`disable_stateless_session_resumption`).
+    pub tickets: Option<TicketKeys>,
+    /// Sessions are kept for clients of TLS 1.2 without tickets.
+    pub stateful_sessions: bool,
+    /// In seconds.
+    pub session_timeout: Option<u32>,
+    /// Tells contexts with other trust or other certificates apart: sessions are not resumed from one to another.
+    pub digest: [u8; 32],
+}
+
+/// A context, ready for handshakes.
+#[derive(Debug)]
+pub struct ServerContext {
+    identities: Vec<Presented>,
+    /// By name, the indexes of those that have it; a wildcard without its `*`.
+    names: HashMap<String, Vec<usize>>,
+    validation: Arc<Validation>,
+    require_server_name: bool,
+    full_scan: bool,
+    stapling: Stapling,
+}
+
+/// An identity with rustls' configurations for it.
+#[derive(Debug)]
+struct Presented {
+    identity: Arc<Identity>,
+    is_ecdsa: bool,
+    config: Arc<ServerConfig>,
+    /// For clients that offer only protocols that are not ours: Envoy then agrees on none.
+    without_alpn: Arc<ServerConfig>,
+    /// Neither ALPN nor a response that has expired.
+    unstapled: Option<[Arc<ServerConfig>; 2]>,
+}
+
+/// Always the same certificate.
+#[derive(Debug)]
+struct Only(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Only {
+    fn resolve(&self, _client_hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+impl ServerContext {
+    /// Makes a context.
+    ///
+    /// # Errors
+    /// There is no certificate, or rustls refuses the settings.
+    pub fn build(settings: ServerSettings) -> Result<Self, Refused> {
+        if settings.identities.is_empty() {
+            return Err(Refused::new("Server TlsCertificates must have a certificate specified"));
+        }
+        let base = base(&settings)?;
+        let identities: Vec<Presented> =
+            settings.identities.iter().map(|identity| Presented::new(identity, &base, &settings)).collect();
+        let mut names: HashMap<String, Vec<usize>> = HashMap::new();
+        for (index, identity) in settings.identities.iter().enumerate() {
+            for name in identity.names() {
+                let key = name.strip_prefix('*').map(str::to_owned).unwrap_or(name);
+                names.entry(key).or_default().push(index);
+            }
+        }
+        Ok(Self {
+            identities,
+            names,
+            validation: settings.validation,
+            require_server_name: settings.require_server_name,
+            full_scan: settings.full_scan,
+            stapling: settings.stapling,
+        })
+    }
+
+    /// What is presented, in the order of the configuration.
+    pub fn identities(&self) -> impl Iterator<Item = &Arc<Identity>> {
+        self.identities.iter().map(|presented| &presented.identity)
+    }
+
+    pub fn validation(&self) -> &Arc<Validation> {
+        &self.validation
+    }
+
+    /// Shakes hands with a client.
+    ///
+    /// # Errors
+    /// Either side does not agree; what was to be said to the client was.
+    pub async fn accept<IO>(&self, io: IO) -> Result<(TlsStream<IO>, Session), Failure>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let start = match LazyConfigAcceptor::new(Acceptor::default(), io).await {
+            Ok(start) => start,
+            Err(error) => return Err(Failure::of(error, None)),
+        };
+        let hello = start.client_hello();
+        let server_name = hello.server_name().map(str::to_owned);
+        let chosen = self.choose(&hello);
+        let (config, identity) = match chosen {
+            Ok(chosen) => chosen,
+            Err(failure) => {
+                refuse(start).await;
+                return Err(failure);
+            }
+        };
+        let (handshake, notes) = noting(start.into_stream(config)).await;
+        let stream = match handshake {
+            Ok(stream) => stream,
+            Err(error) => return Err(Failure::of(error, notes.reason)),
+        };
+        let mut session = Session::of(stream.get_ref().1, server_name, &notes);
+        session.local = Some(identity);
+        self.check_resumed(&mut session, &notes)?;
+        Ok((TlsStream(stream.into()), session))
+    }
+
+    /// rustls asks no verifier about a client whose session it resumes: its chain is looked at again.
+    fn check_resumed(&self, session: &mut Session, notes: &Notes) -> Result<(), Failure> {
+        if !session.resumed || notes.outcome.is_some() || session.peer_chain.is_empty() || !self.validation.asks() {
+            return Ok(());
+        }
+        let outcome = self.validation.check(&session.peer_chain, None, Peer::Client, UnixTime::now());
+        let outcome = outcome.map_err(Failure::Verify)?;
+        session.peer_validated = outcome == crate::validation::Outcome::Validated;
+        Ok(())
+    }
+
+    fn choose(&self, hello: &ClientHello<'_>) -> Result<(Arc<ServerConfig>, Arc<Identity>), Failure> {
+        let name = hello.server_name().map(str::to_ascii_lowercase);
+        if name.is_none() && self.require_server_name {
+            return Err(Failure::NoServerName);
+        }
+        let now = SystemTime::now();
+        let ecdsa = hello.signature_schemes().iter().any(is_ecdsa);
+        let index = self.select(name.as_deref(), ecdsa, now).ok_or(Failure::NoStaple)?;
+        let presented = &self.identities[index];
+        let ours = &presented.config.alpn_protocols;
+        let agreed = match hello.alpn() {
+            Some(mut offered) => offered.any(|protocol| ours.iter().any(|our| our == protocol)),
+            None => true,
+        };
+        let expired = presented.identity.ocsp.as_ref().is_some_and(|response| response.is_expired(now));
+        let config = match &presented.unstapled {
+            Some([config, _]) if expired && agreed => config,
+            Some([_, without_alpn]) if expired => without_alpn,
+            _ if agreed => &presented.config,
+            _ => &presented.without_alpn,
+        };
+        Ok((Arc::clone(config), Arc::clone(&presented.identity)))
+    }
+
+    /// The certificate for a name: exactly, then by wildcard, else the first; of several the one whose kind of key the client
+    /// prefers, as Envoy chooses.
+    fn select(&self, name: Option<&str>, ecdsa: bool, now: SystemTime) -> Option<usize> {
+        if let Some(name) = name {
+            let wildcard = name.find('.').map(|dot| &name[dot..]);
+            for key in std::iter::once(name).chain(wildcard) {
+                if let Some(found) = self.names.get(key).and_then(|all| self.best(all.iter().copied(), ecdsa, now)) {
+                    return Some(found);
+                }
+            }
+            if !self.full_scan {
+                return self.usable(0, now).then_some(0);
+            }
+        }
+        self.best(0..self.identities.len(), ecdsa, now).or_else(|| self.usable(0, now).then_some(0))
+    }
+
+    fn best(&self, among: impl Iterator<Item = usize>, ecdsa: bool, now: SystemTime) -> Option<usize> {
+        let mut candidate = None;
+        for index in among.filter(|index| self.usable(*index, now)) {
+            if self.identities[index].is_ecdsa == ecdsa {
+                return Some(index);
+            }
+            // A client that can do ECDSA can do RSA as well.
+            if ecdsa && candidate.is_none() {
+                candidate = Some(index);
+            }
+        }
+        candidate
+    }
+
+    /// Whether the policy lets it be presented as it is.
+    fn usable(&self, index: usize, now: SystemTime) -> bool {
+        let identity = &self.identities[index].identity;
+        let valid = identity.ocsp.as_ref().map(|response| !response.is_expired(now));
+        match self.stapling {
+            _ if identity.leaf().must_staple => valid == Some(true),
+            Stapling::Lenient => true,
+            Stapling::Strict => valid != Some(false),
+            Stapling::Must => valid == Some(true),
+        }
+    }
+}
+
+fn is_ecdsa(scheme: &SignatureScheme) -> bool {
+    use SignatureScheme::{ECDSA_NISTP256_SHA256, ECDSA_NISTP384_SHA384, ECDSA_NISTP521_SHA512};
+    matches!(*scheme, ECDSA_NISTP256_SHA256 | ECDSA_NISTP384_SHA384 | ECDSA_NISTP521_SHA512)
+}
+
+/// Closes a connection whose ClientHello is not answered.
+async fn refuse<IO: AsyncRead + AsyncWrite + Unpin>(start: StartHandshake<IO>) {
+    let StartHandshake { accepted, mut io, .. } = start;
+    drop::<Accepted>(accepted);
+    // handshake_failure, fatal (RFC 8446 section 6). Whoever is gone already needs no answer.
+    let _ = tokio::io::AsyncWriteExt::write_all(&mut io, &[0x15, 0x03, 0x03, 0x00, 0x02, 0x02, 0x28]).await;
+}
+
+/// What the configurations of all identities share.
+fn base(settings: &ServerSettings) -> Result<ServerConfig, Refused> {
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&settings.parameters.provider))
+        .with_protocol_versions(&settings.parameters.versions)
+        .map_err(|error| Refused::new(error.to_string()))?;
+    let validation = &settings.validation;
+    let builder = if settings.require_client_certificate || validation.asks() {
+        let roots = validation.trust.iter().map(|trust| &trust.roots);
+        let domains = validation.spiffe.iter().flat_map(|spiffe| &spiffe.domains).map(|(_, trust)| &trust.roots);
+        builder.with_client_cert_verifier(Arc::new(Verifier {
+            validation: Arc::clone(validation),
+            mandatory: settings.require_client_certificate,
+            expects_name: false,
+            enforces_rsa_key_usage: false,
+            schemes: settings.parameters.schemes.clone(),
+            hints: roots.chain(domains).flat_map(|roots| roots.subjects()).collect(),
+        }))
+    } else {
+        builder.with_no_client_auth()
+    };
+    let first = Only(Arc::clone(&settings.identities[0].key));
+    let mut config = builder.with_cert_resolver(Arc::new(first));
+    config.alpn_protocols.clone_from(&settings.alpn);
+    config.ignore_client_order = !settings.prefer_client_ciphers;
+    config.session_storage = if settings.stateful_sessions {
+        ServerSessionMemoryCache::new(KEPT_SESSIONS)
+    } else {
+        Arc::new(NoServerSessionStorage {})
+    };
+    match &settings.tickets {
+        Some(keys) => {
+            let lifetime = settings.session_timeout.unwrap_or(SESSION_TIMEOUT);
+            config.ticketer = Arc::new(Tickets::new(keys, settings.digest, lifetime)?);
+        }
+        None => config.send_tls13_tickets = 0,
+    }
+    Ok(config)
+}
+
+impl Presented {
+    fn new(identity: &Arc<Identity>, base: &ServerConfig, settings: &ServerSettings) -> Self {
+        let with = |key: Arc<CertifiedKey>, alpn: bool| {
+            let mut config = base.clone();
+            config.cert_resolver = Arc::new(Only(limited(key, &settings.parameters.schemes)));
+            if !alpn {
+                config.alpn_protocols.clear();
+            }
+            Arc::new(config)
+        };
+        let unstapled =
+            identity.ocsp.as_ref().map(|_| [with(identity.without_ocsp(), true), with(identity.without_ocsp(), false)]);
+        Self {
+            is_ecdsa: matches!(identity.leaf().key, KeyKind::Ecdsa(_)),
+            config: with(Arc::clone(&identity.key), true),
+            without_alpn: with(Arc::clone(&identity.key), false),
+            unstapled,
+            identity: Arc::clone(identity),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

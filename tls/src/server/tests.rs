@@ -1,0 +1,242 @@
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::*;
+use crate::client::{ClientContext, ClientSettings, Target};
+use crate::parameters::{Version, Wanted};
+use crate::testing::Authority;
+use crate::validation::Reason;
+
+fn parameters(max: Version) -> Parameters {
+    let wanted = Wanted { min: Version::Tls12, max, cipher_suites: &[], groups: &[], signature_algorithms: &[] };
+    Parameters::new(&wanted).unwrap()
+}
+
+fn server(identities: Vec<Arc<Identity>>, validation: Validation) -> ServerSettings {
+    ServerSettings {
+        parameters: parameters(Version::Tls13),
+        identities,
+        validation: Arc::new(validation),
+        require_client_certificate: false,
+        require_server_name: false,
+        alpn: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        prefer_client_ciphers: false,
+        full_scan: false,
+        stapling: Stapling::Lenient,
+        tickets: Some(TicketKeys::Random),
+        stateful_sessions: true,
+        session_timeout: None,
+        digest: [0; 32],
+    }
+}
+
+fn client(identity: Option<Arc<Identity>>, validation: Validation) -> ClientSettings {
+    ClientSettings {
+        parameters: parameters(Version::Tls13),
+        identity,
+        validation: Arc::new(validation),
+        expects_name: false,
+        enforces_rsa_key_usage: false,
+        alpn: Vec::new(),
+        kept_sessions: 4,
+    }
+}
+
+type Side = Result<(TlsStream<DuplexStream>, Session), Failure>;
+
+/// Both sides' ends of a handshake; a byte each way has gone where it came about.
+async fn shake(server: &ServerContext, client: &ClientContext, name: Option<&str>) -> (Side, Side) {
+    let (ours, theirs) = duplex(64 << 10);
+    let target = Target { server_name: name, address: None, alpn: None };
+    let accept = async {
+        let (mut stream, session) = server.accept(ours).await?;
+        stream.write_all(b"s").await?;
+        stream.flush().await?;
+        Ok((stream, session))
+    };
+    let connect = async {
+        let (mut stream, session) = client.connect(theirs, target).await?;
+        // Of TLS 1.3 a client learns only now whether it was let in.
+        let mut byte = [0];
+        match stream.read(&mut byte).await {
+            Ok(1) => Ok((stream, session)),
+            Ok(_) => Err(Failure::Io(std::io::ErrorKind::UnexpectedEof.into())),
+            Err(error) => Err(Failure::of(error, None)),
+        }
+    };
+    tokio::join!(accept, connect)
+}
+
+fn build(settings: ServerSettings) -> ServerContext {
+    ServerContext::build(settings).unwrap()
+}
+
+fn build_client(settings: ClientSettings) -> ClientContext {
+    ClientContext::build(settings).unwrap()
+}
+
+fn fingerprint(chain: &[CertificateDer<'_>]) -> String {
+    crate::Certificate::parse(&chain[0]).unwrap().sha256
+}
+
+#[tokio::test]
+async fn both_sides_know_each_other() {
+    let root = Authority::new("root");
+    let (host, guest) = (root.identity(&["a.test"]), root.identity(&["guest.test"]));
+    let settings = ServerSettings { require_client_certificate: true, ..server(vec![host.clone()], root.validation()) };
+    let settings_of_client =
+        ClientSettings { alpn: vec![b"http/1.1".to_vec()], ..client(Some(guest.clone()), root.validation()) };
+    let (server, client) = shake(&build(settings), &build_client(settings_of_client), Some("a.test")).await;
+    let ((_, server), (_, client)) = (server.unwrap(), client.unwrap());
+    assert_eq!((server.version, server.alpn.as_deref()), ("TLSv1.3", Some(b"http/1.1".as_slice())));
+    assert_eq!((server.server_name.as_deref(), server.peer_validated), (Some("a.test"), true));
+    assert_eq!(fingerprint(&server.peer_chain), guest.leaf().sha256);
+    assert_eq!(fingerprint(&client.peer_chain), host.leaf().sha256);
+    assert_eq!(client.local.unwrap().leaf().sha256, guest.leaf().sha256);
+    assert_eq!(server.peer_signature, Some("ecdsa_secp256r1_sha256"));
+    assert_eq!((server.cipher, server.group), ("TLS_AES_128_GCM_SHA256", Some("X25519")));
+}
+
+#[tokio::test]
+async fn whoever_is_not_who_he_must_be_is_turned_away() {
+    let (root, other) = (Authority::new("root"), Authority::new("other"));
+    for version in [Version::Tls12, Version::Tls13] {
+        let strict = |validation| ServerSettings {
+            require_client_certificate: true,
+            parameters: parameters(version),
+            ..server(vec![root.identity(&["a.test"])], validation)
+        };
+        let (none, _) =
+            shake(&build(strict(root.validation())), &build_client(client(None, root.validation())), None).await;
+        assert!(matches!(none, Err(Failure::NoCertificate)), "{version:?} {none:?}");
+        let guest = Some(other.identity(&["guest.test"]));
+        let context = build_client(client(guest.clone(), root.validation()));
+        let (wrong, told) = shake(&build(strict(root.validation())), &context, None).await;
+        assert!(matches!(wrong, Err(Failure::Verify(Reason::Chain(_)))), "{version:?} {wrong:?}");
+        let told = told.unwrap_err();
+        assert!(told.reason().contains("TLSV1_ALERT_UNKNOWN_CA"), "{told:?}");
+        // Anybody with any certificate, where nothing is asked of it.
+        let (any, _) = shake(&build(strict(Validation::default())), &context, None).await;
+        assert!(!any.unwrap().1.peer_validated);
+    }
+    let (server, client) = shake(
+        &build(server(vec![root.identity(&[])], Validation::default())),
+        &build_client(client(None, other.validation())),
+        None,
+    )
+    .await;
+    assert!(matches!(client, Err(Failure::Verify(Reason::Chain(_)))), "{client:?}");
+    assert!(server.is_err());
+}
+
+#[tokio::test]
+async fn a_host_must_have_the_name_that_was_asked_for() {
+    let root = Authority::new("root");
+    let server = build(server(vec![root.identity(&["a.test"])], Validation::default()));
+    let context = build_client(ClientSettings { expects_name: true, ..client(None, root.validation()) });
+    assert!(shake(&server, &context, Some("a.test")).await.1.is_ok());
+    for name in [Some("b.test"), None] {
+        let (_, refused) = shake(&server, &context, name).await;
+        assert!(matches!(refused, Err(Failure::Verify(Reason::San(_)))), "{name:?} {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn names_choose_certificates() {
+    let root = Authority::new("root");
+    let all = vec![root.identity(&["first.test"]), root.identity(&["*.a.test"]), root.identity(&["x.a.test"])];
+    let context = build_client(client(None, root.validation()));
+    let server = build(server(all.clone(), Validation::default()));
+    for (name, index) in [
+        (Some("first.test"), 0),
+        (Some("y.a.test"), 1),
+        (Some("X.A.test"), 2),
+        (Some("y.x.a.test"), 0),
+        (Some("unknown.test"), 0),
+        (None, 0),
+    ] {
+        let (_, client) = shake(&server, &context, name).await;
+        assert_eq!(fingerprint(&client.unwrap().1.peer_chain), all[index].leaf().sha256, "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn protocols_that_are_not_ours_are_no_reason_to_hang_up() {
+    let root = Authority::new("root");
+    let server = build(server(vec![root.identity(&[])], Validation::default()));
+    for (offered, expected) in
+        [(&["http/1.1", "h2"][..], Some("h2")), (&["http/1.1"], Some("http/1.1")), (&["acme"], None), (&[], None)]
+    {
+        let alpn = offered.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let (_, client) =
+            shake(&server, &build_client(ClientSettings { alpn, ..client(None, root.validation()) }), None).await;
+        let agreed = client.unwrap().1.alpn.map(|protocol| String::from_utf8(protocol).unwrap());
+        assert_eq!(agreed.as_deref(), expected, "{offered:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_can_have_to_name_a_host() {
+    let root = Authority::new("root");
+    let settings =
+        ServerSettings { require_server_name: true, ..server(vec![root.identity(&[])], Validation::default()) };
+    let (server, context) = (build(settings), build_client(client(None, root.validation())));
+    assert!(shake(&server, &context, Some("a.test")).await.0.is_ok());
+    let (refused, told) = shake(&server, &context, None).await;
+    assert!(matches!(refused, Err(Failure::NoServerName)));
+    assert!(told.unwrap_err().reason().contains("HANDSHAKE_FAILURE"));
+}
+
+/// Settings that ask for clients' certificates, with ticket keys that other contexts share.
+fn asking(root: &Authority, trusted: Validation, digest: u8, version: Version) -> ServerSettings {
+    ServerSettings {
+        parameters: parameters(version),
+        require_client_certificate: true,
+        tickets: Some(TicketKeys::given([vec![7; 80]]).unwrap()),
+        digest: [digest; 32],
+        ..server(vec![root.identity(&[])], trusted)
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_resumed_and_trust_is_looked_at_again() {
+    let (root, other) = (Authority::new("root"), Authority::new("other"));
+    for version in [Version::Tls12, Version::Tls13] {
+        let context = build_client(client(Some(root.identity(&["guest.test"])), root.validation()));
+        let first = build(asking(&root, root.validation(), 0, version));
+        assert!(!shake(&first, &context, Some("a.test")).await.0.unwrap().1.resumed);
+        let (again, _) = shake(&first, &context, Some("a.test")).await;
+        let again = again.unwrap().1;
+        assert!(again.resumed && again.peer_validated && !again.peer_chain.is_empty(), "{version:?} {again:?}");
+        // Other roots, and yet the same keys for tickets: the chain that the ticket holds is not good any more.
+        let changed = build(asking(&root, other.validation(), 0, version));
+        let (refused, _) = shake(&changed, &context, Some("a.test")).await;
+        assert!(matches!(refused, Err(Failure::Verify(Reason::Chain(_)))), "{version:?} {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn sessions_of_another_context_are_not_resumed() {
+    let root = Authority::new("root");
+    let context = build_client(client(Some(root.identity(&["guest.test"])), root.validation()));
+    let of = |digest| build(asking(&root, root.validation(), digest, Version::Tls13));
+    assert!(shake(&of(0), &context, Some("a.test")).await.0.is_ok());
+    let (other, _) = shake(&of(1), &context, Some("a.test")).await;
+    assert!(!other.unwrap().1.resumed);
+}
+
+#[tokio::test]
+async fn what_is_no_tls_is_answered_with_an_alert() {
+    let root = Authority::new("root");
+    let server = build(server(vec![root.identity(&[])], Validation::default()));
+    let (ours, mut theirs) = duplex(1024);
+    theirs.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let failure = server.accept(ours).await.unwrap_err();
+    assert!(failure.is_connection_error(), "{failure:?}");
+    let mut answer = Vec::new();
+    theirs.read_to_end(&mut answer).await.unwrap();
+    assert_eq!(answer[0], 0x15, "{answer:?}");
+    let (ours, theirs) = duplex(1024);
+    drop(theirs);
+    assert!(matches!(server.accept(ours).await, Err(Failure::Io(_))));
+}

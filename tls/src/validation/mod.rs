@@ -1,0 +1,151 @@
+//! Whether a peer's certificate is accepted: its chain, its names, its hashes (Envoy's `CertificateValidationContext` and its
+//! default validator). Pure but for the time that it is given. It must not know rustls' handshake, or whether the peer is a
+//! client or a host beyond what its key may be used for.
+
+pub mod san;
+pub mod spiffe;
+pub(crate) mod trust;
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+
+pub use san::{Expected, SanMatcher, SanPattern, TextMatch};
+pub use spiffe::Spiffe;
+pub use trust::{Roots, Trust};
+
+use crate::Certificate;
+
+/// Which side the peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    Client,
+    Server,
+}
+
+/// What is asked of peers' certificates. What is empty is not asked.
+#[derive(Debug, Default)]
+pub struct Validation {
+    /// Whom chains must end in.
+    pub trust: Option<Trust>,
+    /// Trust domains, each with its own roots; then `trust` is empty.
+    pub spiffe: Option<Spiffe>,
+    /// One of them must match.
+    pub sans: Vec<SanMatcher>,
+    /// SHA-256 of the certificate: it is one of them, or one of `spki`.
+    pub hashes: Vec<[u8; 32]>,
+    /// SHA-256 of the public key with its algorithm.
+    pub spki: Vec<[u8; 32]>,
+    /// `trust_chain_verification: ACCEPT_UNTRUSTED`: whoever fails is let in, and known as not validated.
+    pub accept_untrusted: bool,
+}
+
+/// Whether a certificate that was let in was also found good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    NotValidated,
+    Validated,
+}
+
+/// Why a certificate is not accepted; by Envoy's stats.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// `ssl.fail_verify_error`.
+    #[error("verify cert failed: {}", trust::text(.0))]
+    Chain(webpki::Error),
+    /// `ssl.fail_verify_error`: of no trust domain that is known.
+    #[error("verify cert failed: {0}")]
+    Domain(&'static str),
+    /// `ssl.fail_verify_san`.
+    #[error("verify cert failed: {0}")]
+    San(&'static str),
+    /// `ssl.fail_verify_cert_hash`.
+    #[error("verify cert failed: cert hash and spki")]
+    Hash,
+    /// The key may not be used so (`enforce_rsa_key_usage`).
+    #[error("KEY_USAGE_BIT_INCORRECT")]
+    KeyUsage,
+}
+
+impl Validation {
+    /// Whether anything at all is asked.
+    pub fn asks(&self) -> bool {
+        self.trust.is_some() || self.spiffe.is_some() || !self.sans.is_empty() || self.pins()
+    }
+
+    fn pins(&self) -> bool {
+        !self.hashes.is_empty() || !self.spki.is_empty()
+    }
+
+    /// Accepts a chain or says why not. `chain` has the peer's own certificate first; `expected` is a name that it must have.
+    ///
+    /// # Errors
+    /// It is not accepted.
+    pub fn check(
+        &self,
+        chain: &[CertificateDer<'_>],
+        expected: Option<&Expected<'_>>,
+        peer: Peer,
+        now: UnixTime,
+    ) -> Result<Outcome, Reason> {
+        match self.examine(chain, expected, peer, now) {
+            Err(_) if self.accept_untrusted => Ok(Outcome::NotValidated),
+            result => result,
+        }
+    }
+
+    fn examine(
+        &self,
+        chain: &[CertificateDer<'_>],
+        expected: Option<&Expected<'_>>,
+        peer: Peer,
+        now: UnixTime,
+    ) -> Result<Outcome, Reason> {
+        let Some((leaf, between)) = chain.split_first() else { return Err(Reason::Chain(webpki::Error::BadDer)) };
+        if let Some(spiffe) = &self.spiffe {
+            let facts = Certificate::parse(leaf).map_err(|_| Reason::Chain(webpki::Error::BadDer))?;
+            spiffe.check(&facts, leaf, between, peer, now)?;
+            self.check_names(&facts, expected)?;
+            return Ok(Outcome::Validated);
+        }
+        let mut outcome = Outcome::NotValidated;
+        if let Some(trust) = &self.trust {
+            trust.verify(leaf, between, peer, now).map_err(Reason::Chain)?;
+            outcome = Outcome::Validated;
+        }
+        if expected.is_none() && self.sans.is_empty() && !self.pins() {
+            return Ok(outcome);
+        }
+        let facts = Certificate::parse(leaf).map_err(|_| Reason::Chain(webpki::Error::BadDer))?;
+        if self.check_names(&facts, expected)? | self.check_pins(&facts)? {
+            outcome = Outcome::Validated;
+        }
+        Ok(outcome)
+    }
+
+    /// Whether any name was asked for.
+    fn check_names(&self, facts: &Certificate, expected: Option<&Expected<'_>>) -> Result<bool, Reason> {
+        if let Some(expected) = expected
+            && !expected.is_named_by(&facts.sans)
+        {
+            return Err(Reason::San("verify SAN list"));
+        }
+        if !self.sans.is_empty() && !self.sans.iter().any(|matcher| facts.sans.iter().any(|san| matcher.matches(san))) {
+            return Err(Reason::San("SAN matcher"));
+        }
+        Ok(expected.is_some() || !self.sans.is_empty())
+    }
+
+    /// Whether any pin was asked for.
+    fn check_pins(&self, facts: &Certificate) -> Result<bool, Reason> {
+        if !self.pins() {
+            return Ok(false);
+        }
+        let hash = |pin: &[u8; 32]| crate::certificate::hex(pin) == facts.sha256;
+        if self.hashes.iter().any(hash) || self.spki.contains(&facts.spki_sha256) {
+            return Ok(true);
+        }
+        Err(Reason::Hash)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,111 @@
+//! Subject alternative names that are asked for (Envoy's `SubjectAltNameMatcher` and `dnsNameMatch`).
+//! It must not know chains.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::certificate::{San, SanKind};
+
+/// A pattern for text, compiled by whoever knows patterns.
+pub trait TextMatch: std::fmt::Debug + Send + Sync {
+    /// Whether the whole text matches.
+    fn matches(&self, text: &str) -> bool;
+}
+
+/// A kind of name, and what it must look like.
+#[derive(Debug, Clone)]
+pub struct SanMatcher {
+    pub kind: SanKind,
+    pub pattern: SanPattern,
+}
+
+/// What a name must look like.
+#[derive(Debug, Clone)]
+pub enum SanPattern {
+    /// A DNS name; one in a certificate may have a wildcard as its first label.
+    DnsExact(String),
+    Text(Arc<dyn TextMatch>),
+}
+
+impl SanMatcher {
+    /// Whether this name is one that is asked for. All of its bytes count: one with a NUL is not what stands before it.
+    pub fn matches(&self, san: &San) -> bool {
+        if self.kind != san.kind {
+            return false;
+        }
+        let Ok(text) = std::str::from_utf8(&san.value) else { return false };
+        match &self.pattern {
+            SanPattern::DnsExact(name) => dns_name_matches(name, text),
+            SanPattern::Text(pattern) => pattern.matches(text),
+        }
+    }
+}
+
+/// A name that the peer must have, as its connection names it (`auto_sni_san_validation`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected<'a> {
+    Dns(&'a str),
+    Ip(IpAddr),
+}
+
+impl Expected<'_> {
+    /// Whether one of the names is it.
+    pub fn is_named_by(&self, sans: &[San]) -> bool {
+        sans.iter().any(|san| match (self, &san.kind) {
+            (Self::Dns(name), SanKind::Dns) => {
+                std::str::from_utf8(&san.value).is_ok_and(|san| dns_name_matches(name, san))
+            }
+            (Self::Dns(name), SanKind::Uri) => san.value == name.as_bytes(),
+            (Self::Ip(address), SanKind::Ip) => san.value == address.to_string().into_bytes(),
+            _ => false,
+        })
+    }
+}
+
+/// RFC 6125 with Envoy's bounds: case does not count, a wildcard is the first label or the end of it, stands for one label, and
+/// is not followed by a single label.
+fn dns_name_matches(name: &str, pattern: &str) -> bool {
+    let (name, pattern) = (name.to_ascii_lowercase(), pattern.to_ascii_lowercase());
+    if name == pattern {
+        return true;
+    }
+    let (Some((first, rest)), Some((label, after))) = (pattern.split_once('.'), name.split_once('.')) else {
+        return false;
+    };
+    let Some((before, behind)) = first.split_once('*') else { return false };
+    let plain = !behind.contains('*') && !rest.contains('*') && rest.contains('.');
+    // No wildcard within an internationalised label (RFC 6125 section 7.2).
+    let internationalised = first.starts_with("xn--") || label.starts_with("xn--") && first != "*";
+    plain
+        && !internationalised
+        && rest == after
+        && label.len() >= before.len() + behind.len()
+        && label.starts_with(before)
+        && label.ends_with(behind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_stand_for_one_label() {
+        for (pattern, name, expected) in [
+            ("example.com", "EXAMPLE.com", true),
+            ("*.example.com", "a.example.com", true),
+            ("*.example.com", "a.b.example.com", false),
+            ("*.example.com", "example.com", false),
+            ("*.com", "example.com", false),
+            ("*", "example.com", false),
+            ("f*.example.com", "foo.example.com", true),
+            ("f*o.example.com", "foo.example.com", true),
+            ("f*o.example.com", "fo.example.com", true),
+            ("f*o.example.com", "f.example.com", false),
+            ("*.*.example.com", "a.b.example.com", false),
+            ("xn--*.example.com", "xn--a.example.com", false),
+            ("a.example.com\0.evil.org", "a.example.com", false),
+        ] {
+            assert_eq!(dns_name_matches(name, pattern), expected, "{pattern:?} {name:?}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+use std::sync::Arc;
+
+use rcgen::CertificateParams;
+use rustls::pki_types::CertificateDer;
+
+use super::*;
+use crate::certificate::SanKind;
+use crate::testing::{Authority, dns, expired, raw_dns, uri};
+
+fn chain(pems: &[&str]) -> Vec<CertificateDer<'static>> {
+    pems.iter().flat_map(|pem| crate::pem::certificates(pem.as_bytes()).unwrap()).collect()
+}
+
+fn leaf(authority: &Authority, change: impl FnOnce(&mut CertificateParams)) -> Vec<CertificateDer<'static>> {
+    chain(&[&authority.issue(change).0])
+}
+
+fn check(validation: &Validation, chain: &[CertificateDer<'_>]) -> Result<Outcome, Reason> {
+    validation.check(chain, None, Peer::Server, UnixTime::now())
+}
+
+#[derive(Debug)]
+struct Exactly(&'static str);
+
+impl TextMatch for Exactly {
+    fn matches(&self, text: &str) -> bool {
+        text == self.0
+    }
+}
+
+#[test]
+fn a_chain_ends_in_a_root() {
+    let (root, other) = (Authority::new("root"), Authority::new("other"));
+    assert_eq!(check(&root.validation(), &leaf(&root, |_| ())), Ok(Outcome::Validated));
+    assert_eq!(check(&other.validation(), &leaf(&root, |_| ())), Err(Reason::Chain(webpki::Error::UnknownIssuer)));
+    let between = root.below("between");
+    let (own, _) = between.issue(|_| ());
+    assert_eq!(check(&root.validation(), &chain(&[&own, &between.pem])), Ok(Outcome::Validated));
+    assert!(check(&root.validation(), &chain(&[&own])).is_err());
+    // What stands between can be trusted by itself.
+    assert_eq!(check(&between.validation(), &chain(&[&own])), Ok(Outcome::Validated));
+    // And so can the peer's own.
+    assert_eq!(check(&root.validation(), &chain(&[&root.pem])), Ok(Outcome::Validated));
+    assert!(check(&root.validation(), &[]).is_err());
+}
+
+#[test]
+fn a_chain_can_be_too_long() {
+    let root = Authority::new("root");
+    let (first, second) = {
+        let first = root.below("1");
+        let second = first.below("2");
+        (first, second)
+    };
+    let own = chain(&[&second.issue(|_| ()).0, &second.pem, &first.pem]);
+    for (depth, expected) in [(1, false), (2, true)] {
+        let mut trust = root.trust();
+        trust.max_depth = Some(depth);
+        let validation = Validation { trust: Some(trust), ..Validation::default() };
+        assert_eq!(check(&validation, &own).is_ok(), expected, "{depth}");
+    }
+}
+
+#[test]
+fn what_has_expired_is_accepted_only_where_that_is_asked_for() {
+    let root = Authority::new("root");
+    let old = leaf(&root, expired);
+    assert!(matches!(check(&root.validation(), &old), Err(Reason::Chain(webpki::Error::CertExpired { .. }))));
+    let mut trust = root.trust();
+    trust.allow_expired = true;
+    assert!(check(&Validation { trust: Some(trust), ..Validation::default() }, &old).is_ok());
+    let mut trust = Authority::new("other").trust();
+    trust.allow_expired = true;
+    assert!(check(&Validation { trust: Some(trust), ..Validation::default() }, &old).is_err(), "nobody vouches for it");
+}
+
+#[test]
+fn what_was_revoked_is_refused_and_what_nobody_speaks_for() {
+    let root = Authority::new("root");
+    let serial = |serial: u64| leaf(&root, move |params| params.serial_number = Some(serial.into()));
+    let mut trust = root.trust();
+    trust.revoke(root.revoke(&[7]).as_bytes(), "<inline>").unwrap();
+    let validation = Validation { trust: Some(trust), ..Validation::default() };
+    assert_eq!(check(&validation, &serial(7)), Err(Reason::Chain(webpki::Error::CertRevoked)));
+    assert!(check(&validation, &serial(8)).is_ok());
+    let between = root.below("between");
+    let own = chain(&[&between.issue(|_| ()).0, &between.pem]);
+    assert_eq!(check(&validation, &own), Err(Reason::Chain(webpki::Error::UnknownRevocationStatus)));
+}
+
+#[test]
+fn names_are_asked_for_by_kind_and_with_all_their_bytes() {
+    let root = Authority::new("root");
+    let text = |kind: SanKind, value| SanMatcher { kind, pattern: SanPattern::Text(Arc::new(Exactly(value))) };
+    let exact = |name: &str| SanMatcher { kind: SanKind::Dns, pattern: SanPattern::DnsExact(name.into()) };
+    let with = |matcher: SanMatcher| Validation { sans: vec![matcher], ..root.validation() };
+    let own = leaf(&root, |params| params.subject_alt_names = vec![dns("*.a.test"), uri("spiffe://a/b")]);
+    for (matcher, expected) in [
+        (exact("x.a.test"), true),
+        (exact("a.test"), false),
+        (text(SanKind::Dns, "*.a.test"), true),
+        (text(SanKind::Uri, "spiffe://a/b"), true),
+        (text(SanKind::Email, "spiffe://a/b"), false),
+        (text(SanKind::Uri, "spiffe://a"), false),
+    ] {
+        assert_eq!(check(&with(matcher.clone()), &own).is_ok(), expected, "{matcher:?}");
+    }
+    let nul = leaf(&root, |params| raw_dns(params, b"a.test\0.evil.test"));
+    assert_eq!(check(&with(exact("a.test")), &nul), Err(Reason::San("SAN matcher")));
+}
+
+#[test]
+fn the_name_that_a_connection_is_for_must_be_there() {
+    let root = Authority::new("root");
+    let own = leaf(&root, |params| params.subject_alt_names = vec![dns("a.test")]);
+    let expect = |name| root.validation().check(&own, Some(&Expected::Dns(name)), Peer::Server, UnixTime::now());
+    assert!(expect("a.test").is_ok());
+    assert_eq!(expect("b.test"), Err(Reason::San("verify SAN list")));
+}
+
+#[test]
+fn a_pin_stands_by_itself() {
+    let root = Authority::new("root");
+    let own = leaf(&root, |_| ());
+    let facts = Certificate::parse(&own[0]).unwrap();
+    let hash: [u8; 32] = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &own[0]).as_ref().try_into().unwrap();
+    let by_hash = Validation { hashes: vec![[0; 32], hash], ..Validation::default() };
+    assert_eq!(check(&by_hash, &own), Ok(Outcome::Validated));
+    let by_key = Validation { spki: vec![facts.spki_sha256], ..Validation::default() };
+    assert_eq!(check(&by_key, &own), Ok(Outcome::Validated));
+    assert_eq!(check(&by_hash, &leaf(&root, |_| ())), Err(Reason::Hash));
+}
+
+#[test]
+fn whoever_fails_can_be_let_in_but_is_not_validated() {
+    let (root, other) = (Authority::new("root"), Authority::new("other"));
+    let validation = Validation { accept_untrusted: true, ..other.validation() };
+    assert_eq!(check(&validation, &leaf(&root, |_| ())), Ok(Outcome::NotValidated));
+    assert_eq!(check(&validation, &leaf(&other, |_| ())), Ok(Outcome::Validated));
+    assert_eq!(check(&Validation::default(), &leaf(&root, |_| ())), Ok(Outcome::NotValidated));
+}
+
+#[test]
+fn each_trust_domain_has_roots_of_its_own() {
+    let (a, b) = (Authority::new("a"), Authority::new("b"));
+    let domains = vec![("a.test".to_owned(), a.trust()), ("b.test".to_owned(), b.trust())];
+    let validation = Validation { spiffe: Some(Spiffe { domains }), ..Validation::default() };
+    let svid = |root: &Authority, names: &[&str]| {
+        leaf(root, |params| params.subject_alt_names = names.iter().map(|name| uri(name)).collect())
+    };
+    assert_eq!(check(&validation, &svid(&a, &["spiffe://a.test/x"])), Ok(Outcome::Validated));
+    assert_eq!(check(&validation, &svid(&b, &["spiffe://B.test/x"])), Ok(Outcome::Validated));
+    assert!(matches!(check(&validation, &svid(&b, &["spiffe://a.test/x"])), Err(Reason::Chain(_))), "another's domain");
+    for names in [
+        &["spiffe://c.test/x"][..],
+        &["https://a.test/x"],
+        &["spiffe:///x"],
+        &[],
+        &["spiffe://a.test/x", "spiffe://a.test/y"],
+    ] {
+        assert!(matches!(check(&validation, &svid(&a, names)), Err(Reason::Domain(_))), "{names:?}");
+    }
+}

@@ -1,0 +1,221 @@
+//! Roots, and whether a chain ends in one of them (RFC 5280 section 6). webpki decides; what it refuses beyond BoringSSL is a
+//! listed difference. It must not know names.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{
+    BorrowedCertRevocationList, CertRevocationList, EndEntityCert, Error, ExpirationPolicy, KeyUsage,
+    OwnedCertRevocationList, RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
+};
+
+use super::Peer;
+use crate::{Certificate, Refused, pem};
+
+/// What signatures are understood.
+pub(crate) static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
+    LazyLock::new(|| aws_lc_rs::default_provider().signature_verification_algorithms);
+
+/// Certificates that are trusted by themselves.
+#[derive(Debug, Default)]
+pub struct Roots {
+    anchors: Vec<TrustAnchor<'static>>,
+    ders: Vec<CertificateDer<'static>>,
+    /// Their facts, for those who look.
+    pub certificates: Vec<Certificate>,
+}
+
+impl Roots {
+    /// Reads PEM, all certificates of it.
+    ///
+    /// # Errors
+    /// There is none, or one cannot be read.
+    pub fn load(text: &[u8], path: &str) -> Result<Self, Refused> {
+        let failed = |why: &dyn std::fmt::Display| {
+            Refused::new(format!("Failed to load trusted CA certificates from {path}: {why}"))
+        };
+        let ders = pem::certificates(text).map_err(|error| failed(&error))?;
+        if ders.is_empty() {
+            return Err(failed(&"there is no certificate"));
+        }
+        let mut roots = Self::default();
+        for der in ders {
+            roots.certificates.push(Certificate::parse(&der).map_err(|error| failed(&format!("one {error}")))?);
+            match webpki::anchor_from_trusted_cert(&der) {
+                Ok(anchor) => roots.anchors.push(anchor.to_owned()),
+                Err(error) => return Err(failed(&text_of(&error))),
+            }
+            roots.ders.push(der);
+        }
+        Ok(roots)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ders.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ders.is_empty()
+    }
+
+    /// Their subjects (DER), for those who choose a certificate by them.
+    pub(crate) fn subjects(&self) -> Vec<rustls::DistinguishedName> {
+        self.anchors.iter().map(|anchor| rustls::DistinguishedName::in_sequence(&anchor.subject)).collect()
+    }
+}
+
+/// Roots, and what else a chain must be.
+#[derive(Debug, Default)]
+pub struct Trust {
+    pub roots: Roots,
+    revoked: Vec<CertRevocationList<'static>>,
+    /// `only_verify_leaf_cert_crl`.
+    pub leaf_crl_only: bool,
+    /// `allow_expired_certificate`.
+    pub allow_expired: bool,
+    /// `max_verify_depth`: certificates between the peer's own and the root.
+    pub max_depth: Option<usize>,
+}
+
+impl Trust {
+    /// Trusts these roots alone.
+    pub fn new(roots: Roots) -> Self {
+        Self { roots, ..Self::default() }
+    }
+
+    /// Adds revocation lists, PEM.
+    ///
+    /// # Errors
+    /// There is none, or one cannot be read.
+    pub fn revoke(&mut self, text: &[u8], path: &str) -> Result<(), Refused> {
+        let failed = |why: &dyn std::fmt::Display| Refused::new(format!("Failed to load CRL from {path}: {why}"));
+        let lists = pem::revocation_lists(text).map_err(|error| failed(&error))?;
+        if lists.is_empty() {
+            return Err(failed(&"there is no revocation list"));
+        }
+        for list in lists {
+            let list: OwnedCertRevocationList = BorrowedCertRevocationList::from_der(&list)
+                .and_then(|list| list.to_owned())
+                .map_err(|error| failed(&text_of(&error)))?;
+            self.revoked.push(list.into());
+        }
+        Ok(())
+    }
+
+    /// Whether the chain ends in a root.
+    ///
+    /// # Errors
+    /// It does not, or something about it is wrong.
+    pub fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        peer: Peer,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        match self.verify_at(leaf, between, peer, now) {
+            Err(Error::CertExpired { .. } | Error::CertNotValidYet { .. }) if self.allow_expired => {
+                // Whatever time all of it was valid at.
+                let times = std::iter::once(leaf).chain(between).filter_map(|der| Certificate::parse(der).ok());
+                let times = times.flat_map(|facts| [facts.valid_from, facts.valid_until]).flatten();
+                let times = times.filter_map(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+                let mut last = Err(Error::InvalidCertValidity);
+                for time in times.map(|time| UnixTime::since_unix_epoch(Duration::from_secs(time.as_secs()))) {
+                    last = self.verify_at(leaf, between, peer, time);
+                    if last.is_ok() {
+                        break;
+                    }
+                }
+                last
+            }
+            result => result,
+        }
+    }
+
+    fn verify_at(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        peer: Peer,
+        time: UnixTime,
+    ) -> Result<(), Error> {
+        // A root can be the peer's own certificate: it is trusted by itself while it is valid.
+        if let Some(index) = self.roots.ders.iter().position(|root| root.as_ref() == leaf.as_ref()) {
+            return within(&self.roots.certificates[index], time);
+        }
+        let certificate = EndEntityCert::try_from(leaf)?;
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
+        let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
+            let depth = if self.leaf_crl_only { RevocationCheckDepth::EndEntity } else { RevocationCheckDepth::Chain };
+            options
+                .with_depth(depth)
+                .with_status_policy(UnknownStatusPolicy::Deny)
+                .with_expiration_policy(ExpirationPolicy::Enforce)
+                .build()
+        });
+        let usage = match peer {
+            Peer::Client => KeyUsage::client_auth(),
+            Peer::Server => KeyUsage::server_auth(),
+        };
+        let most = self.max_depth.unwrap_or(usize::MAX);
+        let short_enough = |path: &webpki::VerifiedPath<'_>| match path.intermediate_certificates().count() {
+            between if between > most => Err(Error::MaximumPathDepthExceeded),
+            _ => Ok(()),
+        };
+        certificate
+            .verify_for_usage(
+                ALGORITHMS.all,
+                &self.roots.anchors,
+                between,
+                time,
+                usage,
+                revocation,
+                Some(&short_enough),
+            )
+            .map(|_| ())
+    }
+}
+
+fn within(certificate: &Certificate, time: UnixTime) -> Result<(), Error> {
+    let seconds = |time: Option<std::time::SystemTime>| {
+        let since = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
+        UnixTime::since_unix_epoch(since)
+    };
+    let (from, until) = (seconds(certificate.valid_from), seconds(certificate.valid_until));
+    if time < from {
+        return Err(Error::CertNotValidYet { time, not_before: from });
+    }
+    if time > until {
+        return Err(Error::CertExpired { time, not_after: until });
+    }
+    Ok(())
+}
+
+fn text_of(error: &Error) -> String {
+    text(error).to_owned()
+}
+
+/// As BoringSSL says it where it says the same.
+pub(super) fn text(error: &Error) -> &'static str {
+    match error {
+        Error::UnknownIssuer => "unable to get local issuer certificate",
+        Error::CertExpired { .. } => "certificate has expired",
+        Error::CertNotValidYet { .. } => "certificate is not yet valid",
+        Error::CertRevoked => "certificate revoked",
+        Error::CrlExpired { .. } => "CRL has expired",
+        Error::UnknownRevocationStatus => "unable to get certificate CRL",
+        Error::CaUsedAsEndEntity => "a certificate authority is no peer",
+        Error::EndEntityUsedAsCa => "invalid CA certificate",
+        Error::RequiredEkuNotFoundContext(_) | Error::EmptyEkuExtension => "unsupported certificate purpose",
+        Error::NameConstraintViolation => "permitted subtree violation",
+        Error::PathLenConstraintViolated => "path length constraint exceeded",
+        Error::MaximumPathDepthExceeded => "certificate chain too long",
+        Error::InvalidSignatureForPublicKey => "certificate signature failure",
+        Error::UnsupportedCriticalExtension => "unhandled critical extension",
+        Error::UnsupportedCertVersion => "unsupported certificate version",
+        _ => "invalid certificate",
+    }
+}
