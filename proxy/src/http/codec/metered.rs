@@ -143,6 +143,14 @@ impl<T> Metered<T> {
         (metered, meter)
     }
 
+    /// The peer has ended a connection that can be written no more, as much as one that can be read no more.
+    fn wrote(&self, written: io::Result<usize>) -> io::Result<usize> {
+        if written.is_err() {
+            self.meter.left.store(true, Relaxed);
+        }
+        written
+    }
+
     fn sent(&mut self, buf: &[u8]) {
         let mut streams = self.meter.streams.as_ref().map(Mutex::lock);
         self.frames.sent(buf, streams.as_deref_mut());
@@ -200,7 +208,8 @@ fn poll_left<T: AsyncRead + Unpin>(transport: &mut T, cx: &mut Context<'_>) -> P
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf));
+        let written = self.wrote(written)?;
         self.sent(&buf[..written]);
         Poll::Ready(Ok(written))
     }
@@ -210,7 +219,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
+        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs));
+        let written = self.wrote(written)?;
         let mut left = written;
         for buf in bufs {
             let n = left.min(buf.len());
@@ -243,5 +253,29 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<T> {
             this.patience = None;
         }
         Pin::new(&mut this.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_whose_reset_a_write_sees_first_has_left() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let frame = b"\0\0\0\x04\0\0\0\0\0";
+        type Write = fn(Pin<&mut Metered<tokio::io::DuplexStream>>, &mut Context<'_>, &[u8]) -> Poll<io::Result<usize>>;
+        let vectored: Write = |metered, cx, frame| metered.poll_write_vectored(cx, &[IoSlice::new(frame)]);
+        for write in [Metered::poll_write as Write, vectored] {
+            let (own, peer) = tokio::io::duplex(64);
+            let (mut metered, meter) = Metered::new(own, FloodLimits::default(), true, None);
+            assert!(matches!(write(Pin::new(&mut metered), &mut cx, frame), Poll::Ready(Ok(9))));
+            assert!(!meter.is_left());
+            drop(peer);
+            assert!(matches!(write(Pin::new(&mut metered), &mut cx, frame), Poll::Ready(Err(_))));
+            assert!(meter.is_left());
+        }
     }
 }
