@@ -110,6 +110,11 @@ pub(super) struct Files {
     seen: BTreeMap<&'static str, &'static str>,
 }
 
+/// So many rules hold at once: each line of the source is held against all of them.
+const MOST_RULES: usize = 256;
+
+const TOO_MANY_RULES: &str = "too many rules: at most 256 hold at once";
+
 enum Which {
     /// By path where there is a slash in it, else by the name without its ending; `*` and `?` stand for any characters.
     Files(String),
@@ -143,7 +148,7 @@ impl Levels {
         match self {
             Self::Loggers(levels) => levels.iter().map(|(name, level)| ((*name).to_owned(), *level)).collect(),
             Self::Files(files) => {
-                files.seen.iter().map(|(file, group)| ((*file).to_owned(), files.level(file, group))).collect()
+                files.seen.iter().map(|(file, group)| ((*file).to_owned(), files.level(Some(file), group))).collect()
             }
         }
     }
@@ -155,14 +160,12 @@ impl Levels {
     pub(super) fn change(&mut self, change: &LogChange) -> Result<(), &'static str> {
         match self {
             Self::Loggers(levels) => change_loggers(levels, change),
-            Self::Files(files) => {
-                files.change(change);
-                Ok(())
-            }
+            Self::Files(files) => files.change(change),
         }
     }
 
-    fn level(&self, logger: &str, file: &str) -> LogLevel {
+    /// The level of a line; only lines of our own are known by their file.
+    fn level(&self, logger: &str, file: Option<&str>) -> LogLevel {
         match self {
             Self::Loggers(levels) => levels.get(logger).copied().unwrap_or(LogLevel::Info),
             Self::Files(files) => files.level(file, logger),
@@ -188,7 +191,7 @@ impl Levels {
 
     /// Whether a line of this kind is written.
     fn lets(&self, line: &Metadata<'_>) -> bool {
-        let level = self.level(logger_of(line.target()), line.file().unwrap_or_default());
+        let level = self.level(logger_of(line.target()), line.file().filter(|_| is_own(line)));
         *line.level() <= filter(level.max(most_of(line.target())))
     }
 }
@@ -216,31 +219,34 @@ fn change_loggers(levels: &mut BTreeMap<&'static str, LogLevel>, change: &LogCha
 }
 
 impl Files {
-    fn level(&self, file: &str, group: &str) -> LogLevel {
+    fn level(&self, file: Option<&str>, group: &str) -> LogLevel {
         let rule = self.rules.iter().find(|(which, _)| which.is(file, group));
         rule.map_or(self.default, |(_, level)| *level)
     }
 
     /// Rules take the place of those before, as in Envoy; so does a level for all.
-    fn change(&mut self, change: &LogChange) {
+    fn change(&mut self, change: &LogChange) -> Result<(), &'static str> {
         match change {
             LogChange::All(level) => {
                 self.default = *level;
                 self.rules.clear();
             }
+            LogChange::Named(named) if named.len() > MOST_RULES => return Err(TOO_MANY_RULES),
             LogChange::Named(named) => {
                 self.rules = named.iter().map(|(name, level)| (Which::Files(name.clone()), *level)).collect();
             }
             LogChange::Group(group, level) => self.rules.insert(0, (Which::Group(group.clone()), *level)),
         }
+        Ok(())
     }
 }
 
 impl Which {
-    fn is(&self, file: &str, group: &str) -> bool {
+    fn is(&self, file: Option<&str>, group: &str) -> bool {
         match self {
             Self::Group(name) => name == group,
             Self::Files(pattern) => {
+                let Some(file) = file else { return false };
                 let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
                 let stem = if pattern.contains('/') { stem } else { stem.rsplit('/').next().unwrap_or(stem) };
                 pattern == file || fits(pattern.as_bytes(), stem.as_bytes())
@@ -249,15 +255,27 @@ impl Which {
     }
 }
 
-/// Whether `pattern`, in which `*` is any text and `?` any character, is the whole of `text`.
+/// Whether `pattern`, in which `*` is any text and `?` any character, is the whole of `text`. Only the last `*` may have to
+/// take more than it did at first: what came before it fits in any case.
 fn fits(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.split_first(), text.split_first()) {
-        (None, None) => true,
-        (Some((b'*', rest)), _) => (0..=text.len()).any(|skipped| fits(rest, &text[skipped..])),
-        (Some((b'?', rest)), Some((_, text))) => fits(rest, text),
-        (Some((wanted, rest)), Some((got, text))) => wanted == got && fits(rest, text),
-        _ => false,
+    let (mut at, mut seen) = (0, 0);
+    // What follows the last `*`, and where in the text that was tried.
+    let mut again = None;
+    while seen < text.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                at += 1;
+                again = Some((at, seen));
+            }
+            Some(wanted) if *wanted == b'?' || *wanted == text[seen] => (at, seen) = (at + 1, seen + 1),
+            _ => {
+                let Some((rest, tried)) = again else { return false };
+                again = Some((rest, tried + 1));
+                (at, seen) = (rest, tried + 1);
+            }
+        }
     }
+    pattern[at..].iter().all(|wanted| *wanted == b'*')
 }
 
 fn filter(level: LogLevel) -> LevelFilter {
@@ -376,7 +394,7 @@ mod tests {
     fn files_are_named_by_path_or_by_name() {
         let mut levels = Levels::of_files(LogLevel::Info);
         let named = |name: &str| LogChange::Named(vec![(name.to_owned(), LogLevel::Trace)]);
-        let level = |levels: &Levels| levels.level("http", "proxy/src/http/relay.rs");
+        let level = |levels: &Levels| levels.level("http", Some("proxy/src/http/relay.rs"));
         for (pattern, level_then) in [
             ("relay", LogLevel::Trace),
             ("rel*", LogLevel::Trace),
@@ -390,9 +408,39 @@ mod tests {
             levels.change(&named(pattern)).unwrap();
             assert_eq!(level(&levels), level_then, "{pattern}");
         }
+        levels.change(&named("*")).unwrap();
+        assert_eq!(levels.level("http2", None), LogLevel::Info);
         levels.change(&LogChange::Group("http".into(), LogLevel::Debug)).unwrap();
         assert_eq!(level(&levels), LogLevel::Debug);
         levels.change(&LogChange::All(LogLevel::Off)).unwrap();
         assert_eq!(level(&levels), LogLevel::Off);
+    }
+    #[test]
+    fn any_text_is_matched_without_trying_all_its_parts() {
+        for (pattern, text, fit) in [
+            ("", "", true),
+            ("*", "", true),
+            ("?", "", false),
+            ("a*c", "abbc", true),
+            ("a*c", "abbcd", false),
+            ("*ab", "aab", true),
+            ("a*?", "a", false),
+            ("*a?c*", "abcaxcb", true),
+            ("a", "ab", false),
+        ] {
+            assert_eq!(fits(pattern.as_bytes(), text.as_bytes()), fit, "{pattern} {text}");
+        }
+        // Would not end in this world's time.
+        assert!(!fits("*?".repeat(60).as_bytes(), &[b'x'; 59]));
+        assert!(!fits(format!("{}y", "*x".repeat(60)).as_bytes(), &[b'x'; 200]));
+    }
+
+    #[test]
+    fn only_so_many_rules_hold_at_once() {
+        let mut levels = Levels::of_files(LogLevel::Info);
+        let rules = |count: usize| LogChange::Named(vec![("relay".to_owned(), LogLevel::Trace); count]);
+        assert_eq!(levels.change(&rules(MOST_RULES)), Ok(()));
+        assert_eq!(levels.change(&rules(MOST_RULES + 1)), Err(TOO_MANY_RULES));
+        assert_eq!(levels.level("http", Some("relay.rs")), LogLevel::Trace);
     }
 }
