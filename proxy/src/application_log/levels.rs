@@ -235,7 +235,14 @@ impl Files {
             LogChange::Named(named) => {
                 self.rules = named.iter().map(|(name, level)| (Which::Files(name.clone()), *level)).collect();
             }
-            LogChange::Group(group, level) => self.rules.insert(0, (Which::Group(group.clone()), *level)),
+            LogChange::Group(group, level) => {
+                // One of the same group has no say after this one.
+                self.rules.retain(|(which, _)| !matches!(which, Which::Group(other) if other == group));
+                if self.rules.len() == MOST_RULES {
+                    return Err(TOO_MANY_RULES);
+                }
+                self.rules.insert(0, (Which::Group(group.clone()), *level));
+            }
         }
         Ok(())
     }
@@ -442,5 +449,20 @@ mod tests {
         assert_eq!(levels.change(&rules(MOST_RULES)), Ok(()));
         assert_eq!(levels.change(&rules(MOST_RULES + 1)), Err(TOO_MANY_RULES));
         assert_eq!(levels.level("http", Some("relay.rs")), LogLevel::Trace);
+    }
+    #[test]
+    fn a_group_has_one_rule() {
+        let mut levels = Levels::of_files(LogLevel::Info);
+        let group = |name: &str, level| LogChange::Group(name.to_owned(), level);
+        for level in [LogLevel::Trace, LogLevel::Error, LogLevel::Debug].repeat(MOST_RULES) {
+            levels.change(&group("http", level)).unwrap();
+        }
+        assert_eq!(levels.level("http", None), LogLevel::Debug);
+        for number in 1..MOST_RULES {
+            levels.change(&group(&number.to_string(), LogLevel::Trace)).unwrap();
+        }
+        assert_eq!(levels.change(&group("one more", LogLevel::Trace)), Err(TOO_MANY_RULES));
+        assert_eq!(levels.change(&group("http", LogLevel::Error)), Ok(()));
+        assert_eq!(levels.level("http", None), LogLevel::Error);
     }
 }
