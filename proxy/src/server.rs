@@ -472,6 +472,7 @@ impl Server {
 }
 
 /// What `Server::follow` took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Came {
     Nothing,
     /// The configuration may have moved.

@@ -1,11 +1,12 @@
 //! How a process leaves: connections still come for a while, then sockets close, then what runs is finished.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::signals::Leave;
-use super::{Rhythm, Server};
+use super::{Came, Rhythm, Server};
 use crate::listener::manager::DrainPlan;
 
 /// How long after SIGTERM connections are expected to come although there are none; half of the drain time where that is less.
@@ -28,30 +29,33 @@ impl Server {
         tracing::info!("draining");
         let still_coming = if leave == Leave::Politely { half.min(STILL_COMING) } else { Duration::ZERO };
         tokio::select! {
-            () = self.drain_in_peace(still_coming, half, rhythm) => {}
+            _ = self.drain_in_peace(still_coming, half, rhythm) => {}
             _ = quitting.changed() => {}
         }
         self.manager.cut();
         self.manager.shut_down();
     }
 
-    /// Sockets stay open for `still_coming` whatever comes, and for `half` while there are connections.
-    async fn drain_in_peace(&mut self, still_coming: Duration, half: Duration, rhythm: &mut Rhythm) {
-        self.follow_until(tokio::time::sleep(still_coming), rhythm).await;
+    /// Sockets stay open for `still_coming` whatever comes, and for `half` while there are connections. It breaks off where
+    /// `/quitquitquit` is asked for.
+    async fn drain_in_peace(&mut self, still_coming: Duration, half: Duration, rhythm: &mut Rhythm) -> ControlFlow<()> {
+        self.follow_until(tokio::time::sleep(still_coming), rhythm).await?;
         let idle = self.manager.idle();
-        self.follow_until(within(half.saturating_sub(still_coming), idle), rhythm).await;
+        self.follow_until(within(half.saturating_sub(still_coming), idle), rhythm).await?;
         self.manager.stop_listeners(false);
         let idle = self.manager.idle();
-        self.follow_until(within(self.plan.lasts.saturating_sub(half), idle), rhythm).await;
+        self.follow_until(within(self.plan.lasts.saturating_sub(half), idle), rhythm).await
     }
 
     /// Follows what comes, but with the sockets: those of a process that leaves stay as they are.
-    async fn follow_until(&mut self, done: impl Future<Output = ()>, rhythm: &mut Rhythm) {
+    async fn follow_until(&mut self, done: impl Future<Output = ()>, rhythm: &mut Rhythm) -> ControlFlow<()> {
         let mut done = std::pin::pin!(done);
         loop {
             tokio::select! {
-                () = &mut done => return,
-                _ = self.follow(rhythm) => {}
+                () = &mut done => return ControlFlow::Continue(()),
+                came = self.follow(rhythm) => if came == Came::Quit {
+                    return ControlFlow::Break(());
+                },
             }
         }
     }

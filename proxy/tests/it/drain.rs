@@ -51,6 +51,24 @@ fn connections_that_still_come_are_served_and_told_to_go() {
     assert!(gateway.wait().success());
 }
 
+/// A connection is there, and stays.
+#[test]
+fn quitting_ends_a_drain_at_once() {
+    let (port, admin) = (free_port(), free_port());
+    let bootstrap = format!(
+        "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\n{}",
+        http_bootstrap(port, ROUTES, &[("up", free_port())])
+    );
+    let mut gateway = Gateway::start_with(&bootstrap, &["--drain-time-s", "600"]);
+    let mut client = Client::new(port);
+    client.send("GET / HTTP/1.1\r\n");
+    gateway.signal("TERM");
+    gateway.wait_for("draining");
+    let asked = "POST /quitquitquit HTTP/1.1\r\nhost: admin\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(Client::new(admin).send(asked).response().text(), "OK\n");
+    assert!(gateway.wait().success());
+}
+
 #[test]
 fn an_interrupt_ends_as_soon_as_nobody_is_there() {
     let port = free_port();
