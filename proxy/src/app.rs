@@ -33,6 +33,9 @@ pub struct Shared {
     demands: Demands,
     /// `http.async-client.*`: of requests that the proxy makes by itself.
     own_requests: RouterStats,
+    /// How often the configuration was loaded.
+    #[cfg(test)]
+    pub(crate) loads: std::sync::atomic::AtomicUsize,
 }
 
 impl Shared {
@@ -57,11 +60,15 @@ impl Shared {
             runtime,
             demands: Demands::default(),
             own_requests: RouterStats::new(&stats.scope("http.async-client.")),
+            #[cfg(test)]
+            loads: Default::default(),
         })
     }
 
     /// The configuration as of now: loaded once an exchange.
     pub fn snapshot(&self) -> Arc<Snapshot> {
+        #[cfg(test)]
+        self.loads.fetch_add(1, Relaxed);
         self.snapshot.load_full()
     }
 

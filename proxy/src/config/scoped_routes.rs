@@ -217,6 +217,7 @@ mod tests {
     use tidegate_xds::{FieldPath, Format, UnknownFields, any, decode, validate};
 
     use super::*;
+    use crate::snapshot::Snapshot;
 
     const MESSAGE: &str = "envoy.extensions.filters.network.http_connection_manager.v3.ScopedRoutes";
     const ROUTES: &str = "route_configuration: {name: r}";
@@ -287,7 +288,7 @@ mod tests {
             let empty = http::HeaderValue::from_static("");
             let mut head = tidegate_filters::http::RequestHead::new(http::Method::GET, empty.clone(), empty);
             head.headers.insert("x", http::HeaderValue::from_static(key));
-            compiled.table(&head, Default::default).map(|table| table.name().to_string())
+            compiled.table(&head, &Snapshot::default()).map(|table| table.name().to_string())
         };
         assert_eq!((name("k").as_deref(), name("l"), name("m").as_deref()), (Some("last"), None, Some("replacing")));
     }

@@ -5,7 +5,7 @@ use http::{HeaderName, Method, StatusCode};
 use tidegate_filters::http::LocalReply;
 
 use super::Exchange;
-use crate::http::options::RouteSource;
+use super::routing::Snapped;
 use crate::http::path::{self, Normalized};
 use crate::http::{connect_udp, headers, host, request_headers};
 
@@ -64,24 +64,16 @@ impl Exchange<'_> {
         for mutation in &hcm.early_mutations {
             mutation.apply_request(head, &self.stream.info);
         }
-        let fetched;
-        let internal_only: &[HeaderName] = match &hcm.routes {
-            RouteSource::Inline(table) => &table.config.internal_only_headers,
-            RouteSource::Scoped(scoped) => {
-                fetched = scoped.table(head, || self.connection.shared.snapshot());
-                fetched.as_ref().map_or(&[], |table| &table.config.internal_only_headers)
-            }
-            RouteSource::Rds(name) => {
-                fetched = self.connection.shared.snapshot().routes.get(name).cloned();
-                fetched.as_ref().map_or(&[], |table| &table.config.internal_only_headers)
-            }
-        };
+        let configuration = Snapped::load(self.connection);
+        let table = configuration.table(self.connection, head);
+        let internal_only: &[HeaderName] = table.as_ref().map_or(&[], |table| &table.config.internal_only_headers);
         let node = self.connection.shared.node_address();
         match request_headers::sanitize(hcm, &self.connection.info, internal_only, node, head) {
             Ok(client) => {
                 self.stream.info.downstream_remote = client.remote;
                 self.stream.info.internal_request = client.internal;
                 self.stream.info.request_id = head.headers.get(&headers::X_REQUEST_ID).cloned();
+                self.configuration = Some(configuration);
                 Ok(())
             }
             Err(status) => {

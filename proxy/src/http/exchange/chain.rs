@@ -59,6 +59,7 @@ impl Exchange<'_> {
     /// Begins anew: the filters of the stream so far are over.
     pub(super) fn recreate(&mut self) {
         self.recreated += 1;
+        self.configuration = None;
         self.complete_filters();
         self.responding = false;
         self.chain = Arc::clone(&self.connection.hcm.filters);
@@ -122,7 +123,7 @@ impl Exchange<'_> {
             return self.reply_directly(reply);
         }
         let seen = self.filters.last().map_or(0, |(index, _)| index + 1);
-        if self.snapshot.is_some() || seen > 0 {
+        if self.configuration.is_some() || seen > 0 {
             for index in seen..self.chain.len() {
                 if let Some(filter) = self.make_filter(index) {
                     self.filters.push((index, filter));

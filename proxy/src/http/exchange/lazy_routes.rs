@@ -58,7 +58,7 @@ impl Exchange<'_> {
             RouteSource::Rds(_) => table.is_some_and(|table| table.config.discovers_hosts),
             RouteSource::Inline(_) => false,
         };
-        let seen = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.version);
+        let seen = self.configuration.as_ref().map_or(0, |snapped| snapped.snapshot.version);
         comes.then(|| Arc::new(Lazy { connection: Arc::clone(self.connection), seen }) as _)
     }
 }

@@ -9,6 +9,8 @@ mod lazy_routes;
 mod redirect;
 mod routing;
 mod send;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::pin::pin;
@@ -25,6 +27,7 @@ use tidegate_filters::stream_info::{ResponseFlags, StreamInfo};
 use self::account::count_informational;
 use self::chain::Stop;
 use self::interrupt::{Interrupt, bad_body};
+use self::routing::Snapped;
 use super::access_logs::Periodic;
 use super::downstream::{Downstream, Gone};
 use super::limits::Limits;
@@ -42,7 +45,6 @@ use crate::cluster::Cluster;
 use crate::cluster::pool::Informational;
 use crate::listener::drain::Drain;
 use crate::route::{Outcome, RedirectHistory, RouteInput, tls_location};
-use crate::snapshot::Snapshot;
 
 /// What all exchanges of one connection share.
 pub(crate) struct Connection {
@@ -115,7 +117,8 @@ enum Anew {
 
 struct Exchange<'a> {
     connection: &'a Arc<Connection>,
-    snapshot: Option<Arc<Snapshot>>,
+    /// From what it must be by any configuration until the router has it.
+    configuration: Option<Snapped>,
     stream: StreamContext,
     request: Request,
     outcome: Outcome,
@@ -305,7 +308,7 @@ impl<'a> Exchange<'a> {
         let periodic = Periodic::of(connection, &stream, progress.as_ref());
         Self {
             connection,
-            snapshot: None,
+            configuration: None,
             stream,
             request,
             outcome: Outcome::NoVirtualHost,
@@ -361,7 +364,9 @@ impl<'a> Exchange<'a> {
     /// From the configuration to a response; again for each internal redirect that is followed, and when a filter wants
     /// it anew.
     async fn produce_once(&mut self) -> Result<Produced, Anew> {
-        self.snapshot = Some(self.connection.shared.snapshot());
+        if self.configuration.is_none() {
+            self.configuration = Some(Snapped::load(self.connection));
+        }
         self.choose_route();
         self.log_beginning();
         if let Err(reply) = self.choose_chain() {
@@ -389,7 +394,7 @@ impl<'a> Exchange<'a> {
     }
 
     async fn forward(&mut self) -> Result<Answer, Box<LocalReply>> {
-        let Some(snapshot) = self.snapshot.take() else {
+        let Some(Snapped { snapshot, .. }) = self.configuration.take() else {
             return Err(Box::new(LocalReply::new(StatusCode::INTERNAL_SERVER_ERROR, "no_configuration")));
         };
         let route = match &self.outcome {

@@ -10,6 +10,7 @@ use tidegate_filters::http::ResponseHead;
 use tidegate_filters::stream_info::{ResponseFlags, UpstreamInfo};
 
 use super::Exchange;
+use super::routing::Snapped;
 use crate::http::access_logs::{self, Heads};
 use crate::http::redirect;
 use crate::http::router::{Forwarded, Redirected};
@@ -22,7 +23,7 @@ impl Exchange<'_> {
         let Redirected { target, body, unfinished } = redirected;
         let from = self.outcome.route().map(Arc::clone);
         let before = std::mem::replace(&mut self.request.head, target.head.clone());
-        self.snapshot = Some(self.connection.shared.snapshot());
+        self.configuration = Some(Snapped::load(self.connection));
         self.choose_route();
         let to = self.outcome.route().map(|route| Arc::clone(&route.entry.name));
         let policy =
@@ -35,6 +36,7 @@ impl Exchange<'_> {
             unfinished.count_redirect(false);
             redirect::count_refusal(&self.connection.hcm.router_stats, refusal);
             self.request.head = before;
+            self.configuration = None;
             return Some(unfinished.finish(&self.request.head, &mut self.stream));
         }
         unfinished.count_redirect(true);

@@ -6,32 +6,50 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode, Version};
 use tidegate_filters::format::Costly;
-use tidegate_filters::http::LocalReply;
+use tidegate_filters::http::{LocalReply, RequestHead};
 
-use super::Exchange;
+use super::{Connection, Exchange};
 use crate::http::options::RouteSource;
 use crate::http::request_headers::is_upgrade;
 use crate::route::{Outcome, RouteTable};
+use crate::snapshot::Snapshot;
 
-impl Exchange<'_> {
-    pub(super) fn table(&self) -> Option<Arc<RouteTable>> {
-        let snapshot = || self.snapshot.clone().unwrap_or_else(|| self.connection.shared.snapshot());
-        match &self.connection.hcm.routes {
+/// The configuration that an exchange sees, loaded once.
+pub(super) struct Snapped {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// Its routes, where they are the same for all requests.
+    table: Option<Arc<RouteTable>>,
+}
+
+impl Snapped {
+    pub(super) fn load(connection: &Connection) -> Self {
+        let snapshot = connection.shared.snapshot();
+        let table = match &connection.hcm.routes {
             RouteSource::Inline(table) => Some(Arc::clone(table)),
-            RouteSource::Scoped(scoped) => scoped.table(&self.request.head, snapshot),
-            RouteSource::Rds(name) => match &self.snapshot {
-                Some(snapshot) => snapshot.routes.get(name).cloned(),
-                None => snapshot().routes.get(name).cloned(),
-            },
-        }
+            RouteSource::Rds(name) => snapshot.routes.get(name).cloned(),
+            RouteSource::Scoped(_) => None,
+        };
+        Self { snapshot, table }
     }
 
+    /// The routes of a request. Those of its scope are looked up anew each time, as in Envoy: what makes the scope's key may
+    /// have been changed or taken out since.
+    pub(super) fn table(&self, connection: &Connection, head: &RequestHead) -> Option<Arc<RouteTable>> {
+        match &connection.hcm.routes {
+            RouteSource::Scoped(scoped) => scoped.table(head, &self.snapshot),
+            RouteSource::Inline(_) | RouteSource::Rds(_) => self.table.clone(),
+        }
+    }
+}
+
+impl Exchange<'_> {
     /// Chooses the route; runs again when a filter cleared it.
     pub(super) fn choose_route(&mut self) {
         self.stream.asks.clear_route = false;
         self.stream.info.route_resolutions += 1;
         let began = Costly::RouteTime.is_asked_for().then(Instant::now);
-        let table = self.table();
+        let snapped = self.configuration.as_ref();
+        let table = snapped.and_then(|snapped| snapped.table(self.connection, &self.request.head));
         let outcome = match &table {
             None => Outcome::NoVirtualHost,
             Some(table) => {
@@ -57,7 +75,7 @@ impl Exchange<'_> {
     /// The cluster of the route, as logs and filters see it from now on.
     fn note_cluster(&mut self) {
         let name = self.outcome.route().and_then(|route| route.cluster.as_deref());
-        self.cluster = name.and_then(|name| self.snapshot.as_ref()?.clusters.get(name)).map(Arc::clone);
+        self.cluster = name.and_then(|name| self.configuration.as_ref()?.snapshot.clusters.get(name)).map(Arc::clone);
         let upstream = &mut self.stream.info.upstream;
         match &self.cluster {
             Some(cluster) => cluster.name_in(upstream),
