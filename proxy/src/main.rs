@@ -132,6 +132,7 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
             }
         });
     }
+    write_base_id(flags);
     let concurrency = flags.concurrency.map_or_else(cli::default_concurrency, |count| count.max(1) as usize);
     let mut options = options(concurrency, defaults, flags.drain_time());
     options.drain_immediately = flags.drain_strategy == DrainStrategy::Immediate;
@@ -143,6 +144,14 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
     options.snapshot_directory.clone_from(&flags.snapshot_dir);
     options.command_line = command_line(flags, &options, level);
     start(bootstrap, options)
+}
+
+/// For whoever starts processes by it. Like Envoy, a process serves although it could not be written.
+fn write_base_id(flags: &EnvoyFlags) {
+    let Some(path) = flags.base_id_path.as_deref().filter(|_| !flags.disable_hot_restart) else { return };
+    if let Err(error) = std::fs::write(path, flags.base_id.unwrap_or(0).to_string()) {
+        tracing::error!("cannot open base id output file {} for writing: {error}", path.display());
+    }
 }
 
 fn options(concurrency: usize, defaults: Defaults, drain_time: Duration) -> Options {
@@ -193,7 +202,7 @@ fn command_line(flags: &EnvoyFlags, options: &Options, level: LogLevel) -> Comma
         parent_shutdown_time: options.parent_shutdown_time,
         envoy_defaults: options.defaults == Defaults::Envoy,
         base_id: flags.base_id.unwrap_or(0),
-        base_id_path: text(&flags.base_id_path),
+        base_id_path: path(&flags.base_id_path),
         use_dynamic_base_id: flags.use_dynamic_base_id,
         restart_epoch: flags.restart_epoch.unwrap_or(0),
         cpuset_threads: flags.cpuset_threads,

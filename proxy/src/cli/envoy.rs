@@ -141,9 +141,9 @@ pub struct EnvoyFlags {
     /// Where workers may run decides how many there are, which is so anyway without --concurrency
     #[arg(long, hide = true)]
     pub cpuset_threads: bool,
-    /// Nothing is shared with a parent
-    #[arg(long, hide = true)]
-    pub base_id_path: Option<String>,
+    /// Write the base id to this file, which is 0 unless it is given
+    #[arg(long, value_name = "FILE", value_parser = path())]
+    pub base_id_path: Option<PathBuf>,
     #[arg(long, hide = true)]
     pub socket_path: Option<String>,
     #[arg(long, hide = true)]
@@ -185,6 +185,7 @@ impl EnvoyFlags {
             config_yaml: self.config_yaml.filter(|yaml| !yaml.is_empty()),
             log_path: given(self.log_path),
             admin_address_path: given(self.admin_address_path),
+            base_id_path: given(self.base_id_path),
             ..self
         }
     }

@@ -97,6 +97,26 @@ fn flags_that_change_nothing_are_taken() {
     assert!(output.status.success(), "{}", said(&output));
 }
 
+/// As Envoy writes it: not where there is to be no hot restart, nor where a configuration is only validated.
+#[test]
+fn the_base_id_is_written_where_it_was_asked_for() {
+    let directory = Directory::new();
+    let path = directory.0.join("base-id");
+    let told = |flags: &[&str]| {
+        let bootstrap = http_bootstrap(free_port(), DIRECT, &[]);
+        let _gateway = Gateway::start_with(&bootstrap, &[&["--base-id-path", path.to_str().unwrap()], flags].concat());
+        std::fs::read_to_string(&path).ok()
+    };
+    assert_eq!(told(&["--disable-hot-restart"]), None);
+    assert_eq!(told(&[]).as_deref(), Some("0"));
+    assert_eq!(told(&["--base-id", "7"]).as_deref(), Some("7"));
+    let absent = directory.0.join("absent/base-id");
+    let bootstrap = http_bootstrap(free_port(), DIRECT, &[]);
+    let mut gateway = Gateway::spawn(&bootstrap, &["--base-id-path", absent.to_str().unwrap()]);
+    gateway.wait_for(&format!("cannot open base id output file {} for writing: No such file", absent.display()));
+    gateway.wait_for("listening");
+}
+
 #[test]
 fn called_as_envoy_the_version_has_its_form() {
     let directory = Directory::new();
