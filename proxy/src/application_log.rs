@@ -6,6 +6,7 @@ pub mod pattern;
 pub(crate) mod shown;
 pub mod streams;
 
+use std::fs::File;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -78,7 +79,7 @@ impl Setup<'_> {
 /// Starts the log.
 ///
 /// # Errors
-/// What is wrong with the components, in Envoy's words.
+/// What is wrong with the components or the file, in Envoy's words.
 pub fn init(setup: &Setup<'_>) -> Result<(), String> {
     let levels = match setup.by_file {
         true if !setup.components.is_empty() => {
@@ -87,9 +88,9 @@ pub fn init(setup: &Setup<'_>) -> Result<(), String> {
         true => Levels::of_files(setup.level),
         false => Levels::of_loggers(setup.level, setup.components)?,
     };
+    let file = setup.path.map(open).transpose()?;
     levels::start(levels);
     let lines = || Lines { own: fmt::format(), escaped: setup.escaped };
-    let file = setup.path.and_then(|path| std::fs::OpenOptions::new().create(true).append(true).open(path).ok());
     // The first log of a process stays its log.
     let _ = match file {
         Some(file) => {
@@ -105,6 +106,11 @@ pub fn init(setup: &Setup<'_>) -> Result<(), String> {
         }
     };
     Ok(())
+}
+
+fn open(path: &Path) -> Result<File, String> {
+    let opened = File::options().create(true).append(true).open(path);
+    opened.map_err(|error| format!("Failed to open log-file '{}': {error}", path.display()))
 }
 
 /// The levels as they are, sorted by name.

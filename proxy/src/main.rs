@@ -80,7 +80,8 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
         components: flags.component_log_level.as_deref().unwrap_or_default(),
         by_file: flags.enable_fine_grain_logging,
         escaped: flags.log_format_escaped,
-        path: flags.log_path.as_deref(),
+        // As in Envoy: who validates is told on stderr.
+        path: flags.log_path.as_deref().filter(|_| flags.mode == Mode::Serve),
     };
     application_log::init(&setup).map_err(anyhow::Error::msg)?;
     if flags.cpuset_threads && flags.concurrency.is_some() {

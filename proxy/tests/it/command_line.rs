@@ -51,6 +51,10 @@ fn wrong_flags_end_with_1() {
             "error: cannot use --restart-epoch=1 with --use-dynamic-base-id",
         ),
         (&["-c", "", "--log-path", ""], "at least one of --config-path or --config-yaml should be non-empty"),
+        (
+            &["-c", "x", "--log-path", "/nonexistent/log"],
+            "error: Failed to open log-file '/nonexistent/log': No such file or directory",
+        ),
         (&["-c", "x", "-c", "y"], "Argument already set!"),
         (&["-c", "x", "nope"], "PARSE ERROR: Argument: nope\n             Couldn't find match for argument"),
         (&["-c", "/nonexistent/file"], "/nonexistent/file"),
@@ -91,7 +95,7 @@ fn flags_that_change_nothing_are_taken() {
     let flags = ["--cpuset-threads", "--skip-hot-restart-on-no-parent", "--skip-hot-restart-parent-stats"];
     let more = ["--base-id", "3", "--restart-epoch", "0", "--skip-deprecated-logs", "--allow-unknown-fields"];
     let shared = ["--base-id-path", "/nonexistent/x", "--socket-path", "@x", "--socket-mode", "600"];
-    let rest = ["--log-stacktrace-single-entry", "--disable-extensions", ""];
+    let rest = ["--log-stacktrace-single-entry", "--disable-extensions", "", "--log-path", "/nonexistent/log"];
     let arguments = [&["--mode", "validate", "-c", good.to_str().unwrap()][..], &flags, &more, &shared, &rest].concat();
     let output = called(&arguments);
     assert!(output.status.success(), "{}", said(&output));
