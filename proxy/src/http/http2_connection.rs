@@ -2,7 +2,6 @@
 //! It must not know what an exchange does.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use tokio::task::JoinSet;
 use super::codec::h2 as codec;
 use super::codec::h2_frames::Flood;
 use super::codec::keepalive;
-use super::codec::metered::{Meter, Metered};
+use super::codec::metered::{Active, Meter, Metered};
 use super::connection_manager::{DRAINED, Ended, sleep_or_never, until_or_never};
 use super::exchange::{self, Connection};
 use super::options::HttpConnectionManager;
@@ -57,8 +56,6 @@ struct Serving<'a> {
     opened: Arc<Notify>,
     meter: Arc<Meter>,
     streams: JoinSet<()>,
-    /// Requests that are under way.
-    active: Arc<AtomicUsize>,
     /// Those that ended with the connection are counted.
     ended: bool,
     served: u32,
@@ -96,7 +93,6 @@ pub(super) async fn serve(
         opened: Arc::clone(&opened),
         meter: Arc::clone(&meter),
         streams: JoinSet::new(),
-        active: Arc::default(),
         ended: false,
         served: 0,
         idle_since: Instant::now(),
@@ -109,7 +105,7 @@ pub(super) async fn serve(
     loop {
         let idle = serving.idle_limit();
         tokio::select! {
-            accepted = accept(&mut serving.server, &meter, &serving.active, &mut serving.ended, hcm) => match accepted {
+            accepted = accept(&mut serving.server, &meter, &mut serving.ended, hcm) => match accepted {
                 Some(Ok((request, respond))) => serving.begin(request, respond),
                 Some(Err(error)) => {
                     if is_broken(&error) {
@@ -180,18 +176,17 @@ pub(super) async fn serve(
 async fn accept(
     server: &mut Server,
     meter: &Meter,
-    active: &AtomicUsize,
     ended: &mut bool,
     hcm: &HttpConnectionManager,
 ) -> Option<Result<(http::Request<h2::RecvStream>, SendResponse<Bytes>), h2::Error>> {
     std::future::poll_fn(|cx| {
         let polled = server.poll_accept(cx);
         // The codec says its last while requests are under way and the client is there: it has found a mistake of the client's.
-        if meter.is_closing() && !meter.is_left() && active.load(Relaxed) > 0 {
+        if meter.is_closing() && !meter.is_left() && meter.is_active() {
             meter.note_broken();
         }
         if meter.is_closing() || matches!(&polled, Poll::Ready(None | Some(Err(_)))) {
-            count_cut(meter, active, ended, hcm);
+            count_cut(meter, ended, hcm);
         }
         polled
     })
@@ -208,25 +203,9 @@ fn by(meter: &Meter) -> Ended {
     if meter.is_left() { Ended::Remote } else { Ended::Local }
 }
 
-fn count_cut(meter: &Meter, active: &AtomicUsize, ended: &mut bool, hcm: &HttpConnectionManager) {
-    if !std::mem::replace(ended, true) && active.load(Relaxed) > 0 {
+fn count_cut(meter: &Meter, ended: &mut bool, hcm: &HttpConnectionManager) {
+    if !std::mem::replace(ended, true) && meter.is_active() {
         by(meter).count_cut(&hcm.stats);
-    }
-}
-
-/// A request that is under way until this is dropped.
-struct Active(Arc<AtomicUsize>);
-
-impl Active {
-    fn begin(all: &Arc<AtomicUsize>) -> Self {
-        all.fetch_add(1, Relaxed);
-        Self(Arc::clone(all))
-    }
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -245,7 +224,7 @@ impl Serving<'_> {
         }
         match codec::open(request, respond, self.rules, (&self.leave, &self.meter), hcm.codec_stats.http2()) {
             Ok(opened) => {
-                self.streams.spawn(run(Arc::clone(self.connection), opened, Active::begin(&self.active)));
+                self.streams.spawn(run(Arc::clone(self.connection), opened, self.meter.activate()));
             }
             Err(codec::Refused::Malformed) => hcm.codec_stats.http2().rx_messaging_error().inc(),
             Err(codec::Refused::Head(details)) => exchange::note_refused_stream(self.connection, details),
@@ -275,7 +254,7 @@ impl Serving<'_> {
     /// A GOAWAY with the reason, and the end; streams that run are cut.
     async fn close(&mut self, reason: Reason) {
         self.leaving = true;
-        count_cut(&self.meter, &self.active, &mut self.ended, &self.connection.hcm);
+        count_cut(&self.meter, &mut self.ended, &self.connection.hcm);
         self.server.abrupt_shutdown(reason);
         let last_frames = async { while let Some(Ok(_)) = self.server.accept().await {} };
         let patience = self.connection.hcm.timeouts.delayed_close.unwrap_or_default();

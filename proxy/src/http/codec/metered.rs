@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ pub(crate) struct Meter {
     late: AtomicBool,
     /// The peer is given no time.
     hurried: AtomicBool,
+    /// Requests that are under way.
+    active: AtomicUsize,
     /// Absent where nobody asks for the bytes of streams.
     streams: Option<Mutex<StreamBytes>>,
 }
@@ -67,7 +69,28 @@ impl Drop for CountedStream {
     }
 }
 
+/// A request that is under way until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Active(Arc<Meter>);
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Relaxed);
+    }
+}
+
 impl Meter {
+    /// A request begins.
+    pub(crate) fn activate(self: &Arc<Self>) -> Active {
+        self.active.fetch_add(1, Relaxed);
+        Active(Arc::clone(self))
+    }
+
+    /// Whether requests are under way.
+    pub(crate) fn is_active(&self) -> bool {
+        self.active.load(Relaxed) > 0
+    }
+
     /// Counts a stream that the peer has begun, if anybody asks.
     pub(crate) fn adopt(self: &Arc<Self>, stream: u32) -> Option<CountedStream> {
         let bytes = self.streams.as_ref()?.lock().adopt(stream);
