@@ -106,21 +106,29 @@ impl HistogramCell {
 
     /// Brings together what was recorded. What is never recorded to costs nothing, what is idle next to nothing.
     pub(crate) fn flush(&self) {
+        let mut merged = self.merged.lock();
+        let count = self.count();
+        if count == merged.as_ref().map_or(0, |merged| merged.cumulative.count()) {
+            if let Some(merged) = merged.as_mut().filter(|merged| !merged.interval.is_empty()) {
+                merged.interval = Arc::new(Bins::from_counts(self.unit, Vec::new()));
+            }
+            return;
+        }
         let shared = Bins::from_counts(self.unit, self.shared.lock().clone());
         let cumulative = match self.shards.get() {
             Some(shards) => shared.merge(&Bins::from_counts(self.unit, sums(shards))),
             None => shared,
         };
-        if cumulative.is_empty() {
-            return;
-        }
-        let mut merged = self.merged.lock();
         let before = merged.get_or_insert_default();
-        if before.interval.is_empty() && before.cumulative.count() == cumulative.count() {
-            return;
-        }
         let interval = cumulative.since(&before.cumulative);
         **before = Merged { interval: Arc::new(interval), cumulative: Arc::new(cumulative) };
+    }
+
+    /// How many values were recorded.
+    fn count(&self) -> u64 {
+        let shared: u64 = self.shared.lock().iter().map(|(_, count)| count).sum();
+        let shards = self.shards.get().into_iter().flatten().filter_map(OnceLock::get);
+        shared + shards.map(|shard| shard.count()).sum::<u64>()
     }
 
     /// What the last flush saw; `None` if nothing was recorded by then.
@@ -136,6 +144,12 @@ impl Default for Shard {
 }
 
 impl Shard {
+    fn count(&self) -> u64 {
+        let rows = self.decades.iter().filter_map(OnceLock::get);
+        let counts = rows.flat_map(|row| row.iter()).map(|count| count.load(Relaxed));
+        self.zeros.load(Relaxed) + counts.sum::<u64>()
+    }
+
     #[inline]
     fn record(&self, value: u64) {
         let Some(index) = bin_index(value) else { return cell::add(&self.zeros, true, 1) };
@@ -195,6 +209,17 @@ mod tests {
         let merged = cell.merged().unwrap();
         assert_eq!((merged.interval.count(), merged.cumulative.count()), (0, 4));
         assert!(merged.interval.quantiles()[0].is_nan());
+    }
+
+    #[test]
+    fn an_idle_histogram_is_not_merged_anew() {
+        let cell = recorded(&[5, 7]);
+        cell.flush();
+        let before = cell.merged().unwrap();
+        cell.flush();
+        let after = cell.merged().unwrap();
+        assert!(Arc::ptr_eq(&before.cumulative, &after.cumulative));
+        assert!(!before.interval.is_empty() && after.interval.is_empty());
     }
 
     #[test]
