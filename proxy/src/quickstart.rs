@@ -11,11 +11,10 @@ use tidegate_control::server::Sets;
 use tidegate_control::short;
 use tidegate_control::source::{self, Directory, Refused, Source};
 use tidegate_filters::context::Defaults;
-use tidegate_xds::{FieldError, Format};
 use tokio::net::TcpListener;
 
 use crate::check;
-use crate::config::bootstrap::{Bootstrap, Overrides};
+use crate::config::bootstrap::Bootstrap;
 use crate::server::{self, Options, StartError};
 
 /// Where the demonstration is written unless another place is named.
@@ -145,7 +144,7 @@ Ctrl-C drains and ends; a second one does not wait.",
         // Whoever comes before it accepts waits in the queue.
         let clients = TcpListener::bind("127.0.0.1:0").await.map_err(QuickstartError::Listen)?;
         let control = clients.local_addr().map_err(QuickstartError::Listen)?;
-        let bootstrap = bootstrap(control, admin).map_err(StartError::Configuration)?;
+        let bootstrap = Bootstrap::asking(control, admin).map_err(StartError::Configuration)?;
         let listen = Listen { clients, admin: None, tokens: Vec::new(), store: None };
         let control_plane = run::run(Checked(Directory::new(self.path, [])), listen, std::future::pending());
         tokio::select! {
@@ -167,41 +166,6 @@ impl Source for Checked {
         check::takes(&sets, Defaults::Safe)?;
         Ok(sets)
     }
-}
-
-/// A gateway that asks the control plane on this address for everything.
-pub(crate) fn bootstrap(control: SocketAddr, admin: SocketAddr) -> Result<Bootstrap, Vec<FieldError>> {
-    let text = format!(
-        r#"
-node: {{ id: quickstart, cluster: quickstart }}
-admin: {{ address: {{ socket_address: {{ address: "{admin_host}", port_value: {admin_port} }} }} }}
-dynamic_resources:
-  ads_config:
-    api_type: DELTA_GRPC
-    transport_api_version: V3
-    grpc_services: [{{ envoy_grpc: {{ cluster_name: quickstart.control }} }}]
-  cds_config: {{ resource_api_version: V3, ads: {{}} }}
-  lds_config: {{ resource_api_version: V3, ads: {{}} }}
-static_resources:
-  clusters:
-  - name: quickstart.control
-    type: STATIC
-    typed_extension_protocol_options:
-      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
-        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
-        explicit_http_config: {{ http2_protocol_options: {{}} }}
-    load_assignment:
-      cluster_name: quickstart.control
-      endpoints:
-      - lb_endpoints:
-        - endpoint: {{ address: {{ socket_address: {{ address: "{host}", port_value: {port} }} }} }}
-"#,
-        admin_host = admin.ip(),
-        admin_port = admin.port(),
-        host = control.ip(),
-        port = control.port(),
-    );
-    Bootstrap::read(text.as_bytes(), Format::Yaml, &Overrides::default(), Defaults::Safe)
 }
 
 #[cfg(test)]
@@ -235,12 +199,5 @@ mod tests {
         let refused = prepare(Some(directory.clone())).unwrap_err().to_string();
         assert!(refused.starts_with("gateway.yaml:") && refused.contains("did you mean 'demo-a'?"), "{refused}");
         std::fs::remove_dir_all(&directory).unwrap();
-    }
-
-    #[test]
-    fn the_bootstrap_is_taken() {
-        let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let bootstrap = bootstrap(address(1), address(2)).unwrap();
-        server::validate(&bootstrap, Defaults::Safe).unwrap();
     }
 }

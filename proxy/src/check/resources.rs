@@ -13,8 +13,8 @@ use tidegate_xds::pb::envoy::config::listener::v3::Listener;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use tidegate_xds::{FieldError, FieldPath, load_any};
 
+use crate::config::bootstrap::Bootstrap;
 use crate::config::store::{Placed, Store};
-use crate::quickstart;
 use crate::runtime::Layers;
 use crate::server::make_store;
 
@@ -22,7 +22,7 @@ use crate::server::make_store;
 pub(super) fn refused(set: &ResourceSet, defaults: Defaults) -> Vec<String> {
     // Nobody is asked: what matters is that the proxy has a control plane.
     let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
-    let bootstrap = match quickstart::bootstrap(nobody, nobody) {
+    let bootstrap = match Bootstrap::asking(nobody, nobody) {
         Ok(bootstrap) => bootstrap,
         Err(errors) => return errors.iter().map(ToString::to_string).collect(),
     };
