@@ -25,6 +25,7 @@ pub(crate) mod response_headers;
 mod router;
 pub mod stats;
 mod timers;
+pub(crate) mod watermark;
 pub(crate) mod wire_bytes;
 
 pub use access_logs::AccessLogOptions;

@@ -11,6 +11,7 @@ use tidegate_filters::http::{Body, BodyError};
 use super::downstream::{Downstream, Gone};
 use super::router::Pump;
 use super::timers::{Limit, Timers};
+use super::watermark::{Watch, Watermark};
 use crate::cluster::Cluster;
 
 /// Why a response was cut while it was sent.
@@ -48,31 +49,21 @@ fn poll_pump(pump: &mut Option<Pump>, cx: &mut Context<'_>) {
     }
 }
 
-/// Counts when an HTTP/1 client takes no more of a host's response, and the host is not read from until it does (Envoy's
-/// watermarks). Over HTTP/2 no such buffer fills: a stream waits for its client's window with little in hand.
-struct Flow<'c> {
-    cluster: Option<&'c Cluster>,
-    paused: bool,
-}
+/// Counts when an HTTP/1 client takes no more of a host's response, and the host is not read from until it does. Over HTTP/2
+/// no such buffer fills: a stream waits for its client's window with little in hand.
+struct Reading<'c>(Option<&'c Cluster>);
 
-impl Flow<'_> {
-    fn set(&mut self, paused: bool) {
-        if std::mem::replace(&mut self.paused, paused) == paused {
-            return;
-        }
-        let Some(cluster) = self.cluster else { return };
-        let traffic = &cluster.stats().traffic;
-        if paused {
-            traffic.upstream_flow_control_paused_reading_total().inc();
-        } else {
-            traffic.upstream_flow_control_resumed_reading_total().inc();
+impl Watch for Reading<'_> {
+    fn full(&self) {
+        if let Some(cluster) = self.0 {
+            cluster.stats().traffic.upstream_flow_control_paused_reading_total().inc();
         }
     }
-}
 
-impl Drop for Flow<'_> {
-    fn drop(&mut self) {
-        self.set(false);
+    fn drained(&self) {
+        if let Some(cluster) = self.0 {
+            cluster.stats().traffic.upstream_flow_control_resumed_reading_total().inc();
+        }
     }
 }
 
@@ -85,7 +76,7 @@ pub(super) async fn relay<D: Downstream>(
     mut kept_trailers: Option<&mut Option<http::HeaderMap>>,
     cluster: Option<&Cluster>,
 ) -> Result<(), Cut> {
-    let mut flow = Flow { cluster: cluster.filter(|_| down.version() < Version::HTTP_2), paused: false };
+    let mut client = Watermark::new(Reading(cluster.filter(|_| down.version() < Version::HTTP_2)));
     std::future::poll_fn(|cx| {
         poll_pump(pump, cx);
         if let Some(error) = timers.progress.as_ref().and_then(|progress| progress.take_failure()) {
@@ -96,10 +87,10 @@ pub(super) async fn relay<D: Downstream>(
         }
         loop {
             match down.poll_ready(cx) {
-                Poll::Ready(Ok(())) => flow.set(false),
+                Poll::Ready(Ok(())) => client.set(false),
                 Poll::Ready(Err(gone)) => return Poll::Ready(Err(Cut::Gone(gone))),
                 Poll::Pending => {
-                    flow.set(true);
+                    client.set(true);
                     break;
                 }
             }

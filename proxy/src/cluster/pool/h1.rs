@@ -14,7 +14,7 @@ use tokio::io::{ReadHalf, WriteHalf};
 
 use self::body::{ResponseBody, Tunnel};
 use super::connect;
-use super::h1_upload::{Flow, Upload};
+use super::h1_upload::{Backlog, Upload};
 use super::place::{self, Content, Place};
 use super::preconnect::{self, Load};
 use super::{
@@ -373,9 +373,9 @@ pub(super) async fn send(mut lease: Lease, request: &StreamRequest<'_>, body: Bo
     };
     let outgoing = Outgoing::of_request(&request.head.headers, delimit, request.tunnel);
     let bytes = request.bytes.cloned();
-    let flow = (!body.is_end()).then(|| Flow::of(request));
+    let host = (!body.is_end()).then(|| Backlog::of(request));
     let (tunnel, held) = (request.tunnel, request.tunnel);
-    let mut upload = Upload { body, outgoing, tunnel, held, done: false, http1, bytes, flow };
+    let mut upload = Upload { body, outgoing, tunnel, held, done: false, http1, bytes, host };
     let decoded = read_head(connection, &mut upload, request, &limits).await?;
     Ok(begin(lease, decoded, upload, request.tunnel))
 }

@@ -14,42 +14,35 @@ use crate::http::codec::h1::io::Writer;
 use crate::http::codec::h1::outgoing::Outgoing;
 use crate::http::protocol::Http1Options;
 use crate::http::stats::HttpStats;
+use crate::http::watermark::{Watch, Watermark};
 use crate::http::wire_bytes::WireBytes;
 use crate::io::Transport;
 
-/// Counts when the host takes no more, and the client is not read from until it does (Envoy's watermarks).
-pub(super) struct Flow {
+/// Counts when the host takes no more, and the client is not read from until it does.
+pub(super) struct Backlog {
     cluster: Arc<Cluster>,
     client: Option<HttpStats>,
-    backed_up: bool,
 }
 
-impl Flow {
-    pub(super) fn of(request: &StreamRequest<'_>) -> Self {
-        Self { cluster: Arc::clone(request.cluster), client: request.client.cloned(), backed_up: false }
-    }
-
-    fn set(&mut self, backed_up: bool) {
-        if std::mem::replace(&mut self.backed_up, backed_up) == backed_up {
-            return;
-        }
-        let traffic = &self.cluster.stats().traffic;
-        if backed_up {
-            traffic.upstream_flow_control_backed_up_total().inc();
-        } else {
-            traffic.upstream_flow_control_drained_total().inc();
-        }
-        match &self.client {
-            Some(client) if backed_up => client.downstream_flow_control_paused_reading_total().inc(),
-            Some(client) => client.downstream_flow_control_resumed_reading_total().inc(),
-            None => {}
-        }
+impl Backlog {
+    pub(super) fn of(request: &StreamRequest<'_>) -> Watermark<Self> {
+        Watermark::new(Self { cluster: Arc::clone(request.cluster), client: request.client.cloned() })
     }
 }
 
-impl Drop for Flow {
-    fn drop(&mut self) {
-        self.set(false);
+impl Watch for Backlog {
+    fn full(&self) {
+        self.cluster.stats().traffic.upstream_flow_control_backed_up_total().inc();
+        if let Some(client) = &self.client {
+            client.downstream_flow_control_paused_reading_total().inc();
+        }
+    }
+
+    fn drained(&self) {
+        self.cluster.stats().traffic.upstream_flow_control_drained_total().inc();
+        if let Some(client) = &self.client {
+            client.downstream_flow_control_resumed_reading_total().inc();
+        }
     }
 }
 
@@ -65,7 +58,7 @@ pub(super) struct Upload {
     /// Where its bytes are counted, if anybody asks.
     pub(super) bytes: Option<Arc<WireBytes>>,
     /// Absent where there is no body.
-    pub(super) flow: Option<Flow>,
+    pub(super) host: Option<Watermark<Backlog>>,
 }
 
 impl Upload {
@@ -82,10 +75,10 @@ impl Upload {
     fn move_up(&mut self, writer: &mut Writer<WriteHalf<Transport>>, cx: &mut Context<'_>) -> Result<(), ()> {
         while !self.done && !self.held {
             match writer.poll_ready(cx) {
-                Poll::Ready(Ok(())) => self.note_flow(false),
+                Poll::Ready(Ok(())) => self.note_host(false),
                 Poll::Ready(Err(_)) => return Err(()),
                 Poll::Pending => {
-                    self.note_flow(true);
+                    self.note_host(true);
                     return Ok(());
                 }
             }
@@ -105,9 +98,9 @@ impl Upload {
         }
     }
 
-    fn note_flow(&mut self, backed_up: bool) {
-        if let Some(flow) = &mut self.flow {
-            flow.set(backed_up);
+    fn note_host(&mut self, full: bool) {
+        if let Some(host) = &mut self.host {
+            host.set(full);
         }
     }
 
