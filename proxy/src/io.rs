@@ -27,9 +27,31 @@ pub(crate) fn next_connection_id() -> u64 {
     NEXT.fetch_add(1, Relaxed)
 }
 
-/// Bytes of one read of what nobody wants any more, and of all of them.
+/// Bytes of one read of what nobody wants any more, and of all of them on a connection that is refused.
 const UNWANTED_BYTES: usize = 4 << 10;
 const MOST_UNWANTED_BYTES: u64 = 1 << 20;
+
+/// Reads away once what nobody wants any more: how much it was, 0 when there is no more to come.
+pub(crate) fn poll_read_away<R: AsyncRead + Unpin>(from: &mut R, cx: &mut Context<'_>) -> Poll<usize> {
+    let mut unwanted = [0; UNWANTED_BYTES];
+    let mut read = ReadBuf::new(&mut unwanted);
+    let polled = Pin::new(from).poll_read(cx, &mut read);
+    polled.map(|result| if result.is_ok() { read.filled().len() } else { 0 })
+}
+
+/// Throws away what has come already, `most` bytes of it: a socket that is closed with bytes unread is reset. Tells how much
+/// it was.
+pub(crate) fn empty<R: AsyncRead + Unpin>(from: &mut R, most: u64) -> u64 {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut bytes = 0;
+    while bytes + UNWANTED_BYTES as u64 <= most {
+        match poll_read_away(from, &mut cx) {
+            Poll::Ready(read) if read > 0 => bytes += read as u64,
+            Poll::Ready(_) | Poll::Pending => break,
+        }
+    }
+    bytes
+}
 
 /// A byte stream both ways. Sockets are matched directly, which keeps the hot path free of virtual calls; everything
 /// else (TLS, in-memory pipes) is a boxed pingora stream.
@@ -67,20 +89,9 @@ impl Transport {
         Self::Counted(Box::new(Counted { inner: self, count }))
     }
 
-    /// Throws away what has come already, a bounded part of it: a socket that is closed with bytes unread is reset. Tells
-    /// how much it was.
+    /// Throws away what has come already, a bounded part of it, and tells how much it was.
     pub fn empty(&mut self) -> u64 {
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut unwanted = [0; UNWANTED_BYTES];
-        let mut bytes = 0;
-        while bytes < MOST_UNWANTED_BYTES {
-            let mut read = ReadBuf::new(&mut unwanted);
-            match Pin::new(&mut *self).poll_read(&mut cx, &mut read) {
-                Poll::Ready(Ok(())) if !read.filled().is_empty() => bytes += read.filled().len() as u64,
-                _ => break,
-            }
-        }
-        bytes
+        empty(self, MOST_UNWANTED_BYTES)
     }
 
     /// Closes with a reset instead of a FIN, where the transport can (`SO_LINGER` 0).
@@ -190,5 +201,17 @@ mod tests {
         let mut read = [0; 11];
         transport.read_exact(&mut read).await.unwrap();
         assert_eq!(&read, b"hello world");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_wants_is_read_away_within_a_bound() {
+        let (mut own, mut peer) = tokio::io::duplex(64 << 10);
+        peer.write_all(&[0; 10_000]).await.unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(empty(&mut own, 8 << 10), 8 << 10);
+        assert_eq!(empty(&mut own, 8 << 10), 10_000 - (8 << 10));
+        assert!(poll_read_away(&mut own, &mut cx).is_pending());
+        drop(peer);
+        assert_eq!(poll_read_away(&mut own, &mut cx), Poll::Ready(0));
     }
 }

@@ -12,6 +12,7 @@ use tidegate_filters::http::Request;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::codec::LAST_BYTES;
 use super::codec::h2 as codec;
 use super::codec::h2_frames::Flood;
 use super::codec::keepalive;
@@ -20,9 +21,6 @@ use super::connection_manager::{DRAINED, Ended, sleep_or_never, until_or_never};
 use super::exchange::{self, Connection};
 use super::options::HttpConnectionManager;
 use crate::io::{CountBytes, Transport};
-
-/// How long the last frames may take to go out on a connection that is closed.
-const LAST_FRAMES: Duration = Duration::from_millis(100);
 
 type Server = h2::server::Connection<Metered<Transport>, Bytes>;
 
@@ -259,7 +257,7 @@ impl Serving<'_> {
         let last_frames = async { while let Some(Ok(_)) = self.server.accept().await {} };
         let patience = self.connection.hcm.timeouts.delayed_close.unwrap_or_default();
         // Who does not read them goes without.
-        let _ = tokio::time::timeout(LAST_FRAMES + patience, last_frames).await;
+        let _ = tokio::time::timeout(LAST_BYTES + patience, last_frames).await;
     }
 
     /// The connection is gone: what its streams still wait for is of no use to anyone, and each of them logs its end.

@@ -18,9 +18,7 @@ use super::h2_frames::{Flood, FrameMeter};
 use super::stream_bytes::StreamBytes;
 use crate::http::protocol::FloodLimits;
 use crate::http::wire_bytes::WireBytes;
-
-/// Bytes of one read of what nobody wants any more.
-const UNWANTED_BYTES: usize = 1 << 10;
+use crate::io::poll_read_away;
 
 /// A RST_STREAM frame.
 const RST_STREAM_BYTES: u64 = 13;
@@ -220,13 +218,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
 
 /// Ready when the peer has closed; what it still says is read away.
 fn poll_left<T: AsyncRead + Unpin>(transport: &mut T, cx: &mut Context<'_>) -> Poll<()> {
-    let mut unwanted = [0; UNWANTED_BYTES];
-    loop {
-        let mut read = ReadBuf::new(&mut unwanted);
-        if ready!(Pin::new(&mut *transport).poll_read(cx, &mut read)).is_err() || read.filled().is_empty() {
-            return Poll::Ready(());
-        }
-    }
+    while ready!(poll_read_away(transport, cx)) > 0 {}
+    Poll::Ready(())
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<T> {

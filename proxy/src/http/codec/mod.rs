@@ -11,4 +11,9 @@ pub(crate) mod metered;
 pub mod stats;
 mod stream_bytes;
 
+use std::time::Duration;
+
 pub(crate) use error::CodecError;
+
+/// How long the last bytes may take to go out on a connection that is closed.
+pub(crate) const LAST_BYTES: Duration = Duration::from_millis(100);

@@ -5,20 +5,21 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::fields::HeadEnd;
+use crate::io::empty;
 
 const SCRATCH_BYTES: usize = 16 << 10;
 const BULK_BYTES: usize = 64 << 10;
 /// Pieces up to this size are copied together; larger ones are written where they are.
 const COPY_BYTES: usize = 4 << 10;
 const SLICES: usize = 16;
-/// Reads of a connection that is closed.
-const MOST_EMPTYING_READS: usize = 8;
+/// So much is read away of a connection that is closed.
+const MOST_UNWANTED_BYTES: u64 = 128 << 10;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH_BYTES].into_boxed_slice());
@@ -116,12 +117,8 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Throws away what has come already, a little of it: a socket that is closed with bytes unread is reset.
     pub(crate) fn empty_socket(&mut self) {
-        let mut cx = Context::from_waker(Waker::noop());
-        for _ in 0..MOST_EMPTYING_READS {
-            self.buffer.clear();
-            if !matches!(self.poll_fill(&mut cx), Poll::Ready(Ok(n)) if n > 0) {
-                return;
-            }
+        if !self.ended {
+            self.read_bytes += empty(&mut self.io, MOST_UNWANTED_BYTES);
         }
     }
 

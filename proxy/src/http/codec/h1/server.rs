@@ -21,6 +21,7 @@ use super::fields::trailer_bytes;
 use super::io::{Reader, Writer};
 use super::outgoing::{Answered, Outgoing};
 use super::request::{self, DecodedRequest, RequestRules};
+use crate::http::codec::LAST_BYTES;
 use crate::http::downstream::{BodyLength, Downstream, Gone, ResetReason};
 use crate::io::Transport;
 
@@ -30,9 +31,6 @@ const MAX_AHEAD_BYTES: usize = 64 << 10;
 const MAX_DRAINED_BYTES: u64 = 64 << 10;
 /// How long a client may take to send the rest of a body that nobody reads.
 const MAX_DRAIN_TIME: Duration = Duration::from_secs(1);
-
-/// How long the last bytes may take to go out on a connection that is closed.
-const LAST_BYTES: Duration = Duration::from_millis(100);
 
 type Half = Reader<ReadHalf<Transport>>;
 
