@@ -412,8 +412,13 @@ impl<'a> Exchange<'a> {
             Outcome::NoRoute(_) | Outcome::NoVirtualHost => {
                 self.connection.hcm.router_stats.rq_total().inc();
                 self.connection.hcm.router_stats.no_route().inc();
-                let path = String::from_utf8_lossy(self.request.head.path.as_bytes());
-                tracing::debug!(target: ROUTER, "{} no route match for URL '{path}'", self.tags());
+                let path = self.request.head.path.as_bytes();
+                tracing::debug!(
+                    target: ROUTER,
+                    "{} no route match for URL '{}'",
+                    self.tags(),
+                    String::from_utf8_lossy(path)
+                );
                 let reply = LocalReply::new(StatusCode::NOT_FOUND, "route_not_found");
                 return Err(Box::new(reply.flag(ResponseFlags::NO_ROUTE_FOUND)));
             }
