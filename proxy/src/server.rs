@@ -15,7 +15,7 @@ use tidegate_filters::runtime::Runtime;
 use tidegate_stats::Store as StatsStore;
 use tidegate_xds::{FieldError, FieldPath};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Interval;
 
 use self::signals::{Leave, Signals};
@@ -221,6 +221,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         applied: 0,
         untidy: None,
         keeper: None,
+        tasks: JoinSet::new(),
     };
     let node = server.discovery.node().clone();
     // Told from the start, and until the end.
@@ -283,6 +284,8 @@ struct Server {
     /// When the last update left memory behind.
     untidy: Option<Instant>,
     keeper: Option<Keeper>,
+    /// What it does by and by; it ends with this.
+    tasks: JoinSet<()>,
 }
 
 impl Server {
@@ -441,11 +444,12 @@ impl Server {
             keeper.keep(self.store.ledger());
             *self.process.serves_kept.lock() = None;
         }
+        while self.tasks.try_join_next().is_some() {}
         if self.untidy.is_some_and(|since| since.elapsed() > QUIET) {
             self.untidy = None;
             allocator::give_back();
             // Messages were decoded on the runtime's own thread, which has a heap of its own.
-            tokio::spawn(async { allocator::give_back() });
+            self.tasks.spawn(async { allocator::give_back() });
         }
     }
 
@@ -462,7 +466,7 @@ impl Server {
         if !drain.skip_exit {
             let (asked, lasts) = (self.process.asked.clone(), self.plan.lasts);
             let then = DrainListeners { graceful: false, ..drain };
-            tokio::spawn(async move {
+            self.tasks.spawn(async move {
                 tokio::time::sleep(lasts).await;
                 // Nobody is there to be told only when the process ends.
                 let _ = asked.send(Asked::Drain(then));
