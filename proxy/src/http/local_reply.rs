@@ -35,14 +35,20 @@ pub struct BodyFormat {
     pub content_type: HeaderValue,
 }
 
-/// The response that a local reply becomes, with what `route` adds to responses; gRPC for a request that came as such. Sets
-/// code, details and flags on `info`.
-pub(crate) fn respond(
-    rules: &LocalReplyRules,
-    reply: LocalReply,
-    (request, is_grpc, route): (Option<&RequestHead>, bool, Option<&Route>),
-    info: &mut StreamInfo,
-) -> Response {
+/// What a local reply is the answer to.
+#[derive(Default)]
+pub(crate) struct Asked<'a> {
+    /// None where bytes never became a request.
+    pub request: Option<&'a RequestHead>,
+    /// It came as gRPC: so does the reply.
+    pub grpc: bool,
+    /// What it adds to responses is added to the reply.
+    pub route: Option<&'a Route>,
+}
+
+/// The response that a local reply becomes. Sets code, details and flags on `info`.
+pub(crate) fn respond(rules: &LocalReplyRules, reply: LocalReply, asked: Asked<'_>, info: &mut StreamInfo) -> Response {
+    let Asked { request, grpc: is_grpc, route } = asked;
     info.flags |= reply.flags;
     info.details = Some(reply.details.clone());
     info.response_code = None;

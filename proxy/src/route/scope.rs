@@ -44,14 +44,17 @@ pub enum Scope {
 }
 
 impl ScopeTable {
+    /// The scope of this key ([`scope_key`]).
     pub fn get(&self, key: &[u8]) -> Option<&Scope> {
         self.0.get(key)
     }
 
+    /// Adds a scope, in place of one of the same key.
     pub fn insert(&mut self, key: Arc<[u8]>, scope: Scope) {
         self.0.insert(key, scope);
     }
 
+    /// Takes the scope of this key away, if there is one.
     pub fn remove(&mut self, key: &[u8]) {
         self.0.remove(key);
     }

@@ -10,7 +10,7 @@ use tidegate_filters::http::{Body, HttpFilter, LocalReply, Override, Overrides, 
 
 use super::{Exchange, Produced};
 use crate::application_log::shown::Tags;
-use crate::http::local_reply;
+use crate::http::local_reply::{self, Asked};
 use crate::http::progress::Watched;
 use crate::http::relay::while_pumping;
 
@@ -153,8 +153,9 @@ impl Exchange<'_> {
         tracing::debug!("{} Sending local reply with details {}", self.tags(), reply.details);
         self.closes |= reply.close;
         let rules = &self.connection.hcm.local_replies;
-        let facts = (Some(&self.request.head), self.grpc, self.outcome.route().map(|route| &**route));
-        let response = local_reply::respond(rules, reply, facts, &mut self.stream.info);
+        let route = self.outcome.route().map(|route| &**route);
+        let asked = Asked { request: Some(&self.request.head), grpc: self.grpc, route };
+        let response = local_reply::respond(rules, reply, asked, &mut self.stream.info);
         Produced::local(response)
     }
 }

@@ -31,7 +31,7 @@ use self::routing::Snapped;
 use super::access_logs::Periodic;
 use super::downstream::{Downstream, Gone};
 use super::limits::Limits;
-use super::local_reply;
+use super::local_reply::{self, Asked};
 use super::options::{FilterSlot, HttpConnectionManager};
 use super::progress::{Counted, Progress};
 use super::router::{self, Answer, Forwarded, Pump, Served, UpstreamFilters};
@@ -252,7 +252,7 @@ pub(crate) async fn reply_to_bad_request<D: Downstream>(
     let flags = reply.flags;
     let reply = LocalReply { flags: ResponseFlags::empty(), ..reply };
     let response =
-        local_reply::respond(&connection.hcm.local_replies, reply, (None, false, None), &mut exchange.stream.info);
+        local_reply::respond(&connection.hcm.local_replies, reply, Asked::default(), &mut exchange.stream.info);
     exchange.stream.info.flags |= flags;
     let produced = Produced::local(response);
     let timers = exchange.timers();
