@@ -159,7 +159,7 @@ pub struct StreamContext {
     /// The route that was chosen, when one was; cleared by `clear_route_cache`.
     pub route: Option<Arc<dyn RouteView>>,
     /// Where the request found no route, and one may come.
-    pub lazy_routes: Option<Arc<dyn LazyRoutes>>,
+    pub lazy_routes: Option<Lacking>,
     /// Randomness of this stream, the same for every look at its route; filters [`StreamContext::draw`] theirs.
     pub random: u64,
     pub services: Arc<dyn Services>,
@@ -233,11 +233,27 @@ pub trait RouteView: Send + Sync {
     }
 }
 
+/// What a stream without a route may still ask for.
+pub struct Lacking {
+    pub routes: Arc<dyn LazyRoutes>,
+    /// The version of the configuration that had no route for it.
+    pub seen: u64,
+}
+
+impl Lacking {
+    /// See [`LazyRoutes::ask`].
+    pub fn ask(&self, head: &RequestHead) -> Option<Asking> {
+        self.routes.ask(head, self.seen)
+    }
+}
+
+/// Ends in whether something has come that a stream which begins anew will find.
+pub type Asking = Pin<Box<dyn Future<Output = bool> + Send>>;
+
 /// Routes that come when they are asked for.
 pub trait LazyRoutes: Send + Sync {
-    /// Asks for what this request lacks; none where there is nothing that could come. It ends in whether something has come
-    /// that a stream which begins anew will find.
-    fn ask(&self, head: &RequestHead) -> Option<Pin<Box<dyn Future<Output = bool> + Send>>>;
+    /// Asks for what this request lacks in the configuration of the version `seen`; none where there is nothing that could come.
+    fn ask(&self, head: &RequestHead, seen: u64) -> Option<Asking>;
 }
 
 /// What the proxy does for filters.

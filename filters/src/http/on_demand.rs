@@ -78,20 +78,19 @@ const COVERAGE: &[Coverage] = &[
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
-    use std::pin::Pin;
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
     use super::*;
     use crate::http::RequestHead;
-    use crate::http::filter::LazyRoutes;
+    use crate::http::filter::{Asking, Lacking, LazyRoutes};
     use crate::http::testing::*;
 
     /// Routes that come or do not, and how often they were asked for.
     struct Routes(Option<bool>, AtomicU32);
 
     impl LazyRoutes for Routes {
-        fn ask(&self, _: &RequestHead) -> Option<Pin<Box<dyn Future<Output = bool> + Send>>> {
+        fn ask(&self, _: &RequestHead, seen: u64) -> Option<Asking> {
+            assert_eq!(seen, 7);
             self.1.fetch_add(1, Relaxed);
             let comes = self.0?;
             Some(Box::pin(std::future::ready(comes)))
@@ -108,7 +107,7 @@ mod tests {
         ] {
             let mut filter = Bench::new(&Factory).filter("{}").unwrap();
             let (routes, mut stream) = (Arc::new(Routes(comes, AtomicU32::new(0))), stream());
-            stream.lazy_routes = Some(Arc::clone(&routes) as _);
+            stream.lazy_routes = Some(Lacking { routes: Arc::clone(&routes) as _, seen: 7 });
             stream.route = stream.route.filter(|_| has_route);
             let reply = on_request(&mut *filter, &mut get("/", &[]), &mut stream).await;
             assert!(reply.is_none());

@@ -1,11 +1,9 @@
 //! Routes that come when a request asks for them, as its filters see them. It must not know how they come.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use tidegate_filters::http::RequestHead;
-use tidegate_filters::http::filter::LazyRoutes;
+use tidegate_filters::http::filter::{Asking, Lacking, LazyRoutes};
 
 use super::{Connection, Exchange};
 use crate::demand::What;
@@ -15,16 +13,9 @@ use crate::route::{Outcome, RouteTable, Scopes};
 /// A host name is no longer, and a port has six more.
 const LONGEST_HOST: usize = 253 + 6;
 
-/// Those of a request that found no route in a snapshot.
-struct Lazy {
-    connection: Arc<Connection>,
-    /// That snapshot's version.
-    seen: u64,
-}
-
-impl Lazy {
+impl Connection {
     fn lacks(&self, head: &RequestHead) -> Option<What> {
-        match &self.connection.hcm.routes {
+        match &self.hcm.routes {
             RouteSource::Scoped(scoped) => match &scoped.scopes {
                 Scopes::Discovered(source) => Some(What::Scope { source: Arc::clone(source), key: scoped.key(head)? }),
                 Scopes::Inline(_) => None,
@@ -39,9 +30,9 @@ impl Lazy {
     }
 }
 
-impl LazyRoutes for Lazy {
-    fn ask(&self, head: &RequestHead) -> Option<Pin<Box<dyn Future<Output = bool> + Send>>> {
-        let answer = self.connection.shared.demands().ask(self.lacks(head)?, self.seen)?;
+impl LazyRoutes for Connection {
+    fn ask(&self, head: &RequestHead, seen: u64) -> Option<Asking> {
+        let answer = self.shared.demands().ask(self.lacks(head)?, seen)?;
         Some(Box::pin(async move { answer.await.unwrap_or(false) }))
     }
 }
@@ -49,7 +40,7 @@ impl LazyRoutes for Lazy {
 impl Exchange<'_> {
     /// What could still come for a request that found no route in this table. Virtual hosts of a scope's routes are not asked for,
     /// as in Envoy.
-    pub(super) fn lazy_routes(&self, outcome: &Outcome, table: Option<&RouteTable>) -> Option<Arc<dyn LazyRoutes>> {
+    pub(super) fn lazy_routes(&self, outcome: &Outcome, table: Option<&RouteTable>) -> Option<Lacking> {
         if !matches!(outcome, Outcome::NoRoute(_) | Outcome::NoVirtualHost) {
             return None;
         }
@@ -59,6 +50,6 @@ impl Exchange<'_> {
             RouteSource::Inline(_) => false,
         };
         let seen = self.configuration.as_ref().map_or(0, |snapped| snapped.snapshot.version);
-        comes.then(|| Arc::new(Lazy { connection: Arc::clone(self.connection), seen }) as _)
+        comes.then(|| Lacking { routes: Arc::clone(self.connection) as _, seen })
     }
 }
