@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use control::{ApplyFlags, ControlFlags, DeleteFlags, DiffFlags, GetFlags, StoreFlags};
-pub use envoy::{DrainStrategy, EnvoyFlags, IpVersion, Mode, default_concurrency, envoys_words, node_address};
+pub use envoy::{DrainStrategy, EnvoyFlags, IpVersion, Mode, envoys_words};
 
 /// What a call asks for.
 #[derive(Debug, Clone)]

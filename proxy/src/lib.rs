@@ -18,7 +18,7 @@ pub mod http;
 pub mod io;
 pub mod listener;
 mod load_reports;
-mod process;
+pub mod process;
 pub mod quickstart;
 pub mod resident;
 pub mod resources;

@@ -12,7 +12,7 @@ use tidegate::config::bootstrap::{Bootstrap, Overrides};
 use tidegate::config::files::UnknownDynamicFields;
 use tidegate::server::{self, Options, StartError};
 use tidegate::stats::server::VERSION;
-use tidegate::{allocator, check, control_plane, core_dump, expand, quickstart, resources, status};
+use tidegate::{allocator, check, control_plane, core_dump, expand, process, quickstart, resources, status};
 use tidegate_filters::context::Defaults;
 use tidegate_xds::{FieldError, Format};
 
@@ -134,12 +134,12 @@ fn run(flags: &EnvoyFlags, as_envoy: bool) -> anyhow::Result<ExitCode> {
         });
     }
     write_base_id(flags);
-    let concurrency = flags.concurrency.map_or_else(cli::default_concurrency, |count| count.max(1) as usize);
+    let concurrency = flags.concurrency.map_or_else(process::default_concurrency, |count| count.max(1) as usize);
     let mut options = options(concurrency, defaults, flags.drain_time());
     options.drain_immediately = flags.drain_strategy == DrainStrategy::Immediate;
     options.parent_shutdown_time = Duration::from_secs(flags.parent_shutdown_time_s.into());
     options.file_flush_interval = Duration::from_millis(flags.file_flush_interval_msec.into());
-    options.node_address = cli::node_address(flags.local_address_ip_version);
+    options.node_address = process::node_address(flags.local_address_ip_version.any());
     options.admin_address_path.clone_from(&flags.admin_address_path);
     options.unknown_dynamic_fields = flags.unknown_dynamic_fields();
     options.snapshot_directory.clone_from(&flags.snapshot_dir);
@@ -163,7 +163,7 @@ fn options(concurrency: usize, defaults: Defaults, drain_time: Duration) -> Opti
         drain_immediately: false,
         parent_shutdown_time: Duration::from_secs(900),
         file_flush_interval: Duration::from_secs(10),
-        node_address: cli::node_address(cli::IpVersion::V4),
+        node_address: process::node_address(cli::IpVersion::V4.any()),
         admin_address_path: None,
         unknown_dynamic_fields: UnknownDynamicFields::default(),
         snapshot_directory: None,
@@ -248,7 +248,7 @@ fn run_quickstart(flags: QuickstartFlags) -> anyhow::Result<ExitCode> {
     let _without_components = application_log::init(&Setup::at(LogLevel::Info));
     let served = quickstart::prepare(flags.path)?;
     served.announce(flags.admin);
-    let concurrency = flags.concurrency.unwrap_or_else(cli::default_concurrency);
+    let concurrency = flags.concurrency.unwrap_or_else(process::default_concurrency);
     let options = options(concurrency, Defaults::Safe, Duration::from_secs(10));
     control_runtime()?.block_on(served.run(flags.admin, options))?;
     Ok(ExitCode::SUCCESS)

@@ -3,11 +3,13 @@
 
 mod dump;
 mod endpoints;
+mod machine;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Instant, SystemTime};
 
+pub use machine::{default_concurrency, node_address};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tidegate_filters::access_log::AccessLog;

@@ -1,6 +1,6 @@
 //! Envoy's own flags, and its words for what is wrong with them.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -31,6 +31,16 @@ pub enum IpVersion {
     #[default]
     V4,
     V6,
+}
+
+impl IpVersion {
+    /// The address that stands for any of it.
+    pub fn any(self) -> IpAddr {
+        match self {
+            Self::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Self::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        }
+    }
 }
 
 /// Envoy's own flags.
@@ -264,21 +274,4 @@ pub fn envoys_words(error: &clap::Error) -> Option<String> {
         (ErrorKind::ArgumentConflict, _) => parse_error(&format!("({flag})"), "Argument already set!"),
         _ => None,
     }
-}
-
-/// As many workers as processors, or as the cgroup's quota gives (`std` knows both).
-pub fn default_concurrency() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// The node's first address that is not loopback, as Envoy's `--local-address-ip-version` finds it.
-pub fn node_address(version: IpVersion) -> Option<IpAddr> {
-    let (any, probe): (&str, &str) = match version {
-        IpVersion::V4 => ("0.0.0.0:0", "192.0.2.1:9"),
-        IpVersion::V6 => ("[::]:0", "[2001:db8::1]:9"),
-    };
-    // Connecting a datagram socket sends nothing; it asks the routing table which address would be used.
-    let socket = std::net::UdpSocket::bind(any).ok()?;
-    socket.connect(probe).ok()?;
-    Some(socket.local_addr().ok()?.ip())
 }
