@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
 
 use crate::app::Shared;
+use crate::cluster::pool;
 use crate::listener::Listener;
 use crate::listener::accept;
 use crate::listener::acceptor::{Acceptor, HandedOver};
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Stop {
         listener: Arc<str>,
     },
+    /// Keep no connection to a host that nobody uses: the process leaves.
+    Leave,
     Shutdown,
 }
 
@@ -115,6 +118,7 @@ async fn run(index: usize, shared: Arc<Shared>, mut commands: mpsc::UnboundedRec
             Command::Stop { listener } => {
                 accepting.remove(&listener);
             }
+            Command::Leave => pool::leave(),
             Command::Shutdown => break,
         }
     }

@@ -264,6 +264,11 @@ impl ListenerManager {
         }
     }
 
+    /// Tells the workers that the process leaves.
+    pub(crate) fn leave(&self) {
+        self.workers.iter().for_each(|worker| worker.tell(Command::Leave));
+    }
+
     /// Ends the workers.
     pub(crate) fn shut_down(&mut self) {
         for worker in &self.workers {

@@ -23,6 +23,7 @@ impl Server {
         quitting: &mut watch::Receiver<Leave>,
     ) {
         self.shared.set_health_check_failing(true);
+        self.manager.leave();
         let half = drain_time / 2;
         self.manager.begin_drain(false, DrainPlan { lasts: half, immediate: true });
         // From here on every response says that its connection ends.

@@ -78,6 +78,19 @@ fn an_interrupt_ends_as_soon_as_nobody_is_there() {
     assert!(gateway.wait().success());
 }
 
+/// As those of the quickstart to its demonstration's upstreams.
+#[test]
+fn connections_to_itself_do_not_keep_a_process() {
+    let port = free_port();
+    let routes = "[{ match: { path: /self }, direct_response: { status: 200 } }, \
+                  { match: { prefix: / }, route: { cluster: up, prefix_rewrite: /self } }]";
+    let bootstrap = http_bootstrap(port, routes, &[("up", port)]);
+    let mut gateway = Gateway::start_with(&bootstrap, &["--drain-time-s", "600"]);
+    assert_eq!(Client::new(port).get("/").status, 200);
+    gateway.signal("INT");
+    assert!(gateway.wait().success());
+}
+
 #[test]
 fn an_http2_client_is_told_by_goaway() {
     let upstream = Upstream::text("still here");

@@ -112,8 +112,9 @@ impl Pool {
         rests
     }
 
-    /// Closes what is idle too long, dead, or of a host that is gone; false when the pool itself is of no more use.
-    pub(super) fn sweep(&self, now: Instant) -> bool {
+    /// Closes what is idle too long (or for `rest`), dead, or of a host that is gone; false when the pool itself is of no more
+    /// use.
+    pub(super) fn sweep(&self, now: Instant, rest: Option<Duration>) -> bool {
         let http = &self.cluster.config().http;
         let removed = self.host.state.is_removed();
         let mut state = self.state.lock();
@@ -122,7 +123,11 @@ impl Pool {
             if removed || connection.open.epoch != self.host.state.epoch() || !connection.is_quiet() {
                 return false;
             }
-            if http.idle_timeout.is_some_and(|limit| now.duration_since(connection.idle_since) >= limit) {
+            let idle = now.duration_since(connection.idle_since);
+            if rest.is_some_and(|rest| idle >= rest) {
+                return false;
+            }
+            if http.idle_timeout.is_some_and(|limit| idle >= limit) {
                 traffic.upstream_cx_idle_timeout().inc();
                 return false;
             }

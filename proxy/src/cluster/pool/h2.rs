@@ -7,7 +7,7 @@ mod stream;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
@@ -122,8 +122,9 @@ impl Pool {
         rests
     }
 
-    /// Closes what is idle too long, dead, or of a host that is gone; false when the pool itself is of no more use.
-    pub(super) fn sweep(&self, now: Instant) -> bool {
+    /// Closes what is idle too long (or for `rest`), dead, or of a host that is gone; false when the pool itself is of no more
+    /// use.
+    pub(super) fn sweep(&self, now: Instant, rest: Option<Duration>) -> bool {
         let http = &self.cluster.config().http;
         let removed = self.host.state.is_removed();
         let mut state = self.state.lock();
@@ -137,8 +138,11 @@ impl Pool {
             if removed || shared.closing.load(Relaxed) {
                 return !idle;
             }
-            let expired =
-                idle && http.idle_timeout.is_some_and(|limit| now.duration_since(*shared.idle_since.lock()) >= limit);
+            let rested = now.duration_since(*shared.idle_since.lock());
+            if idle && rest.is_some_and(|rest| rested >= rest) {
+                return false;
+            }
+            let expired = idle && http.idle_timeout.is_some_and(|limit| rested >= limit);
             if expired {
                 traffic.upstream_cx_idle_timeout().inc();
             }

@@ -241,6 +241,8 @@ struct Pools {
     h1: place::Map<h1::State>,
     h2: place::Map<h2::State>,
     sweeping: bool,
+    /// The process leaves: no connection is kept that nobody uses.
+    leaving: bool,
 }
 
 thread_local! {
@@ -260,11 +262,18 @@ fn ensure_sweeper(pools: &mut Pools) {
             tokio::time::sleep(SWEEP_INTERVAL).await;
             let now = Instant::now();
             POOLS.with_borrow_mut(|pools| {
-                pools.h1.retain(|_, pool| pool.sweep(now));
-                pools.h2.retain(|_, pool| pool.sweep(now));
+                let rest = pools.leaving.then_some(SWEEP_INTERVAL);
+                pools.h1.retain(|_, pool| pool.sweep(now, rest));
+                pools.h2.retain(|_, pool| pool.sweep(now, rest));
             });
         }
     });
+}
+
+/// From now on this worker closes connections to hosts soon after their last request: the process leaves, and it may be one of
+/// its own listeners that waits for their end.
+pub(crate) fn leave() {
+    POOLS.with_borrow_mut(|pools| pools.leaving = true);
 }
 
 /// What every open connection holds while it lives: its place in the breakers, the gauges, the host's count.
