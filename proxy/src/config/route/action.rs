@@ -66,10 +66,6 @@ fn forward(
     let retry = retry.unwrap_or_else(RetryPolicy::never);
     let hedge = proto.hedge_policy.as_ref().map(retry::hedge).or(host.hedge).unwrap_or_default();
     let cluster = cluster::selector(proto, metadata_match.as_ref(), host, levels, validate_clusters, context)?;
-    if matches!(cluster, ClusterSelector::Tree(_)) && retry.refresh_cluster && hedge.on_per_try_timeout {
-        let reason = "not supported yet: refresh_cluster_on_retry beside hedge_on_per_try_timeout";
-        return Err(context.error_at("retry_policy.refresh_cluster_on_retry", reason));
-    }
     Ok(ForwardAction {
         cluster,
         cluster_not_found: match ClusterNotFoundResponseCode::try_from(proto.cluster_not_found_response_code) {
@@ -198,25 +194,6 @@ mod tests {
         };
         assert_eq!(facts("/own"), (RetryOn::RESET, false, 2, BufferLimit { body: Some(8), per_request: None }));
         assert_eq!(facts("/"), (RetryOn::ERROR_5XX, true, 1, BufferLimit { body: Some(7), per_request: Some(9) }));
-    }
-
-    #[test]
-    fn a_cluster_is_not_chosen_anew_beside_a_hedge() {
-        let action = "{action: {name: a, typed_config: {'@type': type.googleapis.com/\
-             envoy.extensions.router.cluster_specifiers.matcher.v3.ClusterAction, cluster: c}}}";
-        let route = |refresh: bool, hedge: bool| {
-            format!(
-                "[{{match: {{prefix: /}}, route: {{retry_policy: {{retry_on: 5xx, refresh_cluster_on_retry: {refresh}}}, \
-                 hedge_policy: {{hedge_on_per_try_timeout: {hedge}}}, inline_cluster_specifier_plugin: {{extension: {{name: m, \
-                 typed_config: {{'@type': type.googleapis.com/envoy.extensions.router.cluster_specifiers.matcher.v3.\
-                 MatcherClusterSpecifier, cluster_matcher: {{on_no_match: {action}}}}}}}}}}}}}]"
-            )
-        };
-        let error = route_error(&route(true, true));
-        assert!(error.contains("retry_policy.refresh_cluster_on_retry: not supported yet"), "{error}");
-        for (refresh, hedge) in [(true, false), (false, true)] {
-            assert!(chosen(&routes(&route(refresh, hedge)), &get("/", &[])).forward().is_some());
-        }
     }
 
     #[test]

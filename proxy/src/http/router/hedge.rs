@@ -1,5 +1,6 @@
 //! Tries beside one another (`hedge_on_per_try_timeout`): one that takes too long is not given up but joined by another,
-//! and the first good response wins. It must not know which conditions ask for another try.
+//! and the first good response wins. All go to one cluster, whatever `refresh_cluster_on_retry` says, as in Envoy.
+//! It must not know which conditions ask for another try.
 
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
