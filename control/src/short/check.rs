@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tidegate_xds::FieldPath;
 
-use super::form::{Cors, Discovery, File, Headers, Host, Limits, Match, Redirect, Rewrite, Route, Upstream};
+use super::form::{
+    AccessLog, Cors, Discovery, File, Headers, Host, Limits, LogFormat, Match, Redirect, Respond, Rewrite, Route,
+    Upstream,
+};
 use super::scalars::Host as Address;
 use super::shape::{Faults, Or};
 
@@ -18,6 +21,14 @@ pub(super) const LONGEST_BODY: usize = 64 << 10;
 pub(super) fn file(file: &File, faults: &mut Faults) {
     let root = FieldPath::root();
     limits(file.limits.as_ref(), &root, faults);
+    idle_limits(file, faults);
+    for (name, Or(listen)) in &file.listen.0 {
+        log(listen.access_log.as_ref(), &root.clone().field("listen").key(&name.0), faults);
+    }
+    log(file.access_log.as_ref(), &root, faults);
+    if file.access_log.is_some() && file.listen.0.iter().all(|(_, Or(listen))| listen.access_log.is_some()) {
+        faults.push(&root.clone().field("access_log"), "acts only on a listener of this file that says none itself");
+    }
     for (name, of) in &file.upstreams.0 {
         upstream(of, &root.clone().field("upstreams").key(&name.0), faults);
     }
@@ -35,11 +46,58 @@ fn host(host: &Host, path: &FieldPath, faults: &mut Faults) {
     }
     limits(host.limits.as_ref(), path, faults);
     cors(host.cors.as_ref(), path, faults);
+    if host.cors.is_some() && !host.routes.iter().any(|route| route.to.is_some() && route.cors.is_none()) {
+        faults.push(&path.clone().field("cors"), "acts only on a route with `to` that says none itself");
+    }
     headers(host.request_headers.as_ref(), &path.clone().field("request_headers"), faults);
+    if host.request_headers.is_some() && !host.routes.iter().any(|route| route.to.is_some()) {
+        faults.push(&path.clone().field("request_headers"), "acts only on a route with `to`");
+    }
     headers(host.response_headers.as_ref(), &path.clone().field("response_headers"), faults);
     for (index, of) in host.routes.iter().enumerate() {
         route(of, &path.clone().field("routes").index(index), faults);
     }
+    if let Some(index) = host.routes.iter().position(takes_all)
+        && host.routes.len() > index + 1
+    {
+        let reason = format!("is never reached: `routes[{index}]` takes all requests");
+        faults.push(&path.clone().field("routes").index(index + 1), reason);
+    }
+}
+
+/// Each limit by its name: whether it is said.
+const LIMITS: [(&str, fn(&Limits) -> bool); 2] =
+    [("rate", |limits| limits.rate.is_some()), ("body", |limits| limits.body.is_some())];
+
+/// What a file limits does nothing where every route has a limit nearer to it.
+fn idle_limits(file: &File, faults: &mut Faults) {
+    for (field, says) in LIMITS {
+        let says = |limits: &Option<Limits>| limits.as_ref().is_some_and(says);
+        let is_left = |host: &Host| host.routes.iter().any(|route| !says(&route.limits));
+        let mut tell = |path: FieldPath, whom: &str| {
+            let reason = format!("acts only on a {whom} that has none of its own, and there is none");
+            faults.push(&path.field("limits").field(field), reason);
+        };
+        if says(&file.limits) && !file.hosts.iter().any(|host| !says(&host.limits) && is_left(host)) {
+            tell(FieldPath::root(), "host");
+        }
+        for (index, host) in file.hosts.iter().enumerate() {
+            if says(&host.limits) && !is_left(host) {
+                tell(FieldPath::root().field("hosts").index(index), "route");
+            }
+        }
+    }
+}
+
+/// Whether no request gets past a route.
+fn takes_all(route: &Route) -> bool {
+    let Some(Or(Match { prefix, path, regex, methods, headers, query })) = &route.r#match else { return true };
+    prefix.as_ref().is_none_or(|prefix| prefix.0 == "/")
+        && path.is_none()
+        && regex.is_none()
+        && methods.is_empty()
+        && headers.0.is_empty()
+        && query.0.is_empty()
 }
 
 fn route(route: &Route, path: &FieldPath, faults: &mut Faults) {
@@ -61,6 +119,9 @@ fn route(route: &Route, path: &FieldPath, faults: &mut Faults) {
     {
         faults.push(&at("redirect"), "leads to where it came from: say `scheme`, `host`, `port`, `path` or `prefix`");
     }
+    if let Some(Rewrite { prefix: None, path: None, regex: None, with: None, host: None }) = &route.rewrite {
+        faults.push(&at("rewrite"), "changes nothing: say `prefix`, `path`, `regex` or `host`");
+    }
     if let Some(Rewrite { regex: Some(regex), with: Some(with), .. }) = &route.rewrite
         && let Err(reason) = replacement(with, regex.groups)
     {
@@ -68,6 +129,12 @@ fn route(route: &Route, path: &FieldPath, faults: &mut Faults) {
     }
     if route.respond.as_ref().is_some_and(|respond| respond.body.len() > LONGEST_BODY) {
         faults.push(&at("respond").field("body"), "must be 64 KiB at most");
+    }
+    if let Some(Respond { status, body }) = &route.respond
+        && matches!(status.0, 204 | 304)
+        && !body.is_empty()
+    {
+        faults.push(&at("respond").field("body"), format!("a response with status {} has none", status.0));
     }
     if route.retry.as_ref().is_some_and(|retry| retry.when.is_empty() && retry.statuses.is_empty()) {
         faults.push(&at("retry").field("when"), "without a reason there is no other try");
@@ -99,7 +166,18 @@ fn replacement(with: &str, groups: usize) -> Result<(), String> {
     Ok(())
 }
 
+fn log(log: Option<&Or<AccessLog>>, path: &FieldPath, faults: &mut Faults) {
+    if let Some(Or(AccessLog { to, format: LogFormat::Json })) = log
+        && to.0 == "none"
+    {
+        faults.push(&path.clone().field("access_log").field("format"), "acts only where there is a log");
+    }
+}
+
 fn limits(limits: Option<&Limits>, path: &FieldPath, faults: &mut Faults) {
+    if let Some(Limits { rate: None, body: None }) = limits {
+        faults.push(&path.clone().field("limits"), "limits nothing: say `rate` or `body`");
+    }
     if let Some(Limits { rate: Some(rate), .. }) = limits
         && rate.per.0 < SHORTEST_FILL
     {
@@ -123,6 +201,15 @@ fn cors(cors: Option<&Cors>, path: &FieldPath, faults: &mut Faults) {
 
 fn headers(headers: Option<&Headers>, path: &FieldPath, faults: &mut Faults) {
     let Some(headers) = headers else { return };
+    if headers.set.0.is_empty() && headers.add.0.is_empty() && headers.remove.is_empty() {
+        faults.push(path, "changes nothing: say `set`, `add` or `remove`");
+    }
+    // What is there is taken out first.
+    for (index, name) in headers.remove.iter().enumerate() {
+        if headers.set.0.iter().any(|(set, _)| set == name) {
+            faults.push(&path.clone().field("remove").index(index), "does nothing beside `set`, which takes its place");
+        }
+    }
     let mut refuse = |name: &str, path: FieldPath| {
         if name == "host" {
             faults.push(&path, "a header that routing owns; `rewrite` has a `host`");

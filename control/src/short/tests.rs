@@ -129,6 +129,40 @@ fn what_is_wrong_has_its_line_its_path_and_the_nearest_name() {
     assert_eq!(lines, expected);
 }
 
+/// Files but for their first line, and what is said of them.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("limits: { body: 1B }", "limits: acts only beside `hosts`, which is not there @2"),
+    (
+        "limits: { body: 1B }\nhosts: []",
+        "limits.body: acts only on a host that has none of its own, and there is none @2",
+    ),
+    (
+        "hosts:\n- routes: [{ respond: {}, limits: { rate: { requests: 1 } } }]\n  limits: { rate: { requests: 2 } }",
+        "hosts[0].limits.rate: acts only on a route that has none of its own, and there is none @4",
+    ),
+    (
+        "hosts:\n- routes: [{ respond: {} }]\n  limits: { body: 1B }\nlimits:\n  body: 2B",
+        "limits.body: acts only on a host that has none of its own, and there is none @6",
+    ),
+    ("access_log: stdout", "access_log: acts only beside `listen`, which is not there @2"),
+    (
+        "listen: { a: { address: 127.0.0.1:1, access_log: none } }\naccess_log: stdout",
+        "access_log: acts only on a listener of this file that says none itself @3",
+    ),
+    (
+        "listen: { a: { address: 127.0.0.1:1, access_log: { to: none, format: json } } }",
+        "listen[\"a\"].access_log.format: acts only where there is a log @2",
+    ),
+    (
+        "hosts:\n- routes: [{ respond: {} }]\n  cors: { origins: ['*'] }",
+        "hosts[0].cors: acts only on a route with `to` that says none itself @4",
+    ),
+    (
+        "hosts:\n- routes: [{ redirect: { path: / } }]\n  request_headers: { remove: [a] }",
+        "hosts[0].request_headers: acts only on a route with `to` @4",
+    ),
+];
+
 #[test]
 fn what_would_do_nothing_is_refused() {
     let told = |routes: &str| {
@@ -154,6 +188,12 @@ fn what_would_do_nothing_is_refused() {
         ("{ match: { regex: '(' }, to: u }", "regex: no regular expression: unclosed group"),
         ("{ to: v }", "hosts[0].routes[0].to: there is no upstream 'v'; did you mean 'u'?"),
         ("{ to: { u: 1, v: 1 } }", "hosts[0].routes[0].to[\"v\"]: there is no upstream 'v'"),
+        ("{ to: u, limits: {} }", "limits: limits nothing: say `rate` or `body`"),
+        ("{ to: u, rewrite: {} }", "rewrite: changes nothing"),
+        ("{ to: u, response_headers: {} }", "response_headers: changes nothing"),
+        ("{ to: u, request_headers: { set: { x: a }, remove: [X] } }", "remove[0]: does nothing beside `set`"),
+        ("{ respond: { status: 204, body: a } }", "respond.body: a response with status 204 has none"),
+        ("{ to: u }, { match: /a, respond: {} }", "routes[1]: is never reached: `routes[0]` takes all requests"),
     ] {
         let told = told(route);
         assert!(told.contains(reason), "{route}: {told}");
@@ -203,16 +243,20 @@ limits: { body: 1MiB, rate: { requests: 1 } }
 hosts:
 - limits: { rate: { requests: 2 } }
   routes:
-  - { respond: {}, limits: { rate: { requests: 3, burst: 5, by: client } } }
+  - { match: /a, respond: {}, limits: { rate: { requests: 3, burst: 5, by: client } } }
   - respond: {}
+- names: [other]
+  routes: [{ respond: {} }]
 ";
     let document = document(expanded(text).unwrap());
-    let host = &of_type(&document, ".RouteConfiguration")["virtual_hosts"][0];
+    let hosts = &of_type(&document, ".RouteConfiguration")["virtual_hosts"];
+    let host = &hosts[0];
     let bucket = |level: &Value| level["typed_per_filter_config"]["envoy.filters.http.local_ratelimit"].clone();
     assert_eq!(bucket(host)["token_bucket"], json!({"max_tokens": 2, "tokens_per_fill": 2, "fill_interval": "1s"}));
     assert_eq!(bucket(&host["routes"][0])["token_bucket"]["max_tokens"], 5);
     assert_eq!(bucket(&host["routes"][0])["descriptors"][0]["token_bucket"]["tokens_per_fill"], 3);
     assert_eq!(bucket(&host["routes"][1]), Value::Null);
+    assert_eq!(bucket(&hosts[1])["token_bucket"]["max_tokens"], 1);
     let body = &host["typed_per_filter_config"]["envoy.filters.http.buffer"]["buffer"];
     assert_eq!(body["max_request_bytes"], 1 << 20);
 }
@@ -254,7 +298,7 @@ fn a_file_alone_may_name_what_a_store_has() {
     let made = crate::source::read("a.yaml", Path::new("a.yaml"), text.as_bytes()).unwrap();
     assert!(made.iter().any(|resource| resource.references.iter().any(|reference| &*reference.name == "elsewhere")));
     assert!(expanded(&text).unwrap_err()[0].starts_with("a.yaml:7: hosts[0].routes[0].to: there is no upstream"));
-    let many = "  - to: elsewhere\n".repeat(200);
+    let many: String = (0..200).map(|number| format!("  - {{ match: /{number}, to: elsewhere }}\n")).collect();
     assert_eq!(expanded(&SITE.replace("  - to: app\n", &many)).unwrap_err().len(), 100);
 }
 

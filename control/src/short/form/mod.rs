@@ -35,6 +35,8 @@ record! {
         /// Where each request is logged, for listeners that do not say it themselves.
         access_log: Option<Or<AccessLog>> | "no log",
     }
+    only_with hosts: limits;
+    only_with listen: access_log;
 }
 
 words! {
