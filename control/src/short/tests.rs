@@ -198,6 +198,9 @@ fn what_would_do_nothing_is_refused() {
         let told = told(route);
         assert!(told.contains(reason), "{route}: {told}");
     }
+    for (text, reason) in WITHOUT_EFFECT {
+        assert_eq!(parsed("a.yaml", &format!("tidegate: v1\n{text}\n")).unwrap_err(), [*reason], "{text}");
+    }
     let name = "tidegate: v1\nupstreams:\n  u:\n    endpoints: [web.internal:80]\n";
     assert!(parsed("a.yaml", name).unwrap_err()[0].contains("'web.internal' is no IP address"));
 }

@@ -32,7 +32,8 @@ use super::{Refused, Source};
 use crate::server::resource_set::Reference;
 use crate::server::{Group, Resource, ResourceSet, ResourceType, Sets};
 
-/// How long what is new waits for the endpoints that it names: proxies are to get clusters that they can use.
+/// How long what is new waits for the endpoints that it names: proxies are to get clusters that they can use. A service that
+/// was waited for once is not waited for again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a registry cannot be used.
@@ -183,7 +184,7 @@ pub struct Registered<S> {
     finding: mpsc::Sender<Found>,
     /// What was given last.
     given: Option<Arc<Sets>>,
-    /// Until when what came from the source waits for endpoints.
+    /// Until when everything waits for endpoints; the moment does not move while it waits.
     waits_until: Option<Instant>,
 }
 
@@ -191,7 +192,17 @@ pub struct Registered<S> {
 #[derive(Debug)]
 struct Service {
     task: JoinHandle<()>,
-    endpoints: Option<Arc<Resource>>,
+    endpoints: Endpoints,
+}
+
+/// What is known of a service.
+#[derive(Debug)]
+enum Endpoints {
+    /// Nothing yet: what names it waits.
+    Awaited,
+    /// Nothing within its time: it counts as one that is not there.
+    Absent,
+    Known(Arc<Resource>),
 }
 
 impl Drop for Service {
@@ -216,29 +227,39 @@ impl<S: Source> Registered<S> {
             let (registry, service, finding) = (Arc::clone(registry), service.to_owned(), self.finding.clone());
             self.services.entry(Arc::clone(&name)).or_insert_with(|| Service {
                 task: tokio::spawn(follow::run(registry, service, name, finding)),
-                endpoints: None,
+                endpoints: Endpoints::Awaited,
             });
         }
         self.base = Some(base);
-        self.waits_until = Some(Instant::now() + PATIENCE);
+        self.waits_until = self.waits_until.or(Some(Instant::now() + PATIENCE));
+    }
+
+    /// Waits no longer for those that have not been told of.
+    fn give_up(&mut self) {
+        self.waits_until = None;
+        let awaited = |(_, service): &(&Arc<str>, &mut Service)| matches!(service.endpoints, Endpoints::Awaited);
+        for (name, service) in self.services.iter_mut().filter(awaited) {
+            tracing::warn!(service = %name, "its registry has not told of it yet: served without it");
+            service.endpoints = Endpoints::Absent;
+        }
     }
 
     fn take(&mut self, Found { name, instances }: Found) {
         // What nobody needs any more may still have been under way.
         let Some(service) = self.services.get_mut(&name) else { return };
         match instance::assignment(&name, &instances) {
-            Ok(resource) => service.endpoints = Some(Arc::new(resource)),
+            Ok(resource) => service.endpoints = Endpoints::Known(Arc::new(resource)),
             Err(reason) => tracing::error!(service = %name, reason, "what the registry says cannot be served"),
         }
     }
 
-    fn missing(&self) -> usize {
-        self.services.values().filter(|service| service.endpoints.is_none()).count()
+    fn waits(&self) -> bool {
+        self.services.values().any(|service| matches!(service.endpoints, Endpoints::Awaited))
     }
 
     /// All together, if that is other than what was given last.
     fn assemble(&mut self) -> Option<Arc<Sets>> {
-        if self.waits_until.is_some() && self.missing() > 0 {
+        if self.waits() {
             return None;
         }
         self.waits_until = None;
@@ -246,8 +267,11 @@ impl<S: Source> Registered<S> {
         let nothing = Arc::default();
         let before = self.given.as_ref().unwrap_or(&nothing);
         let whole = |set: &Arc<ResourceSet>, before: Option<&Arc<ResourceSet>>| {
-            let endpoints = needed(set, &self.registries)
-                .filter_map(|name| self.services.get(&name).and_then(|service| service.endpoints.clone()));
+            let endpoints =
+                needed(set, &self.registries).filter_map(|name| match &self.services.get(&name)?.endpoints {
+                    Endpoints::Known(endpoints) => Some(Arc::clone(endpoints)),
+                    Endpoints::Awaited | Endpoints::Absent => None,
+                });
             let mut whole = ResourceSet::clone(set);
             endpoints.for_each(|endpoints| whole.insert(endpoints));
             match before {
@@ -289,7 +313,7 @@ fn same(one: &Sets, other: &Sets) -> bool {
 impl<S: Source> Source for Registered<S> {
     async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
         loop {
-            let waits_until = self.waits_until.filter(|_| self.missing() > 0);
+            let waits_until = self.waits_until.filter(|_| self.waits());
             let given_up = async {
                 match waits_until {
                     Some(at) => sleep_until(at).await,
@@ -305,10 +329,7 @@ impl<S: Source> Source for Registered<S> {
                         self.take(found);
                     }
                 }
-                () = given_up => {
-                    tracing::warn!(services = self.missing(), "registries have not told of services yet: served without them");
-                    self.waits_until = None;
-                }
+                () = given_up => self.give_up(),
             }
             if let Some(sets) = self.assemble() {
                 return Ok(sets);

@@ -235,6 +235,23 @@ async fn a_silent_registry_holds_nothing_up_for_ever() {
     assert_eq!(endpoints(&given, "consul/web"), ["none"]);
 }
 
+/// One that never answers was waited for once: what comes later does not wait for it, and one that is new is waited for.
+#[tokio::test(start_paused = true)]
+async fn a_silent_service_delays_nothing_twice() {
+    let (hand, mut source) = registered(Registry::parse("consul://127.0.0.1:1", None).unwrap());
+    hand.send(sets(&["consul/dead"])).await.unwrap();
+    next(&mut source).await;
+    let began = Instant::now();
+    hand.send(sets(&["consul/dead", "elsewhere"])).await.unwrap();
+    assert_eq!(next(&mut source).await.rest.len(), 2);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    // While something new is waited for, more may come: the wait is no longer for that.
+    hand.send(sets(&["consul/dead", "consul/new"])).await.unwrap();
+    hand.send(sets(&["consul/dead", "consul/new", "consul/newer"])).await.unwrap();
+    assert_eq!(next(&mut source).await.rest.len(), 3);
+    assert!(began.elapsed() >= super::PATIENCE && began.elapsed() < 2 * super::PATIENCE);
+}
+
 #[test]
 fn what_is_no_registry_is_refused() {
     for (text, reason) in [
