@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::client::{self, Client};
 use super::instance::{Instance, Place};
@@ -18,7 +19,7 @@ const PORT: u16 = 8500;
 /// How long Consul may hold a query; it adds up to a sixteenth of it.
 const WAIT: &str = "55s";
 
-/// How often it is asked at most where it does not hold queries back.
+/// How often it is asked for one service at most, whatever it does with its index.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Longer than the wait with what Consul adds.
@@ -30,6 +31,7 @@ pub(super) struct Consul {
     client: Client,
     options: BTreeMap<String, String>,
     stale: bool,
+    pause: Duration,
 }
 
 impl Consul {
@@ -47,11 +49,19 @@ impl Consul {
         if let Some(token) = token {
             client = client.with_header("x-consul-token", token)?;
         }
-        Ok(Self { client, options, stale })
+        Ok(Self { client, options, stale, pause: PAUSE })
+    }
+
+    /// For tests, which do not want to wait.
+    #[cfg(test)]
+    pub(super) fn impatient(mut self, pause: Duration) -> Self {
+        self.pause = pause;
+        self
     }
 
     /// Waits until the service is other than it was at the cursor.
     pub(super) async fn ask(&self, service: &str, cursor: &mut Cursor) -> Result<Answer, Fault> {
+        let began = Instant::now();
         let index = cursor.to_string();
         let mut query: Vec<(&str, &str)> = vec![("passing", "true")];
         query.extend(self.options.iter().map(|(key, value)| (key.as_str(), value.as_str())));
@@ -71,13 +81,12 @@ impl Consul {
         let before = *cursor;
         // An index that goes back is of another life of the server, as after a restore: begin again.
         *cursor = if now < before { 0 } else { now };
+        // Mostly Consul has held the query back for longer than that.
+        let holds = self.pause.saturating_sub(began.elapsed());
         if now == before && before > 0 {
-            return Ok(Answer { instances: None, holds: PAUSE });
+            return Ok(Answer { instances: None, holds });
         }
         let entries = answer.body.as_array().ok_or_else(|| Fault::new("Consul answers with no list of instances"))?;
-        // Consul itself holds the next query back until there is something new; but one that names no index, which it answers at
-        // once.
-        let holds = if *cursor > 0 { Duration::ZERO } else { PAUSE };
         Ok(Answer { instances: Some(entries.iter().filter_map(instance).collect()), holds })
     }
 }

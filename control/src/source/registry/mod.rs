@@ -174,8 +174,10 @@ impl Registries {
 
 /// A source with the endpoints of registries beside what it gives.
 #[derive(Debug)]
-pub struct Registered<S> {
-    inner: S,
+pub struct Registered {
+    /// What the source behind gives. It has a task of its own: what registries say must not begin its waiting anew.
+    given_behind: mpsc::Receiver<Result<Arc<Sets>, Refused>>,
+    behind: JoinHandle<()>,
     registries: Registries,
     /// What the source behind gave last.
     base: Option<Arc<Sets>>,
@@ -211,11 +213,29 @@ impl Drop for Service {
     }
 }
 
-impl<S: Source> Registered<S> {
-    /// `inner` has to let its resources name services of these registries.
-    pub fn new(inner: S, registries: Registries) -> Self {
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.behind.abort();
+    }
+}
+
+impl Registered {
+    /// `behind` has to let its resources name services of these registries; it runs in a task, so this needs a runtime.
+    pub fn new(mut behind: impl Source + 'static, registries: Registries) -> Self {
         let (finding, found) = mpsc::channel(64);
-        Self { inner, registries, base: None, services: HashMap::new(), found, finding, given: None, waits_until: None }
+        let (giving, given_behind) = mpsc::channel(1);
+        let behind = tokio::spawn(async move { while giving.send(behind.next().await).await.is_ok() {} });
+        Self {
+            given_behind,
+            behind,
+            registries,
+            base: None,
+            services: HashMap::new(),
+            found,
+            finding,
+            given: None,
+            waits_until: None,
+        }
     }
 
     /// Follows what is named now, and nothing else.
@@ -310,7 +330,7 @@ fn same(one: &Sets, other: &Sets) -> bool {
     sets(one) == sets(other) && groups(one) == groups(other)
 }
 
-impl<S: Source> Source for Registered<S> {
+impl Source for Registered {
     async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
         loop {
             let waits_until = self.waits_until.filter(|_| self.waits());
@@ -321,7 +341,7 @@ impl<S: Source> Source for Registered<S> {
                 }
             };
             tokio::select! {
-                sets = self.inner.next() => self.follow(sets?),
+                Some(sets) = self.given_behind.recv() => self.follow(sets?),
                 Some(found) = self.found.recv() => {
                     self.take(found);
                     // Several often come at once.

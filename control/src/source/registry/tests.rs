@@ -31,12 +31,12 @@ fn sets(clusters: &[&str]) -> Arc<Sets> {
     Arc::new(Sets { rest: Arc::new(ResourceSet::default().turned_into(resources)), groups: Vec::new() })
 }
 
-fn registered(registry: Registry) -> (mpsc::Sender<Arc<Sets>>, Registered<Handed>) {
+fn registered(registry: Registry) -> (mpsc::Sender<Arc<Sets>>, Registered) {
     let (hand, handed) = mpsc::channel(4);
     (hand, Registered::new(Handed(handed), Registries::new(vec![registry]).unwrap()))
 }
 
-async fn next(source: &mut Registered<Handed>) -> Arc<Sets> {
+async fn next(source: &mut Registered) -> Arc<Sets> {
     tokio::time::timeout(PATIENCE, source.next()).await.expect("nothing came").unwrap()
 }
 
@@ -81,11 +81,34 @@ fn consul_entry(address: &str, weight: u32) -> String {
     )
 }
 
+fn consul(url: &str, token: Option<&str>, pause: Duration) -> Registry {
+    let registry = Registry::parse(url, token).unwrap();
+    let Kind::Consul(consul) = registry.kind else { panic!("another kind") };
+    Registry { kind: Kind::Consul(consul.impatient(pause)), ..registry }
+}
+
+/// An index that moves each time is no reason to ask without end.
+#[tokio::test]
+async fn consul_is_asked_at_a_pace() {
+    let (address, mut requests) = server().await;
+    let pause = Duration::from_millis(100);
+    let (hand, mut source) = registered(consul(&format!("consul://{address}"), None, pause));
+    let began = Instant::now();
+    hand.send(sets(&["consul/hot"])).await.unwrap();
+    tokio::spawn(async move { while source.next().await.is_ok() {} });
+    for number in 0..6 {
+        let asked = asked(&mut requests).await;
+        assert!(began.elapsed() >= number * pause, "asked {number} times again after {:?}", began.elapsed());
+        let body = format!("[{}]", consul_entry("10.0.0.1", number + 1));
+        asked.answer("200 OK", &format!("x-consul-index: {}\r\n", number + 1), &body);
+    }
+}
+
 /// Blocking queries; a server that fails or has no leader changes nothing; an index that goes back begins again.
 #[tokio::test]
 async fn consul_is_followed_by_its_index() {
     let (address, mut requests) = server().await;
-    let registry = Registry::parse(&format!("consul://{address}?dc=east&tag=a%20b"), Some("secret")).unwrap();
+    let registry = consul(&format!("consul://{address}?dc=east&tag=a%20b"), Some("secret"), Duration::ZERO);
     let (hand, mut source) = registered(registry);
     hand.send(sets(&["consul/web", "elsewhere"])).await.unwrap();
     let answer = async |requests: &mut mpsc::Receiver<Asked>, expected: &str, index: &str, body: String| {
@@ -250,6 +273,28 @@ async fn a_silent_service_delays_nothing_twice() {
     hand.send(sets(&["consul/dead", "consul/new", "consul/newer"])).await.unwrap();
     assert_eq!(next(&mut source).await.rest.len(), 3);
     assert!(began.elapsed() >= super::PATIENCE && began.elapsed() < 2 * super::PATIENCE);
+}
+
+/// A source that looks whether what is there stays so.
+struct Settling;
+
+impl Source for Settling {
+    async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Ok(sets(&["elsewhere"]))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn news_do_not_starve_the_source() {
+    let mut source = Registered::new(Settling, Registries::default());
+    let finding = source.finding.clone();
+    tokio::spawn(async move {
+        while finding.send(Found { name: "consul/hot".into(), instances: Vec::new() }).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    assert_eq!(next(&mut source).await.rest.len(), 1);
 }
 
 #[test]
