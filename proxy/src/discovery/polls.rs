@@ -24,7 +24,7 @@ use crate::http::headers::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS;
 use crate::services;
 
 /// No control plane says more at once; what is longer is a failure.
-const MOST_BYTES: usize = 256 << 20;
+const MOST_BYTES: usize = 32 << 20;
 
 impl Kind {
     /// Where this type is polled for.

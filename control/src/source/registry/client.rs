@@ -1,4 +1,4 @@
-//! Asks a registry over HTTP, and reads JSON. It must not know what is asked.
+//! Asks a registry over HTTP, and reads JSON. It must not know what is asked, nor what is answered.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::Fault;
 
-/// The longest answer, in bytes: tens of thousands of instances.
-const LONGEST: usize = 64 << 20;
+/// The longest answer, in bytes: thousands of instances.
+const LONGEST: usize = 8 << 20;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -32,7 +32,19 @@ pub(super) struct Client {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) headers: HeaderMap,
-    pub(super) body: Value,
+    body: Bytes,
+    authority: String,
+}
+
+impl Answer {
+    /// What it says.
+    ///
+    /// # Errors
+    /// It is not JSON, or says something else.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, Fault> {
+        serde_json::from_slice(&self.body)
+            .map_err(|error| Fault::new(format!("{} does not answer as it should: {error}", self.authority)))
+    }
 }
 
 impl Client {
@@ -64,7 +76,7 @@ impl Client {
     /// Gets what is at `path` with this query, within `limit`.
     ///
     /// # Errors
-    /// Nobody is there, no answer comes in time, it is not a 2xx, or it is not JSON.
+    /// Nobody is there, no answer comes in time, it is too long or not a 2xx.
     pub(super) async fn get(&self, path: &str, query: &[(&str, &str)], limit: Duration) -> Result<Answer, Fault> {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let pairs: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", encode(value))).collect();
@@ -82,9 +94,7 @@ impl Client {
                 let said: String = String::from_utf8_lossy(&body).trim().chars().take(200).collect();
                 return Err(Fault::new(format!("{} says {}: {said}", self.authority, head.status)));
             }
-            let body = serde_json::from_slice(&body)
-                .map_err(|error| Fault::new(format!("{} does not answer in JSON: {error}", self.authority)))?;
-            Ok(Answer { headers: head.headers, body })
+            Ok(Answer { headers: head.headers, body, authority: self.authority.clone() })
         };
         let late = |_| Fault::new(format!("{} does not answer within {} s", self.authority, limit.as_secs()));
         tokio::time::timeout(limit, answered).await.map_err(late)?

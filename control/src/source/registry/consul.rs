@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use http::{HeaderMap, Uri};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
+use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::client::{self, Client};
 use super::instance::{Instance, Place};
+use super::json::{self, Instances, Scalar};
 use super::{Answer, Cursor, Fault};
 
 const PORT: u16 = 8500;
@@ -84,10 +85,10 @@ impl Consul {
         // Mostly Consul has held the query back for longer than that.
         let holds = self.pause.saturating_sub(began.elapsed());
         if now == before && before > 0 {
-            return Ok(Answer { instances: None, holds });
+            return Ok(Answer::unchanged(holds));
         }
-        let entries = answer.body.as_array().ok_or_else(|| Fault::new("Consul answers with no list of instances"))?;
-        Ok(Answer { instances: Some(entries.iter().filter_map(instance).collect()), holds })
+        let entries: Instances<Entry> = answer.read().inspect_err(|_| *cursor = 0)?;
+        Ok(Answer::of(entries.0, instance, holds))
     }
 }
 
@@ -95,31 +96,61 @@ fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// One entry; none where it has no address that is one.
-fn instance(entry: &Value) -> Option<Instance> {
-    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    let (service, node) = (&entry["Service"], &entry["Node"]);
+/// What is used of an entry.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Entry {
+    node: Option<Node>,
+    service: Option<Service>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Node {
+    address: Scalar,
+    locality: Option<Locality>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Service {
+    address: Scalar,
+    port: Scalar,
+    meta: Option<BTreeMap<String, Scalar>>,
+    weights: Option<Weights>,
+    locality: Option<Locality>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Weights {
+    passing: Scalar,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Locality {
+    region: Scalar,
+    zone: Scalar,
+}
+
+/// One entry; none where it has no IP address and port.
+fn instance(entry: Entry) -> Option<Instance> {
+    let (node, service) = (entry.node.unwrap_or_default(), entry.service.unwrap_or_default());
     // A service without an address of its own is at its node's.
-    let address = text(&service["Address"]).or_else(|| text(&node["Address"]))?;
-    let port = service["Port"].as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
-    let (Ok(address), Some(port)) = (address.parse(), port) else {
-        tracing::warn!(address, port = %service["Port"], "an instance in Consul without an IP address and a port is left out");
-        return None;
-    };
-    let locality = [&service["Locality"], &node["Locality"]].into_iter().find(|locality| locality.is_object());
-    let place = locality.map(|locality| Place {
-        region: text(&locality["Region"]).unwrap_or_default(),
-        zone: text(&locality["Zone"]).unwrap_or_default(),
-    });
-    let meta = service["Meta"].as_object().into_iter().flatten();
-    let weight = service["Weights"]["Passing"].as_u64().unwrap_or(1);
+    let mut addresses = [&service.address, &node.address].into_iter().filter_map(Scalar::text);
+    let address = addresses.find(|text| !text.is_empty())?.parse().ok()?;
+    let port = service.port.port()?;
+    let text = |value: &Scalar| value.text().unwrap_or_default().to_owned();
+    let place = service.locality.or(node.locality);
+    let weight = service.weights.and_then(|weights| weights.passing.whole()).unwrap_or(1);
     Some(Instance {
         priority: 0,
-        place: place.unwrap_or_default(),
+        place: place.map(|place| Place { region: text(&place.region), zone: text(&place.zone) }).unwrap_or_default(),
         address,
         port,
         weight: u32::try_from(weight).unwrap_or(u32::MAX).max(1),
         healthy: true,
-        labels: meta.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect(),
+        labels: json::labels(service.meta),
     })
 }

@@ -97,7 +97,7 @@ impl Dns {
             }));
         }
         let holds = Duration::from_secs(ttl.into()).clamp(self.shortest, LONGEST);
-        Ok(Answer { instances: Some(found), holds })
+        Ok(Answer::of(found, Some, holds))
     }
 
     /// A and AAAA, and how many seconds they hold.

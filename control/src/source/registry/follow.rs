@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::instance::Instance;
-use super::{Answer, Cursor, Registry};
+use super::{Answer, Cursor, Registry, Told};
 use crate::client::Backoff;
 
 /// Whatever a registry answers, it is asked no more often.
@@ -25,14 +25,23 @@ pub(super) async fn run(registry: Arc<Registry>, service: String, name: Arc<str>
     let (mut backoff, mut cursor) = (Backoff::default(), Cursor::default());
     let mut last: Option<Vec<Instance>> = None;
     let mut failing: Option<String> = None;
+    let mut oddities = Oddities::default();
     loop {
         match registry.ask(&service, &mut cursor).await {
-            Ok(Answer { instances, holds }) => {
+            Ok(Answer { told, holds }) => {
                 backoff.reset();
                 if failing.take().is_some() {
                     tracing::info!(service = %name, "the registry answers again");
                 }
-                if let Some(mut instances) = instances {
+                if let Some(Told { mut instances, left_out }) = told {
+                    match (oddities.left_out(left_out), left_out) {
+                        (false, _) => {}
+                        (true, 0) => tracing::info!(service = %name, "no instance is left out any more"),
+                        (true, _) => {
+                            let taken = instances.len();
+                            tracing::warn!(service = %name, left_out, taken, "instances without an IP address and a port are left out");
+                        }
+                    }
                     // Registries give them in any order.
                     instances.sort();
                     if last.as_ref() != Some(&instances) {
@@ -58,8 +67,35 @@ pub(super) async fn run(registry: Arc<Registry>, service: String, name: Arc<str>
     }
 }
 
+/// What is odd about what a registry says, each told when it changes and not with each answer.
+#[derive(Debug, Default)]
+struct Oddities {
+    left_out: usize,
+}
+
+impl Oddities {
+    /// Whether it is news how many instances are left out.
+    fn left_out(&mut self, count: usize) -> bool {
+        std::mem::replace(&mut self.left_out, count) != count
+    }
+}
+
 /// Any number: the standard library's hashes begin with one.
 fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_odd_is_told_when_it_changes() {
+        let mut oddities = Oddities::default();
+        assert_eq!(
+            [0, 2, 2, 2, 1, 0, 0].map(|count| oddities.left_out(count)),
+            [false, true, false, false, true, true, false]
+        );
+    }
 }

@@ -7,6 +7,7 @@ mod consul;
 mod dns;
 mod follow;
 mod instance;
+mod json;
 mod nacos;
 #[cfg(test)]
 mod testing;
@@ -65,9 +66,35 @@ type Cursor = u64;
 #[derive(Debug)]
 struct Answer {
     /// None: nothing is new.
-    instances: Option<Vec<Instance>>,
+    told: Option<Told>,
     /// How long it holds: then it is asked again.
     holds: Duration,
+}
+
+/// What a registry says of a service.
+#[derive(Debug)]
+struct Told {
+    instances: Vec<Instance>,
+    /// How many there were that cannot be reached: without an IP address and a port.
+    left_out: usize,
+}
+
+impl Answer {
+    fn unchanged(holds: Duration) -> Self {
+        Self { told: None, holds }
+    }
+
+    /// `read`: none for what cannot be reached.
+    fn of<T>(found: impl IntoIterator<Item = T>, read: impl Fn(T) -> Option<Instance>, holds: Duration) -> Self {
+        let (mut instances, mut left_out) = (Vec::new(), 0);
+        for found in found {
+            match read(found) {
+                Some(instance) => instances.push(instance),
+                None => left_out += 1,
+            }
+        }
+        Self { told: Some(Told { instances, left_out }), holds }
+    }
 }
 
 /// Why a registry did not answer.

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use http::Uri;
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::client::{self, Client};
 use super::instance::{Instance, Place};
+use super::json::{self, Instances, Scalar};
 use super::{Answer, Cursor, Fault};
 
 const PORT: u16 = 8848;
@@ -65,45 +66,61 @@ impl Nacos {
         let mut query: Vec<(&str, &str)> = vec![("serviceName", &whole), ("groupName", group)];
         query.extend(self.options.iter().map(|(key, value)| (key.as_str(), value.as_str())));
         query.extend(self.access_token.iter().map(|token| ("accessToken", token.as_str())));
-        let answer = self.client.get(&self.path, &query, LIMIT).await?.body;
-        let holds = answer["cacheMillis"].as_u64().map_or(LONGEST, Duration::from_millis).clamp(self.shortest, LONGEST);
-        let hosts = answer["hosts"].as_array().ok_or_else(|| Fault::new("Nacos answers with no list of hosts"))?;
-        let found = hosts.iter().filter_map(instance).collect();
+        let said: Said = self.client.get(&self.path, &query, LIMIT).await?.read()?;
+        let holds = said.cache_millis.whole().map_or(LONGEST, Duration::from_millis).clamp(self.shortest, LONGEST);
         // Of several servers one may lag behind: what is older than what is known is not taken, as by Nacos' own client.
-        let now = answer["lastRefTime"].as_u64().unwrap_or(0);
+        let now = said.last_ref_time.whole().unwrap_or(0);
         if now < *cursor {
-            return Ok(Answer { instances: None, holds });
+            return Ok(Answer::unchanged(holds));
         }
         *cursor = now;
-        Ok(Answer { instances: Some(found), holds })
+        Ok(Answer::of(said.hosts.0.into_iter().filter(Host::takes_requests), instance, holds))
     }
 }
 
-/// One instance; none where it takes no requests, or has no address that is one.
-fn instance(host: &Value) -> Option<Instance> {
-    if host["enabled"] == false {
-        return None;
+/// What is used of an answer.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Said {
+    hosts: Instances<Host>,
+    #[serde(default)]
+    cache_millis: Scalar,
+    #[serde(default)]
+    last_ref_time: Scalar,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Host {
+    ip: Scalar,
+    port: Scalar,
+    weight: Scalar,
+    enabled: Scalar,
+    healthy: Scalar,
+    cluster_name: Scalar,
+    metadata: Option<BTreeMap<String, Scalar>>,
+}
+
+impl Host {
+    fn weight(&self) -> f64 {
+        self.weight.number().unwrap_or(1.0)
     }
-    let weight = host["weight"].as_f64().unwrap_or(1.0);
-    if weight <= 0.0 {
-        return None;
+
+    fn takes_requests(&self) -> bool {
+        self.enabled != Scalar::Bool(false) && self.weight() > 0.0
     }
-    let address = host["ip"].as_str().unwrap_or_default();
-    let port = host["port"].as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
-    let (Ok(address), Some(port)) = (address.parse(), port) else {
-        tracing::warn!(address, port = %host["port"], "an instance in Nacos without an IP address and a port is left out");
-        return None;
-    };
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let labels = host["metadata"].as_object().into_iter().flatten();
+}
+
+/// One instance; none where it has no IP address and port.
+fn instance(host: Host) -> Option<Instance> {
     Some(Instance {
         priority: 0,
-        place: Place { region: String::new(), zone: text(&host["clusterName"]).unwrap_or_default() },
-        address,
-        port,
+        place: Place { region: String::new(), zone: host.cluster_name.text().unwrap_or_default().to_owned() },
+        address: host.ip.text()?.parse().ok()?,
+        port: host.port.port()?,
         // Nacos' weights are fractions up to 10,000; Envoy's are whole numbers.
-        weight: (weight * 100.0).round().clamp(1.0, 1e6) as u32,
-        healthy: host["healthy"] != false,
-        labels: labels.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect(),
+        weight: (host.weight() * 100.0).round().clamp(1.0, 1e6) as u32,
+        healthy: host.healthy != Scalar::Bool(false),
+        labels: json::labels(host.metadata),
     })
 }

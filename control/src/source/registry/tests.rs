@@ -87,6 +87,23 @@ fn consul(url: &str, token: Option<&str>, pause: Duration) -> Registry {
     Registry { kind: Kind::Consul(consul.impatient(pause)), ..registry }
 }
 
+#[tokio::test]
+async fn what_is_too_long_changes_nothing() {
+    let (address, mut requests) = server().await;
+    let (hand, mut source) = registered(consul(&format!("consul://{address}"), None, Duration::ZERO));
+    hand.send(sets(&["consul/web"])).await.unwrap();
+    let given = tokio::spawn(async move { next(&mut source).await });
+    let index = "x-consul-index: 1\r\n";
+    let many = format!("[{}{{}}]", "{},".repeat(json::MOST_INSTANCES));
+    for body in [format!("{}[]", " ".repeat(8 << 20)), many] {
+        asked(&mut requests).await.answer("200 OK", index, &body);
+    }
+    let whole = asked(&mut requests).await;
+    assert!(!whole.target.contains("index="), "{}", whole.target);
+    whole.answer("200 OK", index, &format!("[{}]", consul_entry("10.0.0.1", 3)));
+    assert_eq!(endpoints(&given.await.unwrap(), "consul/web"), ["0  10.0.0.1:8080 3"]);
+}
+
 /// An index that moves each time is no reason to ask without end.
 #[tokio::test]
 async fn consul_is_asked_at_a_pace() {
@@ -155,8 +172,8 @@ async fn nacos_is_polled_and_never_goes_back() {
     let Kind::Nacos(nacos) = registry.kind else { panic!("another kind") };
     let (hand, mut source) = registered(Registry { name: registry.name, kind: Kind::Nacos(nacos.impatient()) });
     hand.send(sets(&["n/orders@@web"])).await.unwrap();
-    let host = |ip: &str, rest: &str| {
-        format!(r#"{{"ip":"{ip}","port":8080,"weight":1.0,"clusterName":"z1","metadata":{{"v":"1"}}{rest}}}"#)
+    let host = |ip: &str, weight: f64, rest: &str| {
+        format!(r#"{{"ip":"{ip}","port":8080,"weight":{weight},"clusterName":"z1","metadata":{{"v":"1"}}{rest}}}"#)
     };
     let answer = async |requests: &mut mpsc::Receiver<Asked>, time: u64, hosts: &[String]| {
         let asked = asked(requests).await;
@@ -170,17 +187,17 @@ async fn nacos_is_polled_and_never_goes_back() {
         );
     };
     let many = [
-        host("10.0.0.2", r#","weight":0.5,"healthy":false"#),
-        host("10.0.0.1", r#","healthy":true,"enabled":true"#),
-        host("10.0.0.3", r#","enabled":false"#),
-        host("10.0.0.4", r#","weight":0"#),
+        host("10.0.0.2", 0.5, r#","healthy":false"#),
+        host("10.0.0.1", 1.0, r#","healthy":true,"enabled":true"#),
+        host("10.0.0.3", 1.0, r#","enabled":false"#),
+        host("10.0.0.4", 0.0, ""),
     ];
     let ((), first) = tokio::join!(answer(&mut requests, 20, &many), next(&mut source));
     assert_eq!(endpoints(&first, "n/orders@@web"), ["0 z1 10.0.0.1:8080 100", "0 z1 10.0.0.2:8080 50 !"]);
     answer(&mut requests, 19, &[]).await;
     asked(&mut requests).await.answer("503 Service Unavailable", "", "starting");
     asked(&mut requests).await.answer("200 OK", "", "not json");
-    let one = [host("10.0.0.1", "")];
+    let one = [host("10.0.0.1", 1.0, "")];
     let ((), second) = tokio::join!(answer(&mut requests, 21, &one), next(&mut source));
     assert_eq!(endpoints(&second, "n/orders@@web"), ["0 z1 10.0.0.1:8080 100"]);
 }
