@@ -28,10 +28,13 @@ pub(super) async fn run(registry: Arc<Registry>, service: String, name: Arc<str>
     let mut oddities = Oddities::default();
     loop {
         match registry.ask(&service, &mut cursor).await {
-            Ok(Answer { told, holds }) => {
+            Ok(Answer { told, holds, ahead }) => {
                 backoff.reset();
                 if failing.take().is_some() {
                     tracing::info!(service = %name, "the registry answers again");
+                }
+                if oddities.ahead(ahead) {
+                    tracing::warn!(service = %name, "the registry says that its answer is of a time to come: are the clocks right?");
                 }
                 if let Some(Told { mut instances, left_out }) = told {
                     match (oddities.left_out(left_out), left_out) {
@@ -71,9 +74,15 @@ pub(super) async fn run(registry: Arc<Registry>, service: String, name: Arc<str>
 #[derive(Debug, Default)]
 struct Oddities {
     left_out: usize,
+    ahead: bool,
 }
 
 impl Oddities {
+    /// Whether an answer of a time to come is news: it is told once.
+    fn ahead(&mut self, ahead: bool) -> bool {
+        ahead && !std::mem::replace(&mut self.ahead, true)
+    }
+
     /// Whether it is news how many instances are left out.
     fn left_out(&mut self, count: usize) -> bool {
         std::mem::replace(&mut self.left_out, count) != count
@@ -93,6 +102,10 @@ mod tests {
     #[test]
     fn what_is_odd_is_told_when_it_changes() {
         let mut oddities = Oddities::default();
+        assert_eq!(
+            [false, true, true, false, true].map(|ahead| oddities.ahead(ahead)),
+            [false, true, false, false, false]
+        );
         assert_eq!(
             [0, 2, 2, 2, 1, 0, 0].map(|count| oddities.left_out(count)),
             [false, true, false, false, true, true, false]

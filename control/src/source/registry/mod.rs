@@ -69,6 +69,8 @@ struct Answer {
     told: Option<Told>,
     /// How long it holds: then it is asked again.
     holds: Duration,
+    /// Whether it says that it is of a time to come.
+    ahead: bool,
 }
 
 /// What a registry says of a service.
@@ -81,7 +83,7 @@ struct Told {
 
 impl Answer {
     fn unchanged(holds: Duration) -> Self {
-        Self { told: None, holds }
+        Self { told: None, holds, ahead: false }
     }
 
     /// `read`: none for what cannot be reached.
@@ -93,7 +95,7 @@ impl Answer {
                 None => left_out += 1,
             }
         }
-        Self { told: Some(Told { instances, left_out }), holds }
+        Self { told: Some(Told { instances, left_out }), holds, ahead: false }
     }
 }
 

@@ -2,7 +2,7 @@
 //! (<https://nacos.io/en/docs/v2/guide/user/open-api/>). A service is `SERVICE` or `GROUP@@SERVICE`.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::Uri;
 use serde::Deserialize;
@@ -19,6 +19,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// How often Nacos is asked at least and at most, whatever it says.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(10);
+
+/// So far Nacos' clock may be ahead of ours.
+const AHEAD: Duration = Duration::from_secs(60);
 
 /// Without a group, a service is in this one.
 const GROUP: &str = "DEFAULT_GROUP";
@@ -68,13 +71,37 @@ impl Nacos {
         query.extend(self.access_token.iter().map(|token| ("accessToken", token.as_str())));
         let said: Said = self.client.get(&self.path, &query, LIMIT).await?.read()?;
         let holds = said.cache_millis.whole().map_or(LONGEST, Duration::from_millis).clamp(self.shortest, LONGEST);
-        // Of several servers one may lag behind: what is older than what is known is not taken, as by Nacos' own client.
-        let now = said.last_ref_time.whole().unwrap_or(0);
-        if now < *cursor {
-            return Ok(Answer::unchanged(holds));
+        let said_at = said.last_ref_time.whole().unwrap_or(0);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let age = age(said_at, *cursor, now);
+        match age {
+            Age::Old => return Ok(Answer::unchanged(holds)),
+            Age::New => *cursor = said_at,
+            Age::Ahead => {}
         }
-        *cursor = now;
-        Ok(Answer::of(said.hosts.0.into_iter().filter(Host::takes_requests), instance, holds))
+        let answer = Answer::of(said.hosts.0.into_iter().filter(Host::takes_requests), instance, holds);
+        Ok(Answer { ahead: age == Age::Ahead, ..answer })
+    }
+}
+
+/// How an answer stands to those before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Age {
+    /// Of several servers one may lag behind: what is older than what is known is not taken, as by Nacos' own client.
+    Old,
+    New,
+    /// It says that it is of a time to come. It is taken; but if it were what later ones are compared with, none of them would be.
+    Ahead,
+}
+
+/// Both times and the cursor are since 1970, in milliseconds but for `now`.
+fn age(said_at: u64, cursor: Cursor, now: Duration) -> Age {
+    if u128::from(said_at) > (now + AHEAD).as_millis() {
+        Age::Ahead
+    } else if said_at < cursor {
+        Age::Old
+    } else {
+        Age::New
     }
 }
 
@@ -123,4 +150,16 @@ fn instance(host: Host) -> Option<Instance> {
         healthy: host.healthy != Scalar::Bool(false),
         labels: json::labels(host.metadata),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_of_a_time_to_come_is_no_measure() {
+        let age = |said_at, cursor| age(said_at, cursor, Duration::from_millis(1_000_000));
+        assert_eq!((age(7, 7), age(6, 7), age(0, 0)), (Age::New, Age::Old, Age::New));
+        assert_eq!((age(1_060_000, 7), age(1_060_001, 7), age(u64::MAX, 7)), (Age::New, Age::Ahead, Age::Ahead));
+    }
 }

@@ -195,6 +195,9 @@ async fn nacos_is_polled_and_never_goes_back() {
     let ((), first) = tokio::join!(answer(&mut requests, 20, &many), next(&mut source));
     assert_eq!(endpoints(&first, "n/orders@@web"), ["0 z1 10.0.0.1:8080 100", "0 z1 10.0.0.2:8080 50 !"]);
     answer(&mut requests, 19, &[]).await;
+    // One whose clock is wrong is listened to, but it does not outdo those that come later.
+    let ((), ahead) = tokio::join!(answer(&mut requests, u64::MAX, &many[..1]), next(&mut source));
+    assert_eq!(endpoints(&ahead, "n/orders@@web"), ["0 z1 10.0.0.2:8080 50 !"]);
     asked(&mut requests).await.answer("503 Service Unavailable", "", "starting");
     asked(&mut requests).await.answer("200 OK", "", "not json");
     let one = [host("10.0.0.1", 1.0, "")];
