@@ -39,9 +39,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a registry cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("registry '{text}': {reason}")]
+#[error("registry '{name}': {reason}")]
 pub struct RegistryError {
-    pub text: String,
+    /// Of the registry; its URL is not told, since there may be a secret in it.
+    pub name: String,
     pub reason: String,
 }
 
@@ -118,12 +119,20 @@ impl Registry {
     /// # Errors
     /// What is no such URL.
     pub fn parse(text: &str, token: Option<&str>) -> Result<Self, RegistryError> {
-        let refused = |reason: String| RegistryError { text: text.to_owned(), reason };
+        let refused = |reason: String| RegistryError { name: name_of(text).to_owned(), reason };
         let (name, url) = parts(text);
         let (scheme, rest) = url.split_once("://").ok_or_else(|| refused("expected SCHEME://HOST".to_owned()))?;
         let name = name.unwrap_or(scheme);
         if name.is_empty() || name.contains('/') {
             return Err(refused("a name without '/' is required".to_owned()));
+        }
+        if rest.contains('#') {
+            return Err(refused("nothing can be done with what follows the '#'".to_owned()));
+        }
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        if authority.contains('@') {
+            let reason = "no user and no password can stand before the host; --registry-token-file has a token";
+            return Err(refused(reason.to_owned()));
         }
         let uri = || format!("http://{rest}").parse::<Uri>().map_err(|error| refused(error.to_string()));
         let kind = match scheme {
@@ -157,7 +166,7 @@ fn parts(text: &str) -> (Option<&str>, &str) {
 /// What a registry is called by its `NAME=URL` or URL.
 pub fn name_of(text: &str) -> &str {
     let (name, url) = parts(text);
-    name.unwrap_or_else(|| url.split_once("://").map_or(url, |(scheme, _)| scheme))
+    name.unwrap_or_else(|| url.split([':', '/', '?', '#', '@']).next().unwrap_or_default())
 }
 
 /// Reads a token: a file's first line.
@@ -183,7 +192,7 @@ impl Registries {
             let name = Arc::clone(&registry.name);
             if all.insert(Arc::clone(&name), Arc::new(registry)).is_some() {
                 let reason = "there is another one of this name; name it with NAME=URL".to_owned();
-                return Err(RegistryError { text: name.to_string(), reason });
+                return Err(RegistryError { name: name.to_string(), reason });
             }
         }
         Ok(Self(all))

@@ -2,6 +2,7 @@
 //! (<https://nacos.io/en/docs/v2/guide/user/open-api/>). A service is `SERVICE` or `GROUP@@SERVICE`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use http::Uri;
@@ -32,9 +33,17 @@ pub(super) struct Nacos {
     client: Client,
     path: String,
     options: BTreeMap<String, String>,
-    /// As its HTTP interface takes it.
-    access_token: Option<String>,
+    access_token: Option<Token>,
     shortest: Duration,
+}
+
+/// What Nacos is to be shown, in the query, as its HTTP interface takes it.
+struct Token(String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
 }
 
 impl Nacos {
@@ -51,7 +60,7 @@ impl Nacos {
             client: Client::new(url, PORT)?,
             path: format!("{context}/v1/ns/instance/list"),
             options,
-            access_token: token.map(str::to_owned),
+            access_token: token.map(|token| Token(token.to_owned())),
             shortest: SHORTEST,
         })
     }
@@ -68,7 +77,7 @@ impl Nacos {
         let whole = format!("{group}@@{name}");
         let mut query: Vec<(&str, &str)> = vec![("serviceName", &whole), ("groupName", group)];
         query.extend(self.options.iter().map(|(key, value)| (key.as_str(), value.as_str())));
-        query.extend(self.access_token.iter().map(|token| ("accessToken", token.as_str())));
+        query.extend(self.access_token.iter().map(|token| ("accessToken", token.0.as_str())));
         let said: Said = self.client.get(&self.path, &query, LIMIT).await?.read()?;
         let holds = said.cache_millis.whole().map_or(LONGEST, Duration::from_millis).clamp(self.shortest, LONGEST);
         let said_at = said.last_ref_time.whole().unwrap_or(0);

@@ -322,7 +322,10 @@ fn what_is_no_registry_is_refused() {
     for (text, reason) in [
         ("consul", "expected SCHEME://HOST"),
         ("etcd://a", "'etcd' is no kind of registry; there are consul, nacos and dns"),
-        ("consul://", "registry 'consul://': "),
+        ("consul://", "registry 'consul': "),
+        ("consul://a#b", "registry 'consul': nothing can be done with what follows the '#'"),
+        ("east=nacos://me:secret@a", "registry 'east': no user and no password can stand before the host"),
+        ("me:secret@a", "registry 'me': expected SCHEME://HOST"),
         ("consul://a?token=x", "'token' is not known; there are dc, tag, ns, partition, filter, stale"),
         ("consul://a?stale=maybe", "stale: expected true or false, found 'maybe'"),
         ("consul://a/v1", "nothing is expected after the host"),
@@ -331,7 +334,13 @@ fn what_is_no_registry_is_refused() {
         ("=consul://a", "a name without '/' is required"),
     ] {
         let refused = Registry::parse(text, None).map(|_| ()).unwrap_err().to_string();
-        assert!(refused.contains(reason), "{text}: {refused}");
+        assert!(refused.contains(reason) && !refused.contains("secret"), "{text}: {refused}");
+    }
+    // In a filter both may stand.
+    assert!(Registry::parse("consul://a?filter=Meta.x==%22a@b%22&tag=@", None).is_ok());
+    for url in ["consul://a", "nacos://a"] {
+        let shown = format!("{:?}", Registry::parse(url, Some("secret")).unwrap());
+        assert!(!shown.contains("secret"), "{shown}");
     }
     let twice = ["consul://a", "consul://b"].map(|text| Registry::parse(text, None).unwrap());
     assert!(Registries::new(twice.into()).unwrap_err().to_string().contains("there is another one of this name"));
