@@ -26,6 +26,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Longer than the wait with what Consul adds.
 const LIMIT: Duration = Duration::from_secs(75);
 
+/// How long it may take where it is not to wait.
+const SHORT_LIMIT: Duration = Duration::from_secs(10);
+
 /// One Consul agent or server.
 #[derive(Debug)]
 pub(super) struct Consul {
@@ -60,8 +63,8 @@ impl Consul {
         self
     }
 
-    /// Waits until the service is other than it was at the cursor.
-    pub(super) async fn ask(&self, service: &str, cursor: &mut Cursor) -> Result<Answer, Fault> {
+    /// What the service is, or, where it may wait, what it is once it is other than it was at the cursor.
+    pub(super) async fn ask(&self, service: &str, cursor: &mut Cursor, waits: bool) -> Result<Answer, Fault> {
         let began = Instant::now();
         let index = cursor.to_string();
         let mut query: Vec<(&str, &str)> = vec![("passing", "true")];
@@ -69,11 +72,12 @@ impl Consul {
         if self.stale {
             query.push(("stale", ""));
         }
-        if *cursor > 0 {
+        if waits {
             query.extend([("index", index.as_str()), ("wait", WAIT)]);
         }
+        let limit = if waits { LIMIT } else { SHORT_LIMIT };
         let path = format!("/v1/health/service/{}", utf8_percent_encode(service, NON_ALPHANUMERIC));
-        let answer = self.client.get(&path, &query, LIMIT).await.inspect_err(|_| *cursor = 0)?;
+        let answer = self.client.get(&path, &query, limit).await.inspect_err(|_| *cursor = 0)?;
         if header(&answer.headers, "x-consul-knownleader") == Some("false") {
             *cursor = 0;
             return Err(Fault::new("Consul has no leader: what it says may be old"));

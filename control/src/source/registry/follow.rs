@@ -22,6 +22,7 @@ pub(super) struct Found {
 
 /// Tells of every change until nobody listens. While the registry cannot be asked, what was told last holds.
 pub(super) async fn run(registry: Arc<Registry>, service: String, name: Arc<str>, found: mpsc::Sender<Found>) {
+    let _followed = registry.turns.follow();
     let (mut backoff, mut cursor) = (Backoff::default(), Cursor::default());
     let mut last: Option<Vec<Instance>> = None;
     let mut failing: Option<String> = None;

@@ -13,6 +13,7 @@ mod nacos;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -29,6 +30,7 @@ use self::dns::Dns;
 use self::follow::Found;
 use self::instance::Instance;
 use self::nacos::Nacos;
+use self::turns::Turns;
 use super::{Refused, Source};
 use crate::server::resource_set::Reference;
 use crate::server::{Group, Resource, ResourceSet, ResourceType, Sets};
@@ -51,6 +53,7 @@ pub struct RegistryError {
 pub struct Registry {
     pub(crate) name: Arc<str>,
     kind: Kind,
+    turns: Turns,
 }
 
 #[derive(Debug)]
@@ -141,16 +144,23 @@ impl Registry {
             "dns" => Dns::new(rest).map(Kind::Dns),
             other => Err(format!("'{other}' is no kind of registry; there are consul, nacos and dns")),
         };
-        Ok(Self { name: name.into(), kind: kind.map_err(refused)? })
+        Ok(Self { name: name.into(), kind: kind.map_err(refused)?, turns: Turns::default() })
     }
 
     /// Asks once, and waits a while for something new where the registry lets one.
     async fn ask(&self, service: &str, cursor: &mut Cursor) -> Result<Answer, Fault> {
-        match &self.kind {
-            Kind::Consul(consul) => consul.ask(service, cursor).await,
-            Kind::Nacos(nacos) => nacos.ask(service, cursor).await,
-            Kind::Dns(dns) => dns.ask(service).await,
+        // Who knows nothing yet has nothing to wait for.
+        let knows = matches!(self.kind, Kind::Consul(_)) && *cursor > 0;
+        let turn = if knows { self.turns.any().await } else { self.turns.short().await };
+        let mut answer = match &self.kind {
+            Kind::Consul(consul) => consul.ask(service, cursor, turn.waits).await?,
+            Kind::Nacos(nacos) => nacos.ask(service, cursor).await?,
+            Kind::Dns(dns) => dns.ask(service).await?,
+        };
+        if knows && !turn.waits {
+            answer.holds = answer.holds.max(self.turns.rotation());
         }
+        Ok(answer)
     }
 }
 

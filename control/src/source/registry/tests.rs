@@ -121,6 +121,29 @@ async fn consul_is_asked_at_a_pace() {
     }
 }
 
+/// With more services than connections, one is waited for at a time and all are followed.
+#[tokio::test]
+async fn services_take_turns() {
+    let (address, mut requests) = server().await;
+    let registry = consul(&format!("consul://{address}"), None, Duration::ZERO);
+    let (hand, mut source) = registered(Registry { turns: Turns::new(1, 1, Duration::ZERO), ..registry });
+    hand.send(sets(&["consul/a", "consul/b", "consul/c"])).await.unwrap();
+    tokio::spawn(async move { while source.next().await.is_ok() {} });
+    let (mut held, mut answered) = (Vec::new(), BTreeMap::new());
+    while held.is_empty() || answered.values().filter(|count| **count > 3).count() < 2 {
+        let asked = asked(&mut requests).await;
+        if asked.target.contains("wait=") {
+            held.push(asked);
+            assert_eq!(held.len(), 1, "two are waited for");
+        } else {
+            assert!(!asked.target.contains("index="), "{}", asked.target);
+            *answered.entry(asked.target.clone()).or_insert(0) += 1;
+            asked.answer("200 OK", "x-consul-index: 1\r\n", "[]");
+        }
+    }
+    assert_eq!(answered.len(), 3);
+}
+
 /// Blocking queries; a server that fails or has no leader changes nothing; an index that goes back begins again.
 #[tokio::test]
 async fn consul_is_followed_by_its_index() {
@@ -170,7 +193,7 @@ async fn nacos_is_polled_and_never_goes_back() {
     let (address, mut requests) = server().await;
     let registry = Registry::parse(&format!("n=nacos://{address}?namespace=prod"), Some("t")).unwrap();
     let Kind::Nacos(nacos) = registry.kind else { panic!("another kind") };
-    let (hand, mut source) = registered(Registry { name: registry.name, kind: Kind::Nacos(nacos.impatient()) });
+    let (hand, mut source) = registered(Registry { kind: Kind::Nacos(nacos.impatient()), ..registry });
     hand.send(sets(&["n/orders@@web"])).await.unwrap();
     let host = |ip: &str, weight: f64, rest: &str| {
         format!(r#"{{"ip":"{ip}","port":8080,"weight":{weight},"clusterName":"z1","metadata":{{"v":"1"}}{rest}}}"#)
@@ -247,7 +270,7 @@ async fn dns_names_are_looked_up_again() {
     });
     let registry = Registry::parse(&format!("dns://{address}"), None).unwrap();
     let Kind::Dns(dns) = registry.kind else { panic!("another kind") };
-    let (hand, mut source) = registered(Registry { name: registry.name, kind: Kind::Dns(dns.impatient()) });
+    let (hand, mut source) = registered(Registry { kind: Kind::Dns(dns.impatient()), ..registry });
     hand.send(sets(&["dns/_http._tcp.web.test"])).await.unwrap();
     let first = next(&mut source).await;
     assert_eq!(endpoints(&first, "dns/_http._tcp.web.test"), ["0  10.0.0.1:8080 5", "1  10.0.0.2:8081 1"]);
