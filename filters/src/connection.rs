@@ -5,12 +5,16 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
 use crate::metadata::{FilterState, Metadata};
 use crate::stream_info::Address;
+
+pub(crate) mod tls;
+
+pub use tls::TlsInfo;
 
 /// A downstream connection as matchers, filters and logs see it.
 #[derive(Debug, Clone)]
@@ -131,50 +135,6 @@ impl ConnectionInfo {
             _ => matches!(self.remote, Address::Pipe(_)),
         }
     }
-}
-
-/// What a finished TLS handshake told, either side.
-#[derive(Debug, Clone, Default)]
-pub struct TlsInfo {
-    pub version: Option<&'static str>,
-    pub cipher: Option<Arc<str>>,
-    pub alpn: Option<Arc<str>>,
-    pub sni: Option<Arc<str>>,
-    pub peer_presented: bool,
-    pub peer_validated: bool,
-    pub peer_subject: Option<Arc<str>>,
-    pub peer_issuer: Option<Arc<str>>,
-    pub peer_serial: Option<Arc<str>>,
-    /// Lower-case hex SHA-256 of the peer's certificate.
-    pub peer_fingerprint_sha256: Option<Arc<str>>,
-    pub peer_uri_sans: Vec<Arc<str>>,
-    pub peer_dns_sans: Vec<Arc<str>>,
-    pub local_subject: Option<Arc<str>>,
-    pub local_uri_sans: Vec<Arc<str>>,
-    pub local_dns_sans: Vec<Arc<str>>,
-    pub session_id: Option<Arc<str>>,
-    /// The key agreement's group, e.g. `X25519`.
-    pub group: Option<Arc<str>>,
-    pub peer_email_sans: Vec<Arc<str>>,
-    pub peer_ip_sans: Vec<Arc<str>>,
-    pub peer_other_name_sans: Vec<Arc<str>>,
-    pub local_email_sans: Vec<Arc<str>>,
-    pub local_ip_sans: Vec<Arc<str>>,
-    pub local_other_name_sans: Vec<Arc<str>>,
-    pub peer_fingerprint_sha1: Option<Arc<str>>,
-    /// URL-encoded PEM.
-    pub peer_certificate: Option<Arc<str>>,
-    pub peer_valid_from: Option<SystemTime>,
-    pub peer_valid_until: Option<SystemTime>,
-    /// The whole chain that the peer sent, its own certificate first.
-    pub peer_chain_fingerprints_sha256: Vec<Arc<str>>,
-    pub peer_chain_fingerprints_sha1: Vec<Arc<str>>,
-    pub peer_chain_serials: Vec<Arc<str>>,
-    /// Of the certificate that verified the peer's.
-    pub issuer_fingerprint_sha256: Option<Arc<str>>,
-    pub issuer_serial: Option<Arc<str>>,
-    /// When the handshake was complete.
-    pub handshake_complete: Option<Instant>,
 }
 
 #[cfg(test)]

@@ -126,11 +126,16 @@ impl Certificate {
 
     /// The values of its names of one kind, as text; of other names, whatever their identifier.
     pub fn sans_of<'a>(&'a self, kind: &'a SanKind) -> impl Iterator<Item = String> + 'a {
+        self.values_of(kind).map(|value| String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// The same with all their bytes.
+    pub fn values_of<'a>(&'a self, kind: &'a SanKind) -> impl Iterator<Item = &'a [u8]> + 'a {
         let same = move |san: &&San| match (&san.kind, kind) {
             (SanKind::Other(_), SanKind::Other(_)) => true,
             (one, other) => one == other,
         };
-        self.sans.iter().filter(same).map(San::text)
+        self.sans.iter().filter(same).map(|san| san.value.as_slice())
     }
 
     /// Whole seconds until it expires; less than none where it has.

@@ -83,10 +83,10 @@ static COMMANDS: &[Command] = &[
     command("DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::direct_remote, p)),
     command("DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::local, p)),
     command("DOWNSTREAM_PEER_CERT_V_END", false, false, |p, _| {
-        time(TimeOf::Certificate(|info| info.connection.tls.as_ref()?.peer_valid_until), p)
+        time(TimeOf::Certificate(|info| info.connection.tls.as_ref()?.peer()?.valid_until), p)
     }),
     command("DOWNSTREAM_PEER_CERT_V_START", false, false, |p, _| {
-        time(TimeOf::Certificate(|info| info.connection.tls.as_ref()?.peer_valid_from), p)
+        time(TimeOf::Certificate(|info| info.connection.tls.as_ref()?.peer()?.valid_from), p)
     }),
     command("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::remote, p)),
     command("DYNAMIC_METADATA", true, true, |p, n| Ok(metadata(MetadataOf::Dynamic, p, n))),
@@ -115,10 +115,10 @@ static COMMANDS: &[Command] = &[
     command("UPSTREAM_LOCAL_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::upstream_local, p)),
     command("UPSTREAM_METADATA", true, false, |p, n| Ok(metadata(MetadataOf::UpstreamHost, p, n))),
     command("UPSTREAM_PEER_CERT_V_END", false, false, |p, _| {
-        time(TimeOf::Certificate(|info| info.upstream.tls.as_ref()?.peer_valid_until), p)
+        time(TimeOf::Certificate(|info| info.upstream.tls.as_ref()?.peer()?.valid_until), p)
     }),
     command("UPSTREAM_PEER_CERT_V_START", false, false, |p, _| {
-        time(TimeOf::Certificate(|info| info.upstream.tls.as_ref()?.peer_valid_from), p)
+        time(TimeOf::Certificate(|info| info.upstream.tls.as_ref()?.peer()?.valid_from), p)
     }),
     command("UPSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", false, false, |p, _| host(fields::upstream_remote, p)),
 ];
@@ -192,7 +192,7 @@ fn point(name: &str) -> Point {
         "US_RX_END" => |info| info.timings.last_upstream_rx,
         "DS_TX_BEG" => |info| info.timings.first_downstream_tx,
         "DS_TX_END" => |info| info.timings.last_downstream_tx,
-        "US_HS_END" => |info| info.upstream.tls.as_ref()?.handshake_complete,
+        "US_HS_END" => |info| Some(info.upstream.tls.as_ref()?.handshake_complete),
         "US_RX_BODY_BEG" => {
             Costly::BodyBegin.ask_for();
             |info| info.upstream.body_began.as_ref()?.get().copied()

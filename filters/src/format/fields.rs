@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{HeaderMap, Version};
+use tidegate_tls::Certificate;
+use tidegate_tls::certificate::SanKind;
 
 use super::FormatContext;
 use super::grpc::GrpcForm;
@@ -14,6 +16,9 @@ use crate::stream_info::{Address, CloseType, StreamInfo, Tried};
 
 /// Reads one field.
 pub(super) type Read = for<'a> fn(&FormatContext<'a>) -> Value<'a>;
+
+/// Whatever their identifier.
+static ANY_OTHER_NAME: SanKind = SanKind::Other(String::new());
 
 /// Sorted by name.
 pub(super) static FIELDS: &[(&str, Read)] = &[
@@ -36,44 +41,42 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
     ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", |c| Value::Address(&c.info.connection.direct_remote)),
     ("DOWNSTREAM_DIRECT_REMOTE_PORT", |c| port(direct_remote(c.info))),
     ("DOWNSTREAM_HANDSHAKE_DURATION", |c| {
-        millis(Some(c.info.connection.start), downstream_tls(c).and_then(|tls| tls.handshake_complete))
+        millis(Some(c.info.connection.start), downstream_tls(c).map(|tls| tls.handshake_complete))
     }),
     ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |c| Value::Unsigned(c.info.bytes.header_received)),
     ("DOWNSTREAM_HEADER_BYTES_SENT", |c| Value::Unsigned(c.info.bytes.header_sent)),
     ("DOWNSTREAM_LOCAL_ADDRESS", |c| Value::Address(&c.info.connection.local)),
     ("DOWNSTREAM_LOCAL_ADDRESS_ENDPOINT_ID", |c| endpoint_id(Some(&c.info.connection.local))),
     ("DOWNSTREAM_LOCAL_CLOSE_REASON", |c| Value::text(c.info.local_close_reason.as_deref())),
-    ("DOWNSTREAM_LOCAL_DNS_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_dns_sans))),
-    ("DOWNSTREAM_LOCAL_EMAIL_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_email_sans))),
-    ("DOWNSTREAM_LOCAL_IP_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_ip_sans))),
-    ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_other_name_sans))),
+    ("DOWNSTREAM_LOCAL_DNS_SAN", |c| names(downstream_tls(c).and_then(TlsInfo::local), &SanKind::Dns)),
+    ("DOWNSTREAM_LOCAL_EMAIL_SAN", |c| names(downstream_tls(c).and_then(TlsInfo::local), &SanKind::Email)),
+    ("DOWNSTREAM_LOCAL_IP_SAN", |c| names(downstream_tls(c).and_then(TlsInfo::local), &SanKind::Ip)),
+    ("DOWNSTREAM_LOCAL_OTHERNAME_SAN", |c| names(downstream_tls(c).and_then(TlsInfo::local), &ANY_OTHER_NAME)),
     ("DOWNSTREAM_LOCAL_PORT", |c| port(local(c.info))),
-    ("DOWNSTREAM_LOCAL_SUBJECT", |c| name(downstream_tls(c).map(|tls| &tls.local_subject))),
-    ("DOWNSTREAM_LOCAL_URI_SAN", |c| list(downstream_tls(c).map(|tls| &tls.local_uri_sans))),
-    ("DOWNSTREAM_PEER_CERT", |c| name(downstream_tls(c).map(|tls| &tls.peer_certificate))),
-    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1", |c| list(downstream_tls(c).map(|tls| &tls.peer_chain_fingerprints_sha1))),
-    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", |c| {
-        list(downstream_tls(c).map(|tls| &tls.peer_chain_fingerprints_sha256))
-    }),
-    ("DOWNSTREAM_PEER_CHAIN_SERIALS", |c| list(downstream_tls(c).map(|tls| &tls.peer_chain_serials))),
-    ("DOWNSTREAM_PEER_DNS_SAN", |c| list(downstream_tls(c).map(|tls| &tls.peer_dns_sans))),
-    ("DOWNSTREAM_PEER_EMAIL_SAN", |c| list(downstream_tls(c).map(|tls| &tls.peer_email_sans))),
-    ("DOWNSTREAM_PEER_FINGERPRINT_1", |c| name(downstream_tls(c).map(|tls| &tls.peer_fingerprint_sha1))),
-    ("DOWNSTREAM_PEER_FINGERPRINT_256", |c| name(downstream_tls(c).map(|tls| &tls.peer_fingerprint_sha256))),
-    ("DOWNSTREAM_PEER_IP_SAN", |c| list(downstream_tls(c).map(|tls| &tls.peer_ip_sans))),
-    ("DOWNSTREAM_PEER_ISSUER", |c| name(downstream_tls(c).map(|tls| &tls.peer_issuer))),
-    ("DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256", |c| name(downstream_tls(c).map(|tls| &tls.issuer_fingerprint_sha256))),
-    ("DOWNSTREAM_PEER_ISSUER_SERIAL", |c| name(downstream_tls(c).map(|tls| &tls.issuer_serial))),
-    ("DOWNSTREAM_PEER_OTHERNAME_SAN", |c| list(downstream_tls(c).map(|tls| &tls.peer_other_name_sans))),
-    ("DOWNSTREAM_PEER_SERIAL", |c| name(downstream_tls(c).map(|tls| &tls.peer_serial))),
-    ("DOWNSTREAM_PEER_SUBJECT", |c| name(downstream_tls(c).map(|tls| &tls.peer_subject))),
-    ("DOWNSTREAM_PEER_URI_SAN", |c| list(downstream_tls(c).map(|tls| &tls.peer_uri_sans))),
+    ("DOWNSTREAM_LOCAL_SUBJECT", |c| fact(downstream_tls(c).and_then(TlsInfo::local), |own| &own.subject)),
+    ("DOWNSTREAM_LOCAL_URI_SAN", |c| names(downstream_tls(c).and_then(TlsInfo::local), &SanKind::Uri)),
+    ("DOWNSTREAM_PEER_CERT", |c| Value::text(downstream_tls(c).and_then(TlsInfo::peer_pem))),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_1", |c| chain(downstream_tls(c), |one| &one.sha1)),
+    ("DOWNSTREAM_PEER_CHAIN_FINGERPRINTS_256", |c| chain(downstream_tls(c), |one| &one.sha256)),
+    ("DOWNSTREAM_PEER_CHAIN_SERIALS", |c| chain(downstream_tls(c), |one| &one.serial)),
+    ("DOWNSTREAM_PEER_DNS_SAN", |c| names(downstream_tls(c).and_then(TlsInfo::peer), &SanKind::Dns)),
+    ("DOWNSTREAM_PEER_EMAIL_SAN", |c| names(downstream_tls(c).and_then(TlsInfo::peer), &SanKind::Email)),
+    ("DOWNSTREAM_PEER_FINGERPRINT_1", |c| fact(downstream_tls(c).and_then(TlsInfo::peer), |peer| &peer.sha1)),
+    ("DOWNSTREAM_PEER_FINGERPRINT_256", |c| fact(downstream_tls(c).and_then(TlsInfo::peer), |peer| &peer.sha256)),
+    ("DOWNSTREAM_PEER_IP_SAN", |c| names(downstream_tls(c).and_then(TlsInfo::peer), &SanKind::Ip)),
+    ("DOWNSTREAM_PEER_ISSUER", |c| fact(downstream_tls(c).and_then(TlsInfo::peer), |peer| &peer.issuer)),
+    ("DOWNSTREAM_PEER_ISSUER_FINGERPRINT_256", |c| fact(issuer(downstream_tls(c)), |issuer| &issuer.sha256)),
+    ("DOWNSTREAM_PEER_ISSUER_SERIAL", |c| fact(issuer(downstream_tls(c)), |issuer| &issuer.serial)),
+    ("DOWNSTREAM_PEER_OTHERNAME_SAN", |c| names(downstream_tls(c).and_then(TlsInfo::peer), &ANY_OTHER_NAME)),
+    ("DOWNSTREAM_PEER_SERIAL", |c| fact(downstream_tls(c).and_then(TlsInfo::peer), |peer| &peer.serial)),
+    ("DOWNSTREAM_PEER_SUBJECT", |c| fact(downstream_tls(c).and_then(TlsInfo::peer), |peer| &peer.subject)),
+    ("DOWNSTREAM_PEER_URI_SAN", |c| names(downstream_tls(c).and_then(TlsInfo::peer), &SanKind::Uri)),
     ("DOWNSTREAM_REMOTE_ADDRESS", |c| Value::Address(&c.info.downstream_remote)),
     ("DOWNSTREAM_REMOTE_PORT", |c| port(remote(c.info))),
-    ("DOWNSTREAM_TLS_CIPHER", |c| name(downstream_tls(c).map(|tls| &tls.cipher))),
-    ("DOWNSTREAM_TLS_GROUP", |c| name(downstream_tls(c).map(|tls| &tls.group))),
-    ("DOWNSTREAM_TLS_SESSION_ID", |c| name(downstream_tls(c).map(|tls| &tls.session_id))),
-    ("DOWNSTREAM_TLS_VERSION", |c| Value::text(downstream_tls(c).and_then(|tls| tls.version))),
+    ("DOWNSTREAM_TLS_CIPHER", |c| Value::text(downstream_tls(c).map(|tls| tls.cipher))),
+    ("DOWNSTREAM_TLS_GROUP", |c| Value::text(downstream_tls(c).and_then(|tls| tls.group))),
+    ("DOWNSTREAM_TLS_SESSION_ID", |_| Value::Absent),
+    ("DOWNSTREAM_TLS_VERSION", |c| Value::text(downstream_tls(c).map(|tls| tls.version))),
     // A request's connection did not fail, whatever an inspector made of its first bytes.
     ("DOWNSTREAM_TRANSPORT_FAILURE_REASON", |c| {
         no_spaces(c.info.connection.transport_failure_reason.as_ref().filter(|_| c.request.is_none()))
@@ -143,26 +146,26 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
     }),
     ("UPSTREAM_LOCAL_ADDRESS", |c| address(upstream_local(c.info))),
     ("UPSTREAM_LOCAL_CLOSE_REASON", |c| Value::text(c.info.upstream.local_close_reason)),
-    ("UPSTREAM_LOCAL_DNS_SAN", |c| list(upstream_tls(c).map(|tls| &tls.local_dns_sans))),
-    ("UPSTREAM_LOCAL_IP_SAN", |c| list(upstream_tls(c).map(|tls| &tls.local_ip_sans))),
+    ("UPSTREAM_LOCAL_DNS_SAN", |c| names(upstream_tls(c).and_then(TlsInfo::local), &SanKind::Dns)),
+    ("UPSTREAM_LOCAL_IP_SAN", |c| names(upstream_tls(c).and_then(TlsInfo::local), &SanKind::Ip)),
     ("UPSTREAM_LOCAL_PORT", |c| port(upstream_local(c.info))),
-    ("UPSTREAM_LOCAL_URI_SAN", |c| list(upstream_tls(c).map(|tls| &tls.local_uri_sans))),
-    ("UPSTREAM_PEER_CERT", |c| name(upstream_tls(c).map(|tls| &tls.peer_certificate))),
-    ("UPSTREAM_PEER_DNS_SAN", |c| list(upstream_tls(c).map(|tls| &tls.peer_dns_sans))),
-    ("UPSTREAM_PEER_IP_SAN", |c| list(upstream_tls(c).map(|tls| &tls.peer_ip_sans))),
-    ("UPSTREAM_PEER_ISSUER", |c| name(upstream_tls(c).map(|tls| &tls.peer_issuer))),
-    ("UPSTREAM_PEER_SUBJECT", |c| name(upstream_tls(c).map(|tls| &tls.peer_subject))),
-    ("UPSTREAM_PEER_URI_SAN", |c| list(upstream_tls(c).map(|tls| &tls.peer_uri_sans))),
+    ("UPSTREAM_LOCAL_URI_SAN", |c| names(upstream_tls(c).and_then(TlsInfo::local), &SanKind::Uri)),
+    ("UPSTREAM_PEER_CERT", |c| Value::text(upstream_tls(c).and_then(TlsInfo::peer_pem))),
+    ("UPSTREAM_PEER_DNS_SAN", |c| names(upstream_tls(c).and_then(TlsInfo::peer), &SanKind::Dns)),
+    ("UPSTREAM_PEER_IP_SAN", |c| names(upstream_tls(c).and_then(TlsInfo::peer), &SanKind::Ip)),
+    ("UPSTREAM_PEER_ISSUER", |c| fact(upstream_tls(c).and_then(TlsInfo::peer), |peer| &peer.issuer)),
+    ("UPSTREAM_PEER_SUBJECT", |c| fact(upstream_tls(c).and_then(TlsInfo::peer), |peer| &peer.subject)),
+    ("UPSTREAM_PEER_URI_SAN", |c| names(upstream_tls(c).and_then(TlsInfo::peer), &SanKind::Uri)),
     ("UPSTREAM_PROTOCOL", |c| protocol(c.info.upstream.protocol)),
     ("UPSTREAM_REMOTE_ADDRESS", |c| address(upstream_remote(c.info))),
     ("UPSTREAM_REMOTE_ADDRESS_ENDPOINT_ID", |c| endpoint_id(upstream_remote(c.info))),
     ("UPSTREAM_REMOTE_PORT", |c| port(upstream_remote(c.info))),
     ("UPSTREAM_REQUEST_ATTEMPT_COUNT", |c| Value::Unsigned(c.info.upstream.attempts.into())),
-    ("UPSTREAM_SERVER_NAME", |c| name(upstream_tls(c).map(|tls| &tls.sni))),
-    ("UPSTREAM_TLS_CIPHER", |c| name(upstream_tls(c).map(|tls| &tls.cipher))),
-    ("UPSTREAM_TLS_GROUP", |c| name(upstream_tls(c).map(|tls| &tls.group))),
-    ("UPSTREAM_TLS_SESSION_ID", |c| name(upstream_tls(c).map(|tls| &tls.session_id))),
-    ("UPSTREAM_TLS_VERSION", |c| Value::text(upstream_tls(c).and_then(|tls| tls.version))),
+    ("UPSTREAM_SERVER_NAME", |c| Value::non_empty(upstream_tls(c).and_then(|tls| tls.sni.as_ref()))),
+    ("UPSTREAM_TLS_CIPHER", |c| Value::text(upstream_tls(c).map(|tls| tls.cipher))),
+    ("UPSTREAM_TLS_GROUP", |c| Value::text(upstream_tls(c).and_then(|tls| tls.group))),
+    ("UPSTREAM_TLS_SESSION_ID", |_| Value::Absent),
+    ("UPSTREAM_TLS_VERSION", |c| Value::text(upstream_tls(c).map(|tls| tls.version))),
     ("UPSTREAM_TRANSPORT_FAILURE_REASON", |c| no_spaces(c.info.upstream.transport_failure_reason.as_ref())),
     ("UPSTREAM_WIRE_BYTES_RECEIVED", |c| Value::Unsigned(c.info.upstream.bytes.wire_received)),
     ("UPSTREAM_WIRE_BYTES_SENT", |c| Value::Unsigned(c.info.upstream.bytes.wire_sent)),
@@ -222,12 +225,30 @@ fn endpoint_id(address: Option<&Address>) -> Value<'_> {
     }
 }
 
-fn name<'a>(value: Option<&'a Option<Arc<str>>>) -> Value<'a> {
-    Value::non_empty(value.and_then(Option::as_ref))
+/// One fact of a certificate; an empty one is none.
+fn fact<'a>(of: Option<&'a Certificate>, fact: impl Fn(&'a Certificate) -> &'a String) -> Value<'a> {
+    Value::text(of.map(fact).filter(|fact| !fact.is_empty()))
 }
 
-fn list(items: Option<&Vec<Arc<str>>>) -> Value<'_> {
-    Value::List(items.map_or(&[], Vec::as_slice))
+/// A certificate's names of one kind.
+fn names<'a>(of: Option<&Certificate>, kind: &SanKind) -> Value<'a> {
+    of.map_or(Value::Absent, |of| list(of.values_of(kind)))
+}
+
+/// A fact of each certificate that the peer presented.
+fn chain<'a>(tls: Option<&TlsInfo>, fact: impl Fn(&Certificate) -> &String) -> Value<'a> {
+    tls.map_or(Value::Absent, |tls| list(tls.peer_chain().map(|one| fact(one).as_bytes())))
+}
+
+/// The certificate that vouches for the peer's, where the peer presented it.
+fn issuer(tls: Option<&TlsInfo>) -> Option<&Certificate> {
+    tls?.peer_chain().nth(1)
+}
+
+/// Separated by commas; absent when there is none.
+fn list<'a, 'b>(items: impl Iterator<Item = &'b [u8]>) -> Value<'a> {
+    let items: Vec<&[u8]> = items.collect();
+    if items.is_empty() { Value::Absent } else { Value::Owned(items.join(&b","[..])) }
 }
 
 fn no_spaces(text: Option<&Arc<str>>) -> Value<'_> {

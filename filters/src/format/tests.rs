@@ -9,6 +9,7 @@ use serde_json::json;
 use tidegate_xds::pb::google::protobuf as wkt;
 
 use super::*;
+use crate::connection::tls::testing::{peer, session, uri};
 use crate::connection::{ConnectionInfo, TlsInfo};
 use crate::metadata::{FilterState, Metadata, Sharing, Text};
 use crate::stream_info::{Address, CloseType, ResponseFlags};
@@ -22,12 +23,10 @@ fn info() -> StreamInfo {
     let mut connection = ConnectionInfo::new(7, address("10.1.2.3:4000"), address("[2001:db8::1]:8080"), start);
     connection.listener_name = Arc::from("l");
     connection.requested_server_name = Some(Arc::from("sni.example"));
-    let tls = TlsInfo {
-        version: Some("TLSv1.3"),
-        peer_uri_sans: vec![Arc::from("spiffe://a"), Arc::from("spiffe://b")],
-        peer_valid_from: Some(UNIX_EPOCH),
-        ..TlsInfo::default()
-    };
+    let tls = peer(|params| {
+        params.subject_alt_names = vec![uri("spiffe://a"), uri("spiffe://b")];
+        params.not_before = rcgen::date_time_ymd(1970, 1, 1);
+    });
     connection.tls = Some(Arc::new(tls));
     let mut info = StreamInfo::new(Arc::new(connection), start, UNIX_EPOCH + Duration::from_millis(1_795_490_491_685));
     info.protocol = Some(Version::HTTP_11);
@@ -65,8 +64,7 @@ fn info() -> StreamInfo {
     info.upstream.pool_wait = Some(Duration::from_micros(3_900));
     info.upstream.body_began = Some(Arc::new((start + Duration::from_millis(21)).into()));
     info.timings.downstream_end = Some(start + Duration::from_millis(40));
-    let handshake_complete = Some(start + Duration::from_millis(2));
-    info.upstream.tls = Some(Arc::new(TlsInfo { handshake_complete, ..TlsInfo::default() }));
+    info.upstream.tls = Some(Arc::new(TlsInfo::new(&session(), start + Duration::from_millis(2))));
     let mut shared = FilterState::default();
     shared.set("s", Arc::new(Text("shared".to_owned())), false, Sharing::Once);
     info.upstream.filter_state = Some(Arc::new(shared));

@@ -25,8 +25,6 @@ pub(super) enum Value<'a> {
     Host(&'a Address, Option<u8>),
     Time(SystemTime, &'a TimeFormat),
     Flags(ResponseFlags, FlagNames),
-    /// Separated by commas; absent when empty.
-    List(&'a [Arc<str>]),
     /// Every white space becomes `_`.
     NoSpaces(&'a str),
     /// As text, a string stands without quotes.
@@ -68,7 +66,6 @@ impl<'a> Value<'a> {
             Self::Absent => true,
             Self::Text(text) => text.is_empty(),
             Self::Owned(text) => text.is_empty(),
-            Self::List(items) => items.is_empty(),
             Self::NoSpaces(text) => text.is_empty(),
             Self::Json(json) => json.is_null() || json.as_str() == Some(""),
             Self::QuotedJson(json) => json.is_null(),
@@ -89,8 +86,6 @@ impl<'a> Value<'a> {
             Self::Host(address, prefix) => write_host(address, *prefix, out),
             Self::Time(time, format) => format.write(*time, out),
             Self::Flags(flags, names) => write_flags(*flags, *names, out),
-            Self::List([]) => return false,
-            Self::List(items) => write_list(items, out),
             Self::NoSpaces(text) => {
                 out.extend(text.bytes().map(|byte| if byte.is_ascii_whitespace() { b'_' } else { byte }));
             }
@@ -212,14 +207,5 @@ fn write_flags(flags: ResponseFlags, names: FlagNames, out: &mut Vec<u8>) {
         first = false;
         let name = if names == FlagNames::Short { short } else { long };
         out.extend_from_slice(name.as_bytes());
-    }
-}
-
-fn write_list(items: &[Arc<str>], out: &mut Vec<u8>) {
-    for (index, item) in items.iter().enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(item.as_bytes());
     }
 }

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use prost::{Message, Name};
 use serde_json::Value as Json;
+use tidegate_tls::Certificate;
+use tidegate_tls::certificate::SanKind;
 use tidegate_xds::pb::envoy::extensions::matching::common_inputs::{network::v3 as network, ssl::v3 as ssl};
 use tidegate_xds::pb::envoy::r#type::matcher::v3 as pb;
 use tidegate_xds::pb::google::protobuf::Any;
@@ -15,7 +17,7 @@ use tidegate_xds::{Coverage, FieldError, any};
 
 use super::cel::Facts;
 use super::{MetadataPath, percent_decode, query_parameters};
-use crate::connection::ConnectionInfo;
+use crate::connection::{ConnectionInfo, TlsInfo};
 use crate::context::CompileContext;
 use crate::http::filter::RouteView;
 use crate::http::{HeaderKey, Headers, RequestHead, ResponseHead};
@@ -321,11 +323,9 @@ impl Input {
             Self::ApplicationProtocol => application_protocols(connection),
             Self::FilterState { key, field } => filter_state(data, key, field),
             Self::DynamicMetadata(path) => Found::Json(path.find(data.metadata)),
-            Self::UriSan => sans(connection.tls.as_ref().map(|tls| tls.peer_uri_sans.as_slice())),
-            Self::DnsSan => sans(connection.tls.as_ref().map(|tls| tls.peer_dns_sans.as_slice())),
-            Self::Subject => {
-                Found::text(non_empty(connection.tls.as_ref().and_then(|tls| tls.peer_subject.as_deref())))
-            }
+            Self::UriSan => sans(connection, &SanKind::Uri),
+            Self::DnsSan => sans(connection, &SanKind::Dns),
+            Self::Subject => Found::text(non_empty(peer(connection).map(|peer| peer.subject.as_str()))),
         }
     }
 }
@@ -455,11 +455,18 @@ fn filter_state<'a>(data: &MatchData<'a>, key: &str, field: &str) -> Found<'a> {
     text.map_or(Found::Absent, |text| Found::Text(Cow::Owned(text.into_bytes())))
 }
 
-fn sans<'a>(names: Option<&'a [std::sync::Arc<str>]>) -> Found<'a> {
-    match names {
-        None | Some([]) => Found::Absent,
-        Some([one]) => Found::text(Some(&**one)),
-        Some(many) => Found::Text(Cow::Owned(many.join(",").into_bytes())),
+fn peer(connection: &ConnectionInfo) -> Option<&Certificate> {
+    connection.tls.as_deref().and_then(TlsInfo::peer)
+}
+
+/// All names of the peer of one kind, separated by commas.
+fn sans<'a>(connection: &'a ConnectionInfo, kind: &'static SanKind) -> Found<'a> {
+    let Some(peer) = peer(connection) else { return Found::Absent };
+    let mut names = peer.values_of(kind);
+    match (names.next(), names.next()) {
+        (None, _) => Found::Absent,
+        (Some(one), None) => Found::text(Some(one)),
+        _ => Found::Text(Cow::Owned(peer.values_of(kind).collect::<Vec<_>>().join(&b","[..]))),
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 
 use http::HeaderMap;
+use tidegate_tls::certificate::SanKind;
 
 use crate::connection::ConnectionInfo;
 use crate::http::RequestHead;
@@ -148,8 +149,8 @@ impl Facts<'_> {
     fn authenticated(&self, name: Option<&StringMatcher>) -> bool {
         let Some(tls) = &self.connection.tls else { return false };
         let Some(name) = name else { return true };
-        let mut names = tls.peer_uri_sans.iter().chain(&tls.peer_dns_sans);
-        names.any(|san| name.matches(san.as_bytes()))
-            || name.matches(tls.peer_subject.as_deref().unwrap_or_default().as_bytes())
+        let Some(peer) = tls.peer() else { return name.matches(b"") };
+        let mut names = peer.values_of(&SanKind::Uri).chain(peer.values_of(&SanKind::Dns));
+        names.any(|san| name.matches(san)) || name.matches(peer.subject.as_bytes())
     }
 }

@@ -9,6 +9,8 @@ use cel::Value;
 use cel::objects::{Key, Map};
 use http::{HeaderMap, Version};
 use serde_json::Value as Json;
+use tidegate_tls::Certificate;
+use tidegate_tls::certificate::SanKind;
 
 use crate::connection::TlsInfo;
 use crate::format::FormatContext;
@@ -348,15 +350,21 @@ fn joined(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
 
 fn certificates(tls: Option<&TlsInfo>, fields: &mut Fields) {
     let Some(tls) = tls else { return };
-    let first = |list: &[Arc<str>]| list.first().map(|item| Value::from(&**item));
-    fields.maybe("tls_version", tls.version.map(Value::from));
-    fields.maybe("subject_local_certificate", tls.local_subject.as_deref().map(Value::from));
-    fields.maybe("subject_peer_certificate", tls.peer_subject.as_deref().map(Value::from));
-    fields.maybe("uri_san_local_certificate", first(&tls.local_uri_sans));
-    fields.maybe("uri_san_peer_certificate", first(&tls.peer_uri_sans));
-    fields.maybe("dns_san_local_certificate", first(&tls.local_dns_sans));
-    fields.maybe("dns_san_peer_certificate", first(&tls.peer_dns_sans));
-    fields.maybe("sha256_peer_certificate_digest", tls.peer_fingerprint_sha256.as_deref().map(Value::from));
+    fields.put("tls_version", tls.version.into());
+    let mut names = |side: &str, certificate: &Certificate| {
+        let first = |kind: &SanKind| certificate.values_of(kind).next().map(text);
+        let subject = Some(certificate.subject.as_str()).filter(|subject| !subject.is_empty());
+        fields.maybe(&format!("subject_{side}_certificate"), subject.map(Value::from));
+        fields.maybe(&format!("uri_san_{side}_certificate"), first(&SanKind::Uri));
+        fields.maybe(&format!("dns_san_{side}_certificate"), first(&SanKind::Dns));
+    };
+    if let Some(own) = tls.local() {
+        names("local", own);
+    }
+    if let Some(peer) = tls.peer() {
+        names("peer", peer);
+        fields.put("sha256_peer_certificate_digest", peer.sha256.as_str().into());
+    }
 }
 
 fn metadata(metadata: &Metadata) -> Value {
