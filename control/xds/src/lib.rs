@@ -3,6 +3,7 @@
 
 pub mod any;
 mod audit;
+mod canonical;
 mod decode;
 mod document;
 mod error;
@@ -21,6 +22,7 @@ mod wire;
 mod yaml;
 
 pub use audit::{Audit, Coverage, CoverageSource, audit};
+pub use canonical::canonical;
 pub use decode::{Decoded, Format, UnknownFields, decode, merge, nearest, root_keys};
 pub use document::SourceMap;
 /// Envoy's API as typed messages; those that it lacks are in [`protos`].

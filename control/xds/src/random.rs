@@ -8,9 +8,9 @@ use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::Value;
 
 use crate::{
-    Audit, Coverage, CoverageSource, Format, UnknownFields, audit, decode,
+    Audit, Coverage, CoverageSource, Format, UnknownFields, audit, canonical, decode,
     schema::{self, Field, Kind, Message, Special},
-    to_json, validate, wire,
+    to_json, to_whole_json, validate, wire,
 };
 
 /// A small generator of numbers, so that a message needs only a seed.
@@ -102,7 +102,7 @@ impl CoverageSource for Everything {
 
 /// All that takes bytes.
 fn walk(name: &str, bytes: &[u8]) -> (Value, Audit) {
-    let _ = validate(name, bytes);
+    let _ = (validate(name, bytes), canonical(name, bytes));
     (to_json(name, bytes), audit(name, bytes, &Everything))
 }
 
@@ -156,6 +156,20 @@ proptest! {
                 Err(errors) => prop_assert!(false, "{}: {} in {text}", of.name(), errors[0]),
             }
         }
+    }
+
+    /// A control plane that starts again on what it kept is to tell no proxy of anything new.
+    #[test]
+    fn what_is_kept_as_text_is_the_same_content(seed: u64, at in 0..schema::messages().len()) {
+        let of = &schema::messages()[at];
+        let bytes = message(of, &mut Dice(seed), 0);
+        if of.special != Special::No {
+            return Ok(());
+        }
+        let text = to_whole_json(of.name(), &bytes).to_string();
+        let again = decode(of.name(), text.as_bytes(), Format::Json, UnknownFields::Reject);
+        let again = again.map_err(|errors| TestCaseError::fail(errors[0].to_string()))?.bytes;
+        prop_assert_eq!(canonical(of.name(), &bytes), canonical(of.name(), &again), "{}: {}", of.name(), text);
     }
 
     #[test]

@@ -5,19 +5,21 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use tidegate_xds::pb::google::protobuf::Any;
-use tidegate_xds::{FieldError, FieldPath, Location, SourceMap, validate, walk};
+use tidegate_xds::{FieldError, FieldPath, Location, SourceMap, canonical, validate, walk};
 use xxhash_rust::xxh64::xxh64;
 
 use super::references::{self, Reference};
 use super::types::ResourceType;
 
-/// A resource's version: a hash of its bytes, so that the same content has the same version for ever and everywhere.
+/// A resource's version: a hash of what it says, however it is encoded, so that the same content has the same version for ever
+/// and everywhere: after a restart, from another replica, with its fields in another order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Version(NonZeroU64);
 
 impl Version {
-    fn of(bytes: &[u8]) -> Self {
-        Self(NonZeroU64::new(xxh64(bytes, 0)).unwrap_or(NonZeroU64::MIN))
+    fn of(kind: ResourceType, bytes: &[u8]) -> Self {
+        let content = canonical(kind.message(), bytes);
+        Self(NonZeroU64::new(xxh64(&content, 0)).unwrap_or(NonZeroU64::MIN))
     }
 
     /// The version that a client says it has; none if no resource of ours ever had it.
@@ -93,7 +95,7 @@ impl Resource {
         let Some(name) = name else {
             return Err(fail(FieldPath::root().field(kind.name_field()), "a resource needs a name".to_owned()));
         };
-        let version = Version::of(&body.value);
+        let version = Version::of(kind, &body.value);
         let references = references::of(kind, &body.value, source).into();
         let body = Any { type_url: kind.url(), value: body.value };
         Ok(Self { kind, name: name.into(), version, body, references, origin: None })
