@@ -234,6 +234,9 @@ pub struct Registered {
     finding: mpsc::Sender<Found>,
     /// What was given last.
     given: Option<Arc<Sets>>,
+    /// The source behind refused something before what it has now, which is news even where it is the same as before that.
+    mended: bool,
+    refused: bool,
     /// Until when everything waits for endpoints; the moment does not move while it waits.
     waits_until: Option<Instant>,
 }
@@ -282,6 +285,8 @@ impl Registered {
             found,
             finding,
             given: None,
+            mended: false,
+            refused: false,
             waits_until: None,
         }
     }
@@ -354,7 +359,7 @@ impl Registered {
         });
         let sets = Sets { rest, groups: groups.collect() };
         // The first are given although they are empty.
-        if self.given.as_ref().is_some_and(|given| same(&sets, given)) {
+        if !std::mem::take(&mut self.mended) && self.given.as_ref().is_some_and(|given| same(&sets, given)) {
             return None;
         }
         let sets = Arc::new(sets);
@@ -389,7 +394,10 @@ impl Source for Registered {
                 }
             };
             tokio::select! {
-                Some(sets) = self.given_behind.recv() => self.follow(sets?),
+                Some(sets) = self.given_behind.recv() => {
+                    self.mended |= std::mem::replace(&mut self.refused, sets.is_err());
+                    self.follow(sets?);
+                }
                 Some(found) = self.found.recv() => {
                     self.take(found);
                     // Several often come at once.

@@ -369,3 +369,29 @@ fn what_is_no_registry_is_refused() {
     assert!(Registries::new(twice.into()).unwrap_err().to_string().contains("there is another one of this name"));
     assert_eq!(&*Registry::parse("east=consul://a?filter=x==y", None).unwrap().name, "east");
 }
+
+/// A source that is handed what it gives and refuses.
+struct Judged(mpsc::Receiver<Result<Arc<Sets>, Refused>>);
+
+impl Source for Judged {
+    async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
+        match self.0.recv().await {
+            Some(told) => told,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_as_before_is_given_once_more_after_a_refusal() {
+    let (hand, handed) = mpsc::channel(4);
+    let mut source = Registered::new(Judged(handed), Registries::default());
+    let refused = || Err(Refused { faults: vec!["no".to_owned()] });
+    for told in [Ok(sets(&["elsewhere"])), Ok(sets(&["elsewhere"])), refused(), Ok(sets(&["elsewhere"]))] {
+        hand.send(told).await.unwrap();
+    }
+    let mut next = async || tokio::time::timeout(PATIENCE, source.next()).await.expect("nothing came");
+    assert_eq!(next().await.unwrap().rest.len(), 1);
+    assert!(next().await.is_err());
+    assert_eq!(next().await.unwrap().rest.len(), 1);
+}
