@@ -215,9 +215,12 @@ mod tests {
         let control =
             parsed("tidegate control --source d --listen 127.0.0.1:1 --bootstrap-cluster a --bootstrap-cluster b");
         assert!(matches!(control, Command::Control(flags) if flags.bootstrap_cluster == ["a", "b"]));
-        for line in
-            ["--listen 127.0.0.1:1", "--source a --store b --listen 127.0.0.1:1", "--store b --listen 127.0.0.1:1"]
-        {
+        for line in [
+            "--listen 127.0.0.1:1",
+            "--source a --store b --listen 127.0.0.1:1",
+            "--store b --listen 127.0.0.1:1",
+            "--source a --store-password-file b --listen 127.0.0.1:1",
+        ] {
             let line = format!("tidegate control {line}");
             assert!(parse(line.split(' ').map(str::to_owned).collect()).is_err(), "{line}");
         }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tidegate_control::run::{self, Listen, RunError};
 use tidegate_control::source::registry::{self, RegistryError};
-use tidegate_control::source::{Directory, Registered, Registries, Registry, Store};
+use tidegate_control::source::{Directory, EtcdUrl, EtcdUrlError, Password, Registered, Registries, Registry, Store};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,6 +30,14 @@ pub enum ControlError {
     Registry(#[from] RegistryError),
     #[error("--registry-token-file: {0}")]
     RegistryToken(String),
+    #[error("--store: {0}")]
+    Store(#[from] EtcdUrlError),
+    #[error("--store-password-file: {0}")]
+    StorePassword(String),
+    #[error("--store-password-file: only etcd has passwords, not {}", .0.display())]
+    NoPassword(PathBuf),
+    #[error("--source: etcd keeps what is changed over the admin interface: --store etcd://...")]
+    NoSource,
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
     #[error(transparent)]
@@ -42,30 +51,50 @@ pub enum ControlError {
 pub async fn run(flags: ControlFlags) -> Result<(), ControlError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Signals)?;
-    let end = async move {
+    let mut end = std::pin::pin!(async move {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+    });
+    let tokens = flags.token_file.clone().map(tokens).transpose()?.unwrap_or_default();
+    let registries = registries(&flags.registry, &flags.registry_token_file)?;
+    // Before anybody may come: who finds nobody goes to another replica.
+    let store = tokio::select! {
+        store = store(&flags, &registries) => store?,
+        () = &mut end => return Ok(()),
     };
-    let tokens = flags.token_file.map(tokens).transpose()?.unwrap_or_default();
     let clients = listen(flags.listen)?;
     let admin = match flags.admin {
         Some(address) => Some(listen(address)?),
         None => None,
     };
     tracing::info!(address = %flags.listen, admin = ?flags.admin, "control plane starts");
-    let registries = registries(&flags.registry, &flags.registry_token_file)?;
-    let mut listen = Listen { clients, admin, tokens, store: None };
-    if let Some(directory) = flags.store {
-        let store = Store::open(&directory, flags.bootstrap_cluster, registries.clone()).map_err(RunError::Source)?;
-        listen.store = Some(store.clone());
+    let listen = Listen { clients, admin, tokens, store: store.clone() };
+    if let Some(store) = store {
         return Ok(run::run(Registered::new(store.source(), registries), listen, end).await?);
     }
     // The command line has one of them.
-    let source = Directory::new(flags.source.unwrap_or_default(), flags.bootstrap_cluster);
-    let source = source.with_registries(registries.clone());
+    let source = flags.source.unwrap_or_default();
+    if source.to_str().is_some_and(|source| source.starts_with("etcd://")) {
+        return Err(ControlError::NoSource);
+    }
+    let source = Directory::new(source, flags.bootstrap_cluster).with_registries(registries.clone());
     Ok(run::run(Registered::new(source, registries), listen, end).await?)
+}
+
+/// The store of the command line, if there is one.
+async fn store(flags: &ControlFlags, registries: &Registries) -> Result<Option<Arc<Store>>, ControlError> {
+    let Some(store) = &flags.store else { return Ok(None) };
+    let (held, registries) = (flags.bootstrap_cluster.clone(), registries.clone());
+    let password = flags.store_password_file.as_deref().map(Password::read).transpose();
+    let password = password.map_err(ControlError::StorePassword)?;
+    let opened = match store.to_str().and_then(EtcdUrl::parse) {
+        Some(url) => Store::connect(url?, password, held, registries).await,
+        None if password.is_some() => return Err(ControlError::NoPassword(store.clone())),
+        None => Store::open(store, held, registries),
+    };
+    Ok(Some(opened.map_err(RunError::Source)?))
 }
 
 /// The registries of the command line, each with its token.

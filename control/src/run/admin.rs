@@ -18,6 +18,7 @@ use tower_service::Service;
 use super::{Plane, resources};
 use crate::server::services::token::Tokens;
 use crate::server::{Client, Counts, Refusal, ResourceSet, ResourceType, Sets, TypeStatus};
+use crate::source::Link;
 
 const HELP: &str = "tidegate control
 
@@ -81,9 +82,15 @@ fn status(plane: &Plane) -> Value {
     json!({
         "uptime_seconds": seconds(plane.started),
         "source": {"taken_seconds_ago": seconds(source.taken), "refused": refused},
+        "store": plane.store.as_ref().and_then(|store| store.link()).map(link),
         "groups": groups(&sets),
         "clients": clients,
     })
+}
+
+fn link(link: Link) -> Value {
+    let fault = link.fault.map(|(reason, at)| json!({"reason": reason, "since_seconds": seconds(at)}));
+    json!({"etcd": link.member, "revision": link.revision, "fault": fault})
 }
 
 fn groups(sets: &Sets) -> Value {

@@ -3,7 +3,7 @@
 mod admin;
 mod resources;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -30,7 +30,7 @@ pub(super) async fn respond(plane: &Plane, request: Request<Body>) -> Response<B
         (Method::GET | Method::HEAD, Some((kind, name))) => one(plane, kind, name),
         (Method::POST, None) if path.is_empty() => apply(plane, request).await,
         (Method::PUT, Some((kind, name))) => put(plane, kind, name, request).await,
-        (Method::DELETE, Some((kind, name))) => delete(plane, kind, name, request.headers()),
+        (Method::DELETE, Some((kind, name))) => delete(plane, kind, name, request.headers()).await,
         (Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::POST, _) => {
             Err(Problem(StatusCode::NOT_FOUND, "expected /resources, or /resources/TYPE/NAME".to_owned()))
         }
@@ -48,6 +48,8 @@ impl From<ChangeError> for Problem {
             ChangeError::Missing(..) => StatusCode::NOT_FOUND,
             ChangeError::Refused(_) => StatusCode::UNPROCESSABLE_ENTITY,
             ChangeError::Storage(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            ChangeError::TooMuch(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            ChangeError::Unreachable(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self(status, error.to_string())
     }
@@ -98,13 +100,13 @@ async fn put(plane: &Plane, kind: &str, name: &str, request: Request<Body>) -> R
         )));
     }
     let change = Change { put: vec![(resource.clone(), expected)], ..Change::default() };
-    Ok(told(&store.change(change, false)?))
+    Ok(told(&store.change(change, false).await?))
 }
 
-fn delete(plane: &Plane, kind: &str, name: &str, headers: &HeaderMap) -> Result<Response<Body>, Problem> {
+async fn delete(plane: &Plane, kind: &str, name: &str, headers: &HeaderMap) -> Result<Response<Body>, Problem> {
     let (kind, name, expected) = (kind_of(kind)?, decoded(name)?, expected(headers)?);
     let change = Change { delete: vec![(kind, name.into(), expected)], ..Change::default() };
-    Ok(told(&store(plane)?.change(change, false)?))
+    Ok(told(&store(plane)?.change(change, false).await?))
 }
 
 /// Several together, or, with `?dry_run`, what would become of them. `If-Match` names the version of all that is there.
@@ -113,7 +115,7 @@ async fn apply(plane: &Plane, request: Request<Body>) -> Result<Response<Body>, 
     let of = tag(request.headers().get(IF_MATCH))?;
     let store = store(plane)?;
     let put = body(request).await?.into_iter().map(|resource| (resource, None)).collect();
-    Ok(told(&store.change(Change { put, of, ..Change::default() }, only_say)?))
+    Ok(told(&store.change(Change { put, of, ..Change::default() }, only_say).await?))
 }
 
 fn store(plane: &Plane) -> Result<&Store, Problem> {

@@ -29,7 +29,8 @@ async fn get(address: SocketAddr, path: &str) -> (String, serde_json::Value) {
     (head, serde_json::from_str(&body).unwrap_or_default())
 }
 
-async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> (String, String) {
+/// A request over HTTP/1, with its whole answer.
+pub(crate) async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> (String, String) {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let length = body.len();
     let head = format!(

@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 pub use directory::Directory;
 pub use registry::{Registered, Registries, Registry};
-pub use store::{Change, ChangeError, Changed, Expected, Store};
+pub use store::{Change, ChangeError, Changed, EtcdUrl, EtcdUrlError, Expected, Link, Password, Store};
 
 use crate::server::resource_set::Reference;
-use crate::server::{Resource, ResourceType, Sets};
+use crate::server::{Resource, ResourceSet, ResourceType, Sets};
 
 /// A place that resources come from.
 pub trait Source: Send {
@@ -37,6 +37,13 @@ impl Elsewhere {
     fn holds(&self, reference: &Reference) -> bool {
         (reference.to == ResourceType::CLUSTER && self.clusters.contains(&*reference.name))
             || self.registries.have(reference)
+    }
+
+    /// Whether a set names only what is there. `before` held together.
+    fn check(&self, set: &ResourceSet, before: &ResourceSet) -> Result<(), Refused> {
+        let dangling = set.dangling(before, &|reference| self.holds(reference));
+        let faults: Vec<String> = dangling.iter().map(ToString::to_string).collect();
+        if faults.is_empty() { Ok(()) } else { Err(Refused { faults }) }
     }
 }
 

@@ -12,9 +12,13 @@ pub struct ControlFlags {
     /// group of nodes. A file stands for a directory with nothing else in it
     #[arg(long, required_unless_present = "store", conflicts_with = "store")]
     pub source: Option<PathBuf>,
-    /// A directory in which resources are kept that `tidegate apply` and the admin interface change
-    #[arg(long, requires = "admin")]
+    /// Where resources are kept that `tidegate apply` and the admin interface change: a directory, or, for several replicas
+    /// together, `etcd://[USER@]HOST[:PORT][,HOST[:PORT]]...[/PREFIX]`
+    #[arg(long, requires = "admin", value_name = "DIR|URL")]
     pub store: Option<PathBuf>,
+    /// A file whose first line is the password of etcd's USER
+    #[arg(long, requires = "store", value_name = "FILE")]
+    pub store_password_file: Option<PathBuf>,
     /// Where proxies come: xDS over gRPC (aggregated and by type, delta and state of the world), REST, CSDS, LRS
     #[arg(long)]
     pub listen: SocketAddr,

@@ -1,5 +1,6 @@
 //! `tidegate control`, the process: what it says of a source that is wrong, and how it ends.
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -128,4 +129,47 @@ fn a_file_without_a_token_lets_nobody_in() {
     let output = control(&directory, free_port()).arg("--token-file").arg(file).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("error: there is no token in "), "{said}");
+}
+
+#[test]
+fn what_is_wrong_with_a_store_is_said_at_once() {
+    let directory = Directory::new();
+    let password = directory.put("password", "hidden\n");
+    let password = password.to_str().unwrap();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let control = |arguments: &[&str]| {
+        tidegate(&[&["control", "--listen", &listen, "--admin", "127.0.0.1:0"], arguments].concat())
+    };
+    for (arguments, reason) in [
+        (&["--store", "etcds://localhost/t"][..], "error: --store: not supported yet: TLS to etcd"),
+        (&["--store", "etcd://me:hidden@localhost"], "error: --store: a password stands in no URL"),
+        (&["--store", "etcd://me@localhost"], "error: etcd: a password is required for the user 'me'"),
+        (&["--store", "etcd://localhost", "--store-password-file", password], "error: etcd: a password without a user"),
+        (
+            &["--store", "kept", "--store-password-file", password],
+            "error: --store-password-file: only etcd has passwords",
+        ),
+        (&["--store", "etcd://me@localhost", "--store-password-file", "none"], "error: --store-password-file: none: "),
+        (&["--source", "etcd://localhost/t"], "error: --source: etcd keeps what is changed"),
+    ] {
+        let (code, said) = control(arguments);
+        assert!(code == Some(1) && said.contains(reason) && !said.contains("hidden"), "{arguments:?}: {said}");
+    }
+}
+
+/// It waits for etcd, listens to nobody meanwhile, and ends when it is told to.
+#[test]
+fn a_store_that_is_not_there_yet_is_waited_for() {
+    let (listen, admin) = (free_port(), format!("127.0.0.1:{}", free_port()));
+    let store = format!("etcd://127.0.0.1:{}", free_port());
+    let mut running = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["control", "--listen", &format!("127.0.0.1:{listen}"), "--admin", &admin, "--store", &store])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(running.stderr.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains("etcd cannot be read yet")));
+    assert!(std::net::TcpStream::connect(("127.0.0.1", listen)).is_err());
+    let ended = Command::new("kill").arg(running.id().to_string()).status().unwrap();
+    assert!(ended.success() && running.wait().unwrap().success());
 }

@@ -47,6 +47,25 @@ pub(in crate::source) fn alone(name: &Arc<str>, path: &Path, text: &[u8]) -> Res
     }
 }
 
+/// The one resource that a text says with its `@type`.
+pub(in crate::source) fn one(name: &Arc<str>, path: &Path, text: &[u8]) -> Result<Arc<Resource>, Vec<String>> {
+    let format = Format::of_path(path);
+    let read = || {
+        let keys = root_keys(text, format).map_err(|error| vec![error])?;
+        if !keys.iter().any(|key| key == "@type") {
+            return Err(vec![FieldError::new(FieldPath::root(), "expected one resource with its `@type`".to_owned())]);
+        }
+        typed(name, format, text)
+    };
+    read().map_err(|errors| told(name, errors))
+}
+
+fn typed(name: &Arc<str>, format: Format, text: &[u8]) -> Result<Arc<Resource>, Vec<FieldError>> {
+    let Decoded { bytes, source, .. } = decode("google.protobuf.Any", text, format, UnknownFields::Reject)?;
+    let body: Any = any::decode(&bytes, &FieldPath::root()).map_err(|error| vec![error])?;
+    Ok(Arc::new(Resource::read_in(body, name, &source, &FieldPath::root())?))
+}
+
 fn resources(
     name: &Arc<str>,
     keys: &[String],
@@ -54,9 +73,7 @@ fn resources(
     text: &[u8],
 ) -> Result<Vec<Arc<Resource>>, Vec<FieldError>> {
     if keys.iter().any(|key| key == "@type") {
-        let Decoded { bytes, source, .. } = decode("google.protobuf.Any", text, format, UnknownFields::Reject)?;
-        let body: Any = any::decode(&bytes, &FieldPath::root()).map_err(|error| vec![error])?;
-        return Ok(vec![Arc::new(Resource::read_in(body, name, &source, &FieldPath::root())?)]);
+        return Ok(vec![typed(name, format, text)?]);
     }
     if keys.is_empty() {
         return Ok(Vec::new());

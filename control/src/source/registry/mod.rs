@@ -184,9 +184,14 @@ pub fn name_of(text: &str) -> &str {
 /// # Errors
 /// It cannot be read, or there is none in it.
 pub fn token(path: &Path) -> Result<String, String> {
+    first_line(path, "token")
+}
+
+/// Reads a secret: a file's first line. `what` it is called in errors.
+pub(super) fn first_line(path: &Path, what: &str) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let first = text.lines().next().map(str::trim).unwrap_or_default();
-    if first.is_empty() { Err(format!("there is no token in {}", path.display())) } else { Ok(first.to_owned()) }
+    if first.is_empty() { Err(format!("there is no {what} in {}", path.display())) } else { Ok(first.to_owned()) }
 }
 
 /// The registries by name.
