@@ -40,8 +40,8 @@ use bytes::Bytes;
 use http::HeaderValue;
 use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::context::{CompileContext, Defaults, Needs, RouteSubscription};
-use tidegate_filters::http::HttpFilterConfig;
 use tidegate_filters::http::header_mutations::HeaderEdits;
+use tidegate_filters::http::{FilterFactory, HttpFilterConfig};
 use tidegate_filters::network::NetworkFilterConfig;
 use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::config::accesslog::v3 as accesslog;
@@ -199,7 +199,12 @@ impl Compiler {
         origin: RouteOrigin,
         context: &mut CompileContext<'_>,
     ) -> Result<RouteTable, FieldError> {
-        route::compile(routes, origin == RouteOrigin::Inline, &|url| self.registry.route_override(url), context)
+        route::compile(routes, origin == RouteOrigin::Inline, &self.route_overrides(), context)
+    }
+
+    /// The filter whose `typed_per_filter_config` has a type URL.
+    pub(crate) fn route_overrides(&self) -> impl Fn(&str) -> Option<&'static dyn FilterFactory> {
+        |url| self.registry.route_override(url)
     }
 
     /// Notes where a route configuration comes from.

@@ -2,7 +2,7 @@
 //! Everything here is pure (no clock, no I/O, no randomness of its own); it must not know protos, pools or sockets.
 
 #[cfg(test)]
-mod allocations;
+pub(crate) mod allocations;
 mod entry;
 mod forward;
 pub mod grpc_timeout;
@@ -21,7 +21,7 @@ mod scope;
 mod table;
 mod tally;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod timeout;
 mod upgrade;
 
@@ -45,7 +45,7 @@ pub use scope::{
     Extract, HeaderFragment, InlineScopes, Key as ScopeKey, Scope, ScopeTable, ScopedRoutes, Scopes, scope_key,
 };
 pub use table::{AttemptHeaders, RouteConfig, RouteTable, TlsRequirement, VirtualCluster, VirtualHost, route};
-pub(crate) use table::{Branch, Routes, TableBuilder};
+pub(crate) use table::{Branch, DiscoveredHost, Routes, TableBuilder};
 pub use tally::{Tallies, Tally};
 pub use tidegate_filters::http::HeaderMutations;
 pub use tidegate_filters::matching::Substitution;

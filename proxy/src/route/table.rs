@@ -10,7 +10,7 @@ use tidegate_filters::matching::{Matcher, Outcome as Matched};
 use tidegate_filters::metadata::Metadata;
 
 use super::entry::Route;
-use super::host_index::{DomainError, HostIndex, port_start};
+use super::host_index::{DomainError, Fixed, Found, HostIndex, Persistent, port_start};
 use super::input::{Outcome, RouteInput, Trace};
 use super::list::RouteList;
 use super::matcher::{Criterion, first};
@@ -90,14 +90,35 @@ pub enum TlsRequirement {
 #[derive(Default)]
 pub struct RouteTable {
     pub config: Arc<RouteConfig>,
-    hosts: HostIndex,
-    virtual_hosts: Vec<HostRoutes>,
+    own: Arc<OwnHosts>,
+    /// Virtual hosts that were discovered; none where nothing was.
+    discovered: Option<Box<HostIndex<Arc<HostRoutes>, Persistent<Arc<HostRoutes>>>>>,
+}
+
+/// The virtual hosts that the route configuration has itself.
+#[derive(Default)]
+struct OwnHosts {
+    domains: HostIndex<u32, Fixed<u32>>,
+    hosts: Vec<HostRoutes>,
 }
 
 /// A virtual host and its routes.
 struct HostRoutes {
     host: Arc<VirtualHost>,
     routes: Routes,
+}
+
+/// A virtual host that was discovered, and the domains that it is found by.
+pub(crate) struct DiscoveredHost {
+    domains: Box<[Box<str>]>,
+    routes: Arc<HostRoutes>,
+}
+
+impl DiscoveredHost {
+    pub(crate) fn new(domains: &[String], host: Arc<VirtualHost>, routes: Routes) -> Self {
+        let domains = domains.iter().map(|domain| domain.as_str().into()).collect();
+        Self { domains, routes: Arc::new(HostRoutes { host, routes }) }
+    }
 }
 
 /// Where a virtual host looks for a route.
@@ -157,28 +178,40 @@ pub fn route(table: &RouteTable, input: &RouteInput<'_>, mut trace: Option<&mut 
 }
 
 /// Makes a table, virtual host by virtual host.
-pub(crate) struct TableBuilder(RouteTable);
+pub(crate) struct TableBuilder {
+    config: Arc<RouteConfig>,
+    own: OwnHosts,
+}
 
 impl TableBuilder {
     pub(crate) fn new(config: Arc<RouteConfig>) -> Self {
-        Self(RouteTable { config, ..RouteTable::default() })
+        Self { config, own: OwnHosts::default() }
     }
 
     /// Adds a virtual host. It has no domains yet.
     pub(crate) fn begin_host(&mut self, host: Arc<VirtualHost>, routes: Routes) {
-        self.0.virtual_hosts.push(HostRoutes { host, routes });
+        self.own.hosts.push(HostRoutes { host, routes });
     }
 
     /// Adds a domain to the virtual host that was added last.
     pub(crate) fn add_domain(&mut self, domain: &str) -> Result<(), DomainError> {
-        let last = self.0.virtual_hosts.len().saturating_sub(1);
-        self.0.hosts.insert(domain, u32::try_from(last).unwrap_or(u32::MAX))
+        let last = self.own.hosts.len().saturating_sub(1);
+        self.own.domains.insert(domain, u32::try_from(last).unwrap_or(u32::MAX))
     }
 
     pub(crate) fn finish(mut self) -> RouteTable {
-        self.0.virtual_hosts.shrink_to_fit();
-        self.0
+        self.own.hosts.shrink_to_fit();
+        RouteTable { config: self.config, own: Arc::new(self.own), discovered: None }
     }
+}
+
+/// A discovered host has a domain that another has.
+pub(crate) struct DomainTaken {
+    /// Its place among those that came.
+    pub(crate) host: usize,
+    /// The domain's place in it.
+    pub(crate) domain: usize,
+    pub(crate) error: DomainError,
 }
 
 impl RouteTable {
@@ -191,23 +224,51 @@ impl RouteTable {
         &self.config.internal_only_headers
     }
 
+    /// The same with other discovered hosts: what is `gone` goes first. It costs what changes.
+    ///
+    /// # Errors
+    /// The first of `come` that cannot stand beside the others, and the place of the domain that it cannot have.
+    pub(crate) fn with_discovered<'a>(
+        &self,
+        gone: impl IntoIterator<Item = &'a DiscoveredHost>,
+        come: impl IntoIterator<Item = &'a DiscoveredHost>,
+    ) -> Result<Self, DomainTaken> {
+        let mut discovered = self.discovered.clone().unwrap_or_default();
+        gone.into_iter().flat_map(|host| &host.domains).for_each(|domain| discovered.remove(domain));
+        for (host, come) in come.into_iter().enumerate() {
+            for (domain, name) in come.domains.iter().enumerate() {
+                let add = |index: &mut HostIndex<_, _>| index.insert(name, Arc::clone(&come.routes));
+                let added = if self.own.domains.has(name) { Err(DomainError::of(name)) } else { add(&mut discovered) };
+                added.map_err(|error| DomainTaken { host, domain, error })?;
+            }
+        }
+        let discovered = Some(discovered).filter(|discovered| !discovered.is_empty());
+        Ok(Self { config: Arc::clone(&self.config), own: Arc::clone(&self.own), discovered })
+    }
+
     fn virtual_host(&self, input: &RouteInput<'_>, trace: Option<&mut Trace>) -> Option<&HostRoutes> {
-        if let (Some(any), None) = (self.hosts.only_any(), &trace) {
-            return self.virtual_hosts.get(any as usize);
+        if let (Some(any), None, None) = (self.own.domains.only_any(), &self.discovered, &trace) {
+            return self.own.hosts.get(*any as usize);
         }
         let name = self.host_of(input);
-        let found = match trace {
-            None => self.hosts.find(name?)?,
-            Some(trace) => {
-                let name = name.unwrap_or_default();
-                trace.host = String::from_utf8_lossy(name).into_owned();
-                let (found, by) = self.hosts.explain(name)?;
-                trace.virtual_host =
-                    self.virtual_hosts.get(found as usize).map(|host| (Arc::clone(&host.host.name), by));
-                found
-            }
-        };
-        self.virtual_hosts.get(found as usize)
+        let Some(trace) = trace else { return self.find(name?).map(|(host, _)| host) };
+        let name = name.unwrap_or_default();
+        trace.host = String::from_utf8_lossy(name).into_owned();
+        let (host, by) = self.find(name)?;
+        trace.virtual_host = Some((Arc::clone(&host.host.name), by.domain(name)));
+        Some(host)
+    }
+
+    /// No domain stands on both sides: the stronger one decides.
+    fn find(&self, name: &[u8]) -> Option<(&HostRoutes, Found)> {
+        let own = self.own.domains.find(name);
+        let own = own.and_then(|(host, by)| Some((self.own.hosts.get(*host as usize)?, by)));
+        let Some(discovered) = &self.discovered else { return own };
+        match (own, discovered.find(name)) {
+            (Some((_, own)), Some((host, by))) if by > own => Some((host, by)),
+            (None, Some((host, by))) => Some((host, by)),
+            (own, _) => own,
+        }
     }
 
     /// The host that virtual hosts are looked up by; none when `vhost_header` is absent.
@@ -286,6 +347,47 @@ mod tests {
         assert_eq!(decide(&table, &world, &head), "tls all");
         head.headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
         assert_eq!(decide(&table, &world, &head), "a");
+    }
+
+    #[test]
+    fn discovered_hosts_stand_beside_those_of_the_table() {
+        let host = |domains: &[&str], name: &str| {
+            let host = Arc::new(VirtualHost { name: name.into(), ..VirtualHost::default() });
+            let entries = vec![Arc::new(crate::route::testing::entry(&host, Spec::new(name, prefix("/"))))];
+            let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
+            DiscoveredHost::new(&domains, host, Routes::List(RouteList::new(entries)))
+        };
+        let own = table(
+            RouteConfig::default(),
+            vec![
+                (&["*"] as &[&str], TlsRequirement::None, vec![Spec::new("any", prefix("/"))]),
+                (&["*.a.com"], TlsRequirement::None, vec![Spec::new("own", prefix("/"))]),
+            ],
+        );
+        let world = World::new();
+        let (first, second) = (host(&["x.a.com", "*.b.a.com"], "first"), host(&["*.com", "x.*"], "second"));
+        let both = own.with_discovered([], [&first, &second]).ok().unwrap();
+        let one = both.with_discovered([&first], []).ok().unwrap();
+        let none = one.with_discovered([&second], []).ok().unwrap();
+        for (name, with_both, with_one) in [
+            ("x.a.com", "first", "own"),
+            ("y.a.com", "own", "own"),
+            ("y.b.a.com", "first", "own"),
+            ("y.com", "second", "second"),
+            ("x.y", "second", "second"),
+            ("y", "any", "any"),
+        ] {
+            assert_eq!(decide(&both, &world, &get(name, "/")), with_both, "{name}");
+            assert_eq!(decide(&one, &world, &get(name, "/")), with_one, "{name}");
+            assert_eq!(decide(&none, &world, &get(name, "/")), decide(&own, &world, &get(name, "/")), "{name}");
+        }
+        let taken = |came: &DiscoveredHost| {
+            both.with_discovered([&second], [came]).err().map(|taken| (taken.domain, taken.error))
+        };
+        assert_eq!(taken(&host(&["new", "*.A.com"], "bad")), Some((1, DomainError::Duplicate)));
+        assert_eq!(taken(&host(&["X.a.com"], "bad")), Some((0, DomainError::Duplicate)));
+        assert_eq!(taken(&host(&["*"], "bad")), Some((0, DomainError::SecondAny)));
+        assert_eq!(taken(&host(&["*.com"], "good")), None);
     }
 
     /// 10,000 virtual hosts, 1,000 routes in one of them: a decision allocates nothing.

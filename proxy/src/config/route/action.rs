@@ -37,7 +37,7 @@ pub(super) fn compile(
             .within("redirect", |context| local::redirect(redirect, context))
             .map(|redirect| Action::Redirect(Box::new(redirect))),
         Some(ActionProto::DirectResponse(response)) => {
-            let limit = host.table.direct_response_bytes;
+            let limit = host.table.common.direct_response_bytes;
             let compiled = context.within("direct_response", |context| local::direct(response, limit, context))?;
             Ok(Action::DirectResponse(Box::new(compiled)))
         }

@@ -40,7 +40,7 @@ pub(super) fn selector(
             let compiled = self::weighted(weighted, metadata_match, host, levels, validate, context)?;
             Ok(ClusterSelector::Weighted(compiled))
         }),
-        Some(ClusterSpecifier::ClusterSpecifierPlugin(name)) => match host.table.plugins.get(name) {
+        Some(ClusterSpecifier::ClusterSpecifierPlugin(name)) => match host.table.common.plugins.get(name) {
             Some(plugin) => Ok(plugin.selector()),
             None => {
                 let reason = format!("there is no cluster specifier plugin '{name}'");

@@ -29,13 +29,13 @@ use std::sync::Arc;
 use tidegate_filters::context::CompileContext;
 use tidegate_filters::http::{FilterFactory, HeaderKey};
 use tidegate_xds::FieldError;
-use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
 
 pub use coverage::COVERAGE;
 
 use super::cluster::values;
 use super::values::{wrapped_bool, wrapped_u32};
-use crate::route::{MirrorPolicy, RouteConfig, RouteTable};
+use crate::route::{DiscoveredHost, MirrorPolicy, RouteConfig, RouteTable};
 
 /// The filter whose `typed_per_filter_config` has a type URL.
 pub(crate) type Factories<'a> = &'a dyn Fn(&str) -> Option<&'static dyn FilterFactory>;
@@ -43,10 +43,9 @@ pub(crate) type Factories<'a> = &'a dyn Fn(&str) -> Option<&'static dyn FilterFa
 /// Bytes that a direct response may have, unless the route configuration says otherwise.
 const DIRECT_RESPONSE_BYTES: u32 = 4096;
 
-/// What every virtual host and route of one configuration is compiled with.
-struct Table<'a> {
+/// What every virtual host and route of one configuration is compiled with, those that are discovered later as well.
+pub(crate) struct Common {
     config: Arc<RouteConfig>,
-    factories: Factories<'a>,
     overrides: overrides::Level,
     mirrors: Arc<[MirrorPolicy]>,
     plugins: specifier::Plugins,
@@ -54,32 +53,79 @@ struct Table<'a> {
     direct_response_bytes: u32,
 }
 
-/// Compiles a route configuration. Clusters must exist where `validate_clusters` says so, which by default is where the
-/// configuration stands in its connection manager (`inline`): then they are named in the context's needs.
+/// The same, with the filters that may be named.
+struct Table<'a> {
+    common: &'a Common,
+    factories: Factories<'a>,
+}
+
+impl Common {
+    /// Compiles what is not of one virtual host. Clusters must exist where `validate_clusters` says so, which by default is where
+    /// the configuration stands in its connection manager (`inline`): then they are named in the context's needs.
+    ///
+    /// # Errors
+    /// What Envoy refuses, and what is not supported yet.
+    pub(crate) fn compile(
+        proto: &RouteConfiguration,
+        inline: bool,
+        factories: Factories<'_>,
+        context: &mut CompileContext<'_>,
+    ) -> Result<Self, FieldError> {
+        if inline && proto.vhds.is_some() {
+            let reason = "not supported yet: vhds of a route configuration that is not discovered itself";
+            return Err(context.error_at("vhds", reason));
+        }
+        let validate_clusters = wrapped_bool(proto.validate_clusters.as_ref(), inline);
+        let most_bytes = proto.max_direct_response_body_size_bytes.as_ref();
+        Ok(Self {
+            config: Arc::new(config(proto, context)?),
+            overrides: overrides::level(&proto.typed_per_filter_config, factories, context)?,
+            mirrors: mirror::policies(&proto.request_mirror_policies, validate_clusters, context)?.into(),
+            plugins: specifier::compile_all(&proto.cluster_specifier_plugins, context)?,
+            validate_clusters,
+            direct_response_bytes: wrapped_u32(most_bytes, DIRECT_RESPONSE_BYTES),
+        })
+    }
+
+    /// Compiles the virtual hosts that the route configuration has itself.
+    ///
+    /// # Errors
+    /// As [`Common::compile`].
+    pub(crate) fn table(
+        &self,
+        proto: &RouteConfiguration,
+        factories: Factories<'_>,
+        context: &mut CompileContext<'_>,
+    ) -> Result<RouteTable, FieldError> {
+        virtual_host::compile_all(&proto.virtual_hosts, &Table { common: self, factories }, context)
+    }
+
+    /// Compiles a virtual host that was discovered.
+    ///
+    /// # Errors
+    /// As [`Common::compile`].
+    pub(crate) fn discovered(
+        &self,
+        proto: &VirtualHost,
+        factories: Factories<'_>,
+        context: &mut CompileContext<'_>,
+    ) -> Result<DiscoveredHost, FieldError> {
+        let (host, routes) = virtual_host::compile(proto, &Table { common: self, factories }, context)?;
+        Ok(DiscoveredHost::new(&proto.domains, host, routes))
+    }
+}
+
+/// Compiles a whole route configuration, as [`Common::compile`] and [`Common::table`].
 ///
 /// # Errors
-/// What Envoy refuses, and what is not supported yet.
+/// As they.
 pub(crate) fn compile(
     proto: &RouteConfiguration,
     inline: bool,
     factories: Factories<'_>,
     context: &mut CompileContext<'_>,
 ) -> Result<RouteTable, FieldError> {
-    if inline && proto.vhds.is_some() {
-        let reason = "not supported yet: vhds of a route configuration that is not discovered itself";
-        return Err(context.error_at("vhds", reason));
-    }
-    let validate_clusters = wrapped_bool(proto.validate_clusters.as_ref(), inline);
-    let table = Table {
-        config: Arc::new(config(proto, context)?),
-        factories,
-        overrides: overrides::level(&proto.typed_per_filter_config, factories, context)?,
-        mirrors: mirror::policies(&proto.request_mirror_policies, validate_clusters, context)?.into(),
-        plugins: specifier::compile_all(&proto.cluster_specifier_plugins, context)?,
-        validate_clusters,
-        direct_response_bytes: wrapped_u32(proto.max_direct_response_body_size_bytes.as_ref(), DIRECT_RESPONSE_BYTES),
-    };
-    virtual_host::compile_all(&proto.virtual_hosts, &table, context)
+    Common::compile(proto, inline, factories, context)?.table(proto, factories, context)
 }
 
 fn config(proto: &RouteConfiguration, context: &mut CompileContext<'_>) -> Result<RouteConfig, FieldError> {

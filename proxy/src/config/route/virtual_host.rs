@@ -34,20 +34,11 @@ pub(super) fn compile_all(
     table: &Table<'_>,
     context: &mut CompileContext<'_>,
 ) -> Result<RouteTable, FieldError> {
-    let mut builder = TableBuilder::new(Arc::clone(&table.config));
+    let mut builder = TableBuilder::new(Arc::clone(&table.common.config));
     for (index, proto) in hosts.iter().enumerate() {
         context.within_item("virtual_hosts", index, |context| {
-            let host = host(proto, table, context)?;
-            let routes = match &proto.matcher {
-                None => Routes::List(list(&proto.routes, &host, host.table.validate_clusters, context)?),
-                Some(_) if !proto.routes.is_empty() => {
-                    return Err(context.error("matcher and routes cannot both be set"));
-                }
-                Some(matcher) => {
-                    Routes::Tree(context.within("matcher", |context| tree::compile(matcher, &host, context))?)
-                }
-            };
-            builder.begin_host(host.host, routes);
+            let (host, routes) = compile(proto, table, context)?;
+            builder.begin_host(host, routes);
             for (index, domain) in proto.domains.iter().enumerate() {
                 let added = builder.add_domain(domain);
                 added.map_err(|error| {
@@ -60,9 +51,24 @@ pub(super) fn compile_all(
     Ok(builder.finish())
 }
 
+/// Compiles one virtual host and its routes.
+pub(super) fn compile(
+    proto: &HostProto,
+    table: &Table<'_>,
+    context: &mut CompileContext<'_>,
+) -> Result<(Arc<VirtualHost>, Routes), FieldError> {
+    let host = host(proto, table, context)?;
+    let routes = match &proto.matcher {
+        None => Routes::List(list(&proto.routes, &host, table.common.validate_clusters, context)?),
+        Some(_) if !proto.routes.is_empty() => return Err(context.error("matcher and routes cannot both be set")),
+        Some(matcher) => Routes::Tree(context.within("matcher", |context| tree::compile(matcher, &host, context))?),
+    };
+    Ok((host.host, routes))
+}
+
 #[expect(deprecated, reason = "Envoy takes per_request_buffer_limit_bytes too")]
 fn host<'a>(proto: &HostProto, table: &'a Table<'a>, context: &mut CompileContext<'_>) -> Result<Host<'a>, FieldError> {
-    let mirrors = mirror::policies(&proto.request_mirror_policies, table.validate_clusters, context)?;
+    let mirrors = mirror::policies(&proto.request_mirror_policies, table.common.validate_clusters, context)?;
     let retry = match &proto.retry_policy {
         Some(policy) => Some(context.within("retry_policy", |context| retry::policy(policy, context))?.into()),
         None => None,
@@ -75,7 +81,7 @@ fn host<'a>(proto: &HostProto, table: &'a Table<'a>, context: &mut CompileContex
         overrides: level,
         retry,
         hedge: proto.hedge_policy.as_ref().map(retry::hedge),
-        mirrors: if mirrors.is_empty() { Arc::clone(&table.mirrors) } else { mirrors.into() },
+        mirrors: if mirrors.is_empty() { Arc::clone(&table.common.mirrors) } else { mirrors.into() },
         buffer_limit: BufferLimit {
             body: proto.request_body_buffer_limit.as_ref().map(|limit| limit.value),
             per_request: proto.per_request_buffer_limit_bytes.as_ref().map(|limit| limit.value),
@@ -86,7 +92,7 @@ fn host<'a>(proto: &HostProto, table: &'a Table<'a>, context: &mut CompileContex
 fn shared(proto: &HostProto, table: &Table<'_>, context: &mut CompileContext<'_>) -> Result<VirtualHost, FieldError> {
     Ok(VirtualHost {
         name: proto.name.as_str().into(),
-        config: Arc::clone(&table.config),
+        config: Arc::clone(&table.common.config),
         require_tls: match TlsRequirementType::try_from(proto.require_tls) {
             Ok(TlsRequirementType::ExternalOnly) => TlsRequirement::External,
             Ok(TlsRequirementType::All) => TlsRequirement::All,
@@ -160,7 +166,7 @@ pub(super) fn route(
         let factories = host.table.factories;
         context.within("route", |context| legacy_cors::add(action.cors.as_ref(), &mut level, factories, context))?;
     }
-    let levels = [&host.table.overrides, &host.overrides, &level];
+    let levels = [&host.table.common.overrides, &host.overrides, &level];
     Ok(RouteEntry {
         name: proto.name.as_str().into(),
         virtual_host: Arc::clone(&host.host),

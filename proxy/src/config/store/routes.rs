@@ -15,10 +15,9 @@ impl Store {
         let mut good = Vec::new();
         for placed in routes {
             let name: Arc<str> = placed.resource.name.as_str().into();
-            let compiled = self.compile_routes(&placed).and_then(|table| Ok((table, self.hosts_source(&placed)?)));
-            match compiled {
-                Ok((table, hosts_from)) => {
-                    self.need_hosts(&placed.resource, hosts_from);
+            match self.compile_routes(&placed) {
+                Ok(compiled) => {
+                    let table = self.need_hosts(&name, compiled);
                     tracing::debug!("rds: loaded route configuration '{name}'");
                     self.ledger.takes(Kind::Route, &name, placed.text, false);
                     self.ledger.acts(Kind::Route, &name);

@@ -7,13 +7,14 @@ use std::time::SystemTime;
 
 use tidegate_filters::context::{Needs, RouteSubscription};
 use tidegate_xds::pb::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
-use tidegate_xds::{FieldError, FieldPath};
+use tidegate_xds::{FieldError, FieldPath, any};
 use tokio::sync::oneshot;
 
 use super::needs::Owner;
 use super::{Kind, Placed, Store};
+use crate::config::route::Common;
 use crate::config::{RouteOrigin, virtual_hosts};
-use crate::route::RouteTable;
+use crate::route::{DiscoveredHost, RouteTable};
 
 /// At most so many hosts that are not there are remembered for a route configuration: names are clients' to choose.
 const MOST_ABSENT: usize = 1000;
@@ -23,8 +24,9 @@ const MOST_PENDING: usize = 10_000;
 
 /// The virtual hosts of one route configuration.
 pub(super) struct HostSet {
-    /// The route configuration as it came.
+    /// The route configuration as it came, without the virtual hosts that it has itself.
     base: RouteConfiguration,
+    common: Common,
     /// By the names of their resources. (Envoy goes by the names that they have themselves: one that has another stays although
     /// its resource is removed.)
     hosts: Hosts,
@@ -36,7 +38,21 @@ pub(super) struct HostSet {
     absent: VecDeque<Arc<str>>,
 }
 
-type Hosts = BTreeMap<Arc<str>, Arc<VirtualHost>>;
+type Hosts = BTreeMap<Arc<str>, DiscoveredHost>;
+
+/// A route configuration that came.
+pub(super) struct Compiled {
+    pub(super) table: RouteTable,
+    /// None: it has all its hosts itself.
+    discovers: Option<Box<Discovers>>,
+}
+
+struct Discovers {
+    from: RouteSubscription,
+    base: RouteConfiguration,
+    /// What hosts are compiled with, and those that are here; none where both stay as they were.
+    anew: Option<(Common, Hosts)>,
+}
 
 /// What became of a host that a request asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,40 +86,55 @@ pub(crate) fn routes_of(name: &str) -> Option<&str> {
 }
 
 impl Store {
-    /// A route configuration with the hosts that it has and those that came.
-    pub(super) fn compile_routes(&self, placed: &Placed<RouteConfiguration>) -> Result<RouteTable, FieldError> {
-        match self.virtual_hosts.get(placed.resource.name.as_str()).filter(|_| placed.resource.vhds.is_some()) {
-            Some(set) => self.compile_with(&placed.resource, &set.hosts, placed.path.clone()),
-            None => self.compile_with(&placed.resource, &Hosts::new(), placed.path.clone()),
+    /// A route configuration with the hosts that it has and those that came. Those are compiled anew only where what they are
+    /// compiled with has changed.
+    pub(super) fn compile_routes(&self, placed: &Placed<RouteConfiguration>) -> Result<Compiled, FieldError> {
+        let proto = &placed.resource;
+        let mut needs = Needs::default();
+        let mut context = self.compiler.context(&proto.name, placed.path.clone(), &mut needs);
+        if proto.vhds.is_none() {
+            let table = self.compiler.route_table(proto, RouteOrigin::Discovered, &mut context)?;
+            return Ok(Compiled { table, discovers: None });
         }
+        let overrides = self.compiler.route_overrides();
+        let base = RouteConfiguration { virtual_hosts: Vec::new(), ..proto.clone() };
+        let set = self.virtual_hosts.get(proto.name.as_str());
+        let (own, hosts, mut anew);
+        anew = None;
+        if let Some(set) = set.filter(|set| set.base == base) {
+            own = set.common.table(proto, &overrides, &mut context)?;
+            hosts = &set.hosts;
+        } else {
+            let common = Common::compile(proto, false, &overrides, &mut context)?;
+            own = common.table(proto, &overrides, &mut context)?;
+            let names = set.into_iter().flat_map(|set| set.hosts.keys());
+            let again = names.map(|name| Ok((Arc::clone(name), self.compile_again(name, &common)?)));
+            let again = again.collect::<Result<_, FieldError>>()?;
+            hosts = &anew.insert((common, again)).1;
+        }
+        let table = own.with_discovered([], hosts.values()).map_err(|taken| {
+            let name = hosts.keys().nth(taken.host).map_or("", |name| &**name);
+            let path = placed.path.clone().field("virtual_hosts").key(name).field("domains").index(taken.domain);
+            FieldError::new(path, taken.error.to_string()).in_resource(&proto.name)
+        })?;
+        let from = self.hosts_source(placed)?;
+        Ok(Compiled { table, discovers: from.map(|from| Box::new(Discovers { from, base, anew })) })
     }
 
-    fn compile_with(
-        &self,
-        routes: &RouteConfiguration,
-        hosts: &Hosts,
-        path: FieldPath,
-    ) -> Result<RouteTable, FieldError> {
-        let whole;
-        let routes = if hosts.is_empty() {
-            routes
-        } else {
-            let discovered = hosts.values().map(|host| VirtualHost::clone(host));
-            let mut with_hosts = routes.clone();
-            with_hosts.virtual_hosts.extend(discovered);
-            whole = with_hosts;
-            &whole
-        };
+    /// A host that acts, once more.
+    fn compile_again(&self, name: &Arc<str>, common: &Common) -> Result<DiscoveredHost, FieldError> {
+        let text = self.ledger.acting(Kind::VirtualHost, name).unwrap_or_default();
+        self.compile_host(name, &any::decode(&text, &FieldPath::root())?, common)
+    }
+
+    fn compile_host(&self, name: &str, proto: &VirtualHost, common: &Common) -> Result<DiscoveredHost, FieldError> {
         let mut needs = Needs::default();
-        let mut context = self.compiler.context(&routes.name, path, &mut needs);
-        self.compiler.route_table(routes, RouteOrigin::Discovered, &mut context)
+        let mut context = self.compiler.context(name, FieldPath::root(), &mut needs);
+        common.discovered(proto, &self.compiler.route_overrides(), &mut context)
     }
 
     /// Where the hosts of a route configuration come from; none for one that has them all.
-    pub(super) fn hosts_source(
-        &self,
-        placed: &Placed<RouteConfiguration>,
-    ) -> Result<Option<RouteSubscription>, FieldError> {
+    fn hosts_source(&self, placed: &Placed<RouteConfiguration>) -> Result<Option<RouteSubscription>, FieldError> {
         let Some(vhds) = &placed.resource.vhds else { return Ok(None) };
         let name = &placed.resource.name;
         let mut needs = Needs::default();
@@ -113,20 +144,25 @@ impl Store {
         Ok(Some(RouteSubscription { source, stats_prefix: format!("{prefix}rds.") }))
     }
 
-    /// A route configuration acts: its hosts are needed from there from now on, or none any more.
-    pub(super) fn need_hosts(&mut self, base: &RouteConfiguration, from: Option<RouteSubscription>) {
-        let name: Arc<str> = base.name.as_str().into();
-        let Some(subscription) = from else { return self.drop_hosts(&name) };
-        self.host_needs.set(&Owner::Routes(Arc::clone(&name)), &BTreeMap::from([(base.name.clone(), subscription)]));
-        let set = self.virtual_hosts.entry(name).or_insert_with(|| HostSet {
-            base: RouteConfiguration::default(),
-            hosts: Hosts::new(),
-            came: false,
-            asked: HashMap::new(),
-            pending: 0,
-            absent: VecDeque::new(),
-        });
-        set.base = base.clone();
+    /// A route configuration acts: its hosts are needed from there from now on, or none any more. Returns its table.
+    pub(super) fn need_hosts(&mut self, name: &Arc<str>, compiled: Compiled) -> RouteTable {
+        let Compiled { table, discovers } = compiled;
+        let Some(discovers) = discovers else {
+            self.drop_hosts(name);
+            return table;
+        };
+        let Discovers { from, base, anew } = *discovers;
+        self.host_needs.set(&Owner::Routes(Arc::clone(name)), &BTreeMap::from([(name.to_string(), from)]));
+        let Some((common, hosts)) = anew else { return table };
+        match self.virtual_hosts.get_mut(name) {
+            Some(set) => (set.base, set.common, set.hosts) = (base, common, hosts),
+            None => {
+                let (asked, absent) = (HashMap::new(), VecDeque::new());
+                let set = HostSet { base, common, hosts, came: false, asked, pending: 0, absent };
+                self.virtual_hosts.insert(Arc::clone(name), set);
+            }
+        }
+        table
     }
 
     /// The hosts of a route configuration are needed no more.
@@ -167,13 +203,13 @@ impl Store {
         let Some(set) = self.virtual_hosts.get(routes) else { return Ok(&[]) };
         let is_first = !set.came;
         let HostUpdate { added, removed, found } = update;
-        let mut hosts = set.hosts.clone();
-        let gone = removed.iter().filter(|name| hosts.remove(*name).is_some()).count();
-        hosts.extend(added.iter().map(|(name, placed)| (Arc::clone(name), Arc::new(placed.resource.clone()))));
+        let gone = removed.iter().filter(|name| set.hosts.contains_key(*name)).count();
         let changed = gone > 0 || !added.is_empty();
+        let mut come = Vec::new();
         if changed {
-            match self.compile_with(&set.base, &hosts, FieldPath::root()) {
-                Ok(table) => {
+            match self.changed_hosts(routes, set, &added, &removed) {
+                Ok((table, compiled)) => {
+                    come = compiled;
                     self.publish(|snapshot| {
                         snapshot.routes.insert(Arc::clone(routes), Arc::new(table));
                     });
@@ -197,7 +233,8 @@ impl Store {
             self.ledger.loads_hosts(routes, version, SystemTime::now());
         }
         if let Some(set) = self.virtual_hosts.get_mut(routes) {
-            set.hosts = hosts;
+            removed.iter().for_each(|name| drop(set.hosts.remove(name)));
+            set.hosts.extend(come);
             set.came = true;
         }
         let answers = !found.is_empty();
@@ -208,6 +245,32 @@ impl Store {
             (true, true) => &[Kind::VirtualHost],
             (true, false) => &[Kind::VirtualHost, Kind::Route],
         })
+    }
+
+    /// The table with these changes, and the hosts that are other than before, compiled.
+    fn changed_hosts(
+        &self,
+        routes: &Arc<str>,
+        set: &HostSet,
+        added: &[(Arc<str>, Placed<VirtualHost>)],
+        removed: &[Arc<str>],
+    ) -> Result<(RouteTable, Vec<(Arc<str>, DiscoveredHost)>), FieldError> {
+        let acts = |name: &Arc<str>, placed: &Placed<VirtualHost>| {
+            set.hosts.contains_key(name) && self.ledger.is_latest(Kind::VirtualHost, name, &placed.text.bytes)
+        };
+        let others = added.iter().filter(|(name, placed)| !acts(name, placed));
+        let compile = |(name, placed): &(Arc<str>, Placed<VirtualHost>)| {
+            Ok((self.ledger.name(Kind::VirtualHost, name), self.compile_host(name, &placed.resource, &set.common)?))
+        };
+        let come: Vec<_> = others.map(compile).collect::<Result<_, FieldError>>()?;
+        let gone = removed.iter().chain(come.iter().map(|(name, _)| name)).filter_map(|name| set.hosts.get(name));
+        let before = self.shared.snapshot().routes.get(routes).cloned().unwrap_or_default();
+        let table = before.with_discovered(gone, come.iter().map(|(_, host)| host)).map_err(|taken| {
+            let path = FieldPath::root().field("domains").index(taken.domain);
+            let error = FieldError::new(path, taken.error.to_string());
+            come.get(taken.host).map_or(error.clone(), |(name, _)| error.in_resource(name))
+        })?;
+        Ok((table, come))
     }
 
     /// Hosts that requests asked for are there, or are not.
@@ -257,5 +320,133 @@ impl Store {
     /// What streams are to ask for, or no longer, since this was last asked.
     pub(crate) fn take_asked_hosts(&mut self) -> Vec<AskedHost> {
         std::mem::take(&mut self.asked_hosts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_filters::context::Defaults;
+    use tidegate_stats::Store as StatsStore;
+    use tidegate_xds::Format;
+    use tidegate_xds::pb::envoy::config::core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource, config_source};
+    use tidegate_xds::pb::envoy::config::route::v3::{
+        DirectResponseAction, Route, RouteMatch, Vhds, route, route_match,
+    };
+
+    use super::*;
+    use crate::config::bootstrap::{Bootstrap, Overrides};
+    use crate::route::allocations::allocations;
+    use crate::route::testing::{World, get};
+    use crate::route::{Outcome, route};
+    use crate::runtime::Layers;
+
+    const BOOTSTRAP: &str = "node: {id: node, cluster: test}\n\
+         dynamic_resources: {ads_config: {api_type: DELTA_GRPC, transport_api_version: V3, \
+         grpc_services: [{envoy_grpc: {cluster_name: xds}}]}}\n\
+         static_resources: {clusters: [{name: xds, type: STATIC}]}";
+
+    fn store() -> Store {
+        let read = Bootstrap::read(BOOTSTRAP.as_bytes(), Format::Yaml, &Overrides::default(), Defaults::Envoy);
+        let (bootstrap, stats) = (read.unwrap(), StatsStore::new());
+        let layers = Arc::new(Layers::new(bootstrap.runtime_layers.clone(), &stats));
+        crate::server::make_store(&bootstrap, Defaults::Envoy, &stats, layers, None).0
+    }
+
+    fn host(name: &str, domain: &str, routes: usize) -> VirtualHost {
+        let route = |index| Route {
+            name: format!("{name}/{index}"),
+            r#match: Some(RouteMatch {
+                path_specifier: Some(route_match::PathSpecifier::Prefix("/".to_owned())),
+                ..RouteMatch::default()
+            }),
+            action: Some(route::Action::DirectResponse(DirectResponseAction { status: 200, ..Default::default() })),
+            ..Route::default()
+        };
+        let routes = (0..routes).map(route).collect();
+        VirtualHost { name: name.to_owned(), domains: vec![domain.to_owned()], routes, ..VirtualHost::default() }
+    }
+
+    fn routes(own: &str) -> RouteConfiguration {
+        let ads = config_source::ConfigSourceSpecifier::Ads(AggregatedConfigSource {});
+        let version = ApiVersion::V3.into();
+        let source =
+            ConfigSource { config_source_specifier: Some(ads), resource_api_version: version, ..Default::default() };
+        RouteConfiguration {
+            name: "r".to_owned(),
+            virtual_hosts: vec![host("own", own, 1)],
+            vhds: Some(Vhds { config_source: Some(source) }),
+            ..RouteConfiguration::default()
+        }
+    }
+
+    fn take_routes(store: &mut Store, routes: RouteConfiguration) -> Vec<String> {
+        let placed = Placed::encoded(routes, FieldPath::root(), &"1".into());
+        store.update_routes(vec![placed]).iter().map(ToString::to_string).collect()
+    }
+
+    fn take_hosts(store: &mut Store, added: Vec<VirtualHost>, removed: &[&str]) -> Result<(), String> {
+        let placed = |host: VirtualHost| {
+            (format!("r/{}", host.name).into(), Placed::encoded(host, FieldPath::root(), &"1".into()))
+        };
+        let added = added.into_iter().map(placed).collect();
+        let removed = removed.iter().map(|name| (*name).into()).collect();
+        let update = HostUpdate { added, removed, found: Vec::new() };
+        store.update_hosts(&"r".into(), &"1".into(), update).map(drop).map_err(|error| error.to_string())
+    }
+
+    /// The virtual host that takes a request, to be told from others.
+    fn taker(store: &Store, domain: &str) -> Option<Arc<crate::route::VirtualHost>> {
+        let table = store.shared.snapshot().routes.get("r").cloned()?;
+        match route(&table, &World::new().input(&get(domain, "/")), None) {
+            Outcome::Route(route) => Some(Arc::clone(&route.entry.virtual_host)),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn an_update_leaves_the_hosts_that_it_does_not_name_as_they_are() {
+        let mut store = store();
+        assert_eq!(take_routes(&mut store, routes("own.com")), [""; 0]);
+        take_hosts(&mut store, vec![host("a", "a.com", 1), host("b", "b.com", 1)], &[]).unwrap();
+        let before = [taker(&store, "own.com"), taker(&store, "a.com"), taker(&store, "b.com")].map(Option::unwrap);
+        let same = |store: &Store, at: usize, domain: &str| Arc::ptr_eq(&before[at], &taker(store, domain).unwrap());
+        take_hosts(&mut store, vec![host("b", "b.com", 2)], &[]).unwrap();
+        assert!(same(&store, 0, "own.com") && same(&store, 1, "a.com") && !same(&store, 2, "b.com"));
+        // The same again is as it was, and what is refused changes nothing.
+        take_hosts(&mut store, vec![host("a", "a.com", 1)], &[]).unwrap();
+        let taken = take_hosts(&mut store, vec![host("c", "c.com", 1), host("d", "A.com", 1)], &["r/b"]).unwrap_err();
+        let duplicate = "domains[0]: a domain may occur only once in a route configuration, whatever its case";
+        assert!(taken.ends_with(duplicate), "{taken}");
+        assert!(same(&store, 1, "a.com") && taker(&store, "c.com").is_none() && taker(&store, "b.com").is_some());
+        // A domain goes from one host to another at once.
+        take_hosts(&mut store, vec![host("c", "b.com", 1)], &["r/b"]).unwrap();
+        assert_eq!(&*taker(&store, "b.com").unwrap().name, "c");
+        // Other hosts of its own leave those that were discovered; what those inherit does not.
+        assert!(take_routes(&mut store, routes("other.com")).is_empty());
+        assert!(same(&store, 1, "a.com") && taker(&store, "own.com").is_none() && taker(&store, "other.com").is_some());
+        let refused = take_routes(&mut store, routes("a.com"));
+        assert!(refused[0].contains(r#"virtual_hosts["r/a"].domains[0]: a domain may occur only once"#), "{refused:?}");
+        let inherits = RouteConfiguration { most_specific_header_mutations_wins: true, ..routes("own.com") };
+        assert!(take_routes(&mut store, inherits).is_empty());
+        assert!(
+            !same(&store, 1, "a.com") && taker(&store, "a.com").unwrap().config.most_specific_header_mutations_wins
+        );
+    }
+
+    /// One host among 5,000: what is allocated does not grow with them.
+    #[test]
+    fn an_update_costs_what_it_changes() {
+        let cost = |hosts: usize| {
+            let mut store = store();
+            assert_eq!(take_routes(&mut store, routes("own.com")), [""; 0]);
+            let all = (0..hosts).map(|at| host(&at.to_string(), &format!("{at}.com"), 5)).collect();
+            take_hosts(&mut store, all, &[]).unwrap();
+            let changed = vec![host("1", "1.com", 6)];
+            let used = allocations(|| take_hosts(&mut store, changed, &[]).unwrap());
+            assert!(taker(&store, "1.com").is_some());
+            used
+        };
+        let (few, many) = (cost(2), cost(5_000));
+        assert!(many < few + 500, "{few} {many}");
     }
 }
