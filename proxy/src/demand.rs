@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::route::ScopeKey;
 
 /// At most so many are on their way to the control thread; more find nothing.
-const MOST: usize = 1024;
+pub(crate) const MOST: usize = 1024;
 
 /// One exchange's wish.
 pub(crate) struct Demand {

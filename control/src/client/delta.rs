@@ -5,6 +5,7 @@
 mod state;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use state::State;
@@ -44,15 +45,24 @@ impl Delta {
 
     /// Asks for something else of a type than before; what is the same costs nothing.
     pub fn ask(&mut self, type_url: &str, interest: &Interest) {
+        self.state(type_url).ask(interest);
+    }
+
+    /// Asks for some names more and some less of a type; it costs what changes.
+    pub fn change(&mut self, type_url: &str, more: &[Arc<str>], less: &[Arc<str>]) {
+        self.state(type_url).change(more, less);
+    }
+
+    fn state(&mut self, type_url: &str) -> &mut State {
         let place = self.place(type_url).unwrap_or_else(|| {
             self.types.push(Type { state: State::new(type_url), pauses: 0 });
             self.types.len() - 1
         });
-        self.types[place].state.ask(interest);
+        &mut self.types[place].state
     }
 
     /// Asks once more for names of a type that were asked for before.
-    pub fn ask_again(&mut self, type_url: &str, names: &[String]) {
+    pub fn ask_again(&mut self, type_url: &str, names: &[Arc<str>]) {
         if let Some(place) = self.place(type_url) {
             self.types[place].state.ask_again(names);
         }

@@ -1,6 +1,7 @@
 //! What is asked for of one type. It must not know what has come.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::WILDCARD;
 
@@ -8,7 +9,7 @@ use super::WILDCARD;
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Interest {
     /// [`WILDCARD`] is one of them.
-    names: BTreeSet<String>,
+    names: BTreeSet<Arc<str>>,
     /// Every resource, asked for in the old way: by naming none in a stream's first request.
     legacy_wildcard: bool,
 }
@@ -20,15 +21,13 @@ impl Interest {
     }
 
     /// These and no others.
-    pub fn names(names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub fn names(names: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Self {
         Self { names: names.into_iter().map(Into::into).collect(), legacy_wildcard: false }
     }
 
     /// One name more.
-    pub fn insert(&mut self, name: &str) {
-        if !self.names.contains(name) {
-            self.names.insert(name.to_owned());
-        }
+    pub fn insert(&mut self, name: &Arc<str>) {
+        self.names.insert(Arc::clone(name));
     }
 
     /// One name less.
@@ -37,7 +36,7 @@ impl Interest {
     }
 
     /// The names; none where everything is asked for by naming none.
-    pub fn names_asked(&self) -> &BTreeSet<String> {
+    pub fn names_asked(&self) -> &BTreeSet<Arc<str>> {
         &self.names
     }
 

@@ -11,6 +11,7 @@ pub mod rest;
 mod sotw;
 mod ttl;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use backoff::Backoff;
@@ -44,7 +45,8 @@ pub struct Update {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resource {
     pub name: String,
-    pub version: String,
+    /// Empty where nobody says it; shared with the state of the stream.
+    pub version: Arc<str>,
     /// Other names that it was found by (VHDS).
     pub aliases: Vec<String>,
     /// None: there is no such resource (an alias that led nowhere).

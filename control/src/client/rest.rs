@@ -58,8 +58,9 @@ impl Rest {
     pub fn receive(&mut self, response: DiscoveryResponse, handler: &mut impl Handler) -> Result<Brought, Rejected> {
         let (type_url, version) = (&self.request.type_url, response.version_info);
         let mut resources = Vec::with_capacity(response.resources.len());
+        let shared = version.as_str().into();
         for body in response.resources {
-            resources.push(unwrapped(body, type_url, &version, handler).map_err(Rejected::Unreadable)?);
+            resources.push(unwrapped(body, type_url, &shared, handler).map_err(Rejected::Unreadable)?);
         }
         let asked = self.request.resource_names.first();
         if let (Some(asked), Some(first)) = (asked, resources.first()) {

@@ -3,6 +3,7 @@
 //! It must not know how messages travel.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Instant;
 
 use prost::{Message as _, Name as _};
@@ -68,7 +69,7 @@ impl Sotw {
             }
         };
         let gone = self.types[place].interest.names_asked().difference(interest.names_asked());
-        let gone: Vec<String> = gone.cloned().collect();
+        let gone: Vec<Arc<str>> = gone.cloned().collect();
         gone.iter().for_each(|name| self.types[place].ttl.forget(name));
         self.types[place].interest = interest;
         self.due(place);
@@ -119,7 +120,7 @@ impl Sotw {
         Some(DiscoveryRequest {
             version_info: kind.version.clone(),
             node: with_node.then(|| self.node.clone()),
-            resource_names: kind.interest.names_asked().iter().cloned().collect(),
+            resource_names: kind.interest.names_asked().iter().map(|name| name.to_string()).collect(),
             type_url: kind.url.clone(),
             response_nonce: kind.nonce.clone(),
             error_detail: kind.rejection.take(),
@@ -197,17 +198,18 @@ impl Type {
         now: Instant,
     ) -> Result<String, String> {
         let version = response.version_info;
+        let shared: Arc<str> = version.as_str().into();
         let mut resources = Vec::with_capacity(response.resources.len());
         let mut alive = Vec::new();
         for body in response.resources {
-            let resource = unwrapped(body, &self.url, &version, handler);
+            let resource = unwrapped(body, &self.url, &shared, handler);
             let resource = resource.inspect_err(|reason| handler.rejected(&self.url, reason))?;
             alive.push((resource.name.clone(), resource.ttl));
-            let heartbeat = resource.body.is_none() && resource.version == self.version;
+            let heartbeat = resource.body.is_none() && *resource.version == *self.version;
             if heartbeat {
                 continue;
             }
-            let asked = self.interest.is_wildcard() || self.interest.names_asked().contains(&resource.name);
+            let asked = self.interest.is_wildcard() || self.interest.names_asked().contains(resource.name.as_str());
             if asked {
                 resources.push(resource);
             }
@@ -226,14 +228,19 @@ impl Type {
 }
 
 /// A resource out of its wrapper, where it has one (TTL).
-pub(super) fn unwrapped(body: Any, type_url: &str, version: &str, handler: &impl Handler) -> Result<Resource, String> {
+pub(super) fn unwrapped(
+    body: Any,
+    type_url: &str,
+    version: &Arc<str>,
+    handler: &impl Handler,
+) -> Result<Resource, String> {
     let mismatch = |found: &str| format!("{found} does not match the message-wide type URL {type_url}");
     if any::type_name(&body.type_url) != Some(&Wrapper::full_name()) {
         if body.type_url != type_url {
             return Err(mismatch(&body.type_url));
         }
         let name = handler.name_of(&body).ok_or_else(|| format!("a resource of type {type_url} cannot be read"))?;
-        return Ok(Resource { name, version: version.to_owned(), aliases: Vec::new(), body: Some(body), ttl: None });
+        return Ok(Resource { name, version: Arc::clone(version), aliases: Vec::new(), body: Some(body), ttl: None });
     }
     let wrapper =
         Wrapper::decode(&*body.value).map_err(|error| format!("a wrapped resource cannot be read: {error}"))?;
@@ -244,7 +251,7 @@ pub(super) fn unwrapped(body: Any, type_url: &str, version: &str, handler: &impl
     }
     let own_name = || wrapper.resource.as_ref().and_then(|inner| handler.name_of(inner));
     let name = if wrapper.name.is_empty() { own_name().unwrap_or_default() } else { wrapper.name.clone() };
-    let version = if wrapper.version.is_empty() { version.to_owned() } else { wrapper.version };
+    let version = if wrapper.version.is_empty() { Arc::clone(version) } else { wrapper.version.into() };
     Ok(Resource { name, version, aliases: wrapper.aliases, body: wrapper.resource, ttl: lifetime(wrapper.ttl) })
 }
 

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tidegate_control::client::{Interest, WILDCARD};
+use tidegate_control::client::WILDCARD;
 use tidegate_filters::context::ConfigSource;
 
-use super::{Discovery, polled_from};
+use super::{Discovery, Stream, polled_from};
 use crate::config::store::{AskedHost, Kind, Moved, Store};
 
 impl Discovery {
@@ -17,9 +17,7 @@ impl Discovery {
         if moved.is_empty() {
             return;
         }
-        let mut again: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-        let mut changed: BTreeMap<usize, Interest> = BTreeMap::new();
-        let mut moved_carried = Vec::new();
+        let mut changes: BTreeMap<usize, Change> = BTreeMap::new();
         for Moved { name, source, again: begins_anew } in moved {
             let place = source.as_ref().and_then(|source| self.place_of(kind, source));
             let wait = source.as_ref().and_then(ConfigSource::wait);
@@ -37,36 +35,21 @@ impl Discovery {
             }
             self.polls.set(kind, &name, polled_from(source.as_ref()), begins_anew);
             for (&at, stream) in &self.streams {
-                let asks = stream.asks(kind, &name);
-                if asks && begins_anew && place == Some(at) {
-                    again.entry(at).or_default().push(name.to_string());
-                }
-                if asks == (place == Some(at)) {
-                    continue;
+                let (asks, is_to_ask) = (stream.asks(kind, &name), place == Some(at));
+                if asks && begins_anew && is_to_ask {
+                    changes.entry(at).or_default().again.push(Arc::clone(&name));
                 }
                 // What nobody needs any more is let go.
-                if kind.is_whole() {
-                    // What is here already was brought for others: it is asked for again. (Envoy asks for nothing, and waits in
-                    // vain.)
-                    let anew = !asks && kind == Kind::VirtualHost && stream.asked.contains_key(&kind);
-                    again.entry(at).or_default().extend(anew.then(|| WILDCARD.to_owned()));
-                    moved_carried.push((at, Arc::clone(&name), !asks));
-                } else {
-                    let interest = changed.entry(at).or_insert_with(|| stream.interest(kind));
-                    if asks { interest.remove(&name) } else { interest.insert(&name) }
+                match (asks, is_to_ask) {
+                    (false, true) => changes.entry(at).or_default().more.push(Arc::clone(&name)),
+                    (true, false) => changes.entry(at).or_default().less.push(Arc::clone(&name)),
+                    (true, true) | (false, false) => {}
                 }
             }
         }
-        for (at, name, carries) in moved_carried {
+        for (at, change) in changes {
             if let Some(stream) = self.streams.get_mut(&at) {
-                stream.carried.set(kind, &name, carries);
-                changed.insert(at, stream.carried.interest(kind, stream.asked.get(&kind)));
-            }
-        }
-        for (at, stream) in &mut self.streams {
-            stream.ask_again(kind, again.get(at).map_or(&[], Vec::as_slice));
-            if let Some(interest) = changed.remove(at) {
-                stream.ask(kind, interest);
+                stream.move_to(kind, change);
             }
         }
         self.close_unneeded();
@@ -74,16 +57,60 @@ impl Discovery {
 
     /// Virtual hosts that requests ask for, or that are forgotten.
     pub(super) fn sync_asked_hosts(&mut self, store: &mut Store) {
+        let mut changes: BTreeMap<usize, Change> = BTreeMap::new();
         for AskedHost { routes, name, asks } in store.take_asked_hosts() {
-            let Some(stream) = self.streams.values_mut().find(|stream| stream.asks(Kind::VirtualHost, &routes)) else {
+            let mut streams = self.streams.iter_mut();
+            let Some((&at, stream)) = streams.find(|(_, stream)| stream.asks(Kind::VirtualHost, &routes)) else {
                 continue;
             };
             stream.carried.ask_host(&routes, &name, asks);
-            let interest = stream.carried.interest(Kind::VirtualHost, stream.asked.get(&Kind::VirtualHost));
-            stream.ask(Kind::VirtualHost, interest);
+            let change = changes.entry(at).or_default();
             if asks {
+                change.more.push(name);
                 self.subscriptions.asked_on_stream(Kind::VirtualHost, &routes, store);
+            } else {
+                change.less.push(name);
             }
+        }
+        for (at, Change { more, less, .. }) in changes {
+            if let Some(stream) = self.streams.get_mut(&at) {
+                stream.move_hosts(&more, &less);
+            }
+        }
+    }
+}
+
+/// What a stream is to ask for otherwise than before.
+#[derive(Default)]
+struct Change {
+    again: Vec<Arc<str>>,
+    more: Vec<Arc<str>>,
+    less: Vec<Arc<str>>,
+}
+
+impl Stream {
+    fn move_to(&mut self, kind: Kind, change: Change) {
+        let Change { mut again, more, less } = change;
+        // What is here already was brought for others: it is asked for again. (Envoy asks for nothing, and waits in vain.)
+        if kind == Kind::VirtualHost && !more.is_empty() && self.asked.contains_key(&kind) {
+            again.push(WILDCARD.into());
+        }
+        self.ask_again(kind, &again);
+        if !kind.is_whole() {
+            return self.change(kind, &more, &less);
+        }
+        if !more.is_empty() || !less.is_empty() {
+            more.iter().for_each(|name| self.carried.set(kind, name, true));
+            less.iter().for_each(|name| self.carried.set(kind, name, false));
+            self.ask(kind, self.carried.interest(kind, self.asked.get(&kind)));
+        }
+    }
+
+    fn move_hosts(&mut self, more: &[Arc<str>], less: &[Arc<str>]) {
+        let kind = Kind::VirtualHost;
+        match self.asked.get(&kind) {
+            Some(asked) if asked.names_asked().contains(WILDCARD) => self.change(kind, more, less),
+            before => self.ask(kind, self.carried.interest(kind, before)),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::Kind;
 
 /// By kind and subscription: the names that are asked for besides.
 #[derive(Debug, Default)]
-pub(super) struct Carried(BTreeMap<(Kind, Arc<str>), BTreeSet<Arc<str>>>);
+pub(super) struct Carried(BTreeMap<Kind, BTreeMap<Arc<str>, BTreeSet<Arc<str>>>>);
 
 impl Carried {
     /// What one poll asks for.
@@ -21,21 +21,25 @@ impl Carried {
     }
 
     pub(super) fn set(&mut self, kind: Kind, subscription: &Arc<str>, carries: bool) {
-        let key = (kind, Arc::clone(subscription));
+        let known = self.0.entry(kind).or_default();
         if carries {
-            self.0.entry(key).or_default();
+            known.entry(Arc::clone(subscription)).or_default();
         } else {
-            self.0.remove(&key);
+            known.remove(subscription);
         }
     }
 
     pub(super) fn has(&self, kind: Kind, subscription: &str) -> bool {
-        self.of(kind).any(|known| **known == *subscription)
+        self.find(kind, subscription).is_some()
+    }
+
+    pub(super) fn find(&self, kind: Kind, subscription: &str) -> Option<&Arc<str>> {
+        self.0.get(&kind)?.get_key_value(subscription).map(|(known, _)| known)
     }
 
     /// The subscriptions of a kind.
     pub(super) fn of(&self, kind: Kind) -> impl Iterator<Item = &Arc<str>> {
-        self.0.keys().filter(move |(known, _)| *known == kind).map(|(_, subscription)| subscription)
+        self.0.get(&kind).into_iter().flat_map(BTreeMap::keys)
     }
 
     /// The source whose scopes come this way.
@@ -45,7 +49,7 @@ impl Carried {
 
     /// A request asks for this host, or it is forgotten.
     pub(super) fn ask_host(&mut self, routes: &Arc<str>, name: &Arc<str>, asks: bool) {
-        let Some(names) = self.0.get_mut(&(Kind::VirtualHost, Arc::clone(routes))) else { return };
+        let Some(names) = self.0.get_mut(&Kind::VirtualHost).and_then(|known| known.get_mut(routes)) else { return };
         if asks {
             names.insert(Arc::clone(name));
         } else {
@@ -55,16 +59,15 @@ impl Carried {
 
     /// What is to be asked for after `before`. Everything is asked for by naming nothing, until something was named.
     pub(super) fn interest(&self, kind: Kind, before: Option<&Interest>) -> Interest {
-        let mut carried = self.0.iter().filter(|((known, _), _)| *known == kind).map(|(_, names)| names).peekable();
-        if carried.peek().is_none() {
+        let Some(carried) = self.0.get(&kind).filter(|carried| !carried.is_empty()) else {
             return Interest::default();
-        }
-        let mut names = carried.flatten().peekable();
+        };
+        let mut names = carried.values().flatten().peekable();
         let unnamed = before.is_none_or(|before| *before == Interest::everything() || before.is_empty());
         if names.peek().is_none() && unnamed {
             return Interest::everything();
         }
-        Interest::names(names.map(|name| name.to_string()).chain([WILDCARD.to_owned()]))
+        Interest::names(names.cloned().chain([Arc::from(WILDCARD)]))
     }
 }
 

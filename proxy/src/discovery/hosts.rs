@@ -51,7 +51,7 @@ impl Apply<'_> {
         let mut by_routes: BTreeMap<Arc<str>, HostUpdate> = BTreeMap::new();
         let carried = |name: &str| {
             let routes = routes_of(name)?;
-            self.carried.of(Kind::VirtualHost).find(|known| ***known == *routes).cloned()
+            self.carried.find(Kind::VirtualHost, routes).cloned()
         };
         let whole: Arc<str> = update.version.as_str().into();
         for Resource { name, version, aliases, body, .. } in &update.resources {
@@ -60,7 +60,7 @@ impl Apply<'_> {
             let names = aliases.iter().chain([name]).map(|name| (name.as_str().into(), body.is_some()));
             hosts.found.extend(names);
             let Some(body) = body else { continue };
-            let version = if version.is_empty() { Arc::clone(&whole) } else { version.as_str().into() };
+            let version = Arc::clone(if version.is_empty() { &whole } else { version });
             let bytes = Arc::<[u8]>::from(&*body.value);
             match self.read_one::<VirtualHost>(name, body) {
                 Ok(Ok(host)) => {

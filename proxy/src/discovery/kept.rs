@@ -99,7 +99,7 @@ impl Kept {
             return if has_come("") { Vec::new() } else { all.values().cloned().collect() };
         }
         let names = interest.names_asked().iter().filter(|name| !has_come(name));
-        names.filter_map(|name| all.get(name)).cloned().collect()
+        names.filter_map(|name| all.get(&**name)).cloned().collect()
     }
 }
 
@@ -249,7 +249,8 @@ impl Discovery {
     fn answer_poll_from_kept(&mut self, store: &mut Store) -> bool {
         let Some(kept) = &self.kept else { return false };
         let next = self.polls.asked().find_map(|(kind, name)| {
-            let interest = if kind.is_whole() { Interest::everything() } else { Interest::names([name.to_string()]) };
+            let interest =
+                if kind.is_whole() { Interest::everything() } else { Interest::names([std::sync::Arc::clone(name)]) };
             let resources =
                 kept.wanted(*kind, &interest, &Carried::polled(*kind, name), |name| self.waits.is_over(*kind, name));
             (!resources.is_empty()).then(|| (*kind, name.clone(), resources))

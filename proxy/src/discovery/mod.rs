@@ -39,7 +39,7 @@ use crate::config::bootstrap::Bootstrap;
 use crate::config::files::UnknownDynamicFields;
 use crate::config::store::{Kind, Store};
 use crate::config::unknown_fields::UnknownRule;
-use crate::demand::Demand;
+use crate::demand::{Demand, MOST as MOST_DEMANDS};
 use crate::stats::control_plane::ControlPlaneStats;
 use crate::stats::subscription::Update as Outcome;
 
@@ -246,11 +246,18 @@ impl Discovery {
                 self.happened(place, happened, store, now);
             }
             Some(Report::Poll(polled)) => self.polled(polled, store),
-            Some(Report::Demand(demand)) => store.demand(demand),
+            Some(Report::Demand(demand)) => self.demanded(demand, store),
             None => self.time_passed(store, now),
         }
         self.sync(store);
         self.answer_from_kept(store);
+    }
+
+    /// What others want meanwhile is asked for in the same request.
+    fn demanded(&mut self, first: Demand, store: &mut Store) {
+        store.demand(first);
+        let more = std::iter::from_fn(|| self.demands.as_mut()?.try_recv().ok());
+        more.take(MOST_DEMANDS).for_each(|demand| store.demand(demand));
     }
 
     fn happened(&mut self, place: usize, happened: Happened, store: &mut Store, now: Instant) {
@@ -478,8 +485,19 @@ impl Stream {
         self.asked.insert(kind, interest);
     }
 
+    /// Asks for some names more and some less than before.
+    fn change(&mut self, kind: Kind, more: &[Arc<str>], less: &[Arc<str>]) {
+        if more.is_empty() && less.is_empty() {
+            return;
+        }
+        let asked = self.asked.entry(kind).or_default();
+        more.iter().for_each(|name| asked.insert(name));
+        less.iter().for_each(|name| asked.remove(name));
+        self.mux.change(kind.type_url(), asked, more, less);
+    }
+
     /// Asks once more for names that were asked for before: whoever needs them begins anew.
-    fn ask_again(&mut self, kind: Kind, names: &[String]) {
+    fn ask_again(&mut self, kind: Kind, names: &[Arc<str>]) {
         if !names.is_empty()
             && let Some(asked) = self.asked.get(&kind)
         {
@@ -501,14 +519,10 @@ impl Stream {
             let names: Vec<Arc<str>> = match kind {
                 Kind::Cluster | Kind::Listener => vec!["".into()],
                 Kind::Scope | Kind::VirtualHost => self.carried.of(*kind).cloned().collect(),
-                _ => interest.names_asked().iter().map(|name| name.as_str().into()).collect(),
+                _ => interest.names_asked().iter().cloned().collect(),
             };
             names.into_iter().map(|name| (*kind, name))
         });
         named.collect()
-    }
-
-    fn interest(&self, kind: Kind) -> Interest {
-        self.asked.get(&kind).cloned().unwrap_or_default()
     }
 }

@@ -1,5 +1,6 @@
 //! The two dialects of a stream behind one face, and where their requests go. It must not know resources.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate_control::client::{Delta, Handler, Interest, Sotw};
@@ -34,8 +35,16 @@ impl Mux {
         }
     }
 
+    /// Some names more and some less: `interest` is what is asked for now.
+    pub(super) fn change(&mut self, type_url: &str, interest: &Interest, more: &[Arc<str>], less: &[Arc<str>]) {
+        match self {
+            Self::Sotw(sotw, _) => sotw.ask(type_url, interest.clone()),
+            Self::Delta(delta, _) => delta.change(type_url, more, less),
+        }
+    }
+
     /// The interest is the same, and some of it is asked for once more.
-    pub(super) fn ask_again(&mut self, type_url: &str, interest: &Interest, names: &[String]) {
+    pub(super) fn ask_again(&mut self, type_url: &str, interest: &Interest, names: &[Arc<str>]) {
         match self {
             Self::Sotw(sotw, _) => sotw.ask(type_url, interest.clone()),
             Self::Delta(delta, _) => delta.ask_again(type_url, names),

@@ -311,7 +311,7 @@ impl Apply<'_> {
         let mut unreadable = None;
         for Resource { name, body, version: own, .. } in &update.resources {
             let Some(body) = body.as_ref().filter(|body| is_new(name, &body.value)) else { continue };
-            let version = if own.is_empty() || *own == *version { Arc::clone(&version) } else { own.as_str().into() };
+            let version = if own.is_empty() || **own == *version { Arc::clone(&version) } else { Arc::clone(own) };
             let bytes: Arc<[u8]> = body.value.as_slice().into();
             let text = Text { bytes: Arc::clone(&bytes), version: Arc::clone(&version), at: SystemTime::now() };
             match self.read_one::<M>(name, body) {
@@ -402,7 +402,7 @@ impl Apply<'_> {
         let mut placed = Vec::with_capacity(update.resources.len());
         for Resource { name, body, version: own, .. } in &update.resources {
             let Some(body) = body else { continue };
-            let version = if own.is_empty() || *own == *version { Arc::clone(&version) } else { own.as_str().into() };
+            let version = if own.is_empty() || **own == *version { Arc::clone(&version) } else { Arc::clone(own) };
             let bytes = Arc::<[u8]>::from(&*body.value);
             match self.read_one::<ScopedRouteConfiguration>(name, body) {
                 Ok(Ok(scope)) => placed.push(Placed::on_the_wire(scope, FieldPath::root(), bytes, &version)),

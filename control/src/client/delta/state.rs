@@ -2,6 +2,7 @@
 //! It must not know of other types.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate_xds::pb::envoy::config::core::v3::Node;
@@ -17,15 +18,15 @@ use crate::client::{Handler, Interest, Resource, Update, WILDCARD, lifetime};
 pub(super) struct State {
     type_url: String,
     /// What was asked for by name, the wildcard included, with the version that is here.
-    asked: BTreeMap<String, Option<String>>,
+    asked: BTreeMap<Arc<str>, Option<Arc<str>>>,
     /// What the wildcard brought.
-    by_wildcard: BTreeMap<String, String>,
+    by_wildcard: BTreeMap<Arc<str>, Arc<str>>,
     /// What was asked for by name once and may be part of the wildcard too: the server will tell.
-    ambiguous: BTreeMap<String, String>,
+    ambiguous: BTreeMap<Arc<str>, Arc<str>>,
     /// The wildcard is meant by naming nothing, as long as nothing was ever named.
     legacy_wildcard: bool,
-    to_subscribe: BTreeSet<String>,
-    to_unsubscribe: BTreeSet<String>,
+    to_subscribe: BTreeSet<Arc<str>>,
+    to_unsubscribe: BTreeSet<Arc<str>>,
     /// Something was sent on this stream.
     begun: bool,
     ttl: Ttl,
@@ -55,49 +56,59 @@ impl State {
             let asked = self.asked.contains_key(WILDCARD);
             // Naming none means everything only as the first thing that is said.
             if self.begun && !asked {
-                self.add(WILDCARD.to_owned());
+                self.add(&WILDCARD.into());
             }
             self.legacy_wildcard = !self.begun && !asked;
             return;
         }
-        let added: Vec<String> =
-            interest.names_asked().iter().filter(|name| !self.asked.contains_key(*name)).cloned().collect();
-        let removed: Vec<String> =
-            self.asked.keys().filter(|name| !interest.names_asked().contains(*name)).cloned().collect();
-        added.into_iter().for_each(|name| self.add(name));
-        removed.into_iter().for_each(|name| self.remove(name));
+        let less: Vec<_> = self.asked.keys().filter(|name| !interest.names_asked().contains(*name)).cloned().collect();
+        let more: Vec<_> = interest.names_asked().iter().cloned().collect();
+        self.change(&more, &less);
     }
 
-    pub(super) fn ask_again(&mut self, names: &[String]) {
-        let asked = names.iter().filter(|name| self.asked.contains_key(name.as_str()));
+    pub(super) fn change(&mut self, more: &[Arc<str>], less: &[Arc<str>]) {
+        for name in more {
+            if !self.asked.contains_key(name) {
+                self.add(name);
+            }
+        }
+        for name in less {
+            if self.asked.contains_key(name) {
+                self.remove(name);
+            }
+        }
+    }
+
+    pub(super) fn ask_again(&mut self, names: &[Arc<str>]) {
+        let asked = names.iter().filter(|name| self.asked.contains_key(*name));
         self.to_subscribe.extend(asked.cloned());
     }
 
-    fn add(&mut self, name: String) {
-        if name != WILDCARD {
+    fn add(&mut self, name: &Arc<str>) {
+        if **name != *WILDCARD {
             self.legacy_wildcard = false;
         }
-        let here = self.by_wildcard.remove(&name).or_else(|| self.ambiguous.remove(&name));
-        self.asked.insert(name.clone(), here);
+        let here = self.by_wildcard.remove(name).or_else(|| self.ambiguous.remove(name));
+        self.asked.insert(Arc::clone(name), here);
         // Whoever let go of it may have forgotten it: it is asked for again.
-        self.to_unsubscribe.remove(&name);
-        self.to_subscribe.insert(name);
+        self.to_unsubscribe.remove(name);
+        self.to_subscribe.insert(Arc::clone(name));
     }
 
-    fn remove(&mut self, name: String) {
-        let here = self.asked.remove(&name).flatten();
-        self.to_subscribe.remove(&name);
-        if name == WILDCARD {
+    fn remove(&mut self, name: &Arc<str>) {
+        let here = self.asked.remove(name).flatten();
+        self.to_subscribe.remove(name);
+        if **name == *WILDCARD {
             self.by_wildcard.keys().chain(self.ambiguous.keys()).for_each(|gone| self.ttl.forget(gone));
             self.by_wildcard.clear();
             self.ambiguous.clear();
         } else if let (true, Some(version)) = (self.asked.contains_key(WILDCARD), here) {
-            self.ambiguous.insert(name.clone(), version);
+            self.ambiguous.insert(Arc::clone(name), version);
         } else {
-            self.ttl.forget(&name);
+            self.ttl.forget(name);
         }
         self.legacy_wildcard = false;
-        self.to_unsubscribe.insert(name);
+        self.to_unsubscribe.insert(Arc::clone(name));
     }
 
     pub(super) fn stream_began(&mut self) {
@@ -127,21 +138,23 @@ impl State {
             let by_naming_none = self.means_wildcard_by_naming_none();
             let here = self.asked.iter().filter_map(|(name, version)| Some((name, version.as_ref()?)));
             let here = here.chain(&self.by_wildcard).chain(&self.ambiguous);
-            request.initial_resource_versions = here.map(|(name, version)| (name.clone(), version.clone())).collect();
+            request.initial_resource_versions =
+                here.map(|(name, version)| (name.to_string(), version.to_string())).collect();
             self.to_subscribe.extend(self.asked.keys().cloned());
             if by_naming_none {
                 self.to_subscribe.clear();
             }
             self.to_unsubscribe.clear();
         }
-        request.resource_names_subscribe = std::mem::take(&mut self.to_subscribe).into_iter().collect();
-        request.resource_names_unsubscribe = std::mem::take(&mut self.to_unsubscribe).into_iter().collect();
+        let said = |names| std::mem::take::<BTreeSet<Arc<str>>>(names).iter().map(|name| name.to_string()).collect();
+        request.resource_names_subscribe = said(&mut self.to_subscribe);
+        request.resource_names_unsubscribe = said(&mut self.to_unsubscribe);
         request
     }
 
     fn means_wildcard_by_naming_none(&mut self) -> bool {
         if self.legacy_wildcard {
-            self.asked.insert(WILDCARD.to_owned(), None);
+            self.asked.insert(WILDCARD.into(), None);
             return true;
         }
         let unchanged = self.to_subscribe.is_empty() && self.to_unsubscribe.is_empty();
@@ -158,26 +171,34 @@ impl State {
     ) -> Result<(), String> {
         self.check(&response).inspect_err(|reason| handler.rejected(&self.type_url, reason))?;
         let DeltaDiscoveryResponse { system_version_info, resources, removed_resources, .. } = response;
-        let alive: Vec<_> = resources
-            .iter()
-            .map(|wrapper| (wrapper.name.clone(), wrapper.version.clone(), lifetime(wrapper.ttl)))
-            .collect();
-        let resources = resources.into_iter().filter(|wrapper| !self.is_heartbeat(wrapper));
+        let mut alive = Vec::with_capacity(resources.len());
+        let mut came = Vec::with_capacity(resources.len());
+        let mut version: Arc<str> = system_version_info.as_str().into();
+        for wrapper in resources {
+            // Often all have the same, and one holds it.
+            if *wrapper.version != *version {
+                version = wrapper.version.as_str().into();
+            }
+            alive.push((wrapper.name.clone(), Arc::clone(&version), lifetime(wrapper.ttl)));
+            if !self.is_heartbeat(&wrapper) {
+                came.push(resource(wrapper, &version));
+            }
+        }
         let update = Update {
             type_url: self.type_url.clone(),
             version: system_version_info,
-            resources: resources.map(resource).collect(),
+            resources: came,
             removed: removed_resources.clone(),
             whole: false,
         };
         handler.apply(update)?;
         let wildcard = self.asked.contains_key(WILDCARD);
         for (name, version, ttl) in alive {
-            if let Some(here) = self.asked.get_mut(&name) {
+            if let Some(here) = self.asked.get_mut(name.as_str()) {
                 *here = Some(version);
             } else if wildcard {
-                self.ambiguous.remove(&name);
-                self.by_wildcard.insert(name.clone(), version);
+                self.ambiguous.remove(name.as_str());
+                self.by_wildcard.insert(name.as_str().into(), version);
             } else {
                 continue;
             }
@@ -215,12 +236,12 @@ impl State {
 
     /// Says only that what is here lives on. Virtual hosts (VHDS) mean nothing by a body that is not there.
     fn is_heartbeat(&self, wrapper: &Wrapper) -> bool {
-        let here = match self.asked.get(&wrapper.name) {
+        let here = match self.asked.get(wrapper.name.as_str()) {
             Some(here) => here.as_ref(),
-            None => self.by_wildcard.get(&wrapper.name).or_else(|| self.ambiguous.get(&wrapper.name)),
+            None => self.by_wildcard.get(wrapper.name.as_str()).or_else(|| self.ambiguous.get(wrapper.name.as_str())),
         };
         wrapper.resource.is_none()
-            && here == Some(&wrapper.version)
+            && here.is_some_and(|here| **here == *wrapper.version)
             && !self.type_url.ends_with("/envoy.config.route.v3.VirtualHost")
     }
 
@@ -255,10 +276,10 @@ impl State {
     }
 }
 
-fn resource(wrapper: Wrapper) -> Resource {
+fn resource(wrapper: Wrapper, version: &Arc<str>) -> Resource {
     Resource {
         name: wrapper.name,
-        version: wrapper.version,
+        version: Arc::clone(version),
         aliases: wrapper.aliases,
         body: wrapper.resource,
         ttl: lifetime(wrapper.ttl),
