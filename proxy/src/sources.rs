@@ -19,7 +19,7 @@ use tidegate_xds::{FieldError, FieldPath};
 
 use crate::config::bootstrap::{Bootstrap, file_of};
 use crate::config::files::{self, UnknownDynamicFields, Watched};
-use crate::config::store::{Kind, Placed, Resource, Store};
+use crate::config::store::{Kind, Placed, Resource, ScopeCame, Store};
 use crate::config::unknown_fields::UnknownRule;
 use crate::stats::subscription::{Subscription, Update};
 
@@ -128,7 +128,8 @@ impl Single {
         let loaded = load::<ScopedRouteConfiguration>(&self.watched, store, rule);
         let update = loaded.map(|(version, resources)| {
             let gone = store.scopes_beside(source, resources.iter().map(|placed| placed.resource.name.as_str()));
-            let errors = store.update_scopes(source, &version.as_str().into(), resources, &gone).err();
+            let scopes = resources.into_iter().map(ScopeCame::New).collect();
+            let errors = store.update_scopes(source, &version.as_str().into(), scopes, &gone).err();
             judge(&self.watched, version, errors.into_iter().collect())
         });
         let update = update.unwrap_or_else(|failed| failed);

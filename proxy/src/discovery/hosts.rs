@@ -6,11 +6,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use tidegate_control::client::{Resource, Update};
-use tidegate_xds::FieldPath;
-use tidegate_xds::pb::envoy::config::route::v3::VirtualHost;
 
 use super::resources::{Apply, joined};
-use crate::config::store::{HostUpdate, Kind, Placed, Text, routes_of};
+use crate::config::store::{HostUpdate, Kind, routes_of};
 use crate::stats::subscription::Update as Outcome;
 
 impl Apply<'_> {
@@ -49,30 +47,17 @@ impl Apply<'_> {
     /// What cannot be read: nothing of the response acts.
     fn read_hosts(&self, update: &Update) -> Result<BTreeMap<Arc<str>, HostUpdate>, String> {
         let mut by_routes: BTreeMap<Arc<str>, HostUpdate> = BTreeMap::new();
-        let carried = |name: &str| {
-            let routes = routes_of(name)?;
-            self.carried.find(Kind::VirtualHost, routes).cloned()
-        };
+        let carried = |name: &str| self.carried.find(Kind::VirtualHost, routes_of(name)?).cloned();
         let whole: Arc<str> = update.version.as_str().into();
-        for Resource { name, version, aliases, body, .. } in &update.resources {
+        for resource in &update.resources {
+            let Resource { name, aliases, body, .. } = resource;
             let Some(routes) = carried(name) else { continue };
             let hosts = by_routes.entry(routes).or_default();
             let names = aliases.iter().chain([name]).map(|name| (name.as_str().into(), body.is_some()));
             hosts.found.extend(names);
             let Some(body) = body else { continue };
-            let version = Arc::clone(if version.is_empty() { &whole } else { version });
-            let bytes = Arc::<[u8]>::from(&*body.value);
-            match self.read_one::<VirtualHost>(name, body) {
-                Ok(Ok(host)) => {
-                    let placed = Placed::on_the_wire(host, FieldPath::root(), bytes, &version);
-                    hosts.added.push((name.as_str().into(), placed));
-                }
-                Ok(Err(errors)) | Err(errors) => {
-                    let text = Text { bytes, version, at: SystemTime::now() };
-                    self.store.ledger().refuses(Kind::VirtualHost, name, text, joined("", &errors));
-                    return Err(joined(name, &errors));
-                }
-            }
+            let read = self.read_placed(Kind::VirtualHost, name, resource, body, &whole);
+            hosts.added.push((name.as_str().into(), read.map_err(|unread| joined(name, &unread.errors))?));
         }
         for name in &update.removed {
             if let Some(routes) = carried(name) {

@@ -14,7 +14,7 @@ use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
-use tidegate_xds::pb::envoy::config::route::v3::{RouteConfiguration, ScopedRouteConfiguration};
+use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use tidegate_xds::pb::envoy::service::runtime::v3::Runtime as RuntimeProto;
 use tidegate_xds::pb::google::protobuf::Any;
@@ -22,7 +22,7 @@ use tidegate_xds::{FieldError, FieldPath, Format, UnknownFields};
 
 use super::carried::Carried;
 use super::waits::Waits;
-use crate::config::store::{Absent, Kind, Placed, Resource as Named, Store, Text, routes_of};
+use crate::config::store::{Absent, Kind, Placed, Resource as Named, ScopeCame, Store, Text, routes_of, scope_entry};
 use crate::config::unknown_fields::UnknownRule;
 use crate::stats::subscription::{Subscription, Update as Outcome};
 
@@ -295,6 +295,13 @@ struct Read<M> {
     wrong: Vec<FieldError>,
 }
 
+/// What is wrong with a resource that does not act.
+pub(super) struct Unread {
+    pub(super) errors: Vec<FieldError>,
+    /// It could be read.
+    unsupported: bool,
+}
+
 impl Apply<'_> {
     /// Reads what is `new`; the rest acts already.
     ///
@@ -309,21 +316,15 @@ impl Apply<'_> {
         let mut read = Read { placed: Vec::new(), wrong: Vec::new() };
         let version: Arc<str> = update.version.as_str().into();
         let mut unreadable = None;
-        for Resource { name, body, version: own, .. } in &update.resources {
-            let Some(body) = body.as_ref().filter(|body| is_new(name, &body.value)) else { continue };
-            let version = if own.is_empty() || **own == *version { Arc::clone(&version) } else { Arc::clone(own) };
-            let bytes: Arc<[u8]> = body.value.as_slice().into();
-            let text = Text { bytes: Arc::clone(&bytes), version: Arc::clone(&version), at: SystemTime::now() };
-            match self.read_one::<M>(name, body) {
-                Ok(Ok(message)) => read.placed.push(Placed::on_the_wire(message, FieldPath::root(), bytes, &version)),
-                Ok(Err(unsupported)) => {
-                    self.store.ledger().refuses(kind, name, text, joined("", &unsupported));
-                    read.wrong.extend(unsupported.into_iter().map(|error| error.in_resource(name)));
+        for resource in &update.resources {
+            let name = &resource.name;
+            let Some(body) = resource.body.as_ref().filter(|body| is_new(name, &body.value)) else { continue };
+            match self.read_placed(kind, name, resource, body, &version) {
+                Ok(placed) => read.placed.push(placed),
+                Err(Unread { errors, unsupported: true }) => {
+                    read.wrong.extend(errors.into_iter().map(|error| error.in_resource(name)));
                 }
-                Err(errors) => {
-                    self.store.ledger().refuses(kind, name, text, joined("", &errors));
-                    unreadable = unreadable.or(Some(joined(name, &errors)));
-                }
+                Err(Unread { errors, .. }) => unreadable = unreadable.or(Some(joined(name, &errors))),
             }
         }
         match unreadable {
@@ -332,11 +333,32 @@ impl Apply<'_> {
         }
     }
 
+    /// One resource of a response of this version. What is wrong with it stands in the ledger, where it is called `shown`.
+    pub(super) fn read_placed<M: Message + Name + Default>(
+        &self,
+        kind: Kind,
+        shown: &str,
+        resource: &Resource,
+        body: &Any,
+        version: &Arc<str>,
+    ) -> Result<Placed<M>, Unread> {
+        let version = if resource.version.is_empty() { version } else { &resource.version };
+        let bytes: Arc<[u8]> = body.value.as_slice().into();
+        let unread = match self.read_one::<M>(&resource.name, body) {
+            Ok(Ok(message)) => return Ok(Placed::on_the_wire(message, FieldPath::root(), bytes, version)),
+            Ok(Err(errors)) => Unread { errors, unsupported: true },
+            Err(errors) => Unread { errors, unsupported: false },
+        };
+        let text = Text { bytes, version: Arc::clone(version), at: SystemTime::now() };
+        self.store.ledger().refuses(kind, shown, text, joined("", &unread.errors));
+        Err(unread)
+    }
+
     /// The message, or what of it is not supported.
     ///
     /// # Errors
     /// What cannot be read.
-    pub(super) fn read_one<M: Message + Name + Default>(
+    fn read_one<M: Message + Name + Default>(
         &self,
         name: &str,
         body: &Any,
@@ -399,22 +421,18 @@ impl Apply<'_> {
             update.removed.iter().map(|name| name.as_str().into()).collect()
         };
         let version: Arc<str> = update.version.as_str().into();
-        let mut placed = Vec::with_capacity(update.resources.len());
-        for Resource { name, body, version: own, .. } in &update.resources {
-            let Some(body) = body else { continue };
-            let version = if own.is_empty() || **own == *version { Arc::clone(&version) } else { Arc::clone(own) };
-            let bytes = Arc::<[u8]>::from(&*body.value);
-            match self.read_one::<ScopedRouteConfiguration>(name, body) {
-                Ok(Ok(scope)) => placed.push(Placed::on_the_wire(scope, FieldPath::root(), bytes, &version)),
-                Ok(Err(errors)) | Err(errors) => {
-                    let text = Text { bytes, version, at: SystemTime::now() };
-                    let reason = joined("", &errors);
-                    self.store.refuse_unread_scope(source, name, text, reason);
-                    return Err(joined(name, &errors));
-                }
+        let mut scopes = Vec::with_capacity(update.resources.len());
+        for resource in &update.resources {
+            let Some(body) = &resource.body else { continue };
+            let name = &resource.name;
+            if self.store.has_scope(source, name, &body.value) {
+                scopes.push(ScopeCame::Same(name.as_str().into()));
+                continue;
             }
+            let read = self.read_placed(Kind::Scope, &scope_entry(source, name), resource, body, &version);
+            scopes.push(ScopeCame::New(read.map_err(|unread| joined(name, &unread.errors))?));
         }
-        self.store.update_scopes(source, &version, placed, &gone).map_err(|error| {
+        self.store.update_scopes(source, &version, scopes, &gone).map_err(|error| {
             // Envoy counts twice what it could read and refuses, where only changes are sent.
             if !update.whole {
                 self.subscriptions.asked_on_stream(Kind::Scope, source, self.store);

@@ -12,6 +12,8 @@ mod resource;
 mod routes;
 mod runtime;
 mod scopes;
+#[cfg(test)]
+mod testing;
 mod virtual_hosts;
 mod waiting;
 
@@ -39,7 +41,7 @@ pub(crate) use ledger::{Absent, Entry, InlineScopes, Kind, Ledger, Refused, Scop
 pub(crate) use needs::{Moved, Owner, Services, Wanted};
 pub(crate) use resource::Resource;
 use scopes::ScopeSet;
-pub(crate) use scopes::scope_of;
+pub(crate) use scopes::{ScopeCame, scope_entry, scope_of};
 use virtual_hosts::HostSet;
 pub(crate) use virtual_hosts::{AskedHost, HostUpdate, routes_of};
 use waiting::Waiting;

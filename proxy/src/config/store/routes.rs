@@ -64,19 +64,26 @@ impl Store {
                 _ => extension_needs.forget(name),
             }
         });
-        over.iter().for_each(|(kind, name)| self.ledger.remove(*kind, name));
-        over.iter().filter(|(kind, _)| *kind == Kind::Scope).for_each(|(_, source)| self.forget_scopes(source));
-        over.retain(|(kind, _)| *kind == Kind::Route);
-        over.iter().for_each(|(_, name)| {
-            self.waiting.tell(name, false);
-            self.drop_hosts(name);
-        });
-        if !over.is_empty() {
-            self.publish(|snapshot| {
-                for (_, name) in &over {
-                    snapshot.routes.remove(name);
+        let mut routes = Vec::new();
+        for (kind, name) in over {
+            match kind {
+                Kind::Route => {
+                    self.end_routes(&name);
+                    routes.push(name);
                 }
-            });
+                Kind::Scope => self.forget_scopes(&name),
+                _ => self.ledger.remove(kind, &name),
+            }
         }
+        if !routes.is_empty() {
+            self.publish(|snapshot| routes.iter().for_each(|name| drop(snapshot.routes.remove(name))));
+        }
+    }
+
+    /// Nobody uses a route configuration any more: what waits for it goes on without, and its hosts go with it.
+    pub(super) fn end_routes(&mut self, name: &Arc<str>) {
+        self.ledger.remove(Kind::Route, name);
+        self.waiting.tell(name, false);
+        self.drop_hosts(name);
     }
 }

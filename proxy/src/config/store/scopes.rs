@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::ledger::ScopeSource;
 use super::needs::Owner;
-use super::{Kind, Placed, Store, Text};
+use super::{Kind, Placed, Store};
 use crate::config::scoped_routes::{Leads, key, leads_to};
 use crate::route::{Scope as Target, ScopeTable};
 use crate::stats::scoped_routes::ScopedRoutesStats;
@@ -43,8 +43,24 @@ struct Scope {
     active: bool,
 }
 
+/// A scope that came.
+pub(crate) enum ScopeCame {
+    New(Placed<ScopedRouteConfiguration>),
+    /// This one acts already ([`Store::has_scope`]).
+    Same(Arc<str>),
+}
+
+impl ScopeCame {
+    fn name(&self) -> &str {
+        match self {
+            Self::New(placed) => &placed.resource.name,
+            Self::Same(name) => name,
+        }
+    }
+}
+
 /// What a ledger calls a scope of this source.
-fn entry(source: &str, name: &str) -> String {
+pub(crate) fn scope_entry(source: &str, name: &str) -> String {
     format!("{source}/{name}")
 }
 
@@ -81,9 +97,10 @@ impl Store {
         all.filter(|name| !named.contains(&***name)).cloned().collect()
     }
 
-    /// Notes a scope that could not be read.
-    pub(crate) fn refuse_unread_scope(&self, source: &str, name: &str, text: Text, reason: String) {
-        self.ledger.refuses(Kind::Scope, &entry(source, name), text, reason);
+    /// Whether this very scope acts already.
+    pub(crate) fn has_scope(&self, source: &str, name: &str, bytes: &[u8]) -> bool {
+        self.scopes.get(source).is_some_and(|set| set.by_name.contains_key(name))
+            && self.keeps(Kind::Scope, &scope_entry(source, name), bytes)
     }
 
     /// Takes scopes that came, and lets go of those that went, as Envoy does: what conflicts changes nothing; else what is gone
@@ -96,18 +113,19 @@ impl Store {
         &mut self,
         source: &str,
         version: &Arc<str>,
-        scopes: Vec<Placed<ScopedRouteConfiguration>>,
+        scopes: Vec<ScopeCame>,
         gone: &[Arc<str>],
     ) -> Result<(), FieldError> {
         let Some(subscription) = self.scope_needs.subscription(source).cloned() else { return Ok(()) };
         self.check_scopes(source, &scopes, gone)?;
         let mut change = Change::default();
-        let named: BTreeSet<&str> = scopes.iter().map(|placed| placed.resource.name.as_str()).collect();
+        let named: BTreeSet<&str> = scopes.iter().map(ScopeCame::name).collect();
         for name in gone.iter().filter(|name| !named.contains(&***name)) {
             self.remove_scope(source, name, &mut change);
         }
         let mut taken = Ok(());
-        for placed in scopes {
+        for scope in scopes {
+            let ScopeCame::New(placed) = scope else { continue };
             taken = self.take_scope(source, &subscription, placed, &mut change);
             if taken.is_err() {
                 break;
@@ -132,24 +150,25 @@ impl Store {
 
     /// # Errors
     /// Two scopes of one name, or of one key.
-    fn check_scopes(
-        &self,
-        source: &str,
-        scopes: &[Placed<ScopedRouteConfiguration>],
-        gone: &[Arc<str>],
-    ) -> Result<(), FieldError> {
+    fn check_scopes(&self, source: &str, scopes: &[ScopeCame], gone: &[Arc<str>]) -> Result<(), FieldError> {
         let Some(set) = self.scopes.get(source) else { return Ok(()) };
-        let coming = scopes.iter().map(|placed| placed.resource.name.as_str());
+        let coming = scopes.iter().map(ScopeCame::name);
         let moving: BTreeSet<&str> = gone.iter().map(|name| &**name).chain(coming).collect();
         let stays = |name: &Arc<str>| !moving.contains(&**name);
         let (mut names, mut keys) = (BTreeSet::new(), HashMap::new());
-        for Placed { resource, .. } in scopes {
-            let name = resource.name.as_str();
+        for scope in scopes {
+            let name = scope.name();
             if !names.insert(name) {
                 return Err(conflict(format!("duplicate scoped route configuration '{name}' found")));
             }
-            let key = key(resource);
-            let before = set.by_key.get(&*key).filter(|before| stays(before)).map(|before| &**before);
+            let key: Arc<[u8]> = match scope {
+                ScopeCame::New(placed) => Arc::from(&*key(&placed.resource)),
+                ScopeCame::Same(name) => match set.by_name.get(name) {
+                    Some(scope) => Arc::clone(&scope.key),
+                    None => continue,
+                },
+            };
+            let before = set.by_key.get(&key).filter(|before| stays(before)).map(|before| &**before);
             if let Some(first) = before.or(keys.insert(key, name)) {
                 let reason = format!("scope key conflict found, first scope is '{first}', second scope is '{name}'");
                 return Err(conflict(reason));
@@ -166,7 +185,7 @@ impl Store {
         change: &mut Change,
     ) -> Result<(), FieldError> {
         let name: Arc<str> = placed.resource.name.as_str().into();
-        let shown = self.ledger.name(Kind::Scope, &entry(source, &name));
+        let shown = self.ledger.name(Kind::Scope, &scope_entry(source, &name));
         if self.ledger.is_latest(Kind::Scope, &shown, &placed.text.bytes) {
             self.ledger.is_good(Kind::Scope, &shown);
             return Ok(());
@@ -227,7 +246,7 @@ impl Store {
 
     fn remove_scope(&mut self, source: &str, name: &Arc<str>, change: &mut Change) {
         self.need_routes(source, name, None, change);
-        self.ledger.remove(Kind::Scope, &entry(source, name));
+        self.ledger.remove(Kind::Scope, &scope_entry(source, name));
         let Some(set) = self.scopes.get_mut(source) else { return };
         let Some(scope) = set.by_name.remove(name) else { return };
         set.stats.vanishes(scope.on_demand, scope.active);
@@ -264,11 +283,7 @@ impl Store {
             .filter(|name| !self.leaving.iter().any(|(_, kind, left)| *kind == Kind::Route && left == name))
             .filter(|name| self.route_needs.forget(name))
             .collect();
-        over.iter().for_each(|name| {
-            self.ledger.remove(Kind::Route, name);
-            self.waiting.tell(name, false);
-            self.drop_hosts(name);
-        });
+        over.iter().for_each(|name| self.end_routes(name));
         if targets.is_empty() && over.is_empty() {
             return;
         }
@@ -364,4 +379,59 @@ struct Change {
     targets: Vec<(Arc<[u8]>, Option<Target>)>,
     /// Route configurations that one scope less names.
     released: Vec<Arc<str>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_filters::context::{ConfigSource, Wait};
+    use tidegate_xds::FieldPath;
+    use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+    use tidegate_xds::pb::envoy::config::route::v3::scoped_route_configuration::Key;
+    use tidegate_xds::pb::envoy::config::route::v3::scoped_route_configuration::key::{Fragment, fragment};
+
+    use super::*;
+    use crate::config::store::testing::store;
+
+    fn scope(name: &str, key: &str) -> Placed<ScopedRouteConfiguration> {
+        let part = Fragment { r#type: Some(fragment::Type::StringKey(key.to_owned())) };
+        let scope = ScopedRouteConfiguration {
+            name: name.to_owned(),
+            key: Some(Key { fragments: vec![part] }),
+            route_configuration: Some(RouteConfiguration::default()),
+            ..ScopedRouteConfiguration::default()
+        };
+        Placed::encoded(scope, FieldPath::root(), &"1".into())
+    }
+
+    /// A whole answer names every scope again: those that act are not read, and stand beside the others all the same.
+    #[test]
+    fn scopes_that_act_are_named_and_not_read_again() {
+        let mut store = store();
+        let ads = ConfigSource::Ads(Wait(None));
+        let subscription =
+            ScopesSubscription { name: "n".to_owned(), source: ads, routes: None, stats_prefix: String::new() };
+        let mut needs = Needs::default();
+        needs.scopes.insert("source".to_owned(), subscription);
+        store.open_scopes(&needs);
+        store.scope_needs.set(&Owner::Bootstrap, &needs.scopes);
+        let mut update = |scopes: Vec<ScopeCame>| {
+            let taken = store.update_scopes("source", &"1".into(), scopes, &[]).map_err(|error| error.reason);
+            let acts = |name: &str, key: &str| store.has_scope("source", name, &scope(name, key).text.bytes);
+            (taken, [acts("a", "1"), acts("b", "2"), acts("c", "3")])
+        };
+        let (a, b) = (|| ScopeCame::Same("a".into()), || ScopeCame::New(scope("b", "2")));
+        assert_eq!(update(vec![ScopeCame::New(scope("a", "1")), b()]), (Ok(()), [true, true, false]));
+        assert_eq!(update(vec![a(), ScopeCame::New(scope("c", "3"))]), (Ok(()), [true, true, true]));
+        let conflict = |scopes, first: &str, second: &str| {
+            let reason = format!(
+                "Error adding/updating scoped route(s): scope key conflict found, first scope is '{first}', second scope is '{second}'"
+            );
+            assert_eq!(update(scopes), (Err(reason), [true, true, true]));
+        };
+        let mut conflict = conflict;
+        conflict(vec![a(), ScopeCame::New(scope("d", "1"))], "a", "d");
+        conflict(vec![ScopeCame::New(scope("d", "3")), ScopeCame::New(scope("e", "3"))], "c", "d");
+        let twice = update(vec![a(), a()]).0.unwrap_err();
+        assert!(twice.ends_with("duplicate scoped route configuration 'a' found"), "{twice}");
+    }
 }

@@ -325,32 +325,16 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_filters::context::Defaults;
-    use tidegate_stats::Store as StatsStore;
-    use tidegate_xds::Format;
     use tidegate_xds::pb::envoy::config::core::v3::{AggregatedConfigSource, ApiVersion, ConfigSource, config_source};
     use tidegate_xds::pb::envoy::config::route::v3::{
         DirectResponseAction, Route, RouteMatch, Vhds, route, route_match,
     };
 
     use super::*;
-    use crate::config::bootstrap::{Bootstrap, Overrides};
+    use crate::config::store::testing::store;
     use crate::route::allocations::allocations;
     use crate::route::testing::{World, get};
     use crate::route::{Outcome, route};
-    use crate::runtime::Layers;
-
-    const BOOTSTRAP: &str = "node: {id: node, cluster: test}\n\
-         dynamic_resources: {ads_config: {api_type: DELTA_GRPC, transport_api_version: V3, \
-         grpc_services: [{envoy_grpc: {cluster_name: xds}}]}}\n\
-         static_resources: {clusters: [{name: xds, type: STATIC}]}";
-
-    fn store() -> Store {
-        let read = Bootstrap::read(BOOTSTRAP.as_bytes(), Format::Yaml, &Overrides::default(), Defaults::Envoy);
-        let (bootstrap, stats) = (read.unwrap(), StatsStore::new());
-        let layers = Arc::new(Layers::new(bootstrap.runtime_layers.clone(), &stats));
-        crate::server::make_store(&bootstrap, Defaults::Envoy, &stats, layers, None).0
-    }
 
     fn host(name: &str, domain: &str, routes: usize) -> VirtualHost {
         let route = |index| Route {
