@@ -15,6 +15,9 @@ use tidegate_xds::pb::google::rpc::Status;
 
 use super::{Handler, Interest, earlier, rejection};
 
+/// A server that reads no answers is owed so many; of more, those to its last responses.
+const MOST_ANSWERS: usize = 1000;
+
 /// One stream's state, kept over reconnects.
 #[derive(Debug)]
 pub struct Delta {
@@ -129,6 +132,9 @@ impl Delta {
         let Some(place) = self.place(&response.type_url) else { return };
         let nonce = response.nonce.clone();
         let taken = self.types[place].state.take(response, handler, now);
+        if self.answers.len() >= MOST_ANSWERS {
+            self.answers.pop_front();
+        }
         self.answers.push_back(Answer { place, nonce, rejection: taken.err().map(|reason| rejection(&reason)) });
     }
 

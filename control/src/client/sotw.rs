@@ -16,6 +16,9 @@ use tidegate_xds::pb::google::rpc::Status;
 use super::ttl::Ttl;
 use super::{Handler, Interest, Resource, Update, earlier, lifetime, rejection};
 
+/// So many requests may be due, and then one of each type more.
+const MOST_DUE: usize = 1000;
+
 /// One stream's state, kept over reconnects.
 #[derive(Debug)]
 pub struct Sotw {
@@ -184,7 +187,10 @@ impl Sotw {
         if self.types[place].pauses > 0 {
             self.types[place].pending = true;
         } else {
-            self.queue.push_back(place);
+            // A request says all that there is to say: one more of a type says nothing to a server that reads none.
+            if self.queue.len() < MOST_DUE || !self.queue.contains(&place) {
+                self.queue.push_back(place);
+            }
         }
     }
 }

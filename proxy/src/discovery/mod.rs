@@ -17,6 +17,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http::uri::PathAndQuery;
 use tidegate_control::client::Interest;
 use tidegate_filters::context::{ConfigSource, ControlPlane, RestControlPlane};
@@ -228,8 +230,10 @@ impl Discovery {
                 None => std::future::pending().await,
             }
         };
+        let mut room: FuturesUnordered<_> = self.streams.values().filter_map(|stream| stream.mux.room()).collect();
         tokio::select! {
             report = self.reports.recv() => report,
+            Some(()) = room.next() => None,
             Some(demand) = next_demand(&mut self.demands) => Some(Report::Demand(demand)),
             () = due => None,
         }

@@ -1,5 +1,7 @@
 //! The two dialects of a stream behind one face, and where their requests go. It must not know resources.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,7 +9,7 @@ use tidegate_control::client::{Delta, Handler, Interest, Sotw};
 use tidegate_filters::context::ControlPlane;
 use tidegate_xds::pb::envoy::config::core::v3::Node;
 use tidegate_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::Sender;
 
 use super::gate::Gate;
 use super::stream::{Event, Happened};
@@ -15,8 +17,8 @@ use crate::stats::control_plane::ControlPlaneStats;
 
 /// A stream's state and, while it is open, its requests' way out.
 pub(super) enum Mux {
-    Sotw(Sotw, Option<UnboundedSender<DiscoveryRequest>>),
-    Delta(Delta, Option<UnboundedSender<DeltaDiscoveryRequest>>),
+    Sotw(Sotw, Option<Sender<DiscoveryRequest>>),
+    Delta(Delta, Option<Sender<DeltaDiscoveryRequest>>),
 }
 
 impl Mux {
@@ -122,11 +124,30 @@ impl Mux {
         if !gate.is_worth_trying(waiting, now) {
             return;
         }
-        while waiting > 0 && gate.lets_pass(waiting, now, stats) {
+        while waiting > 0 && self.has_room() && gate.lets_pass(waiting, now, stats) {
             self.send_one();
             waiting = self.waiting();
         }
         gate.leaves(waiting, stats);
+    }
+
+    /// When requests that are due and do not fit may go; none where they do, or none are due.
+    pub(super) fn room(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> {
+        if self.has_room() || self.waiting() == 0 {
+            return None;
+        }
+        match self {
+            Self::Sotw(_, out) => out.as_ref().map(room),
+            Self::Delta(_, out) => out.as_ref().map(room),
+        }
+    }
+
+    /// One that has ended takes none any more, and says so itself.
+    fn has_room(&self) -> bool {
+        match self {
+            Self::Sotw(_, out) => out.as_ref().is_none_or(|out| out.capacity() > 0 || out.is_closed()),
+            Self::Delta(_, out) => out.as_ref().is_none_or(|out| out.capacity() > 0 || out.is_closed()),
+        }
     }
 
     fn waiting(&self) -> usize {
@@ -150,7 +171,7 @@ impl Mux {
                         request.response_nonce,
                         request.resource_names
                     );
-                    let _ = out.send(request);
+                    let _ = out.try_send(request);
                 }
             }
             Self::Delta(delta, Some(out)) => {
@@ -163,10 +184,48 @@ impl Mux {
                         request.resource_names_subscribe,
                         request.resource_names_unsubscribe
                     );
-                    let _ = out.send(request);
+                    let _ = out.try_send(request);
                 }
             }
             Self::Sotw(_, None) | Self::Delta(_, None) => {}
         }
+    }
+}
+
+fn room<T: Send>(out: &Sender<T>) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    Box::pin(async { out.reserve().await.map(drop).unwrap_or_default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tidegate_stats::Store;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// A server that reads nothing: what is due waits where later wishes are added to it, and goes once there is room.
+    #[test]
+    fn requests_wait_while_none_is_read() {
+        let (now, stats) = (Instant::now(), ControlPlaneStats::at(&Store::new().root()));
+        let (mut mux, mut gate) = (Mux::Delta(Delta::new(Node::default()), None), Gate::new(None, now));
+        let (sender, mut read) = mpsc::channel(1);
+        mux.connected(Happened::Delta(Event::Connected(sender)));
+        mux.ask("one", Interest::names(["a"]));
+        mux.ask("two", Interest::names(["a"]));
+        mux.send(&mut gate, now, &stats);
+        mux.ask("two", Interest::names(["a", "b"]));
+        mux.send(&mut gate, now, &stats);
+        assert!(mux.room().is_some_and(|room| room.now_or_never().is_none()));
+        assert_eq!(read.try_recv().unwrap().type_url, "one");
+        assert!(read.try_recv().is_err());
+        assert!(mux.room().is_none());
+        mux.send(&mut gate, now, &stats);
+        let last = read.try_recv().unwrap();
+        assert_eq!(
+            (last.type_url.as_str(), last.resource_names_subscribe),
+            ("two", vec!["a".to_owned(), "b".to_owned()])
+        );
+        assert!(mux.room().is_none());
     }
 }

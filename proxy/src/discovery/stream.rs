@@ -10,7 +10,7 @@ use tidegate_xds::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::UnboundedReceiverStream;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 use tonic_prost::ProstCodec;
 
@@ -20,7 +20,7 @@ use super::channel::Channel;
 /// What happens to a stream.
 pub(crate) enum Event<Out, In> {
     /// It is open: requests go here.
-    Connected(mpsc::UnboundedSender<Out>),
+    Connected(mpsc::Sender<Out>),
     Received(In),
     /// It is gone, or could not be opened; the next try follows by itself.
     Closed(Status),
@@ -61,6 +61,9 @@ where
     }
 }
 
+/// At most so many requests are on their way: a server that reads none gets later what is due then.
+const MOST_REQUESTS: usize = 16;
+
 /// Whatever the jitter says, a server that closes at once is not asked more often.
 const SHORTEST: Duration = Duration::from_millis(1);
 
@@ -75,12 +78,12 @@ where
     Out: Message + 'static,
     In: Message + Default + Send + 'static,
 {
-    let (outgoing, requests) = mpsc::unbounded_channel();
+    let (outgoing, requests) = mpsc::channel(MOST_REQUESTS);
     let mut client = tonic::client::Grpc::new(channel.clone()).max_decoding_message_size(channel.max_message_bytes());
     // The server may say nothing before it has been asked.
     reporter.tell(Event::Connected(outgoing)).await?;
     let codec = ProstCodec::<Out, In>::default();
-    let requests = tonic::Request::new(UnboundedReceiverStream::new(requests));
+    let requests = tonic::Request::new(ReceiverStream::new(requests));
     let mut responses = match client.streaming(requests, path, codec).await {
         Ok(response) => response.into_inner(),
         Err(status) => return Ok(status),

@@ -166,3 +166,26 @@ fn heartbeats_prolong_and_silence_ends() {
     client.connected();
     assert_eq!(said(&mut client), ["Cluster n"]);
 }
+
+#[test]
+fn a_server_that_reads_nothing_is_owed_so_many_answers() {
+    let (mut client, mut handler, now) = started();
+    for index in 0..=MOST_ANSWERS {
+        client.receive(response(CDS, &index.to_string(), &[], &[]), &mut handler, now);
+    }
+    let said = said(&mut client);
+    assert_eq!((said.len(), &*said[0]), (MOST_ANSWERS, "Cluster n1"));
+}
+
+/// What changes of what is asked for is said, and no more: twice the same name is once.
+#[test]
+fn a_change_says_only_what_is_new() {
+    let (mut client, _, _) = started();
+    let names = |names: &[&str]| names.iter().map(|name| Arc::from(*name)).collect::<Vec<_>>();
+    client.change(EDS, &names(&["a", "b"]), &[]);
+    assert_eq!(said(&mut client), ["ClusterLoadAssignment n +a +b"]);
+    client.change(EDS, &names(&["b", "c"]), &names(&["a", "z"]));
+    assert_eq!(said(&mut client), ["ClusterLoadAssignment n +c -a"]);
+    client.change(EDS, &names(&["b"]), &[]);
+    assert!(said(&mut client).is_empty());
+}

@@ -154,3 +154,12 @@ fn what_has_a_time_to_live_dies_without_heartbeats() {
     client.expire(&mut handler, now + 3 * second);
     assert_eq!((handler.last(), client.next_expiry()), (vec!["-x".to_owned()], None));
 }
+
+#[test]
+fn requests_that_nobody_reads_are_said_once_in_the_end() {
+    let mut client = Sotw::new(node(), false);
+    client.connected();
+    client.ask(CDS, Interest::everything());
+    (0..2 * MOST_DUE).for_each(|_| client.ask(EDS, Interest::names(["a"])));
+    assert_eq!(client.requests_due(), MOST_DUE);
+}
