@@ -39,6 +39,8 @@ pub struct Update {
     pub removed: Vec<String>,
     /// The resources are all there are: what is not among them is gone (SotW with a wildcard).
     pub whole: bool,
+    /// It came on a stream that says only what changed.
+    pub delta: bool,
 }
 
 /// One resource as it came.

@@ -77,7 +77,7 @@ impl Rest {
             return Ok(Brought::Nothing(version));
         }
         let (type_url, whole) = (type_url.clone(), asked.is_none());
-        let update = Update { type_url, version: version.clone(), resources, removed: Vec::new(), whole };
+        let update = Update { type_url, version: version.clone(), resources, removed: Vec::new(), whole, delta: false };
         handler.apply(update).map_err(Rejected::Refused)?;
         self.take(version);
         Ok(Brought::Resources)

@@ -169,6 +169,7 @@ impl Sotw {
                     resources: Vec::new(),
                     removed,
                     whole: false,
+                    delta: false,
                 };
                 // There is nobody to answer, and nothing that could be wrong with less.
                 let _ = handler.apply(update);
@@ -222,8 +223,14 @@ impl Type {
         }
         let whole = self.interest.is_wildcard();
         if whole || !resources.is_empty() {
-            let update =
-                Update { type_url: self.url.clone(), version: version.clone(), resources, removed: Vec::new(), whole };
+            let update = Update {
+                type_url: self.url.clone(),
+                version: version.clone(),
+                resources,
+                removed: Vec::new(),
+                whole,
+                delta: false,
+            };
             handler.apply(update)?;
         }
         for (name, ttl) in alive {

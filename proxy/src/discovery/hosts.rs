@@ -33,8 +33,7 @@ impl Apply<'_> {
                     self.subscriptions.count(Kind::VirtualHost, &routes, &outcome, self.store, now);
                 }
                 Err(error) => {
-                    // Envoy counts twice what it could read and refuses.
-                    self.subscriptions.asked_on_stream(Kind::VirtualHost, &routes, self.store);
+                    self.count_again(Kind::VirtualHost, &routes, update);
                     self.refuse_one(Kind::VirtualHost, &routes);
                     wrong.push(error);
                 }

@@ -433,10 +433,7 @@ impl Apply<'_> {
             scopes.push(ScopeCame::New(read.map_err(|unread| joined(name, &unread.errors))?));
         }
         self.store.update_scopes(source, &version, scopes, &gone).map_err(|error| {
-            // Envoy counts twice what it could read and refuses, where only changes are sent.
-            if !update.whole {
-                self.subscriptions.asked_on_stream(Kind::Scope, source, self.store);
-            }
+            self.count_again(Kind::Scope, source, update);
             joined("", &[error])
         })
     }
@@ -497,7 +494,11 @@ impl Apply<'_> {
             placed.retain(|one| self.store.is_needed(R::KIND, one.resource.name()));
             let changed: Vec<String> = placed.iter().map(|one| one.resource.name().to_owned()).collect();
             wrong.extend(R::update(self.store, placed));
-            if wrong.is_empty() { Ok(changed) } else { Err(joined("", &wrong)) }
+            if wrong.is_empty() {
+                return Ok(changed);
+            }
+            update.resources.iter().for_each(|one| self.count_again(R::KIND, &one.name, update));
+            Err(joined("", &wrong))
         });
         let now = SystemTime::now();
         for name in outcome.iter().flatten() {
@@ -517,6 +518,13 @@ impl Apply<'_> {
         outcome
     }
 
+    /// Envoy counts twice what it could read and refuses, where only changes are sent.
+    pub(super) fn count_again(&self, kind: Kind, name: &str, update: &Update) {
+        if update.delta {
+            self.subscriptions.asked_on_stream(kind, name, self.store);
+        }
+    }
+
     fn count(&self, kind: Kind, outcome: &Outcome, now: SystemTime) {
         self.subscriptions.count(kind, "", outcome, self.store, now);
     }
@@ -527,6 +535,7 @@ impl Apply<'_> {
             self.count(kind, &Outcome::Success(update.version.clone()), now);
             return Ok(());
         }
+        self.count_again(kind, "", update);
         self.count(kind, &Outcome::Rejected, now);
         Err(format!("Error adding/updating {word}(s) {}", joined("", wrong)))
     }

@@ -190,6 +190,7 @@ impl State {
             resources: came,
             removed: removed_resources.clone(),
             whole: false,
+            delta: true,
         };
         handler.apply(update)?;
         let wildcard = self.asked.contains_key(WILDCARD);
@@ -269,6 +270,7 @@ impl State {
                 resources: Vec::new(),
                 removed,
                 whole: false,
+                delta: true,
             };
             // There is nobody to answer, and nothing that could be wrong with less.
             let _ = handler.apply(update);

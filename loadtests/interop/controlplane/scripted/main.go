@@ -1,9 +1,10 @@
 // A control plane that says exactly what it is told to: resources of any type come in over HTTP, and every request that a
-// proxy sends is a line of JSON on standard output. It is ADS, delta and state of the world at once. Virtual hosts are found by
-// their aliases, too, and answered with an empty resource where there is none, as VHDS asks.
+// proxy sends is a line of JSON on standard output. It is ADS and the services of single types, delta and state of the world.
+// Virtual hosts are found by their aliases, too, and answered with an empty resource where there is none, as VHDS asks.
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -22,7 +23,12 @@ import (
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	cluster "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
+	extension "github.com/envoyproxy/go-control-plane/envoy/service/extension/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/service/listener/v3"
+	route "github.com/envoyproxy/go-control-plane/envoy/service/route/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -246,14 +252,17 @@ func (t *state) whole(s *store) *discovery.DiscoveryResponse {
 }
 
 type server struct {
-	discovery.UnimplementedAggregatedDiscoveryServiceServer
 	store *store
 }
 
-func (s *server) DeltaAggregatedResources(stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	changed := s.store.listen()
-	defer s.store.leave(changed)
-	requests := make(chan *discovery.DeltaDiscoveryRequest)
+// What a proxy sends on one stream, until it ends.
+type receiver[T any] interface {
+	Recv() (*T, error)
+	Context() context.Context
+}
+
+func receive[T any](stream receiver[T]) <-chan *T {
+	requests := make(chan *T)
 	go func() {
 		defer close(requests)
 		for {
@@ -268,6 +277,18 @@ func (s *server) DeltaAggregatedResources(stream discovery.AggregatedDiscoverySe
 			}
 		}
 	}()
+	return requests
+}
+
+type deltaStream interface {
+	receiver[discovery.DeltaDiscoveryRequest]
+	Send(*discovery.DeltaDiscoveryResponse) error
+}
+
+func (s *server) delta(stream deltaStream) error {
+	changed := s.store.listen()
+	defer s.store.leave(changed)
+	requests := receive(stream)
 	states, order := map[string]*state{}, []*state{}
 	for {
 		due := order
@@ -309,24 +330,15 @@ func (s *server) DeltaAggregatedResources(stream discovery.AggregatedDiscoverySe
 	}
 }
 
-func (s *server) StreamAggregatedResources(stream discovery.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+type wholeStream interface {
+	receiver[discovery.DiscoveryRequest]
+	Send(*discovery.DiscoveryResponse) error
+}
+
+func (s *server) whole(stream wholeStream) error {
 	changed := s.store.listen()
 	defer s.store.leave(changed)
-	requests := make(chan *discovery.DiscoveryRequest)
-	go func() {
-		defer close(requests)
-		for {
-			request, err := stream.Recv()
-			if err != nil {
-				return
-			}
-			select {
-			case requests <- request:
-			case <-stream.Context().Done():
-				return
-			}
-		}
-	}()
+	requests := receive(stream)
 	states, order := map[string]*state{}, []*state{}
 	for {
 		due := order
@@ -370,13 +382,119 @@ func (s *server) StreamAggregatedResources(stream discovery.AggregatedDiscoveryS
 	}
 }
 
+// The services, each of which tells all types.
+
+type ads struct {
+	discovery.UnimplementedAggregatedDiscoveryServiceServer
+	*server
+}
+
+func (s ads) StreamAggregatedResources(stream discovery.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
+	return s.whole(stream)
+}
+func (s ads) DeltaAggregatedResources(stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	return s.delta(stream)
+}
+
+type cds struct {
+	cluster.UnimplementedClusterDiscoveryServiceServer
+	*server
+}
+
+func (s cds) StreamClusters(stream cluster.ClusterDiscoveryService_StreamClustersServer) error {
+	return s.whole(stream)
+}
+func (s cds) DeltaClusters(stream cluster.ClusterDiscoveryService_DeltaClustersServer) error {
+	return s.delta(stream)
+}
+
+type eds struct {
+	endpoint.UnimplementedEndpointDiscoveryServiceServer
+	*server
+}
+
+func (s eds) StreamEndpoints(stream endpoint.EndpointDiscoveryService_StreamEndpointsServer) error {
+	return s.whole(stream)
+}
+func (s eds) DeltaEndpoints(stream endpoint.EndpointDiscoveryService_DeltaEndpointsServer) error {
+	return s.delta(stream)
+}
+
+type lds struct {
+	listener.UnimplementedListenerDiscoveryServiceServer
+	*server
+}
+
+func (s lds) StreamListeners(stream listener.ListenerDiscoveryService_StreamListenersServer) error {
+	return s.whole(stream)
+}
+func (s lds) DeltaListeners(stream listener.ListenerDiscoveryService_DeltaListenersServer) error {
+	return s.delta(stream)
+}
+
+type rds struct {
+	route.UnimplementedRouteDiscoveryServiceServer
+	*server
+}
+
+func (s rds) StreamRoutes(stream route.RouteDiscoveryService_StreamRoutesServer) error {
+	return s.whole(stream)
+}
+func (s rds) DeltaRoutes(stream route.RouteDiscoveryService_DeltaRoutesServer) error {
+	return s.delta(stream)
+}
+
+type srds struct {
+	route.UnimplementedScopedRoutesDiscoveryServiceServer
+	*server
+}
+
+func (s srds) StreamScopedRoutes(stream route.ScopedRoutesDiscoveryService_StreamScopedRoutesServer) error {
+	return s.whole(stream)
+}
+func (s srds) DeltaScopedRoutes(stream route.ScopedRoutesDiscoveryService_DeltaScopedRoutesServer) error {
+	return s.delta(stream)
+}
+
+type ecds struct {
+	extension.UnimplementedExtensionConfigDiscoveryServiceServer
+	*server
+}
+
+func (s ecds) StreamExtensionConfigs(stream extension.ExtensionConfigDiscoveryService_StreamExtensionConfigsServer) error {
+	return s.whole(stream)
+}
+func (s ecds) DeltaExtensionConfigs(stream extension.ExtensionConfigDiscoveryService_DeltaExtensionConfigsServer) error {
+	return s.delta(stream)
+}
+
+type vhds struct {
+	route.UnimplementedVirtualHostDiscoveryServiceServer
+	*server
+}
+
+func (s vhds) DeltaVirtualHosts(stream route.VirtualHostDiscoveryService_DeltaVirtualHostsServer) error {
+	return s.delta(stream)
+}
+
+func register(xds *grpc.Server, s *server) {
+	discovery.RegisterAggregatedDiscoveryServiceServer(xds, ads{server: s})
+	cluster.RegisterClusterDiscoveryServiceServer(xds, cds{server: s})
+	endpoint.RegisterEndpointDiscoveryServiceServer(xds, eds{server: s})
+	listener.RegisterListenerDiscoveryServiceServer(xds, lds{server: s})
+	route.RegisterRouteDiscoveryServiceServer(xds, rds{server: s})
+	route.RegisterScopedRoutesDiscoveryServiceServer(xds, srds{server: s})
+	extension.RegisterExtensionConfigDiscoveryServiceServer(xds, ecds{server: s})
+	route.RegisterVirtualHostDiscoveryServiceServer(xds, vhds{server: s})
+}
+
 func main() {
 	address := flag.String("listen", "127.0.0.1:0", "where proxies connect")
 	control := flag.String("control", "127.0.0.1:0", "where resources are put")
 	flag.Parse()
 	resources := &store{types: map[string][]told{}, streams: map[chan struct{}]bool{}}
 	xds := grpc.NewServer()
-	discovery.RegisterAggregatedDiscoveryServiceServer(xds, &server{store: resources})
+	register(xds, &server{store: resources})
 	socket, err := net.Listen("tcp", *address)
 	if err != nil {
 		log.Fatal(err)
