@@ -28,7 +28,7 @@ pub use document::SourceMap;
 /// Envoy's API as typed messages; those that it lacks are in [`protos`].
 pub use envoy_types::pb;
 pub use error::{FieldError, FieldPath, Location};
-pub use load::{Loaded, load, load_any, load_bytes};
+pub use load::{Loaded, load, load_any, load_bytes, load_resource};
 pub use plain::{Plain, plain};
 pub use to_json::{to_json, to_whole_json};
 pub use validate::validate;

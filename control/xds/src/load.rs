@@ -4,7 +4,10 @@
 use prost::{Message, Name};
 
 use crate::{
-    Decoded, FieldError, FieldPath, Format, SourceMap, UnknownFields, any, decode, pb::google::protobuf::Any, validate,
+    Decoded, FieldError, FieldPath, Format, SourceMap, UnknownFields, any, decode,
+    pb::google::protobuf::Any,
+    validate,
+    validate::{Broken, broken},
 };
 
 /// A typed message that fulfils the schema's rules, and where it came from.
@@ -48,6 +51,22 @@ pub fn load_any<M: Message + Name + Default>(any: &Any) -> Result<M, Vec<FieldEr
     load_bytes(&any.value)
 }
 
+/// The same for a resource of a response, whose faults differ: a message that breaks no rule by itself comes with the rules that
+/// what its Anys hold breaks.
+///
+/// # Errors
+/// As [`load_any`], but for those.
+pub fn load_resource<M: Message + Name + Default>(any: &Any) -> Result<(M, Vec<FieldError>), Vec<FieldError>> {
+    if any::type_name(&any.type_url) != Some(&M::full_name()) {
+        return load_any(any).map(|message| (message, Vec::new()));
+    }
+    let Broken { own, packed } = broken(&M::full_name(), &any.value);
+    if !own.is_empty() {
+        return Err(own);
+    }
+    any::decode(&any.value, &FieldPath::root()).map(|message| (message, packed)).map_err(|error| vec![error])
+}
+
 /// Checks and decodes a message's bytes, such as those of two that were merged.
 ///
 /// # Errors
@@ -83,5 +102,17 @@ mod tests {
         assert!(load_any::<Cluster>(&any::pack(&Cluster::default())).is_err());
         assert!(load_any::<Cluster>(&Any { value: vec![1], ..good }).is_err());
         assert!(load_any::<Cluster>(&Any::default()).is_err());
+        let bare = || Cluster { name: "a".to_owned(), ..Cluster::default() };
+        let socket = |config: Any| crate::pb::envoy::config::core::v3::TransportSocket {
+            name: "s".to_owned(),
+            config_type: Some(crate::pb::envoy::config::core::v3::transport_socket::ConfigType::TypedConfig(config)),
+        };
+        let within = Cluster { transport_socket: Some(socket(any::pack(&Cluster::default()))), ..bare() };
+        let (message, packed) = load_resource::<Cluster>(&any::pack(&within)).unwrap();
+        assert_eq!((message.name.as_str(), packed.len()), ("a", 1));
+        assert!(packed[0].path.to_string().starts_with("transport_socket.typed_config"), "{}", packed[0].path);
+        assert!(load_any::<Cluster>(&any::pack(&within)).is_err());
+        let both = Cluster { name: String::new(), ..within };
+        assert_eq!(load_resource::<Cluster>(&any::pack(&both)).unwrap_err().len(), 1);
     }
 }

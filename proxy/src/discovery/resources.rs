@@ -363,13 +363,14 @@ impl Apply<'_> {
         name: &str,
         body: &Any,
     ) -> Result<Result<M, Vec<FieldError>>, Vec<FieldError>> {
-        let message = tidegate_xds::load_any::<M>(body)?;
+        let (message, packed) = tidegate_xds::load_resource::<M>(body)?;
         let audit = tidegate_xds::audit(&M::full_name(), &body.value, self.store.registry().coverage());
         if self.unknown.rejects() && !audit.unknown.is_empty() {
             return Err(audit.unknown);
         }
         self.unknown.note(name, &audit.unknown);
-        Ok(if audit.unsupported.is_empty() { Ok(message) } else { Err(audit.unsupported) })
+        let wrong = if packed.is_empty() { audit.unsupported } else { packed };
+        Ok(if wrong.is_empty() { Ok(message) } else { Err(wrong) })
     }
 
     fn clusters(&mut self, update: &Update) -> Result<(), String> {

@@ -26,12 +26,27 @@ const MOST_ERRORS: usize = 100;
 /// # Errors
 /// All rules that are broken, each with its field.
 pub fn validate(message: &str, bytes: &[u8]) -> Result<(), Vec<FieldError>> {
-    let mut checker = Checker { errors: Vec::new() };
+    let Broken { own: mut all, packed } = broken(message, bytes);
+    all.extend(packed);
+    if all.is_empty() { Ok(()) } else { Err(all) }
+}
+
+/// Rules that a message breaks.
+pub(crate) struct Broken {
+    /// By itself: Envoy takes nothing of the response that brings such a resource.
+    pub(crate) own: Vec<FieldError>,
+    /// By what its Anys hold: Envoy looks at that once it makes something of it, and refuses that resource alone.
+    pub(crate) packed: Vec<FieldError>,
+}
+
+/// The same as [`validate`], told apart.
+pub(crate) fn broken(message: &str, bytes: &[u8]) -> Broken {
+    let mut checker = Checker { own: Vec::new(), packed: Vec::new(), packings: 0 };
     match schema::message(message) {
         Some(schema) => checker.message(schema, bytes, &Trail::ROOT, 0),
         None => checker.fail(&Trail::ROOT, format!("`{message}` is not a known message")),
     }
-    if checker.errors.is_empty() { Ok(()) } else { Err(checker.errors) }
+    Broken { own: checker.own, packed: checker.packed }
 }
 
 pub(crate) fn bad_record(error: &BadRecord, trail: &Trail<'_>) -> FieldError {
@@ -43,7 +58,10 @@ pub(crate) fn bad_record(error: &BadRecord, trail: &Trail<'_>) -> FieldError {
 }
 
 struct Checker {
-    errors: Vec<FieldError>,
+    own: Vec<FieldError>,
+    packed: Vec<FieldError>,
+    /// How many Anys what is checked stands in.
+    packings: usize,
 }
 
 impl Checker {
@@ -52,8 +70,9 @@ impl Checker {
     }
 
     fn push(&mut self, error: FieldError) {
-        if self.errors.len() < MOST_ERRORS {
-            self.errors.push(error);
+        let errors = if self.packings == 0 { &mut self.own } else { &mut self.packed };
+        if errors.len() < MOST_ERRORS {
+            errors.push(error);
         }
     }
 
@@ -88,7 +107,9 @@ impl Checker {
     fn any(&mut self, record: &Record<'_>, trail: &Trail<'_>, depth: usize) {
         let (url, value) = any_parts(record);
         if let Some(message) = any::type_name(url).and_then(schema::message) {
+            self.packings += 1;
             self.message(message, value, trail, depth + 1);
+            self.packings -= 1;
         }
     }
 
