@@ -33,6 +33,18 @@ pub struct Needs {
     pub secrets: BTreeSet<String>,
 }
 
+impl Needs {
+    /// Needs what another one is to discover, too.
+    pub fn discover(&mut self, other: &Self) {
+        let Self { route_configurations, extensions, scopes, endpoints, secrets, .. } = other.clone();
+        self.route_configurations.extend(route_configurations);
+        self.extensions.extend(extensions);
+        self.scopes.extend(scopes);
+        self.endpoints.extend(endpoints);
+        self.secrets.extend(secrets);
+    }
+}
+
 /// A route configuration that is to be discovered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RouteSubscription {

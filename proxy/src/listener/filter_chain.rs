@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate_filters::connection::ConnectionInfo;
+use tidegate_filters::context::Needs;
 use tidegate_filters::matching::cidr::Cidr;
 use tidegate_filters::matching::{MatchData, Matcher, Outcome};
 use tidegate_filters::metadata::Metadata;
@@ -29,6 +30,8 @@ pub struct FilterChain {
     /// A connection that has not finished its transport handshake by then is closed.
     pub transport_connect_timeout: Option<std::time::Duration>,
     pub drain: Arc<Drain>,
+    /// What is to be discovered for it; none where nothing is. It is needed for as long as a listener has the chain.
+    pub needs: Option<Box<Needs>>,
     /// Digest of its configuration: an equal one goes on serving through an update.
     pub digest: u64,
 }
@@ -256,6 +259,7 @@ mod tests {
             terminal: Terminal::Close,
             transport_connect_timeout: None,
             drain: Arc::default(),
+            needs: None,
             digest: 0,
         })
     }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tidegate_filters::context::CompileContext;
+use tidegate_filters::context::{CompileContext, Needs};
 use tidegate_filters::matching::cidr::Cidr;
 use tidegate_filters::matching::{Inputs, Matcher};
-use tidegate_filters::network::FACTORIES;
+use tidegate_filters::network::{FACTORIES, NetworkFilterConfig};
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::config::listener::v3 as proto;
 use tidegate_xds::pb::google::protobuf::Any;
@@ -165,21 +165,40 @@ fn compile_chain(
     let before =
         around.previous.into_iter().flat_map(|listener| listener.chains.all.iter().chain(&listener.chains.default));
     if let Some(same) = before.into_iter().find(|before| before.digest == digest) {
+        same.needs.iter().for_each(|needs| context.needs.discover(needs));
         return Ok(Arc::clone(same));
     }
+    let (mut needs, resource, stats) = (Needs::default(), context.resource, context.stats.clone());
+    let mut within =
+        CompileContext { resource, path: context.path.clone(), defaults: context.defaults, stats, needs: &mut needs };
+    let compiled = compile_new(around, chain, digest, &mut within);
+    context.needs.clusters.extend(std::mem::take(&mut needs.clusters));
+    context.needs.discover(&needs);
+    let needs = Some(needs).filter(|needs| *needs != Needs::default()).map(Box::new);
+    compiled.map(|chain| Arc::new(FilterChain { needs, ..chain }))
+}
+
+/// Compiles a chain that no listener has; its needs are the context's.
+fn compile_new(
+    around: &Around<'_>,
+    chain: &proto::FilterChain,
+    digest: u64,
+    context: &mut CompileContext<'_>,
+) -> Result<FilterChain, FieldError> {
     if let Some(socket) = &chain.transport_socket {
         context.within("transport_socket", |context| plain_transport(socket, context))?;
     }
     let (filters, terminal) = compile_filters(around, &chain.filters, context)?;
-    Ok(Arc::new(FilterChain {
+    Ok(FilterChain {
         name: chain.name.as_str().into(),
         metadata: chain.metadata.as_ref().map(|metadata| Arc::new(cluster::values::metadata(Some(metadata)))),
         filters,
         terminal,
         transport_connect_timeout: chain.transport_socket_connect_timeout.as_ref().map(duration),
         drain: Arc::new(Drain::new(super::drain_type(around.listener))),
+        needs: None,
         digest,
-    }))
+    })
 }
 
 fn plain_transport(socket: &core::TransportSocket, context: &CompileContext<'_>) -> Result<(), FieldError> {
@@ -192,7 +211,7 @@ fn plain_transport(socket: &core::TransportSocket, context: &CompileContext<'_>)
     }
 }
 
-type Compiled = (Vec<Arc<dyn tidegate_filters::network::NetworkFilterConfig>>, Terminal);
+type Compiled = (Vec<Arc<dyn NetworkFilterConfig>>, Terminal);
 
 fn compile_filters(
     around: &Around<'_>,

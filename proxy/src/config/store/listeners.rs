@@ -179,3 +179,43 @@ impl Store {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_xds::{FieldPath, Format, UnknownFields, any, decode};
+
+    use super::*;
+    use crate::config::store::testing::store;
+
+    const HCM: &str =
+        "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+
+    fn listener(port: u16) -> Placed<ListenerProto> {
+        let text = format!(
+            "{{name: l, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [\
+             {{filters: [{{name: h, typed_config: {{'@type': {HCM}, stat_prefix: s, \
+               rds: {{route_config_name: r, config_source: {{resource_api_version: V3, ads: {{}}}}}}, \
+               http_filters: [{{name: router, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]}}}}]}}, \
+             {{filter_chain_match: {{destination_port: {port}}}, filters: [\
+               {{name: e, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo}}}}]}}]}}"
+        );
+        let decoded = decode("envoy.config.listener.v3.Listener", text.as_bytes(), Format::Yaml, UnknownFields::Reject);
+        let proto = any::decode(&decoded.unwrap().bytes, &FieldPath::root()).unwrap();
+        Placed::encoded(proto, FieldPath::root(), &"1".into())
+    }
+
+    /// A chain that an update does not change is the same chain, and what it needs is needed on.
+    #[test]
+    fn a_chain_that_stays_keeps_its_routes() {
+        let mut store = store();
+        for port in [1, 2] {
+            assert_eq!(store.update_listeners(vec![listener(port)]), []);
+            store.stop_waiting();
+            assert!(store.leaving.is_empty(), "{port}");
+            let serves = store.shared.snapshot().listeners.get("l").cloned().unwrap();
+            assert!(serves.chains.all[0].needs.is_some() && serves.chains.all[1].needs.is_none());
+        }
+        store.remove_listeners(&["l".into()]);
+        assert_eq!(store.leaving.len(), 1);
+    }
+}
