@@ -59,6 +59,8 @@ pub struct ExtensionSubscription {
     pub source: ConfigSource,
     /// Whether the listener waits for it; else its default acts at once.
     pub waits: bool,
+    /// As its stats name it.
+    pub kind: &'static str,
 }
 
 /// Scopes of routes that are to be discovered, all of one source.

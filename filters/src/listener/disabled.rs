@@ -55,6 +55,10 @@ impl Disabled {
 }
 
 impl ListenerFilterConfig for Disabled {
+    fn is_there(&self) -> bool {
+        self.filter.is_there()
+    }
+
     fn new_connection(&self, connection: &ConnectionInfo) -> Option<Box<dyn ListenerFilter>> {
         if self.when.holds(connection) { None } else { self.filter.new_connection(connection) }
     }

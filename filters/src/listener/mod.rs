@@ -54,6 +54,11 @@ pub trait ListenerFilter: Send {
 
 /// A listener filter's compiled configuration.
 pub trait ListenerFilterConfig: Send + Sync {
+    /// False where it is to be discovered and has not come: connections are closed.
+    fn is_there(&self) -> bool {
+        true
+    }
+
     /// A filter for one connection; `None` where `filter_disabled` says so.
     fn new_connection(&self, connection: &ConnectionInfo) -> Option<Box<dyn ListenerFilter>>;
 }

@@ -94,6 +94,11 @@ pub struct Arrival<'a> {
 
 /// A network filter's compiled configuration.
 pub trait NetworkFilterConfig: Send + Sync {
+    /// False where it is to be discovered and has not come: connections are closed.
+    fn is_there(&self) -> bool {
+        true
+    }
+
     fn new_connection(self: Arc<Self>) -> Option<Box<dyn NetworkFilter>>;
 }
 

@@ -1,5 +1,5 @@
-//! HTTP filters whose configuration is discovered (ECDS): one stands in its chain and acts as what came last under its name.
-//! It must not know where configurations come from.
+//! Filters whose configuration is discovered (ECDS): one stands in its chain and acts as what came last under its name.
+//! HTTP filters, network filters and listener filters. It must not know where configurations come from.
 //!
 //! See <https://www.envoyproxy.io/docs/envoy/v1.40.0/configuration/overview/extension>.
 
@@ -9,8 +9,11 @@ use std::sync::{Arc, Weak};
 use arc_swap::ArcSwapOption;
 use http::StatusCode;
 use parking_lot::Mutex;
+use tidegate_filters::connection::ConnectionInfo;
 use tidegate_filters::context::{CompileContext, Defaults, ExtensionSubscription, Needs};
 use tidegate_filters::http::{HttpFilter, HttpFilterConfig, LocalReply, Overrides, Request, Step, StreamContext};
+use tidegate_filters::listener::{ListenerFilter, ListenerFilterConfig};
+use tidegate_filters::network::{NetworkFilter, NetworkFilterConfig};
 use tidegate_filters::stream_info::ResponseFlags;
 use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::config::core::v3::{ExtensionConfigSource, TypedExtensionConfig};
@@ -27,11 +30,60 @@ pub(crate) const COVERAGE: &[Coverage] = &[Coverage {
     listed: &[],
 }];
 
-/// A filter compiled for one chain.
-type Compiled = Arc<dyn HttpFilterConfig>;
+/// What a kind of filters compiles to.
+pub(crate) trait Discoverable: Clone + Send + Sync + 'static {
+    /// As stats name the kind, and what errors call it.
+    const KIND: (&'static str, &'static str);
+
+    /// Whether there is a filter of this type.
+    fn knows(compiler: &Compiler, type_url: &str) -> bool;
+
+    fn compile(compiler: &Compiler, config: &Any, context: &mut CompileContext<'_>) -> Result<Self, FieldError>;
+}
+
+impl Discoverable for Arc<dyn HttpFilterConfig> {
+    const KIND: (&'static str, &'static str) = ("http_filter", "an HTTP filter");
+
+    fn knows(compiler: &Compiler, type_url: &str) -> bool {
+        compiler.registry.http_filter(type_url).is_some()
+    }
+
+    fn compile(compiler: &Compiler, config: &Any, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
+        match compiler.http_filter(config, false, context)? {
+            Some(compiled) => Ok(compiled),
+            None => Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url))),
+        }
+    }
+}
+
+impl Discoverable for Arc<dyn NetworkFilterConfig> {
+    const KIND: (&'static str, &'static str) = ("network_filter", "a network filter");
+
+    fn knows(_: &Compiler, type_url: &str) -> bool {
+        let name = any::type_name(type_url);
+        tidegate_filters::network::FACTORIES.iter().any(|factory| name == Some(factory.message()))
+    }
+
+    fn compile(compiler: &Compiler, config: &Any, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
+        compiler.network_filter(config, context)
+    }
+}
+
+impl Discoverable for Arc<dyn ListenerFilterConfig> {
+    const KIND: (&'static str, &'static str) = ("tcp_listener_filter", "a listener filter");
+
+    fn knows(_: &Compiler, type_url: &str) -> bool {
+        let name = any::type_name(type_url);
+        tidegate_filters::listener::FACTORIES.iter().any(|factory| name == Some(factory.message()))
+    }
+
+    fn compile(compiler: &Compiler, config: &Any, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
+        compiler.listener_filter(config, context).map(Arc::from)
+    }
+}
 
 /// One place in one chain.
-pub(crate) struct DiscoveredFilter {
+pub(crate) struct DiscoveredFilter<C> {
     compiler: Compiler,
     name: String,
     /// Types that it may have.
@@ -39,16 +91,27 @@ pub(crate) struct DiscoveredFilter {
     stats: Scope,
     defaults: Defaults,
     /// Acts when nothing comes.
-    fallback: Option<Compiled>,
-    current: ArcSwapOption<Compiled>,
+    fallback: Option<C>,
+    current: ArcSwapOption<C>,
 }
 
-impl DiscoveredFilter {
-    /// Compiles a configuration for this place.
+/// A place, whatever stands there.
+trait Place: Send + Sync {
+    /// Compiles a configuration for this place; the answer puts it there.
     ///
     /// # Errors
     /// A type that was not announced, or what the filter says is wrong.
-    fn compile(&self, config: &Any) -> Result<Compiled, FieldError> {
+    fn prepare<'a>(&'a self, config: &Any) -> Result<Box<dyn FnOnce() + 'a>, FieldError>;
+
+    /// Nothing has come, and nothing is waited for: the default acts, if there is one.
+    fn fall_back(&self);
+
+    /// What came was taken away: the default acts, if there is one.
+    fn reset(&self);
+}
+
+impl<C: Discoverable> Place for DiscoveredFilter<C> {
+    fn prepare<'a>(&'a self, config: &Any) -> Result<Box<dyn FnOnce() + 'a>, FieldError> {
         let mut needs = Needs::default();
         let mut context = CompileContext {
             resource: &self.name,
@@ -57,27 +120,47 @@ impl DiscoveredFilter {
             stats: self.stats.clone(),
             needs: &mut needs,
         };
-        compile(&self.compiler, &self.types, config, &mut context)
+        let compiled = compile::<C>(&self.compiler, &self.types, config, &mut context)?;
+        Ok(Box::new(move || self.current.store(Some(Arc::new(compiled)))))
     }
 
-    fn set(&self, compiled: Compiled) {
-        self.current.store(Some(Arc::new(compiled)));
-    }
-
-    /// Nothing has come, and nothing is waited for: the default acts, if there is one.
     fn fall_back(&self) {
-        if let Some(fallback) = self.fallback.as_ref().filter(|_| self.current.load().is_none()) {
-            self.set(Arc::clone(fallback));
+        if self.current.load().is_none() {
+            self.reset();
         }
+    }
+
+    fn reset(&self) {
+        self.current.store(self.fallback.clone().map(Arc::new));
     }
 }
 
-impl HttpFilterConfig for DiscoveredFilter {
+impl HttpFilterConfig for DiscoveredFilter<Arc<dyn HttpFilterConfig>> {
     fn new_stream(self: Arc<Self>, overrides: Overrides<'_>) -> Option<Box<dyn HttpFilter>> {
         match self.current.load_full() {
             Some(current) => Arc::clone(&*current).new_stream(overrides),
             None => Some(Box::new(Missing)),
         }
+    }
+}
+
+impl NetworkFilterConfig for DiscoveredFilter<Arc<dyn NetworkFilterConfig>> {
+    fn is_there(&self) -> bool {
+        self.current.load().is_some()
+    }
+
+    fn new_connection(self: Arc<Self>) -> Option<Box<dyn NetworkFilter>> {
+        Arc::clone(&*self.current.load_full()?).new_connection()
+    }
+}
+
+impl ListenerFilterConfig for DiscoveredFilter<Arc<dyn ListenerFilterConfig>> {
+    fn is_there(&self) -> bool {
+        self.current.load().is_some()
+    }
+
+    fn new_connection(&self, connection: &ConnectionInfo) -> Option<Box<dyn ListenerFilter>> {
+        self.current.load_full()?.new_connection(connection)
     }
 }
 
@@ -92,37 +175,34 @@ impl HttpFilter for Missing {
     }
 }
 
-fn compile(
+fn compile<C: Discoverable>(
     compiler: &Compiler,
     types: &[String],
     config: &Any,
     context: &mut CompileContext<'_>,
-) -> Result<Compiled, FieldError> {
+) -> Result<C, FieldError> {
     let name = any::type_name(&config.type_url).unwrap_or(&config.type_url);
     if !types.iter().any(|known| any::type_name(known) == Some(name)) {
         let known: Vec<&str> = types.iter().map(|known| any::type_name(known).unwrap_or(known)).collect();
         let reason = format!("Error: filter config has type URL {name} but expect {}.", known.join(", "));
         return Err(context.error_at("typed_config", reason));
     }
-    match compiler.http_filter(config, false, context)? {
-        Some(compiled) => Ok(compiled),
-        None => Err(context.error_at("typed_config", format!("not supported yet: {name}"))),
-    }
+    C::compile(compiler, config, context)
 }
 
 /// The places of a process, by the name that is discovered: those of listeners that are gone are gone.
 #[derive(Clone, Default)]
-pub(crate) struct DiscoveredFilters(Arc<Mutex<HashMap<String, Vec<Weak<DiscoveredFilter>>>>>);
+pub(crate) struct DiscoveredFilters(Arc<Mutex<HashMap<String, Vec<Weak<dyn Place>>>>>);
 
 impl DiscoveredFilters {
-    fn add(&self, place: &Arc<DiscoveredFilter>) {
+    fn add(&self, name: &str, place: Weak<dyn Place>) {
         let mut places = self.0.lock();
-        let of_name = places.entry(place.name.clone()).or_default();
+        let of_name = places.entry(name.to_owned()).or_default();
         of_name.retain(|place| place.strong_count() > 0);
-        of_name.push(Arc::downgrade(place));
+        of_name.push(place);
     }
 
-    fn live(&self, name: &str) -> Vec<Arc<DiscoveredFilter>> {
+    fn live(&self, name: &str) -> Vec<Arc<dyn Place>> {
         let mut places = self.0.lock();
         let live: Vec<_> = places.get(name).into_iter().flatten().filter_map(Weak::upgrade).collect();
         if live.is_empty() {
@@ -139,8 +219,8 @@ impl DiscoveredFilters {
         let none = Any::default();
         let given = config.typed_config.as_ref().unwrap_or(&none);
         let live = self.live(&config.name);
-        let compiled = live.iter().map(|place| place.compile(given)).collect::<Result<Vec<_>, _>>()?;
-        live.iter().zip(compiled).for_each(|(place, compiled)| place.set(compiled));
+        let compiled = live.iter().map(|place| place.prepare(given)).collect::<Result<Vec<_>, _>>()?;
+        compiled.into_iter().for_each(|put| put());
         Ok(())
     }
 
@@ -151,36 +231,34 @@ impl DiscoveredFilters {
 
     /// Its source took it away: the default acts, or requests fail.
     pub(crate) fn remove(&self, name: &str) {
-        for place in self.live(name) {
-            place.current.store(place.fallback.clone().map(Arc::new));
-        }
+        self.live(name).iter().for_each(|place| place.reset());
     }
 }
 
 impl Compiler {
     /// A place for what is discovered under `name`.
-    pub(crate) fn discovered_filter(
+    pub(crate) fn discovered_filter<C: Discoverable>(
         &self,
         name: &str,
         discovery: &ExtensionConfigSource,
         context: &mut CompileContext<'_>,
-    ) -> Result<Compiled, FieldError> {
+    ) -> Result<Arc<DiscoveredFilter<C>>, FieldError> {
+        let (kind, what) = C::KIND;
         let Some(source) = &discovery.config_source else {
             return Err(context.error_at("config_source", "a config source is required"));
         };
         let source = context.within("config_source", |context| config_source(source, &self.known, context))?;
         for (index, type_url) in discovery.type_urls.iter().enumerate() {
-            if self.registry.http_filter(type_url).is_none() {
+            if !C::knows(self, type_url) {
                 let path = context.path.clone().field("type_urls").index(index);
-                return Err(
-                    FieldError::new(path, format!("not supported yet: {type_url}")).in_resource(context.resource)
-                );
+                return Err(FieldError::new(path, self.unsupported(what, type_url)).in_resource(context.resource));
             }
         }
         let fallback = match &discovery.default_config {
-            Some(config) => {
-                Some(context.within("default_config", |context| compile(self, &discovery.type_urls, config, context))?)
-            }
+            Some(config) => Some(
+                context
+                    .within("default_config", |context| compile::<C>(self, &discovery.type_urls, config, context))?,
+            ),
             None => None,
         };
         let at_once = fallback.clone().filter(|_| discovery.apply_default_config_without_warming);
@@ -194,8 +272,17 @@ impl Compiler {
             fallback,
             current: ArcSwapOption::from(at_once.map(Arc::new)),
         });
-        self.discovered.add(&place);
-        context.needs.extensions.insert(name.to_owned(), ExtensionSubscription { source, waits });
-        Ok(place)
+        let weak = Arc::downgrade(&place);
+        self.discovered.add(name, weak);
+        let known = context.needs.extensions.insert(name.to_owned(), ExtensionSubscription { source, waits, kind });
+        match known {
+            Some(known) if known.kind != kind => Err(context.error(other_kind(name, known.kind, kind))),
+            _ => Ok(place),
+        }
     }
+}
+
+/// Names are one for all kinds here.
+pub(crate) fn other_kind(name: &str, one: &str, other: &str) -> String {
+    format!("not supported yet: '{name}' is discovered both for a {one} and for a {other}")
 }

@@ -186,8 +186,11 @@ fn filters(
                 Some(proto::http_filter::ConfigType::TypedConfig(config)) if !config.type_url.is_empty() => config,
                 Some(proto::http_filter::ConfigType::ConfigDiscovery(discovery)) => {
                     let name = filter.name.as_str();
-                    let config = context
-                        .within("config_discovery", |context| compiler.discovered_filter(name, discovery, context))?;
+                    let config = context.within("config_discovery", |context| {
+                        compiler.discovered_filter::<Arc<dyn tidegate_filters::http::HttpFilterConfig>>(
+                            name, discovery, context,
+                        )
+                    })?;
                     let name = name.into();
                     slots.push(FilterSlot { name, config, disabled: filter.disabled, legacy_name: None });
                     return Ok(());

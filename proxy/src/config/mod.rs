@@ -42,6 +42,7 @@ use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::context::{CompileContext, Defaults, Needs, RouteSubscription};
 use tidegate_filters::http::header_mutations::HeaderEdits;
 use tidegate_filters::http::{FilterFactory, HttpFilterConfig};
+use tidegate_filters::listener::ListenerFilterConfig;
 use tidegate_filters::network::NetworkFilterConfig;
 use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::config::accesslog::v3 as accesslog;
@@ -128,6 +129,19 @@ impl Compiler {
         match factories.iter().find(|factory| name == Some(factory.message())) {
             Some(factory) => context.within("typed_config", |context| factory.compile(&config.value, context)),
             None => Err(context.error_at("typed_config", self.unsupported("a network filter", &config.type_url))),
+        }
+    }
+
+    pub(crate) fn listener_filter(
+        &self,
+        config: &Any,
+        context: &mut CompileContext<'_>,
+    ) -> Result<Box<dyn ListenerFilterConfig>, FieldError> {
+        let name = any::type_name(&config.type_url);
+        let factories = tidegate_filters::listener::FACTORIES;
+        match factories.iter().find(|factory| name == Some(factory.message())) {
+            Some(factory) => context.within("typed_config", |context| factory.compile(&config.value, context)),
+            None => Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url))),
         }
     }
 

@@ -151,6 +151,10 @@ async fn run_listener_filters(
     if listener.filters.is_empty() {
         return Ok(());
     }
+    if !listener.filters.iter().all(|filter| filter.is_there()) {
+        listener.stats.extension_config_missing().inc();
+        return Err("the configuration of a listener filter is missing");
+    }
     let run = inspect(listener, accepted, info);
     let Some(limit) = listener.filters_timeout else { return run.await };
     match tokio::time::timeout(limit, run).await {
@@ -325,6 +329,12 @@ async fn run_chain(
     mut transport: Transport,
 ) -> StreamInfo {
     let _active = chain.drain.enter();
+    if !chain.filters.iter().all(|filter| filter.is_there()) {
+        listener.stats.network_extension_config_missing().inc();
+        let mut stream = stream_of(&Arc::new(info), times);
+        crate::tcp::note_closing(&mut stream, Closing::new("no_filters"));
+        return stream;
+    }
     let mut filters: Vec<_> = chain.filters.iter().filter_map(|config| Arc::clone(config).new_connection()).collect();
     let closing = admit(&mut filters, &mut info, shared).await;
     let info = Arc::new(info);

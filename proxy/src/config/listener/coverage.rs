@@ -83,10 +83,14 @@ pub(crate) const COVERAGE: &[Coverage] = &[
         ],
         listed: &[],
     },
-    Coverage { message: "envoy.config.listener.v3.Filter", enforced: &["name", "typed_config"], listed: &[] },
+    Coverage {
+        message: "envoy.config.listener.v3.Filter",
+        enforced: &["name", "typed_config", "config_discovery"],
+        listed: &[],
+    },
     Coverage {
         message: "envoy.config.listener.v3.ListenerFilter",
-        enforced: &["name", "typed_config", "filter_disabled"],
+        enforced: &["name", "typed_config", "config_discovery", "filter_disabled"],
         listed: &[],
     },
     Coverage { message: "envoy.config.core.v3.TransportSocket", enforced: &["name", "typed_config"], listed: &[] },

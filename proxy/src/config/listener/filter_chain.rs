@@ -222,6 +222,12 @@ fn compile_filters(
     let mut compiled = Vec::with_capacity(before.len());
     for (index, filter) in before.iter().enumerate() {
         compiled.push(context.within_item("filters", index, |context| {
+            if let Some(proto::filter::ConfigType::ConfigDiscovery(discovery)) = &filter.config_type {
+                let compile = |context: &mut CompileContext<'_>| {
+                    around.compiler.discovered_filter::<Arc<dyn NetworkFilterConfig>>(&filter.name, discovery, context)
+                };
+                return context.within("config_discovery", compile).map(|filter| filter as _);
+            }
             let config = typed_config(filter, context)?;
             if let Some(kind) = any::type_name(&config.type_url).filter(|kind| TERMINAL.contains(kind)) {
                 return Err(context.error(format!(
@@ -251,7 +257,7 @@ fn typed_config<'a>(filter: &'a proto::Filter, context: &CompileContext<'_>) -> 
     match &filter.config_type {
         Some(proto::filter::ConfigType::TypedConfig(config)) => Ok(config),
         Some(proto::filter::ConfigType::ConfigDiscovery(_)) => {
-            Err(context.error_at("config_discovery", "not supported yet: extension configuration discovery"))
+            Err(context.error_at("config_discovery", "not supported yet: discovery of the last filter of a chain"))
         }
         None => {
             Err(context

@@ -2,38 +2,59 @@
 
 use std::sync::Arc;
 
+use tidegate_filters::connection::ConnectionInfo;
 use tidegate_filters::context::CompileContext;
-use tidegate_filters::listener::{Disabled, FACTORIES, ListenerFilterConfig};
+use tidegate_filters::listener::{Disabled, ListenerFilter, ListenerFilterConfig};
+use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::listener::v3 as proto;
-use tidegate_xds::{FieldError, any};
+
+use crate::config::Compiler;
+use crate::config::discovered_filter::DiscoveredFilter;
 
 /// Compiles all of a listener's, in their order.
 pub(super) fn compile_all(
+    compiler: &Compiler,
     filters: &[proto::ListenerFilter],
     context: &mut CompileContext<'_>,
 ) -> Result<Vec<Arc<dyn ListenerFilterConfig>>, FieldError> {
     let compile = |(index, filter): (usize, &proto::ListenerFilter)| {
-        context.within_item("listener_filters", index, |context| compile(filter, context))
+        context.within_item("listener_filters", index, |context| compile(compiler, filter, context))
     };
     filters.iter().enumerate().map(compile).collect()
 }
 
 fn compile(
+    compiler: &Compiler,
     filter: &proto::ListenerFilter,
     context: &mut CompileContext<'_>,
 ) -> Result<Arc<dyn ListenerFilterConfig>, FieldError> {
-    let Some(proto::listener_filter::ConfigType::TypedConfig(config)) = &filter.config_type else {
-        return Err(context.error("a typed_config is required"));
+    use proto::listener_filter::ConfigType;
+    let compiled: Box<dyn ListenerFilterConfig> = match &filter.config_type {
+        Some(ConfigType::TypedConfig(config)) => compiler.listener_filter(config, context)?,
+        Some(ConfigType::ConfigDiscovery(discovery)) => {
+            let compile =
+                |context: &mut CompileContext<'_>| compiler.discovered_filter(&filter.name, discovery, context);
+            Box::new(Discovered(context.within("config_discovery", compile)?))
+        }
+        None => return Err(context.error("a typed_config or a config_discovery is required")),
     };
-    let name = any::type_name(&config.type_url);
-    let Some(factory) = FACTORIES.iter().find(|factory| name == Some(factory.message())) else {
-        return Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url)));
-    };
-    let compiled = context.within("typed_config", |context| factory.compile(&config.value, context))?;
     match &filter.filter_disabled {
         Some(when) => context
             .within("filter_disabled", |context| Disabled::compile(when, compiled, context))
             .map(|filter| Arc::new(filter) as _),
         None => Ok(Arc::from(compiled)),
+    }
+}
+
+/// One whose configuration is discovered: its place is known to whoever brings that.
+struct Discovered(Arc<DiscoveredFilter<Arc<dyn ListenerFilterConfig>>>);
+
+impl ListenerFilterConfig for Discovered {
+    fn is_there(&self) -> bool {
+        self.0.is_there()
+    }
+
+    fn new_connection(&self, connection: &ConnectionInfo) -> Option<Box<dyn ListenerFilter>> {
+        self.0.new_connection(connection)
     }
 }

@@ -2,10 +2,11 @@
 
 use prost::Message;
 use tidegate_filters::context::Needs;
-use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
+use tidegate_xds::{FieldError, FieldPath};
 
 use super::{Kind, Placed, Store};
+use crate::config::discovered_filter::other_kind;
 
 impl Store {
     /// New configurations.
@@ -46,7 +47,10 @@ impl Store {
     /// # Errors
     /// What is wrong with it there.
     pub(super) fn extend(&self, needs: &Needs) -> Result<(), FieldError> {
-        for name in needs.extensions.keys() {
+        for (name, wanted) in &needs.extensions {
+            if let Some(known) = self.extension_needs.subscription(name).filter(|known| known.kind != wanted.kind) {
+                return Err(FieldError::new(FieldPath::root(), other_kind(name, known.kind, wanted.kind)));
+            }
             if let Some(bytes) = self.ledger.acting(Kind::Extension, name)
                 && let Ok(config) = TypedExtensionConfig::decode(&*bytes)
             {

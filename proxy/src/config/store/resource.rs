@@ -80,7 +80,8 @@ impl Store {
             }
             Kind::Runtime => Some(Subscription::new(&root.scope("runtime."))),
             Kind::Extension => {
-                let scope = root.scope(&format!("extension_config_discovery.http_filter.{name}."));
+                let kind = self.extension_needs.subscription(name)?.kind;
+                let scope = root.scope(&format!("extension_config_discovery.{kind}.{name}."));
                 Some(Subscription::of_extension(&scope))
             }
             Kind::VirtualHost => {
