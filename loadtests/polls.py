@@ -56,7 +56,33 @@ def script():
         "endpoints": [(200, ""), answer("1", here), answer("2"), answer("3", other), answer("4", here, here),
                       answer("5", here)],
         "listeners": [answer("1", type_url="wrong"), (304, ""), answer("2")],
+        # Of a listener of the bootstrap; its scopes name routes, which are polled for one by one.
+        "scoped-routes": [(500, ""), answer("1"), answer("2", scope("a", "a"), scope("b", "b")),
+                          answer("3", scope("a", "a"), scope("b", "a")), answer("4", scope("a", "a", routes="")),
+                          answer("5", scope("a", "c", bogus=1)), answer("6", here), answer("7", scope("a", "c"))],
+        "routes": [(500, ""), answer("1", routes("r"))],
     }
+
+
+def routes(name):
+    return {"@type": API + "config.route.v3.RouteConfiguration", "name": name, "virtual_hosts": [
+        {"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}]}]}
+
+
+def scope(name, key, routes="r", **more):
+    return {"@type": API + "config.route.v3.ScopedRouteConfiguration", "name": name, "route_configuration_name": routes,
+            "key": {"fragments": [{"string_key": key}]}, **more}
+
+
+def scoped_listener(port):
+    """Its scopes are polled for."""
+    key = {"fragments": [{"header_value_extractor": {"name": "x-scope", "index": 0}}]}
+    manager = {"@type": API + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager", "stat_prefix": "in",
+               "http_filters": [{"name": "router", "typed_config": {"@type": API + "extensions.filters.http.router.v3.Router"}}],
+               "scoped_routes": {"name": "scopes", "scope_key_builder": key, "rds_config_source": SOURCE,
+                                 "scoped_rds": {"scoped_rds_config_source": SOURCE}}}
+    return {"name": "scoped", "address": address(port),
+            "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}]}
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -109,7 +135,7 @@ def counts(admin):
     """Of failures and rejections: how often polls succeed depends on the jitter."""
     with urllib.request.urlopen(f"http://127.0.0.1:{admin}/stats?format=json&type=Counters", timeout=5) as told:
         stats = {stat["name"]: stat["value"] for stat in json.load(told)["stats"] if "name" in stat}
-    scopes = ["cluster_manager.cds", "listener_manager.lds", "cluster.up", "runtime"]
+    scopes = ["cluster_manager.cds", "listener_manager.lds", "cluster.up", "runtime", "http.in.scoped_rds.scopes", "http.in.rds.r"]
     return {f"{scope}.{name}": stats.get(f"{scope}.{name}") for scope in scopes for name in COUNTED}
 
 
@@ -120,7 +146,7 @@ def run(binary, directory):
     bootstrap = {
         "node": {"id": "node", "cluster": "test"}, "admin": {"address": address(admin)},
         "dynamic_resources": {"cds_config": SOURCE, "lds_config": SOURCE}, "layered_runtime": {"layers": layers},
-        "static_resources": {"clusters": [{"name": "control", "connect_timeout": "1s", "type": "STATIC",
+        "static_resources": {"listeners": [scoped_listener(process.free_port())], "clusters": [{"name": "control", "connect_timeout": "1s", "type": "STATIC",
                                            "load_assignment": endpoints("control", server.server_address[1])}]}}
     config = os.path.join(directory, "bootstrap.json")
     with open(config, "w") as file:
