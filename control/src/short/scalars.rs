@@ -111,7 +111,7 @@ texts! {
             return (address.port() > 0).then(|| (Host::Ip(address.ip()), address.port()));
         }
         let (host, port) = text.rsplit_once(':')?;
-        let port = port.parse::<u16>().ok().filter(|port| *port > 0)?;
+        let port = self::port(port).filter(|port| *port > 0)?;
         let numeric = host.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
         (is_host(host) && !numeric).then(|| (Host::Name(host.to_owned()), port))
     };
@@ -126,14 +126,14 @@ texts! {
             (Some(rest), None) | (None, Some(rest)) => rest,
             (None, None) => name,
         };
-        port.is_none_or(|port| port.parse::<u16>().is_ok()).then_some(())?;
+        port.is_none_or(|port| self::port(port).is_some()).then_some(())?;
         (text == "*" || is_host(plain)).then(|| text.to_ascii_lowercase())
     };
 
     /// A host as it is sent: without a wildcard.
     HostText(String): "a host name, with a port or without", "^[A-Za-z0-9._-]+(:[0-9]+)?$", |text| {
         let (name, port) = text.rsplit_once(':').map_or((text, None), |(name, port)| (name, Some(port)));
-        (is_host(name) && port.is_none_or(|port| port.parse::<u16>().is_ok())).then(|| text.to_owned())
+        (is_host(name) && port.is_none_or(|port| self::port(port).is_some())).then(|| text.to_owned())
     };
 
     /// A path, or the beginning of one.
@@ -170,7 +170,7 @@ texts! {
         let (name, port) = host.rsplit_once(':').map_or((host, None), |(name, port)| (name, Some(port)));
         let is_scheme = scheme.starts_with(|c: char| c.is_ascii_lowercase())
             && scheme.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+.-".contains(&byte));
-        (is_scheme && is_host(name) && port.is_none_or(|port| port.parse::<u16>().is_ok())).then(|| text.to_owned())
+        (is_scheme && is_host(name) && port.is_none_or(|port| self::port(port).is_some())).then(|| text.to_owned())
     };
 
     /// Where an access log goes.
@@ -184,6 +184,11 @@ texts! {
 pub(super) enum Host {
     Ip(IpAddr),
     Name(String),
+}
+
+/// Digits alone: Rust's own reading takes a sign before them.
+fn port(text: &str) -> Option<u16> {
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 fn is_host(text: &str) -> bool {
@@ -269,22 +274,25 @@ mod tests {
         for text in ["10.0.0.1:80", "[::1]:80", "web.internal:8080", "localhost:1"] {
             assert!(read::<Address>(text).is_some(), "{text}");
         }
-        for text in ["10.0.0.1", "10.0.0.256:80", ":80", "web:0", "web:65536", "a b:1", "::1:80"] {
+        for text in ["10.0.0.1", "10.0.0.256:80", ":80", "web:0", "web:65536", "web:+80", "a b:1", "::1:80"] {
             assert!(read::<Address>(text).is_none(), "{text}");
         }
         assert!(read::<Bind>("[::]:80").is_some() && read::<Bind>("localhost:80").is_none());
         for text in ["*", "*.example.com", "shop.*", "Shop.example.com:8443"] {
             assert!(read::<Domain>(text).is_some(), "{text}");
         }
-        for text in ["", "*.*", "a*b", "http://x", "a..b", "x:y", "shop.*:80", "*:80"] {
+        for text in ["", "*.*", "a*b", "http://x", "a..b", "x:y", "shop.*:80", "*:80", "x:+80", "x:"] {
             assert!(read::<Domain>(text).is_none(), "{text}");
         }
+        assert!(read::<HostText>("x:+80").is_none() && read::<HostText>("x:80").is_some());
         assert!(read::<HeaderName>(":path").is_none() && read::<HeaderName>("X-A").is_some_and(|it| it.0 == "x-a"));
         assert!(read::<HeaderValue>("a\r\nb: c").is_none());
         assert!(read::<Path>("/a?b").is_none() && read::<Path>("a").is_none() && read::<Path>("/a%20b").is_some());
         let origins = ["*", "https://a.example", "https://*.example:8443", "app://x"];
         assert!(origins.iter().all(|text| read::<Origin>(text).is_some()));
-        assert!(["a.example", "https://a/b", "https://*"].iter().all(|text| read::<Origin>(text).is_none()));
+        assert!(
+            ["a.example", "https://a/b", "https://*", "https://a:+1"].iter().all(|text| read::<Origin>(text).is_none())
+        );
     }
 
     #[test]

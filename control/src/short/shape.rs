@@ -517,9 +517,8 @@ pub(super) struct Whole<const LEAST: u32, const MOST: u32>(pub(super) u32);
 
 impl<const LEAST: u32, const MOST: u32> Shape for Whole<LEAST, MOST> {
     fn read(value: &Value, path: &mut FieldPath, faults: &mut Faults) -> Option<Self> {
-        // YAML's larger numbers come as text.
-        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
-        let fits = number.and_then(|number| u32::try_from(number).ok()).filter(|it| (LEAST..=MOST).contains(it));
+        let fits =
+            value.as_u64().and_then(|number| u32::try_from(number).ok()).filter(|it| (LEAST..=MOST).contains(it));
         if fits.is_none() {
             faults.push(path, format!("expected a whole number from {LEAST} to {MOST}, found {}", describe(value)));
         }

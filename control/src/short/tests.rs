@@ -109,6 +109,10 @@ fn what_is_wrong_has_its_line_its_path_and_the_nearest_name() {
             "  trusted_hops: -1",
             "listen[\"web\"].trusted_hops: expected a whole number from 0 to 100, found the number -1 @5",
         ),
+        (
+            "  max_connections: '5'",
+            "listen[\"web\"].max_connections: expected a whole number from 1 to 4000000, found \"5\" @5",
+        ),
         ("  proxy_protocol: maybe", "listen[\"web\"].proxy_protocol: expected true or false, found \"maybe\" @5"),
     ] {
         let text = format!("tidegate: v1\nlisten:\n  web:\n    address: 127.0.0.1:80\n  {wrong}\n");
@@ -393,6 +397,7 @@ fn what_the_reader_refuses_by_its_form_the_schema_refuses_too() {
         "{ tidegate: v1, listen: { a: 80 } }",
         "{ tidegate: v1, listen: { a: { address: '127.0.0.1:80', protocol: spdy } } }",
         "{ tidegate: v1, hosts: [{}] }",
+        "{ tidegate: v1, listen: { a: { address: '127.0.0.1:80', max_connections: '5' } } }",
         "{ tidegate: v1, hosts: [{ routes: [{ to: a, respond: {} }] }] }",
         "{ tidegate: v1, hosts: [{ routes: [{ respond: {}, timeout: 1s }] }] }",
         "{ tidegate: v1, hosts: [{ routes: [{ to: a, match: { path: /a, prefix: /a } }] }] }",
