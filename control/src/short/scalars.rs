@@ -57,32 +57,11 @@ texts! {
     };
 
     /// A time with its unit: `250ms`, `10s`, `1h30m`.
-    Time(Duration): "a time with its unit, such as `10s`", "^([0-9]+(ms|s|m|h))+$", |text| {
-        let mut rest = text;
-        let mut total = Duration::ZERO;
-        while !rest.is_empty() {
-            let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-            let (number, after) = rest.split_at(digits);
-            let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-            let (unit, after) = after.split_at(unit);
-            let milliseconds = match unit {
-                "ms" => 1,
-                "s" => 1000,
-                "m" => 60_000,
-                "h" => 3_600_000,
-                _ => return None,
-            };
-            total += Duration::from_millis(number.parse::<u64>().ok()?.checked_mul(milliseconds)?);
-            (total <= LONGEST).then_some(())?;
-            rest = after;
-        }
-        (!text.is_empty()).then_some(total)
-    };
+    Time(Duration): "a time with its unit, such as `10s`", "^([0-9]+(ms|s|m|h))+$", time;
 
     /// A time that is not 0.
     SomeTime(Duration): "a time with its unit that is not 0, such as `10s`", "^([0-9]+(ms|s|m|h))+$", |text| {
-        let time = Time::read(&json!(text), &mut FieldPath::root(), &mut Faults::default())?;
-        (!time.0.is_zero()).then_some(time.0)
+        time(text).filter(|time| !time.is_zero())
     };
 
     /// A size with its unit: `512B`, `64KiB`, `10MiB`.
@@ -177,6 +156,28 @@ texts! {
     LogTarget(String): "`stdout`, `stderr`, `none`, or the path of a file", "^(stdout|stderr|none|.*/.*)$", |text| {
         (["stdout", "stderr", "none"].contains(&text) || text.contains('/')).then(|| text.to_owned())
     };
+}
+
+fn time(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        let milliseconds = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        total += Duration::from_millis(number.parse::<u64>().ok()?.checked_mul(milliseconds)?);
+        (total <= LONGEST).then_some(())?;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(total)
 }
 
 /// A host of an upstream.

@@ -4,8 +4,8 @@
 use serde_json::{Map as Object, Value, json};
 use tidegate_xds::{FieldError, FieldPath, nearest};
 
-/// A file with more mistakes than this is no short form.
-const MOST_FAULTS: usize = 100;
+/// More faults than this are not worth a line each, nor the search for the names that were meant.
+pub(super) const MOST_FAULTS: usize = 100;
 
 /// What is wrong with a file.
 #[derive(Debug, Default)]
@@ -234,10 +234,12 @@ pub(super) fn define(
     reference
 }
 
-/// A record: fields, each with its default (`=`), or in words what happens without it (`|`), or required.
+/// A record: fields, each with its default (`=`), or in words what happens without it (`|`), or required. One whose fields may
+/// all be left out and mean nothing then may derive `Default`.
 macro_rules! record {
     (
         $(#[doc = $about:literal])+
+        $(#[derive($($also:ident),+)])?
         $name:ident {
             $($(#[doc = $doc:literal])+ $field:ident: $type:ty $(= $default:tt)? $(| $without:literal)?,)+
         }
@@ -247,7 +249,7 @@ macro_rules! record {
         $(only_with $with:ident: $($dependent:ident),+;)*
     ) => {
         $(#[doc = $about])+
-        #[derive(Debug, Clone)]
+        #[derive(Debug, Clone $($(, $also)+)?)]
         pub(in crate::short) struct $name {
             $($(#[doc = $doc])+ pub(in crate::short) $field: $type,)+
         }
@@ -415,6 +417,12 @@ impl<T: Shape> Shape for Vec<T> {
 #[derive(Debug, Clone)]
 pub(super) struct Map<K, V>(pub(super) Vec<(K, V)>);
 
+impl<K, V> Default for Map<K, V> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
 impl<K: Shape, V: Shape> Shape for Map<K, V> {
     fn read(value: &Value, path: &mut FieldPath, faults: &mut Faults) -> Option<Self> {
         let Value::Object(object) = value else {
@@ -433,7 +441,7 @@ impl<K: Shape, V: Shape> Shape for Map<K, V> {
     }
 
     fn absent() -> Option<Self> {
-        Some(Self(Vec::new()))
+        Some(Self::default())
     }
 
     fn schema(definitions: &mut Definitions) -> Value {

@@ -17,7 +17,7 @@ use tidegate_xds::{FieldPath, Format, Location, UnknownFields, any, decode, near
 
 use super::Parsed;
 use super::form::{Destination, File, Host, Listen, Route, Upstream, Version};
-use super::shape::Or;
+use super::shape::{MOST_FAULTS, Or};
 use crate::server::Resource;
 
 /// A file, and whether it is one of a group of nodes: what it defines then takes the place of what all nodes get.
@@ -95,9 +95,6 @@ pub(crate) fn expand(parts: &[Part<'_>], outside: &Outside<'_>) -> Result<Vec<Ar
     }
     if expansion.faults.is_empty() { Ok(resources) } else { Err(expansion.faults) }
 }
-
-/// More faults than this are not worth a line each, nor the search for the names that were meant.
-const MOST_FAULTS: usize = 100;
 
 impl<'a> Expansion<'a> {
     fn tell(&mut self, file: &Parsed, path: &FieldPath, reason: impl FnOnce(&Self) -> String) {

@@ -35,8 +35,7 @@ fn virtual_host(served: &Served<'_>) -> Value {
     let name = names.first().copied().unwrap_or_default();
     let routes: Vec<Value> = host.routes.iter().map(|route| self::route(route, host.cors.as_ref())).collect();
     let mut virtual_host = json!({"name": name, "domains": names});
-    let of = |limits: &Option<Limits>| limits.clone().unwrap_or(Limits { rate: None, body: None });
-    let (own, all) = (of(&host.limits), of(&file.limits));
+    let (own, all) = (host.limits.clone().unwrap_or_default(), file.limits.clone().unwrap_or_default());
     let limits = Limits { rate: own.rate.or(all.rate), body: own.body.or(all.body) };
     say(&mut virtual_host, filters::said(&limits, None));
     change(&mut virtual_host, "request", host.request_headers.as_ref());
@@ -52,14 +51,7 @@ fn say(level: &mut Value, said: Map<String, Value>) {
 }
 
 fn route(route: &Route, cors_of_host: Option<&Cors>) -> Value {
-    let everything = Match {
-        prefix: None,
-        path: None,
-        regex: None,
-        methods: Vec::new(),
-        headers: crate::short::shape::Map(Vec::new()),
-        query: crate::short::shape::Map(Vec::new()),
-    };
+    let everything = Match::default();
     let matched = route.r#match.as_ref().map_or(&everything, |Or(matched)| matched);
     let mut made = json!({});
     if let Some(name) = &route.name {
@@ -80,8 +72,8 @@ fn route(route: &Route, cors_of_host: Option<&Cors>) -> Value {
     }
     // The filter would merge what host and route say field by field: here the nearest counts as a whole.
     let cors = route.cors.as_ref().or(cors_of_host).filter(|_| route.to.is_some());
-    let limits = route.limits.clone().unwrap_or(Limits { rate: None, body: None });
-    say(&mut made, filters::said(&limits, cors));
+    let nothing = Limits::default();
+    say(&mut made, filters::said(route.limits.as_ref().unwrap_or(&nothing), cors));
     change(&mut made, "request", route.request_headers.as_ref());
     change(&mut made, "response", route.response_headers.as_ref());
     made

@@ -135,6 +135,7 @@ record! {
 
 record! {
     /// Limits, each by itself: the nearest one counts, of the route, the host, the file.
+    #[derive(Default)]
     Limits {
         /// How many requests; more are answered 429, with `x-ratelimit-*` headers that say how long.
         rate: Option<Rate> | "no limit",

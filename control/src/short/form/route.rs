@@ -47,6 +47,7 @@ record! {
 
 record! {
     /// Which requests: all of what is said must hold.
+    #[derive(Default)]
     Match {
         /// The path begins with these whole segments: `/api` is `/api` and `/api/x`, not `/apis`.
         prefix: Option<Path> | "any path",
