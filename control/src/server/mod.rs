@@ -8,6 +8,7 @@ mod delta;
 mod fetch;
 mod groups;
 mod loads;
+mod refusal;
 pub mod resource_set;
 mod rollout;
 pub(crate) mod services;
@@ -40,6 +41,9 @@ pub trait Dialect: Send + 'static {
 
     /// A stream that begins. `aggregated`: it is of many types, whose order matters.
     fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane) -> Self;
+
+    /// What the response with this nonce said of this type, as far as that is still what there is.
+    fn said(&self, type_url: &str, nonce: &str) -> Vec<Arc<Resource>>;
 
     /// There is a newer set. What was not sent of the one before is skipped.
     fn update(&mut self, set: &Arc<ResourceSet>);

@@ -11,7 +11,7 @@ use tidegate_xds::pb::envoy::config::core::v3::ControlPlane;
 use tidegate_xds::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use watch::Watch;
 
-use super::resource_set::{ResourceSet, ResourceType};
+use super::resource_set::{Resource, ResourceSet, ResourceType};
 use super::rollout::{Progress, Rollout, order};
 use super::{Dialect, ResourceStatus, TypeStatus};
 
@@ -31,6 +31,11 @@ impl Dialect for Sotw {
 
     fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane) -> Self {
         Self { rollout: Rollout::new(set, aggregated), watches: Vec::new(), nonce: 0, control_plane }
+    }
+
+    fn said(&self, type_url: &str, nonce: &str) -> Vec<Arc<Resource>> {
+        let watch = self.watches.iter().find(|watch| watch.kind().url() == type_url);
+        watch.map(|watch| watch.said(nonce)).unwrap_or_default()
     }
 
     fn update(&mut self, set: &Arc<ResourceSet>) {

@@ -12,10 +12,10 @@ use tidegate_xds::pb::google::rpc::Status as Error;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
-use super::Dialect;
 use super::clients::{Client, Clients};
 use super::groups::Sets;
 use super::resource_set::ResourceType;
+use super::{Dialect, refusal};
 
 /// More names than this a stream may not ask for: what a client may make us hold.
 const MOST_NAMES: usize = 1_000_000;
@@ -109,7 +109,7 @@ where
     let dialect = Arc::new(Mutex::new(dialect));
     let client = Client::new(node.clone(), call.peer, call.service, dialect.clone());
     let _listed = context.clients.add(client);
-    note_refusal(&first, &node);
+    note_refusal(&mut first, &node, &*dialect.lock());
     dialect.lock().receive(first, Instant::now());
     let mut may_be_due = true;
     loop {
@@ -118,8 +118,8 @@ where
             request = requests.message() => match request {
                 Ok(Some(mut request)) => {
                     check(&mut request, call)?;
-                    note_refusal(&request, &node);
                     let mut dialect = dialect.lock();
+                    note_refusal(&mut request, &node, &*dialect);
                     dialect.receive(request, Instant::now());
                     if dialect.names() > MOST_NAMES {
                         return Err(Status::resource_exhausted("one stream may ask for so many names only"));
@@ -179,8 +179,21 @@ fn check(request: &mut impl Request, call: &Call) -> Result<(), Status> {
     }
 }
 
-fn note_refusal(request: &impl Request, node: &Node) {
+fn note_refusal<D: Dialect>(request: &mut D::Request, node: &Node, dialect: &D)
+where
+    D::Request: Request,
+{
+    let type_url = std::mem::take(request.type_url());
     if let Some((nonce, error)) = request.refusal() {
-        tracing::warn!(node = node.id, nonce, code = error.code, reason = error.message, "a client refused a response");
+        let resources = refusal::meant(&dialect.said(&type_url, nonce), &error.message);
+        tracing::warn!(
+            node = node.id,
+            nonce,
+            code = error.code,
+            reason = error.message,
+            resources,
+            "a client refused a response"
+        );
     }
+    *request.type_url() = type_url;
 }

@@ -130,8 +130,13 @@ fn who_comes_back_is_told_what_changed_meanwhile() {
 #[test]
 fn what_is_refused_together_is_taken_apart_until_the_bad_one_is_alone() {
     let mut client = Client::new(set(["a", "b", "bad", "d"].map(|name| cluster(name, ""))));
+    let said = |client: &Client, nonce: &str| {
+        client.server.said(CDS, nonce).iter().map(|resource| resource.name.to_string()).collect::<Vec<_>>()
+    };
     assert_eq!(client.ask(CDS, &[], &[]), ["Cluster 1: a b bad d"]);
+    assert_eq!((said(&client, "1").len(), said(&client, "2").len()), (4, 0));
     assert_eq!(client.answer(CDS, "1", Some("no")), ["Cluster 2: a b", "Cluster 3: bad d"]);
+    assert_eq!(said(&client, "3"), ["bad", "d"]);
     assert!(client.answer(CDS, "2", None).is_empty());
     assert_eq!(client.answer(CDS, "3", Some("no")), ["Cluster 4: bad", "Cluster 5: d"]);
     assert!(client.answer(CDS, "4", Some("it is bad")).is_empty());

@@ -189,6 +189,15 @@ impl Watch {
         (name, resource)
     }
 
+    /// What the response with this nonce said, as far as that is still what there is.
+    pub(super) fn said(&self, nonce: &str) -> Vec<Arc<Resource>> {
+        let sent = self.unanswered.iter().find(|sent| sent.nonce.to_string() == nonce);
+        let current = |(name, version): &(Arc<str>, Option<Version>)| {
+            self.subscription.get(name).filter(|resource| Some(resource.version) == *version).cloned()
+        };
+        sent.iter().flat_map(|sent| &sent.words).filter_map(current).collect()
+    }
+
     pub(super) fn status(&self) -> TypeStatus {
         TypeStatus {
             kind: self.kind(),

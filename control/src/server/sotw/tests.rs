@@ -179,6 +179,8 @@ fn what_was_refused_may_go() {
     client.say(CDS, "", &[], None);
     client.say(CDS, "1", &[], None);
     assert_eq!(client.update([cluster("a", ""), cluster("bad", "")]), ["Cluster 2: a bad"]);
+    let said = |nonce: &str| client.server.said(CDS, nonce).len();
+    assert_eq!((said("1"), said("2"), said("")), (0, 2, 0));
     assert!(client.say(CDS, "2", &[], Some("no")).is_empty());
     assert_eq!(client.update([cluster("a", "")]), ["Cluster 3: a"]);
     client.say(CDS, "3", &[], None);

@@ -137,6 +137,11 @@ impl Watch {
         Some(resources)
     }
 
+    /// What the response with this nonce said; only of the last one it is known.
+    pub(super) fn said(&self, nonce: &str) -> Vec<Arc<Resource>> {
+        if self.nonce == 0 || self.nonce.to_string() != nonce { Vec::new() } else { self.subscription.asked() }
+    }
+
     pub(super) fn status(&self) -> TypeStatus {
         let all = self.subscription.count();
         let told_together = self.says_all() && (self.owed || self.subscription.is_due());
