@@ -9,35 +9,29 @@ mod follow;
 mod instance;
 mod json;
 mod nacos;
+mod registered;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod whole;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep_until};
 
 use self::consul::Consul;
 use self::dns::Dns;
-use self::follow::Found;
 use self::instance::Instance;
 use self::nacos::Nacos;
+pub use self::registered::Registered;
 use self::turns::Turns;
-use super::{Refused, Source};
+use crate::server::ResourceType;
 use crate::server::resource_set::Reference;
-use crate::server::{Group, Resource, ResourceSet, ResourceType, Sets};
-
-/// How long what is new waits for the endpoints that it names: proxies are to get clusters that they can use. A service that
-/// was waited for once is not waited for again.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a registry cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -222,199 +216,5 @@ impl Registries {
     fn of<'a>(&self, service: &'a str) -> Option<(&Arc<Registry>, &'a str)> {
         let (name, service) = service.split_once('/')?;
         self.0.get(name).map(|registry| (registry, service)).filter(|_| !service.is_empty())
-    }
-}
-
-/// A source with the endpoints of registries beside what it gives.
-#[derive(Debug)]
-pub struct Registered {
-    /// What the source behind gives. It has a task of its own: what registries say must not begin its waiting anew.
-    given_behind: mpsc::Receiver<Result<Arc<Sets>, Refused>>,
-    behind: JoinHandle<()>,
-    registries: Registries,
-    /// What the source behind gave last.
-    base: Option<Arc<Sets>>,
-    services: HashMap<Arc<str>, Service>,
-    found: mpsc::Receiver<Found>,
-    finding: mpsc::Sender<Found>,
-    /// What was given last.
-    given: Option<Arc<Sets>>,
-    /// The source behind refused something before what it has now, which is news even where it is the same as before that.
-    mended: bool,
-    refused: bool,
-    /// Until when everything waits for endpoints; the moment does not move while it waits.
-    waits_until: Option<Instant>,
-}
-
-/// A service that is followed.
-#[derive(Debug)]
-struct Service {
-    task: JoinHandle<()>,
-    endpoints: Endpoints,
-}
-
-/// What is known of a service.
-#[derive(Debug)]
-enum Endpoints {
-    /// Nothing yet: what names it waits.
-    Awaited,
-    /// Nothing within its time: it counts as one that is not there.
-    Absent,
-    Known(Arc<Resource>),
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl Drop for Registered {
-    fn drop(&mut self) {
-        self.behind.abort();
-    }
-}
-
-impl Registered {
-    /// `behind` has to let its resources name services of these registries; it runs in a task, so this needs a runtime.
-    pub fn new(mut behind: impl Source + 'static, registries: Registries) -> Self {
-        let (finding, found) = mpsc::channel(64);
-        let (giving, given_behind) = mpsc::channel(1);
-        let behind = tokio::spawn(async move { while giving.send(behind.next().await).await.is_ok() {} });
-        Self {
-            given_behind,
-            behind,
-            registries,
-            base: None,
-            services: HashMap::new(),
-            found,
-            finding,
-            given: None,
-            mended: false,
-            refused: false,
-            waits_until: None,
-        }
-    }
-
-    /// Follows what is named now, and nothing else.
-    fn follow(&mut self, base: Arc<Sets>) {
-        let needed: BTreeSet<Arc<str>> = base.all().flat_map(|(_, set)| needed(set, &self.registries)).collect();
-        self.services.retain(|name, _| needed.contains(name));
-        for name in needed {
-            let Some((registry, service)) = self.registries.of(&name) else { continue };
-            let (registry, service, finding) = (Arc::clone(registry), service.to_owned(), self.finding.clone());
-            self.services.entry(Arc::clone(&name)).or_insert_with(|| Service {
-                task: tokio::spawn(follow::run(registry, service, name, finding)),
-                endpoints: Endpoints::Awaited,
-            });
-        }
-        self.base = Some(base);
-        self.waits_until = self.waits_until.or(Some(Instant::now() + PATIENCE));
-    }
-
-    /// Waits no longer for those that have not been told of.
-    fn give_up(&mut self) {
-        self.waits_until = None;
-        let awaited = |(_, service): &(&Arc<str>, &mut Service)| matches!(service.endpoints, Endpoints::Awaited);
-        for (name, service) in self.services.iter_mut().filter(awaited) {
-            tracing::warn!(service = %name, "its registry has not told of it yet: served without it");
-            service.endpoints = Endpoints::Absent;
-        }
-    }
-
-    fn take(&mut self, Found { name, instances }: Found) {
-        // What nobody needs any more may still have been under way.
-        let Some(service) = self.services.get_mut(&name) else { return };
-        match instance::assignment(&name, &instances) {
-            Ok(resource) => service.endpoints = Endpoints::Known(Arc::new(resource)),
-            Err(reason) => tracing::error!(service = %name, reason, "what the registry says cannot be served"),
-        }
-    }
-
-    fn waits(&self) -> bool {
-        self.services.values().any(|service| matches!(service.endpoints, Endpoints::Awaited))
-    }
-
-    /// All together, if that is other than what was given last.
-    fn assemble(&mut self) -> Option<Arc<Sets>> {
-        if self.waits() {
-            return None;
-        }
-        self.waits_until = None;
-        let base = self.base.as_ref()?;
-        let nothing = Arc::default();
-        let before = self.given.as_ref().unwrap_or(&nothing);
-        let whole = |set: &Arc<ResourceSet>, before: Option<&Arc<ResourceSet>>| {
-            let endpoints =
-                needed(set, &self.registries).filter_map(|name| match &self.services.get(&name)?.endpoints {
-                    Endpoints::Known(endpoints) => Some(Arc::clone(endpoints)),
-                    Endpoints::Awaited | Endpoints::Absent => None,
-                });
-            let mut whole = ResourceSet::clone(set);
-            endpoints.for_each(|endpoints| whole.insert(endpoints));
-            match before {
-                Some(before) if before.version() == whole.version() => Arc::clone(before),
-                _ => Arc::new(whole),
-            }
-        };
-        let rest = whole(&base.rest, Some(&before.rest));
-        let groups = base.groups.iter().map(|group| {
-            let before = before.groups.iter().find(|other| other.name == group.name).map(|group| &group.set);
-            Group { set: whole(&group.set, before), ..group.clone() }
-        });
-        let sets = Sets { rest, groups: groups.collect() };
-        // The first are given although they are empty.
-        if !std::mem::take(&mut self.mended) && self.given.as_ref().is_some_and(|given| same(&sets, given)) {
-            return None;
-        }
-        let sets = Arc::new(sets);
-        self.given = Some(Arc::clone(&sets));
-        Some(sets)
-    }
-}
-
-/// The services of registries that a set names and does not hold itself.
-fn needed<'a>(set: &'a ResourceSet, registries: &'a Registries) -> impl Iterator<Item = Arc<str>> + 'a {
-    let references = set.kind(ResourceType::CLUSTER).iter().flat_map(|cluster| &cluster.references);
-    let ours = references.filter(|reference| registries.have(reference));
-    let held = |name: &str| set.kind(ResourceType::ENDPOINTS).get(name).is_some();
-    ours.map(|reference| Arc::clone(&reference.name)).filter(move |name| !held(name))
-}
-
-fn same(one: &Sets, other: &Sets) -> bool {
-    let groups =
-        |sets: &Sets| sets.groups.iter().map(|group| (group.name.clone(), group.pattern.clone())).collect::<Vec<_>>();
-    let sets = |sets: &Sets| sets.all().map(|(_, set)| set.version()).collect::<Vec<_>>();
-    sets(one) == sets(other) && groups(one) == groups(other)
-}
-
-impl Source for Registered {
-    async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
-        loop {
-            let waits_until = self.waits_until.filter(|_| self.waits());
-            let given_up = async {
-                match waits_until {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                Some(sets) = self.given_behind.recv() => {
-                    self.mended |= std::mem::replace(&mut self.refused, sets.is_err());
-                    self.follow(sets?);
-                }
-                Some(found) = self.found.recv() => {
-                    self.take(found);
-                    // Several often come at once.
-                    while let Ok(found) = self.found.try_recv() {
-                        self.take(found);
-                    }
-                }
-                () = given_up => self.give_up(),
-            }
-            if let Some(sets) = self.assemble() {
-                return Ok(sets);
-            }
-        }
     }
 }

@@ -2,9 +2,17 @@
 
 use std::sync::Arc;
 
+use std::collections::BTreeMap;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::follow::Found;
 use super::testing::{Asked, server};
+use super::whole::Whole;
 use super::*;
-use crate::source::read;
+use crate::server::{Group, ResourceSet, Sets};
+use crate::source::{Refused, Source, read};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -184,7 +192,7 @@ async fn consul_is_followed_by_its_index() {
     // Nobody needs it any more.
     hand.send(sets(&["elsewhere"])).await.unwrap();
     let last = next(&mut source).await;
-    assert!(last.rest.kind(ResourceType::ENDPOINTS).is_empty() && source.services.is_empty());
+    assert!(last.rest.kind(ResourceType::ENDPOINTS).is_empty() && source.follows_nothing());
 }
 
 /// Polled at Nacos' pace; an answer that is older than the one before is not taken.
@@ -279,6 +287,51 @@ async fn dns_names_are_looked_up_again() {
     assert!(source.found.try_recv().is_err(), "a failure changes nothing");
 }
 
+/// News of a service touch only the sets that name it, and there only what is of it.
+#[test]
+fn news_change_what_they_are_about() {
+    let set = |services: &[&str]| Arc::clone(&sets(services).rest);
+    let group =
+        |name: &str, services: &[&str]| Group { name: name.into(), pattern: Default::default(), set: set(services) };
+    let base = Sets {
+        rest: set(&["consul/a", "consul/a"]),
+        groups: vec![group("one", &["consul/b", "elsewhere"]), group("two", &["consul/a", "consul/b"])],
+    };
+    let registries = Registries::new(vec![Registry::parse("consul://a", None).unwrap()]).unwrap();
+    let mut whole = Whole::new(&base, &registries);
+    assert_eq!(whole.services().map(|name| &**name).collect::<Vec<_>>(), ["consul/a", "consul/b"]);
+    let endpoints = |name: &str, port: u16| {
+        let instance = Instance {
+            priority: 0,
+            place: instance::Place::default(),
+            address: [10, 0, 0, 1].into(),
+            port,
+            weight: 1,
+            healthy: true,
+            labels: BTreeMap::new(),
+        };
+        Arc::new(instance::assignment(name, &[instance]).unwrap())
+    };
+    let has = |sets: &Sets, name: &str| {
+        sets.all().map(|(_, set)| set.kind(ResourceType::ENDPOINTS).get(name).is_some()).collect::<Vec<_>>()
+    };
+    assert!(whole.insert(&endpoints("consul/b", 1)));
+    let first = whole.since(None).clone();
+    assert!(Arc::ptr_eq(&first.rest, &base.rest));
+    assert_eq!((has(&first, "consul/a"), has(&first, "consul/b")), (vec![false; 3], vec![false, true, true]));
+    // The same again, and what nobody asks for.
+    assert!(!whole.insert(&endpoints("consul/b", 1)) && !whole.insert(&endpoints("consul/c", 1)));
+    assert!(whole.insert(&endpoints("consul/a", 1)) && whole.insert(&endpoints("consul/a", 2)));
+    let second = whole.since(Some(&first)).clone();
+    let kept = |group: usize| Arc::ptr_eq(&first.groups[group].set, &second.groups[group].set);
+    assert!(kept(0) && !kept(1) && !Arc::ptr_eq(&first.rest, &second.rest));
+    // The source says the same once more: what is known goes in again, and nothing is other than before.
+    let mut again = Whole::new(&base, &registries);
+    assert!(again.insert(&endpoints("consul/a", 2)) && again.insert(&endpoints("consul/b", 1)));
+    let third = again.since(Some(&second));
+    assert!(Arc::ptr_eq(&third.rest, &second.rest) && Arc::ptr_eq(&third.groups[1].set, &second.groups[1].set));
+}
+
 #[tokio::test]
 async fn what_is_empty_is_given_too_but_once() {
     let (hand, mut source) = registered(Registry::parse("consul://127.0.0.1:1", None).unwrap());
@@ -297,7 +350,7 @@ async fn a_silent_registry_holds_nothing_up_for_ever() {
     hand.send(sets(&["consul/web"])).await.unwrap();
     let began = Instant::now();
     let given = next(&mut source).await;
-    assert!(began.elapsed() >= PATIENCE.min(super::PATIENCE));
+    assert!(began.elapsed() >= PATIENCE.min(registered::PATIENCE));
     assert_eq!(endpoints(&given, "consul/web"), ["none"]);
 }
 
@@ -315,7 +368,7 @@ async fn a_silent_service_delays_nothing_twice() {
     hand.send(sets(&["consul/dead", "consul/new"])).await.unwrap();
     hand.send(sets(&["consul/dead", "consul/new", "consul/newer"])).await.unwrap();
     assert_eq!(next(&mut source).await.rest.len(), 3);
-    assert!(began.elapsed() >= super::PATIENCE && began.elapsed() < 2 * super::PATIENCE);
+    assert!(began.elapsed() >= registered::PATIENCE && began.elapsed() < 2 * registered::PATIENCE);
 }
 
 /// A source that looks whether what is there stays so.
