@@ -13,7 +13,7 @@ mod tests;
 mod yaml;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tidegate_xds::{FieldError, FieldPath, Format, Location, Plain, SourceMap, plain, root_keys};
 
@@ -22,6 +22,7 @@ pub use page::page;
 pub use schema::schema;
 pub use yaml::yaml;
 
+use self::expand::Made;
 use self::form::File;
 use self::shape::{Faults, Shape};
 
@@ -42,6 +43,8 @@ pub(crate) struct Parsed {
     file: File,
     listeners: HashMap<String, Location>,
     upstreams: HashMap<String, Location>,
+    /// Made when it is first needed, and never again.
+    made: OnceLock<Made>,
 }
 
 impl Parsed {
@@ -70,10 +73,15 @@ impl Parsed {
                     names.into_iter().map(|(name, place)| (name.to_owned(), place)).collect()
                 };
                 let (listeners, upstreams) = (places("listen"), places("upstreams"));
-                Ok(Self { name: name.clone(), source, file, listeners, upstreams })
+                Ok(Self { name: name.clone(), source, file, listeners, upstreams, made: OnceLock::new() })
             }
             _ => Err(errors),
         }
+    }
+
+    /// What it expands to by itself.
+    fn made(&self) -> &Made {
+        self.made.get_or_init(|| Made::of(self))
     }
 
     /// What it is called in errors.

@@ -22,7 +22,7 @@ fn parsed(name: &str, text: &str) -> Result<Parsed, Vec<String>> {
 /// What one file expands to, with nothing beside it.
 fn expanded(text: &str) -> Result<Vec<Arc<Resource>>, Vec<String>> {
     let file = parsed("a.yaml", text)?;
-    expand(&[Part { file: &file, of_group: false }], &Outside::These(&BTreeSet::new()))
+    expand(&[Part { file: &file, of_group: false }], &Outside::These(&BTreeSet::new()), &ResourceSet::default())
 }
 
 fn document(resources: Vec<Arc<Resource>>) -> Value {
@@ -272,7 +272,7 @@ hosts:
 fn together(files: &[(bool, &str, &str)]) -> Result<Vec<Arc<Resource>>, Vec<String>> {
     let read: Vec<_> = files.iter().map(|(group, name, text)| (*group, parsed(name, text).unwrap())).collect();
     let parts: Vec<_> = read.iter().map(|(of_group, file)| Part { file, of_group: *of_group }).collect();
-    expand(&parts, &Outside::These(&BTreeSet::from(["raw"])))
+    expand(&parts, &Outside::These(&BTreeSet::from(["raw"])), &ResourceSet::default())
 }
 
 #[test]

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use tidegate_xds::pb::envoy::config::core::v3::Node;
+use tokio::task::JoinError;
 
 use self::file::Held;
 use super::{Elsewhere, Refused, Registries, Source};
@@ -33,12 +35,19 @@ const MOST_LOOKS: usize = 20;
 /// The file that says which nodes a group has.
 const NODE: &str = "node";
 
-/// The source.
+/// The source. All that takes long is done aside, so that who waits for it goes on with other things.
 #[derive(Debug)]
 pub struct Directory {
     root: PathBuf,
-    elsewhere: Elsewhere,
     seen: Option<Listing>,
+    contents: Arc<Mutex<Contents>>,
+}
+
+/// What was read; of a file that has not changed it stays.
+#[derive(Debug, Default)]
+struct Contents {
+    root: PathBuf,
+    elsewhere: Elsewhere,
     files: HashMap<PathBuf, Read>,
     last: Arc<Sets>,
 }
@@ -79,7 +88,7 @@ impl Source for Directory {
     async fn next(&mut self) -> Result<Arc<Sets>, Refused> {
         let mut amid_writing = 0;
         loop {
-            let mut listing = list(&self.root);
+            let mut listing = self.list().await;
             if self.seen.as_ref() == Some(&listing) {
                 tokio::time::sleep(LOOK_EVERY).await;
                 continue;
@@ -87,20 +96,21 @@ impl Source for Directory {
             // The first time there is nobody who could be writing.
             for _ in 0..if self.seen.is_some() { MOST_LOOKS } else { 0 } {
                 tokio::time::sleep(SETTLE).await;
-                let now = list(&self.root);
+                let now = self.list().await;
                 if std::mem::replace(&mut listing, now) == listing {
                     break;
                 }
             }
             self.seen = Some(listing.clone());
-            let read = self.read(&listing);
+            let contents = Arc::clone(&self.contents);
+            let (read, listing) = aside(move || (contents.lock().read(&listing), listing)).await;
             // Half of what somebody writes in place is not what is meant: it is read again once it is whole.
-            if amid_writing < MOST_LOOKS && list(&self.root) != listing {
+            if amid_writing < MOST_LOOKS && self.list().await != listing {
                 amid_writing += 1;
                 continue;
             }
             let sets = read?;
-            self.last = sets.clone();
+            self.contents.lock().last = sets.clone();
             return Ok(sets);
         }
     }
@@ -109,19 +119,15 @@ impl Source for Directory {
 impl Directory {
     /// `held_elsewhere`: clusters that proxies have by themselves.
     pub fn new(root: PathBuf, held_elsewhere: impl IntoIterator<Item = String>) -> Self {
-        Self {
-            root,
-            elsewhere: Elsewhere { clusters: held_elsewhere.into_iter().collect(), ..Elsewhere::default() },
-            seen: None,
-            files: HashMap::new(),
-            last: Arc::default(),
-        }
+        let elsewhere = Elsewhere { clusters: held_elsewhere.into_iter().collect(), ..Elsewhere::default() };
+        let contents = Contents { root: root.clone(), elsewhere, ..Contents::default() };
+        Self { root, seen: None, contents: Arc::new(Mutex::new(contents)) }
     }
 
     /// Lets resources name services of these registries.
     #[must_use]
-    pub fn with_registries(mut self, registries: Registries) -> Self {
-        self.elsewhere.registries = registries;
+    pub fn with_registries(self, registries: Registries) -> Self {
+        self.contents.lock().elsewhere.registries = registries;
         self
     }
 
@@ -129,10 +135,17 @@ impl Directory {
     ///
     /// # Errors
     /// As [`Source::next`].
-    pub(super) fn load(&mut self) -> Result<Arc<Sets>, Refused> {
-        self.read(&list(&self.root))
+    pub(super) fn load(&self) -> Result<Arc<Sets>, Refused> {
+        self.contents.lock().read(&list(&self.root))
     }
 
+    async fn list(&self) -> Listing {
+        let root = self.root.clone();
+        aside(move || list(&root)).await
+    }
+}
+
+impl Contents {
     fn read(&mut self, listing: &Listing) -> Result<Arc<Sets>, Refused> {
         let listing = listing.as_ref().map_err(|fault| Refused { faults: vec![fault.clone()] })?;
         self.files.retain(|path, _| listing.contains_key(path));
@@ -176,6 +189,16 @@ impl Read {
 impl Stamp {
     fn of(meta: &std::fs::Metadata) -> Self {
         Self { device: meta.dev(), inode: meta.ino(), length: meta.len(), modified: meta.modified().ok() }
+    }
+}
+
+/// Does what takes long where it holds nobody up.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The process ends.
+        Err(Err(_)) => std::future::pending().await,
     }
 }
 

@@ -15,6 +15,7 @@ use imbl::OrdMap;
 pub use imbl::ordmap::DiffItem;
 use prost::{Message, Name};
 pub use references::Reference;
+pub(crate) use resource::Piece;
 pub use resource::{Resource, Version};
 use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use tidegate_xds::to_whole_json;

@@ -77,11 +77,11 @@ const ROWS: &[Row] = {
     ]
 };
 
-/// All that a resource names. Only `ads` and `self` are sure to mean the control plane that serves the resource: what comes
+/// All that a message names. Only `ads` and `self` are sure to mean the control plane that serves the resource: what comes
 /// from elsewhere is not judged.
-pub(super) fn of(kind: ResourceType, bytes: &[u8], source: Option<(&SourceMap, &FieldPath)>) -> Vec<Reference> {
+pub(super) fn of(message: &str, bytes: &[u8], source: Option<(&SourceMap, &FieldPath)>) -> Vec<Reference> {
     let mut found = Vec::new();
-    walk(kind.message(), bytes, &mut |visited| {
+    walk(message, bytes, &mut |visited| {
         for row in ROWS.iter().filter(|row| row.message == visited.message()) {
             let ours =
                 |source: &str| ["ads", "self"].iter().any(|specifier| visited.holds(&format!("{source}.{specifier}")));
@@ -120,7 +120,7 @@ mod tests {
 
     fn names(kind: ResourceType, text: &str) -> Vec<String> {
         let bytes = decode(kind.message(), text.as_bytes(), Format::Yaml, UnknownFields::Reject).unwrap().bytes;
-        of(kind, &bytes, None)
+        of(kind.message(), &bytes, None)
             .iter()
             .map(|found| format!("{} {} {}", found.path, found.to.short(), found.name))
             .collect()

@@ -51,6 +51,30 @@ pub struct Resource {
     pub origin: Option<(Arc<str>, Option<Location>)>,
 }
 
+/// A message that is put into resources, and has been checked by the schema's rules.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    bytes: Vec<u8>,
+    references: Box<[Reference]>,
+}
+
+impl Piece {
+    /// # Errors
+    /// Every rule that is broken.
+    pub(crate) fn new(message: &str, bytes: Vec<u8>) -> Result<Self, Vec<FieldError>> {
+        validate(message, &bytes)?;
+        let references = references::of(message, &bytes, None).into();
+        Ok(Self { bytes, references })
+    }
+
+    /// A message's bytes with these in the repeated field of this number.
+    pub(crate) fn join(message: &[u8], field: u32, items: &[Arc<Self>]) -> Vec<u8> {
+        let mut joined = message.to_vec();
+        items.iter().for_each(|item| prost::encoding::bytes::encode(field, &item.bytes, &mut joined));
+        joined
+    }
+}
+
 /// Two with one name are the same where their versions are.
 impl PartialEq for Resource {
     fn eq(&self, other: &Self) -> bool {
@@ -96,14 +120,40 @@ impl Resource {
             return Err(fail(FieldPath::root().field(kind.name_field()), "a resource needs a name".to_owned()));
         };
         let version = Version::of(kind, &body.value);
-        let references = references::of(kind, &body.value, source).into();
+        let references = references::of(kind.message(), &body.value, source).into();
         let body = Any { type_url: kind.url(), value: body.value };
         Ok(Self { kind, name: name.into(), version, body, references, origin: None })
     }
 
+    /// One that is put together: `message`, with `items` in one of its repeated fields, which is `value` as a whole. The items
+    /// have been checked, each by itself: the schema has no rule for all of them together.
+    ///
+    /// # Errors
+    /// As [`Resource::read`], of the message without them.
+    pub(crate) fn compose(
+        message: Any,
+        value: Vec<u8>,
+        field: &str,
+        items: &[Arc<Piece>],
+    ) -> Result<Self, Vec<FieldError>> {
+        let mut resource = Self::from_source(message, None)?;
+        let mut references = std::mem::take(&mut resource.references).into_vec();
+        for (index, item) in items.iter().enumerate() {
+            let base = FieldPath::root().field(field).index(index);
+            let named =
+                |reference: &Reference| Reference { path: reference.path.clone().under(&base), ..reference.clone() };
+            references.extend(item.references.iter().map(named));
+        }
+        resource.version = Version::of(resource.kind, &value);
+        resource.body.value = value;
+        resource.references = references.into();
+        Ok(resource)
+    }
+
     /// Whether both have the same content, and stand at the same place.
     pub(super) fn is_same_in_place(&self, other: &Self) -> bool {
-        self == other && self.origin == other.origin && self.references == other.references
+        std::ptr::eq(self, other)
+            || (self == other && self.origin == other.origin && self.references == other.references)
     }
 
     /// `file:line`, or nothing for what came from no file.

@@ -3,6 +3,7 @@
 
 mod filters;
 mod listener;
+mod made;
 mod route;
 mod upstream;
 
@@ -13,12 +14,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tidegate_xds::pb::google::protobuf::Any;
-use tidegate_xds::{FieldPath, Format, Location, UnknownFields, any, decode, nearest};
+use tidegate_xds::{FieldError, FieldPath, Format, UnknownFields, decode, nearest};
 
+pub(super) use self::made::Made;
 use super::Parsed;
 use super::form::{Destination, File, Host, Listen, Route, Upstream, Version};
 use super::shape::{MOST_FAULTS, Or};
-use crate::server::Resource;
+use crate::server::resource_set::Piece;
+use crate::server::{Resource, ResourceSet, ResourceType};
 
 /// A file, and whether it is one of a group of nodes: what it defines then takes the place of what all nodes get.
 #[derive(Debug, Clone, Copy)]
@@ -38,21 +41,19 @@ pub(crate) enum Outside<'a> {
 struct Defined<'a, T> {
     part: Part<'a>,
     path: FieldPath,
+    /// Among those of its file.
+    index: usize,
     value: &'a T,
-}
-
-impl<T> Clone for Defined<'_, T> {
-    fn clone(&self) -> Self {
-        Self { part: self.part, path: self.path.clone(), value: self.value }
-    }
 }
 
 type ByName<'a, T> = BTreeMap<&'a str, Defined<'a, T>>;
 
 /// A host on one listener, with the names that are its own there.
 struct Served<'a> {
+    file: &'a Parsed,
+    /// Among those of its file.
+    index: usize,
     host: &'a Host,
-    file: &'a File,
     names: Vec<&'a str>,
 }
 
@@ -63,37 +64,73 @@ struct Expansion<'a> {
     faults: Vec<String>,
 }
 
-/// Expands files.
+/// Expands files. What of a file does not hang on others is made once and kept with it; so is what is as in `before`, the set
+/// that was served last.
 ///
 /// # Errors
 /// Each fault with `file:line` and its path.
-pub(crate) fn expand(parts: &[Part<'_>], outside: &Outside<'_>) -> Result<Vec<Arc<Resource>>, Vec<String>> {
+pub(crate) fn expand(
+    parts: &[Part<'_>],
+    outside: &Outside<'_>,
+    before: &ResourceSet,
+) -> Result<Vec<Arc<Resource>>, Vec<String>> {
     let mut expansion = Expansion { listeners: ByName::new(), upstreams: ByName::new(), outside, faults: Vec::new() };
     expansion.define(parts);
     let hosts = expansion.attach(parts);
-    let mut made = Vec::new();
-    for (name, defined) in &expansion.upstreams {
-        let place = defined.part.file.upstreams.get(*name);
-        for value in upstream::resources(name, defined.value) {
-            made.push(resource(&value, defined.part.file, &defined.path, place));
+    let mut resources = Vec::new();
+    let mut faults = Vec::new();
+    for defined in expansion.upstreams.values() {
+        match &defined.part.file.made().upstreams[defined.index] {
+            Ok(made) => resources.extend(made.iter().cloned()),
+            Err(wrong) => faults.extend(wrong.iter().cloned()),
         }
     }
     for (name, defined) in &expansion.listeners {
-        let Defined { part: Part { file, .. }, value: listen, path } = defined;
-        let log = listen.access_log.as_ref().or(file.file.access_log.as_ref());
         let hosts = hosts.get(name).map(Vec::as_slice).unwrap_or_default();
-        for value in [listener::resource(name, listen, log.map(|Or(log)| log)), route::configuration(name, hosts)] {
-            made.push(resource(&value, file, path, file.listeners.get(*name)));
+        let listener = defined.part.file.made().listeners[defined.index].clone();
+        for made in [listener, routes(name, defined, hosts, before)] {
+            match made {
+                Ok(resource) => resources.push(resource),
+                Err(wrong) => faults.extend(wrong),
+            }
         }
     }
-    let mut resources = Vec::with_capacity(made.len());
-    for resource in made {
-        match resource {
-            Ok(resource) => resources.push(Arc::new(resource)),
-            Err(faults) => expansion.faults.extend(faults),
-        }
-    }
+    expansion.faults.extend(faults);
     if expansion.faults.is_empty() { Ok(resources) } else { Err(expansion.faults) }
+}
+
+/// The routes of a listener: its hosts, each as it was made with its file, one after another.
+fn routes(
+    name: &str,
+    defined: &Defined<'_, Listen>,
+    hosts: &[Served<'_>],
+    before: &ResourceSet,
+) -> Result<Arc<Resource>, Vec<String>> {
+    let Defined { part: Part { file, .. }, path, .. } = defined;
+    let told = |errors: Vec<FieldError>| made::told(file, path, &errors);
+    let kind = ResourceType::ROUTES;
+    let part = |served: &Served<'_>| match served.names.len() == served.host.names.len() {
+        true => served.file.made().hosts[served.index].clone(),
+        // A group has taken some of its names.
+        false => made::host(served.file, served.index, &served.names),
+    };
+    let items: Vec<Arc<Piece>> = hosts.iter().map(part).collect::<Result<_, _>>()?;
+    let message = encoded(kind.message(), &route::configuration(name, hosts)).map_err(told)?;
+    let (field, number) = route::VIRTUAL_HOSTS;
+    let value = Piece::join(&message, number, &items);
+    let origin = Some((file.name.clone(), file.listeners.get(name).copied()));
+    let same = |before: &&Arc<Resource>| before.body.value == value && before.origin == origin;
+    if let Some(before) = before.kind(kind).get(name).filter(same) {
+        return Ok(Arc::clone(before));
+    }
+    let message = Any { type_url: kind.url(), value: message };
+    let made = Resource::compose(message, value, field, &items).map_err(told)?;
+    Ok(Arc::new(Resource { origin, ..made }))
+}
+
+/// A message that was made as JSON.
+fn encoded(message: &str, value: &Value) -> Result<Vec<u8>, Vec<FieldError>> {
+    Ok(decode(message, value.to_string().as_bytes(), Format::Json, UnknownFields::Reject)?.bytes)
 }
 
 impl<'a> Expansion<'a> {
@@ -106,12 +143,14 @@ impl<'a> Expansion<'a> {
     fn define(&mut self, parts: &[Part<'a>]) {
         for part in parts {
             let File { tidegate: Version::V1, listen, upstreams, .. } = &part.file.file;
-            for (name, Or(value)) in &listen.0 {
-                let defined = Defined { part: *part, path: FieldPath::root().field("listen").key(&name.0), value };
+            for (index, (name, Or(value))) in listen.0.iter().enumerate() {
+                let path = FieldPath::root().field("listen").key(&name.0);
+                let defined = Defined { part: *part, path, index, value };
                 self.faults.extend(put(&mut self.listeners, "a listener", &name.0, defined));
             }
-            for (name, value) in &upstreams.0 {
-                let defined = Defined { part: *part, path: FieldPath::root().field("upstreams").key(&name.0), value };
+            for (index, (name, value)) in upstreams.0.iter().enumerate() {
+                let path = FieldPath::root().field("upstreams").key(&name.0);
+                let defined = Defined { part: *part, path, index, value };
                 self.faults.extend(put(&mut self.upstreams, "an upstream", &name.0, defined));
             }
         }
@@ -132,9 +171,8 @@ impl<'a> Expansion<'a> {
         // A group's own come first: they take names away from what all nodes get.
         let (own, shared): (Vec<&Part<'_>>, Vec<&Part<'_>>) = parts.iter().partition(|part| part.of_group);
         for part in own.into_iter().chain(shared) {
-            let file = &part.file.file;
-            for (index, host) in file.hosts.iter().enumerate() {
-                let path = FieldPath::root().field("hosts").index(index);
+            for (number, host) in part.file.file.hosts.iter().enumerate() {
+                let path = FieldPath::root().field("hosts").index(number);
                 for (index, route) in host.routes.iter().enumerate() {
                     self.check_destinations(part.file, route, &path.clone().field("routes").index(index));
                 }
@@ -157,7 +195,8 @@ impl<'a> Expansion<'a> {
                         }
                     }
                     if !names.is_empty() {
-                        hosts.entry(listener).or_default().push(Served { host, file, names });
+                        let served = Served { file: part.file, index: number, host, names };
+                        hosts.entry(listener).or_default().push(served);
                     }
                 }
             }
@@ -239,20 +278,6 @@ fn missing<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a str>) -> 
         Some(near) => format!("there is no {what} '{name}'; did you mean '{near}'?"),
         None => format!("there is no {what} '{name}'"),
     }
-}
-
-/// One resource, read as if it stood in a file.
-fn resource(value: &Value, file: &Parsed, path: &FieldPath, place: Option<&Location>) -> Result<Resource, Vec<String>> {
-    let read = || {
-        let text = value.to_string();
-        let bytes = decode("google.protobuf.Any", text.as_bytes(), Format::Json, UnknownFields::Reject)?.bytes;
-        let body: Any = any::decode(&bytes, &FieldPath::root()).map_err(|error| vec![error])?;
-        Resource::read(body)
-    };
-    let mut resource: Resource =
-        read().map_err(|errors| errors.iter().map(|error| file.fault(path, &error.to_string())).collect::<Vec<_>>())?;
-    resource.origin = Some((file.name.clone(), place.copied()));
-    Ok(resource)
 }
 
 /// A message within an `Any`: its type, and its fields.

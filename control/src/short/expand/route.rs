@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::{Served, duration, filters, typed};
 use crate::short::form::{
-    Cors, Destination, Hash, HeaderMatch, Headers, Limits, Match, Redirect, Respond, Retry, RetryOn, Rewrite, Route,
-    TextMatch,
+    Cors, Destination, File, Hash, HeaderMatch, Headers, Host, Limits, Match, Redirect, Respond, Retry, RetryOn,
+    Rewrite, Route, TextMatch,
 };
 use crate::short::scalars::{Compared, Path, Pattern};
 use crate::short::shape::{Or, Word};
@@ -13,25 +13,25 @@ use crate::short::shape::{Or, Word};
 /// The longest body of an answer where a configuration says nothing.
 const USUAL_BODY: usize = 4096;
 
-/// The routes of a listener, under its name.
+/// The field of a route configuration that its virtual hosts are in.
+pub(super) const VIRTUAL_HOSTS: (&str, u32) = ("virtual_hosts", 2);
+
+/// The routes of a listener, under its name, but for its virtual hosts.
 pub(super) fn configuration(name: &str, hosts: &[Served<'_>]) -> Value {
-    let virtual_hosts: Vec<Value> = hosts.iter().map(virtual_host).collect();
     let mut configuration = json!({
         "name": name,
         // The nearest has the last word.
         "most_specific_header_mutations_wins": true,
-        "virtual_hosts": virtual_hosts,
     });
     let bodies = hosts.iter().flat_map(|served| &served.host.routes).filter_map(|route| route.respond.as_ref());
     if bodies.map(|respond| respond.body.len()).max().is_some_and(|longest| longest > USUAL_BODY) {
         configuration["max_direct_response_body_size_bytes"] = json!(crate::short::check::LONGEST_BODY);
     }
-    typed("envoy.config.route.v3.RouteConfiguration", configuration)
+    configuration
 }
 
-fn virtual_host(served: &Served<'_>) -> Value {
-    let Served { host, file, names } = served;
-    // No two hosts of a listener have one.
+/// A host of a file; no two hosts of a listener have one of these names.
+pub(super) fn virtual_host(host: &Host, file: &File, names: &[&str]) -> Value {
     let name = names.first().copied().unwrap_or_default();
     let routes: Vec<Value> = host.routes.iter().map(|route| self::route(route, host.cors.as_ref())).collect();
     let mut virtual_host = json!({"name": name, "domains": names});

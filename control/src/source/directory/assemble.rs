@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::file::Held;
-use super::{Content, Directory, Group, NODE, Part, PathBuf, Refused, Resource, ResourceSet, Sets, Stamp};
+use super::{Content, Contents, Group, NODE, Part, PathBuf, Refused, Resource, ResourceSet, Sets, Stamp};
 use crate::server::ResourceType;
 use crate::short::{self, Outside};
 
 type ByName = HashMap<(ResourceType, Arc<str>), Arc<Resource>>;
 
-impl Directory {
+impl Contents {
     /// The sets of all groups, each checked as a whole.
     pub(super) fn assemble(&self, listing: &BTreeMap<PathBuf, Stamp>) -> Result<Arc<Sets>, Refused> {
         let mut faults = Vec::new();
@@ -38,9 +38,10 @@ impl Directory {
                 faults.push(format!("{name}: no {NODE}.yaml says which nodes this group has"));
                 continue;
             };
-            let all = self.of_group(&shared, &above, &part, &mut faults);
             let before = self.last.groups.iter().find(|group| *group.name == *name).map(|group| &group.set);
-            let set = self.set(all.values(), before.unwrap_or(&self.last.rest), &mut faults);
+            let before = before.unwrap_or(&self.last.rest);
+            let all = self.of_group(&shared, &above, &part, before, &mut faults);
+            let set = self.set(all.values(), before, &mut faults);
             groups.push(Group { name: name.into(), pattern: node.clone(), set });
         }
         if !faults.is_empty() {
@@ -54,12 +55,19 @@ impl Directory {
 
     /// What all nodes get.
     fn shared(&self, above: &Part<'_>, faults: &mut Vec<String>) -> ByName {
-        let expanded = self.expand(&[(above, false)], above.resources.iter().copied(), faults);
+        let expanded = self.expand(&[(above, false)], above.resources.iter().copied(), &self.last.rest, faults);
         unique(above.resources.iter().copied().chain(&expanded), faults)
     }
 
     /// What the nodes of a group get: what all get, and in its place what the group's own files say.
-    fn of_group(&self, shared: &ByName, above: &Part<'_>, own: &Part<'_>, faults: &mut Vec<String>) -> ByName {
+    fn of_group(
+        &self,
+        shared: &ByName,
+        above: &Part<'_>,
+        own: &Part<'_>,
+        before: &ResourceSet,
+        faults: &mut Vec<String>,
+    ) -> ByName {
         let mut all = shared.clone();
         if own.short.is_empty() {
             all.extend(unique(own.resources.iter().copied(), faults));
@@ -67,7 +75,7 @@ impl Directory {
         }
         // Hosts of the group may be served on listeners from above: what they expand to is made anew.
         let beside = above.resources.iter().chain(&own.resources).copied();
-        let expanded = self.expand(&[(above, false), (own, true)], beside, faults);
+        let expanded = self.expand(&[(above, false), (own, true)], beside, before, faults);
         let is_own = |resource: &&Arc<Resource>| {
             resource.origin.as_ref().is_some_and(|(file, _)| own.short.iter().any(|own| own.name() == file))
         };
@@ -80,6 +88,7 @@ impl Directory {
         &self,
         parts: &[(&Part<'_>, bool)],
         beside: impl Iterator<Item = &'a Arc<Resource>>,
+        before: &ResourceSet,
         faults: &mut Vec<String>,
     ) -> Vec<Arc<Resource>> {
         let mut files = Vec::new();
@@ -92,7 +101,7 @@ impl Directory {
         let clusters = beside.filter(|resource| resource.kind == ResourceType::CLUSTER);
         let mut others: BTreeSet<&str> = clusters.map(|cluster| &*cluster.name).collect();
         others.extend(self.elsewhere.clusters.iter().map(String::as_str));
-        short::expand(&files, &Outside::These(&others)).unwrap_or_else(|wrong| {
+        short::expand(&files, &Outside::These(&others), before).unwrap_or_else(|wrong| {
             faults.extend(wrong);
             Vec::new()
         })

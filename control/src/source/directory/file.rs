@@ -9,7 +9,7 @@ use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{Decoded, FieldError, FieldPath, Format, UnknownFields, any, decode, load, root_keys};
 
-use crate::server::Resource;
+use crate::server::{Resource, ResourceSet};
 use crate::short::{self, Outside, Parsed, Part};
 
 /// What a file holds.
@@ -43,7 +43,9 @@ pub(in crate::source) fn held(name: &Arc<str>, path: &Path, text: &[u8]) -> Resu
 pub(in crate::source) fn alone(name: &Arc<str>, path: &Path, text: &[u8]) -> Result<Vec<Arc<Resource>>, Vec<String>> {
     match held(name, path, text)? {
         Held::Resources(resources) => Ok(resources),
-        Held::Short(file) => short::expand(&[Part { file: &file, of_group: false }], &Outside::Unknown),
+        Held::Short(file) => {
+            short::expand(&[Part { file: &file, of_group: false }], &Outside::Unknown, &ResourceSet::default())
+        }
     }
 }
 

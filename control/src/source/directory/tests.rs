@@ -238,3 +238,63 @@ async fn the_example_of_the_project_is_served() {
         (["service", "service", "main", "routes"].map(str::to_owned).into(), 1)
     );
 }
+
+/// A file of its own hosts and upstreams.
+fn team(number: usize, port: u16) -> String {
+    let mut text = "tidegate: v1\nhosts:\n".to_owned();
+    for host in 0..10 {
+        let to = format!("to: u{number}-{host}");
+        text += &format!(
+            "- names: [h{host}.t{number}.example]\n  routes: [{{ match: /a, {to} }}, {{ match: /b, {to} }}]\n"
+        );
+    }
+    text += "upstreams:\n";
+    for host in 0..10 {
+        text += &format!("  u{number}-{host}: {{ endpoints: [127.0.0.1:{port}] }}\n");
+    }
+    text
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_edit_does_not_touch_is_not_made_again() {
+    let scratch = Scratch::new();
+    scratch.put("listen.yaml", "tidegate: v1\nlisten: { web: 127.0.0.1:80, other: 127.0.0.1:81 }\n");
+    // Hosts of a file that has no listener are on all of them.
+    let on_web = |port: u16| team(1, port).replace("- names:", "- listen: [web]\n  names:");
+    scratch.put("a.yaml", &on_web(1));
+    scratch.put("b.yaml", &(team(2, 1) + "listen: { own: 127.0.0.1:82 }\n"));
+    let mut source = scratch.source();
+    let first = source.next().await.unwrap();
+    let is_kept = |second: &Sets, kind: ResourceType, name: &str| {
+        Arc::ptr_eq(first.rest.kind(kind).get(name).unwrap(), second.rest.kind(kind).get(name).unwrap())
+    };
+    // Another port: neither routes nor what other files say.
+    scratch.put("a.yaml", &on_web(2));
+    let second = source.next().await.unwrap();
+    assert!(!is_kept(&second, ResourceType::ENDPOINTS, "u1-0"));
+    assert!(is_kept(&second, ResourceType::CLUSTER, "u2-0") && is_kept(&second, ResourceType::ENDPOINTS, "u2-0"));
+    assert!(["web", "other", "own"].iter().all(|name| is_kept(&second, ResourceType::ROUTES, name)));
+    // Other routes: those of its listeners.
+    scratch.put("a.yaml", &on_web(2).replace("/b", "/c"));
+    let third = source.next().await.unwrap();
+    assert!(!is_kept(&third, ResourceType::ROUTES, "web") && is_kept(&third, ResourceType::ROUTES, "own"));
+    assert!(is_kept(&third, ResourceType::LISTENER, "web") && is_kept(&third, ResourceType::CLUSTER, "u1-0"));
+}
+
+/// `cargo test --workspace --lib edit_of_one_of_many -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn edit_of_one_of_many() {
+    let scratch = Scratch::new();
+    scratch.put("listen.yaml", "tidegate: v1\nlisten: { web: 127.0.0.1:80 }\n");
+    (0..1000).for_each(|number| scratch.put(&format!("t{number}.yaml"), &team(number, 1)));
+    let source = scratch.source();
+    for (edit, text) in [("none", team(7, 1)), ("an endpoint", team(7, 2)), ("a route", team(7, 2).replace("/b", "/c"))]
+    {
+        scratch.put("t7.yaml", &text);
+        let began = std::time::Instant::now();
+        let sets = source.load().unwrap();
+        println!("{edit}: {:?} for {} resources", began.elapsed(), sets.rest.len());
+        source.contents.lock().last = sets;
+    }
+}
