@@ -13,5 +13,6 @@ pub mod metadata;
 pub mod network;
 mod rbac;
 pub mod runtime;
+pub mod shown;
 pub mod stream_info;
 pub mod token_bucket;

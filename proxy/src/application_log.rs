@@ -3,7 +3,6 @@
 
 pub(crate) mod levels;
 pub mod pattern;
-pub(crate) mod shown;
 pub mod streams;
 
 use std::fs::File;
@@ -11,6 +10,7 @@ use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::OnceLock;
 
+pub(crate) use tidegate_filters::shown;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::fmt::format::{FormatFields, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent};

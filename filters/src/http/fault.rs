@@ -28,6 +28,7 @@ use crate::context::CompileContext;
 use crate::matching::HeaderMatcher;
 use crate::metadata;
 use crate::runtime::Fraction;
+use crate::shown::Tags;
 use crate::stream_info::ResponseFlags;
 
 const MESSAGE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
@@ -144,6 +145,7 @@ impl HttpFilter for Filter {
         if let Some(delay) = self.delay(&request.head, stream)
             && self.become_active(stream)
         {
+            tracing::debug!("{} fault: delaying request {}ms", Tags::stream(stream), delay.as_millis());
             self.config.stats.delays_injected().inc();
             self.count_cluster(&self.config.delays_by_cluster);
             stream.info.flags |= ResponseFlags::DELAY_INJECTED;

@@ -17,7 +17,8 @@ use super::named_counters::NamedCounters;
 use super::{FilterFactory, HttpFilter, HttpFilterConfig, LocalReply, Overrides, Request, Step, StreamContext};
 use crate::context::CompileContext;
 use crate::matching::{Inputs, count, gather};
-use crate::rbac::{self, Decision, Engine, Facts};
+use crate::rbac::{self, Decision, Engine, Facts, told};
+use crate::shown::Tags;
 
 const MESSAGE: &str = "envoy.extensions.filters.http.rbac.v3.RBAC";
 const PER_ROUTE: &str = "envoy.extensions.filters.http.rbac.v3.RBACPerRoute";
@@ -87,9 +88,12 @@ struct Filter {
 
 impl HttpFilter for Filter {
     fn on_request<'a>(&'a mut self, request: &'a mut Request, stream: &'a mut StreamContext) -> Step<'a> {
+        let tags = Tags::stream(stream);
+        told::checking(tags, &facts(request, stream));
         if let Some(shadow) = &self.rules.shadow {
             let prefix = either(&self.rules.shadow_prefix, &self.config.rules.shadow_prefix);
             let decision = decide(shadow, prefix, "shadow", request, stream);
+            told::decided(tags, "shadow", &decision);
             let stats = &self.config.shadow;
             match decision.allowed {
                 true => stats.shadow_allowed().inc(),
@@ -100,6 +104,7 @@ impl HttpFilter for Filter {
         let Some(enforced) = &self.rules.enforced else { return Step::Continue };
         let prefix = either(&self.rules.enforced_prefix, &self.config.rules.enforced_prefix);
         let decision = decide(enforced, prefix, "enforced", request, stream);
+        told::decided(tags, "enforced", &decision);
         if let Some(hint) = decision.log {
             let hint = Map::from_iter([("access_log_hint".to_owned(), hint.into())]);
             stream.info.dynamic_metadata.merge("envoy.common", hint);
@@ -129,6 +134,20 @@ fn either<'p>(route: &'p str, listener: &'p str) -> &'p str {
     if route.is_empty() { listener } else { route }
 }
 
+/// What an engine is asked by.
+fn facts<'f>(request: &'f Request, stream: &'f StreamContext) -> Facts<'f> {
+    let info = &stream.info;
+    Facts {
+        connection: &info.connection,
+        remote: &info.downstream_remote,
+        request: Some(&request.head),
+        metadata: &info.dynamic_metadata,
+        filter_state: &info.filter_state,
+        route: stream.route.as_deref(),
+        stream: Some(info),
+    }
+}
+
 /// Asks an engine and writes its answer down.
 fn decide<'e>(
     engine: &'e Engine,
@@ -137,16 +156,7 @@ fn decide<'e>(
     request: &Request,
     stream: &mut StreamContext,
 ) -> Decision<'e> {
-    let info = &stream.info;
-    let decision = engine.decide(&Facts {
-        connection: &info.connection,
-        remote: &info.downstream_remote,
-        request: Some(&request.head),
-        metadata: &info.dynamic_metadata,
-        filter_state: &info.filter_state,
-        route: stream.route.as_deref(),
-        stream: Some(info),
-    });
+    let decision = engine.decide(&facts(request, stream));
     let mut said = Map::new();
     decision.describe(prefix, kind, &mut said);
     stream.info.dynamic_metadata.merge(NAMESPACE, said);

@@ -15,6 +15,7 @@ use super::{Closing, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, N
 use crate::connection::ConnectionInfo;
 use crate::context::CompileContext;
 use crate::runtime::{Keyed, Runtime};
+use crate::shown::Tags;
 
 const MESSAGE: &str = "envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit";
 /// Envoy's `%DOWNSTREAM_LOCAL_CLOSE_REASON%`.
@@ -69,7 +70,11 @@ struct Filter {
 }
 
 impl NetworkFilter for Filter {
-    fn on_connection<'a>(&'a mut self, _: &'a mut ConnectionInfo, runtime: &'a dyn Runtime) -> NetworkStep<'a> {
+    fn on_connection<'a>(
+        &'a mut self,
+        connection: &'a mut ConnectionInfo,
+        runtime: &'a dyn Runtime,
+    ) -> NetworkStep<'a> {
         if self.config.enabled.as_ref().is_some_and(|enabled| !enabled.get(runtime)) {
             return NetworkStep::Continue;
         }
@@ -78,6 +83,7 @@ impl NetworkFilter for Filter {
         if within {
             return NetworkStep::Continue;
         }
+        tracing::trace!("{} connection_limit: connection limiting connection", Tags::connection(connection.id));
         self.config.stats.limited_connections().inc();
         if self.config.delay.is_zero() {
             return NetworkStep::Close(Closing::new(REFUSED));

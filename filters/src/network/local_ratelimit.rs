@@ -16,6 +16,7 @@ use super::{Closing, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory, N
 use crate::connection::ConnectionInfo;
 use crate::context::CompileContext;
 use crate::runtime::{Keyed, Runtime};
+use crate::shown::Tags;
 use crate::stream_info::ResponseFlags;
 use crate::token_bucket::TokenBucket;
 
@@ -64,12 +65,17 @@ impl NetworkFilterConfig for Config {
 struct Filter(Arc<Config>);
 
 impl NetworkFilter for Filter {
-    fn on_connection<'a>(&'a mut self, _: &'a mut ConnectionInfo, runtime: &'a dyn Runtime) -> NetworkStep<'a> {
+    fn on_connection<'a>(
+        &'a mut self,
+        connection: &'a mut ConnectionInfo,
+        runtime: &'a dyn Runtime,
+    ) -> NetworkStep<'a> {
         let config = &self.0;
         let off = config.enabled.as_ref().is_some_and(|enabled| !enabled.get(runtime));
         if off || config.bucket.take(1, Instant::now()) {
             return NetworkStep::Continue;
         }
+        tracing::trace!("{} local_rate_limit: rate limiting connection", Tags::connection(connection.id));
         config.stats.rate_limited().inc();
         // The flag is Envoy's.
         let flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;

@@ -14,7 +14,8 @@ use tidegate_xds::{Coverage, FieldError};
 use super::{Arrival, Closing, NetworkFilter, NetworkFilterConfig, NetworkFilterFactory};
 use crate::context::CompileContext;
 use crate::matching::{Inputs, count, gather};
-use crate::rbac::{self, Engine, Facts};
+use crate::rbac::{self, Engine, Facts, told};
+use crate::shown::Tags;
 use crate::stream_info::StreamInfo;
 
 const MESSAGE: &str = "envoy.extensions.filters.network.rbac.v3.RBAC";
@@ -88,8 +89,11 @@ impl NetworkFilter for Filter {
             route: None,
             stream: stream.as_ref(),
         };
+        let tags = Tags::connection(connection.id);
+        told::checking(tags, &facts);
         if let Some(engine) = shadow_rules {
             let decision = engine.decide(&facts);
+            told::decided(tags, "shadow", &decision);
             match decision.allowed {
                 true => shadow.shadow_allowed().inc(),
                 false => shadow.shadow_denied().inc(),
@@ -99,6 +103,7 @@ impl NetworkFilter for Filter {
             arrival.metadata.merge(NAMESPACE, told);
         }
         let decision = rules.as_ref()?.decide(&facts);
+        told::decided(tags, "enforced", &decision);
         if let Some(hint) = decision.log {
             let hint = Map::from_iter([("access_log_hint".to_owned(), hint.into())]);
             arrival.metadata.merge("envoy.common", hint);

@@ -3,6 +3,7 @@
 
 mod compile;
 mod rule;
+pub(crate) mod told;
 
 pub(crate) use compile::COVERAGE;
 pub(crate) use rule::Facts;

@@ -53,6 +53,10 @@ const CONTROL_PLANE: (&str, &str) = ("tidegate_control", "config");
 /// What HTTP/2 connections log under: the frames that come and go, and what is wrong with them.
 const HTTP2: (&str, &str) = ("h2", "http2");
 
+/// Under what filters log; which of their rooms has a logger of its own.
+const FILTERS: (&str, &str) = ("tidegate_filters::", "filter");
+const OF_FILTERS: (&str, &str) = ("rbac", "rbac");
+
 /// A connection's beginning and end, whoever looks at it.
 pub(crate) const CONNECTION: &str = "tidegate::connection";
 
@@ -69,6 +73,9 @@ pub(super) fn logger_of(target: &str) -> &'static str {
     }
     if is_of(target, HTTP2.0) {
         return HTTP2.1;
+    }
+    if let Some(path) = target.strip_prefix(FILTERS.0) {
+        return if is_of(path, OF_FILTERS.0) { OF_FILTERS.1 } else { FILTERS.1 };
     }
     let Some(path) = target.strip_prefix("tidegate::") else { return "misc" };
     ROOMS.iter().find(|(room, _)| is_of(path, room)).map_or("misc", |(_, logger)| logger)
@@ -367,6 +374,8 @@ mod tests {
             ("tidegate::cluster::pool::h1", "pool"),
             ("tidegate::cluster::pooled", "upstream"),
             ("tidegate_control::run", "config"),
+            ("tidegate_filters::rbac::told", "rbac"),
+            ("tidegate_filters::http::fault", "filter"),
             (CONNECTION, "connection"),
             (CLIENT, "client"),
             ("h2::codec", "http2"),

@@ -58,6 +58,49 @@ fn a_request_is_told_from_its_connection_to_its_end() {
 }
 
 #[test]
+fn what_filters_decide_is_told_under_their_components() {
+    let port = free_port();
+    let policy = |header: &str| {
+        format!(
+            "{{ permissions: [{{ header: {{ name: {header}, present_match: true }} }}], principals: [{{ any: true }}] }}"
+        )
+    };
+    let filters = format!(
+        "http_filters:
+          - {{ name: rbac, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC, \
+         rules: {{ action: DENY, policies: {{ bad: {} }} }}, shadow_rules: {{ policies: {{ good: {} }} }} }} }}
+          - {{ name: fault, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault, \
+         delay: {{ fixed_delay: 0.001s, percentage: {{ numerator: 100 }} }} }} }}
+",
+        policy("x-bad"),
+        policy("x-good")
+    );
+    let bootstrap = http_bootstrap(port, "[{ match: { prefix: / }, direct_response: { status: 200 } }]", &[]);
+    let bootstrap = bootstrap.replacen("http_filters:\n", &filters, 1);
+    assert!(bootstrap.contains("x-bad"), "{bootstrap}");
+    let mut gateway = Gateway::start_with(&bootstrap, &[&FORMAT[..], &["-l", "debug"]].concat());
+    let mut client = Client::new(port);
+    let asked = |header: &str| format!("GET / HTTP/1.1\r\nhost: a\r\nauthorization: let-me-in\r\n{header}: 1\r\n\r\n");
+    assert_eq!(client.send(asked("x-good")).response().status, 200);
+    assert_eq!(client.send(asked("x-bad")).response().status, 403);
+    let lines = gateway.lines_until("details rbac_access_denied_matched_policy[bad]");
+    holds_in_order(
+        &lines,
+        &[
+            "debug|rbac|[Tags: \"ConnectionId\":\"",
+            "shadow allowed, matched policy good",
+            "enforced allowed, matched policy none",
+            "debug|filter|[Tags: ",
+            "debug|rbac|[Tags: \"ConnectionId\":\"",
+            "shadow denied, matched policy none",
+            "enforced denied, matched policy bad",
+        ],
+    );
+    assert!(lines.iter().any(|line| line.contains("fault: delaying request 1ms")), "{}", lines.join("\n"));
+    assert!(lines.iter().all(|line| !line.contains("let-me-in")), "{}", lines.join("\n"));
+}
+
+#[test]
 fn failures_and_retries_are_told() {
     let (mut gateway, _upstream, port) = started(&["-l", "debug"]);
     let mut client = Client::new(port);

@@ -3,21 +3,24 @@
 use std::fmt::{self, Display, Formatter};
 
 use http::{HeaderMap, HeaderValue};
-use tidegate_filters::http::{RequestHead, ResponseHead, StreamContext};
+
+use crate::http::{RequestHead, ResponseHead, StreamContext};
 
 /// `[Tags: "ConnectionId":"1","StreamId":"2"]`, as Envoy writes it.
 #[derive(Clone, Copy)]
-pub(crate) struct Tags {
+pub struct Tags {
     connection: u64,
     stream: Option<u64>,
 }
 
 impl Tags {
-    pub(crate) fn connection(id: u64) -> Self {
+    /// Of all that is said on one connection.
+    pub fn connection(id: u64) -> Self {
         Self { connection: id, stream: None }
     }
 
-    pub(crate) fn stream(stream: &StreamContext) -> Self {
+    /// Of one stream.
+    pub fn stream(stream: &StreamContext) -> Self {
         Self { connection: stream.info.connection.id, stream: Some(stream.random) }
     }
 }
@@ -33,7 +36,7 @@ impl Display for Tags {
 }
 
 /// The headers of a request, one a line.
-pub(crate) struct RequestHeaders<'a>(pub &'a RequestHead);
+pub struct RequestHeaders<'a>(pub &'a RequestHead);
 
 impl Display for RequestHeaders<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -47,7 +50,7 @@ impl Display for RequestHeaders<'_> {
 }
 
 /// The headers of a response, one a line.
-pub(crate) struct ResponseHeaders<'a>(pub &'a ResponseHead);
+pub struct ResponseHeaders<'a>(pub &'a ResponseHead);
 
 impl Display for ResponseHeaders<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
