@@ -134,7 +134,7 @@ pub struct EnvoyFlags {
     /// Keep what control planes said last in this directory, and serve it when they are away at the start
     #[arg(long, value_name = "DIR")]
     pub snapshot_dir: Option<PathBuf>,
-    /// Accepted without effect: there is no shared memory
+    /// Names nothing, since there is no shared memory; --base-id-path tells it
     #[arg(long, hide = true)]
     pub base_id: Option<u32>,
     /// Accepted without effect, as the rest
