@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use socket2::Socket;
+use tokio::task::JoinSet;
 
 use super::drain::Drain;
 use super::filter_chain::FilterChain;
@@ -77,12 +78,14 @@ pub(crate) struct ListenerManager {
     stats: ListenerManagerStats,
     /// All listeners were told to stop, or (true) only the inbound ones.
     stopped: Option<bool>,
+    /// Who waits for the end of what was replaced.
+    waiting: JoinSet<()>,
 }
 
 impl ListenerManager {
     pub(crate) fn new(workers: Vec<Worker>, plan: DrainPlan, stats: ListenerManagerStats) -> Self {
         stats.workers_started().set(1);
-        Self { active: HashMap::new(), workers, plan, stats, stopped: None }
+        Self { active: HashMap::new(), workers, plan, stats, stopped: None, waiting: JoinSet::new() }
     }
 
     /// Brings the sockets to `listeners`. What cannot be bound is reported and left out; the rest serves.
@@ -92,6 +95,7 @@ impl ListenerManager {
             self.remove(&name);
             self.stats.listener_removed().inc();
         }
+        while self.waiting.try_join_next().is_some() {}
         let mut errors = Vec::new();
         let mut listeners: Vec<_> = listeners.into_iter().collect();
         listeners.sort_unstable_by_key(|(_, listener)| listener.position);
@@ -183,7 +187,7 @@ impl ListenerManager {
 
     /// Drains the chains of `before` that do not live on in `after`. As in Envoy they count as draining for the whole drain
     /// time, however soon the last connection leaves.
-    fn drain_replaced(&self, before: &Listener, after: Option<&Arc<Listener>>) {
+    fn drain_replaced(&mut self, before: &Listener, after: Option<&Arc<Listener>>) {
         tracing::debug!("draining listener '{}', in place: {}", before.name, after.is_some());
         let plan = self.plan;
         let mut replaced = 0;
@@ -196,7 +200,7 @@ impl ListenerManager {
             replaced += 1;
             chain.drain.begin(plan.lasts, plan.immediate);
             let drain = Arc::clone(&chain.drain);
-            tokio::spawn(async move {
+            self.waiting.spawn(async move {
                 tokio::select! {
                     () = drain.until_idle() => {}
                     () = tokio::time::sleep(plan.lasts) => drain.cut(),
@@ -207,7 +211,7 @@ impl ListenerManager {
         self.stats.total_listeners_draining().add(listeners);
         self.stats.total_filter_chains_draining().add(chains);
         let stats = self.stats.clone();
-        tokio::spawn(async move {
+        self.waiting.spawn(async move {
             tokio::time::sleep(plan.lasts).await;
             stats.total_listeners_draining().add(-listeners);
             stats.total_filter_chains_draining().add(-chains);
