@@ -509,8 +509,11 @@ fn serve_admin(
         ListenAddress::Pipe { .. } => None,
     };
     let bound = bound.unwrap_or_else(|| address.to_string());
-    if let Some(path) = &options.admin_address_path {
-        std::fs::write(path, &bound)?;
+    // Like Envoy, a process serves although it could not tell where.
+    if let Some(path) = &options.admin_address_path
+        && let Err(error) = std::fs::write(path, &bound)
+    {
+        tracing::error!("cannot open admin address output file {} for writing: {error}", path.display());
     }
     tracing::info!(%bound, "admin interface");
     // It serves until it is aborted.

@@ -173,6 +173,16 @@ fn yaml_is_merged_over_the_file_and_the_admin_address_is_written() {
 }
 
 #[test]
+fn an_admin_address_that_cannot_be_written_is_told_and_keeps_nothing_from_serving() {
+    let path = Directory::new().0.join("absent/admin");
+    let admin = "{admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}}";
+    let flags = ["--config-yaml", admin, "--admin-address-path", path.to_str().unwrap()];
+    let mut gateway = Gateway::spawn(&http_bootstrap(free_port(), DIRECT, &[]), &flags);
+    gateway.wait_for(&format!("cannot open admin address output file {} for writing: No such file", path.display()));
+    gateway.wait_for("listening");
+}
+
+#[test]
 fn texts_with_fields_that_nobody_knows_are_counted() {
     let (port, admin) = (free_port(), free_port());
     let more =
