@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use regex::Regex;
+use regex_syntax::hir::{Hir, HirKind};
 use serde_json::{Value, json};
 use tidegate_xds::FieldPath;
 
@@ -15,6 +15,13 @@ const LONGEST: Duration = Duration::from_secs(365 * 86_400);
 
 /// How long a name may be.
 const LONGEST_NAME: usize = 200;
+
+/// How long a regular expression may be.
+const LONGEST_PATTERN: usize = 4096;
+
+/// How many characters and classes a regular expression may be once its repetitions are written out: about what a proxy
+/// compiles within its own limit.
+const LARGEST_PATTERN: u64 = 50_000;
 
 /// A text with a reading of its own.
 macro_rules! texts {
@@ -212,8 +219,21 @@ impl Shape for Pattern {
             faults.push(path, "expected a regular expression, found nothing");
             return None;
         }
-        match Regex::new(text) {
-            Ok(regex) => Some(Self { text: text.to_owned(), groups: regex.captures_len() - 1 }),
+        if text.len() > LONGEST_PATTERN {
+            faults.push(path, format!("a regular expression of more than {LONGEST_PATTERN} bytes"));
+            return None;
+        }
+        if !faults.spend(cost(text)) {
+            faults.push(path, "the regular expressions of this file are too many to be read");
+            return None;
+        }
+        // Compiled they are by proxies: here that would take more time than a file may.
+        match regex_syntax::parse(text) {
+            Ok(parsed) if size(&parsed) > LARGEST_PATTERN => {
+                faults.push(path, "a regular expression that repeats too much: no proxy takes one so large");
+                None
+            }
+            Ok(parsed) => Some(Self { text: text.to_owned(), groups: parsed.properties().explicit_captures_len() }),
             Err(error) => {
                 // The last line says what is wrong; those before draw it.
                 let error = error.to_string();
@@ -226,6 +246,33 @@ impl Shape for Pattern {
 
     fn schema(_: &mut Definitions) -> Value {
         json!({"title": "a regular expression", "type": "string", "format": "regex", "minLength": 1})
+    }
+}
+
+/// What a regular expression costs to be read, in bytes of plain text: a class is a list of ranges, one of Unicode a long one,
+/// and without case each range is looked up character by character.
+fn cost(text: &str) -> usize {
+    let count = |what: &str| text.matches(what).count();
+    let classes = 64 * (count("[") + count("\\")) + 512 * (count("\\p") + count("\\P"));
+    let flags = text.match_indices("(?").filter_map(|(at, _)| text[at + 2..].split([':', ')', '<', '>']).next());
+    let without_case = flags.into_iter().any(|flags| flags.contains('i'));
+    (text.len() + classes) * if without_case { 8 } else { 1 }
+}
+
+/// How many characters and classes there are where repetitions are written out.
+fn size(of: &Hir) -> u64 {
+    match of.kind() {
+        HirKind::Empty | HirKind::Look(_) => 0,
+        HirKind::Literal(literal) => literal.0.len() as u64,
+        HirKind::Class(_) => 1,
+        HirKind::Repetition(repeated) => {
+            let times = repeated.max.unwrap_or(repeated.min.saturating_add(1));
+            size(&repeated.sub).max(1).saturating_mul(times.into())
+        }
+        HirKind::Capture(capture) => size(&capture.sub).saturating_add(1),
+        HirKind::Concat(all) | HirKind::Alternation(all) => {
+            all.iter().fold(all.len() as u64, |sum, one| sum.saturating_add(size(one)))
+        }
     }
 }
 
@@ -302,5 +349,33 @@ mod tests {
         assert!(Pattern::read(&json!("/a(b"), &mut FieldPath::root(), &mut faults).is_none());
         assert_eq!(faults.into_errors()[0].reason, "no regular expression: unclosed group");
         assert_eq!(read::<Pattern>("/(a)(b)").unwrap().groups, 2);
+        assert!(read::<Pattern>(r"(?i)/\p{Greek}+").is_some() && read::<Pattern>(r"\p{Greeek}").is_none());
+    }
+
+    #[test]
+    fn what_no_proxy_would_compile_is_not_compiled_here_either() {
+        let told = |text: &str| {
+            let mut faults = Faults::default();
+            let read = Pattern::read(&json!(text), &mut FieldPath::root(), &mut faults);
+            (read.is_some(), faults.into_errors().pop().map(|error| error.reason).unwrap_or_default())
+        };
+        assert!(told(r"/(a|b|c){1,400}\w{1,100}").0 && told(&"[a-f]{1000}".repeat(40)).0);
+        for text in ["[a-f]{1000}".repeat(100), "(((a{1000}){1000}){1000}){1000}".to_owned(), "(ab){40000}".to_owned()]
+        {
+            let (taken, reason) = told(&text);
+            assert!(!taken && reason.contains("repeats too much"), "{text}: {reason}");
+        }
+        assert!(told(&"a".repeat(LONGEST_PATTERN + 1)).1.contains("more than 4096 bytes"));
+    }
+
+    #[test]
+    fn the_patterns_of_a_file_have_one_budget() {
+        let mut faults = Faults::default();
+        let mut take = |text: &str| Pattern::read(&json!(text), &mut FieldPath::root(), &mut faults).is_some();
+        let many = (0..2000).filter(|number| take(&format!("/api/v[0-9]+/[^/]+/{number}"))).count();
+        assert_eq!(many, 2000, "what people write");
+        let slow = (0..2000).filter(|_| take(r"(?i)\pL\pL\pL")).count();
+        assert!((1..200).contains(&slow), "{slow}");
+        assert!(faults.into_errors()[0].reason.ends_with("too many to be read"));
     }
 }

@@ -7,19 +7,31 @@ use tidegate_xds::{FieldError, FieldPath, nearest};
 /// More faults than this are not worth a line each, nor the search for the names that were meant.
 pub(super) const MOST_FAULTS: usize = 100;
 
-/// What is wrong with a file.
+/// How much of what is slow to read a file may hold, in bytes of plain text.
+const MOST_COST: usize = 512 << 10;
+
+/// What is wrong with a file, and what reading it has cost.
 #[derive(Debug, Default)]
-pub(super) struct Faults(Vec<FieldError>);
+pub(super) struct Faults {
+    errors: Vec<FieldError>,
+    spent: usize,
+}
 
 impl Faults {
     pub(super) fn push(&mut self, path: &FieldPath, reason: impl Into<String>) {
-        if self.0.len() < MOST_FAULTS {
-            self.0.push(FieldError::new(path.clone(), reason));
+        if self.errors.len() < MOST_FAULTS {
+            self.errors.push(FieldError::new(path.clone(), reason));
         }
     }
 
+    /// Whether something that costs so much may still be read.
+    pub(super) fn spend(&mut self, cost: usize) -> bool {
+        self.spent = self.spent.saturating_add(cost);
+        self.spent <= MOST_COST
+    }
+
     pub(super) fn into_errors(self) -> Vec<FieldError> {
-        self.0
+        self.errors
     }
 }
 
@@ -121,7 +133,7 @@ pub(super) fn object<'a>(
         faults.push(path, format!("expected an object, found {}", describe(value)));
         return None;
     };
-    let before = faults.0.len();
+    let before = faults.errors.len();
     let has = |name: &str| object.get(name).is_some_and(|value| !value.is_null());
     for name in object.keys().filter(|name| !rules.fields.contains(&name.as_str())) {
         let at = path.push_field(name);
@@ -135,7 +147,7 @@ pub(super) fn object<'a>(
         path.truncate(at);
     }
     // A name that is not known may be the one that is missing.
-    let all_known = faults.0.len() == before;
+    let all_known = faults.errors.len() == before;
     if all_known && !rules.exactly_one.is_empty() && !rules.exactly_one.iter().any(|name| has(name)) {
         faults.push(path, format!("needs one of {}", list(rules.exactly_one)));
     }
@@ -154,7 +166,7 @@ pub(super) fn object<'a>(
             path.truncate(at);
         }
     }
-    (faults.0.len() == before).then_some(object)
+    (faults.errors.len() == before).then_some(object)
 }
 
 fn list(names: &[&str]) -> String {
@@ -466,10 +478,10 @@ impl<T: Brief> Shape for Or<T> {
         if matches!(value, Value::Object(_)) {
             return T::read(value, path, faults).map(Self);
         }
-        let before = faults.0.len();
+        let before = faults.errors.len();
         let read = T::read(&json!({ T::FIELD: value }), path, faults);
         // What stands in the file has no such field.
-        for fault in faults.0.iter_mut().skip(before) {
+        for fault in faults.errors.iter_mut().skip(before) {
             fault.path = path.clone();
         }
         read.map(Self)
