@@ -8,6 +8,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tidegate_xds::pb::envoy::config::core::v3::Node;
 
+use super::status::shown;
 use super::{Dialect, ResourceStatus, TypeStatus};
 
 /// All streams of a server.
@@ -100,7 +101,7 @@ impl Drop for Entry {
         // What it holds is freed after the lock.
         let gone = self.clients.open.lock().streams.remove(&self.id);
         if let Some(client) = gone {
-            tracing::info!(node = client.node.id, service = client.service, "a client went");
+            tracing::info!(node = shown(&client.node.id), service = client.service, "a client went");
         }
     }
 }

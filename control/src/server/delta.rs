@@ -15,7 +15,7 @@ use watch::{Watch, Word};
 
 use super::resource_set::{Resource, ResourceSet, ResourceType};
 use super::rollout::{Progress, Rollout, order};
-use super::{Dialect, ResourceStatus, TypeStatus};
+use super::{Dialect, Refusal, ResourceStatus, TypeStatus};
 
 /// One stream.
 #[derive(Debug)]
@@ -45,13 +45,14 @@ impl Dialect for Delta {
         self.serve();
     }
 
-    fn receive(&mut self, request: DeltaDiscoveryRequest, now: Instant) {
-        let Some(kind) = ResourceType::of_url(&request.type_url) else { return };
+    fn receive(&mut self, request: DeltaDiscoveryRequest, now: Instant) -> Option<Refusal> {
+        let kind = ResourceType::of_url(&request.type_url)?;
         match self.watches.binary_search_by_key(&kind, Watch::kind) {
             Ok(place) => self.watches[place].receive(&request, now),
             Err(place) => {
                 let served = self.rollout.served(kind).clone();
                 self.watches.insert(place, Watch::new(kind, served, &request));
+                None
             }
         }
     }
@@ -73,6 +74,10 @@ impl Dialect for Delta {
 
     fn names(&self) -> usize {
         self.watches.iter().map(Watch::names).sum()
+    }
+
+    fn name_bytes(&self) -> usize {
+        self.watches.iter().map(Watch::name_bytes).sum()
     }
 
     fn types(&self) -> Vec<TypeStatus> {

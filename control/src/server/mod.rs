@@ -48,8 +48,8 @@ pub trait Dialect: Send + 'static {
     /// There is a newer set. What was not sent of the one before is skipped.
     fn update(&mut self, set: &Arc<ResourceSet>);
 
-    /// The client said something.
-    fn receive(&mut self, request: Self::Request, now: Instant);
+    /// The client said something. Gives what it refused, once for each version of what it was sent.
+    fn receive(&mut self, request: Self::Request, now: Instant) -> Option<Refusal>;
 
     /// What to say next; it counts as sent.
     fn next_response(&mut self, now: Instant) -> Option<Self::Response>;
@@ -59,6 +59,9 @@ pub trait Dialect: Send + 'static {
 
     /// How many names are asked for.
     fn names(&self) -> usize;
+
+    /// How long these names are together.
+    fn name_bytes(&self) -> usize;
 
     fn types(&self) -> Vec<TypeStatus>;
 

@@ -9,6 +9,9 @@ use super::resource_set::{Resource, ResourceType};
 /// The longest explanation of a client that is kept, in bytes.
 const MAX_REASON_BYTES: usize = 4096;
 
+/// As much of a node's id stands in a line of the log, in bytes.
+const MAX_NODE_BYTES: usize = 256;
+
 /// What a client said against something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -21,12 +24,22 @@ pub struct Refusal {
 
 impl Refusal {
     pub(super) fn new(version: String, error: &tidegate_xds::pb::google::rpc::Status, at: Instant) -> Self {
-        let mut end = error.message.len().min(MAX_REASON_BYTES);
-        while !error.message.is_char_boundary(end) {
-            end -= 1;
-        }
-        Self { version, code: error.code, reason: error.message[..end].to_owned(), at }
+        Self { version, code: error.code, reason: cut(&error.message, MAX_REASON_BYTES).to_owned(), at }
     }
+}
+
+/// What a client calls itself, as it is logged.
+pub(super) fn shown(node: &str) -> &str {
+    cut(node, MAX_NODE_BYTES)
+}
+
+/// The beginning of a text.
+fn cut(text: &str, longest: usize) -> &str {
+    let mut end = text.len().min(longest);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 /// How far a client has come with a resource.
@@ -81,4 +94,17 @@ pub struct TypeStatus {
     pub refusal: Option<Refusal>,
     /// Names of what is refused by itself.
     pub refused: Vec<Arc<str>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clients_say_is_cut() {
+        let long = "é".repeat(3000);
+        assert_eq!((shown("n"), shown(&format!("x{long}")).len()), ("n", 255));
+        let error = tidegate_xds::pb::google::rpc::Status { message: long, ..Default::default() };
+        assert_eq!(Refusal::new(String::new(), &error, Instant::now()).reason.len(), MAX_REASON_BYTES);
+    }
 }

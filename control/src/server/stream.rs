@@ -6,19 +6,29 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use prost::Message;
 use tidegate_xds::pb::envoy::config::core::v3::{ControlPlane, Node};
 use tidegate_xds::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
-use tidegate_xds::pb::google::rpc::Status as Error;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
 use super::clients::{Client, Clients};
 use super::groups::Sets;
 use super::resource_set::ResourceType;
+use super::status::{Refusal, shown};
 use super::{Dialect, refusal};
 
 /// More names than this a stream may not ask for: what a client may make us hold.
 const MOST_NAMES: usize = 1_000_000;
+
+/// How long these names may be together, in bytes.
+const MOST_NAME_BYTES: usize = 8 << 20;
+
+/// The longest name that may be asked for, in bytes.
+const LONGEST_NAME: usize = 4096;
+
+/// As much a client may say of itself, in bytes: it is kept as long as its stream.
+const LARGEST_NODE: usize = 1 << 20;
 
 /// What all streams share.
 #[derive(Debug)]
@@ -34,11 +44,14 @@ pub(super) struct Context {
 pub(super) trait Request {
     fn node(&self) -> Option<&Node>;
     fn type_url(&mut self) -> &mut String;
-    fn refusal(&self) -> Option<(&str, &Error)>;
+    /// The names that are asked for anew.
+    fn names(&self) -> &[String];
+    /// The nonce of the response that is refused.
+    fn refused(&self) -> Option<&str>;
 }
 
 macro_rules! request {
-    ($($name:ident),*) => {$(
+    ($($name:ident: $names:ident),*) => {$(
         impl Request for $name {
             fn node(&self) -> Option<&Node> {
                 self.node.as_ref()
@@ -48,13 +61,17 @@ macro_rules! request {
                 &mut self.type_url
             }
 
-            fn refusal(&self) -> Option<(&str, &Error)> {
-                self.error_detail.as_ref().map(|error| (&*self.response_nonce, error))
+            fn names(&self) -> &[String] {
+                &self.$names
+            }
+
+            fn refused(&self) -> Option<&str> {
+                self.error_detail.as_ref().map(|_| &*self.response_nonce)
             }
         }
     )*};
 }
-request!(DiscoveryRequest, DeltaDiscoveryRequest);
+request!(DiscoveryRequest: resource_names, DeltaDiscoveryRequest: resource_names_subscribe);
 
 /// Who calls, and what.
 #[derive(Debug, Clone)]
@@ -98,19 +115,21 @@ where
     let Some(mut first) = requests.message().await? else { return Ok(()) };
     check(&mut first, call)?;
     let node = first.node().cloned().unwrap_or_default();
+    if node.encoded_len() > LARGEST_NODE {
+        return Err(Status::resource_exhausted(format!("a node may have {LARGEST_NODE} bytes")));
+    }
     let mut sets = context.sets.clone();
     let (group, mut set) = {
         let sets = sets.borrow_and_update();
         let (group, set) = sets.of(&node);
         (group.to_owned(), set.clone())
     };
-    tracing::info!(node = node.id, group, service = call.service, peer = ?call.peer, "a client came");
+    tracing::info!(node = shown(&node.id), group, service = call.service, peer = ?call.peer, "a client came");
     let dialect = D::new(set.clone(), call.kind.is_none(), context.control_plane.clone());
     let dialect = Arc::new(Mutex::new(dialect));
     let client = Client::new(node.clone(), call.peer, call.service, dialect.clone());
     let _listed = context.clients.add(client);
-    note_refusal(&mut first, &node, &*dialect.lock());
-    dialect.lock().receive(first, Instant::now());
+    receive(&mut *dialect.lock(), first, &node)?;
     let mut may_be_due = true;
     loop {
         let deadline = dialect.lock().deadline();
@@ -118,16 +137,11 @@ where
             request = requests.message() => match request {
                 Ok(Some(mut request)) => {
                     check(&mut request, call)?;
-                    let mut dialect = dialect.lock();
-                    note_refusal(&mut request, &node, &*dialect);
-                    dialect.receive(request, Instant::now());
-                    if dialect.names() > MOST_NAMES {
-                        return Err(Status::resource_exhausted("one stream may ask for so many names only"));
-                    }
+                    receive(&mut *dialect.lock(), request, &node)?;
                 }
                 Ok(None) => return Ok(()),
                 Err(status) => {
-                    tracing::debug!(node = node.id, %status, "a stream broke");
+                    tracing::debug!(node = shown(&node.id), %status, "a stream broke");
                     return Ok(());
                 }
             },
@@ -179,21 +193,28 @@ fn check(request: &mut impl Request, call: &Call) -> Result<(), Status> {
     }
 }
 
-fn note_refusal<D: Dialect>(request: &mut D::Request, node: &Node, dialect: &D)
+/// Takes a request within its bounds, and tells of a refusal.
+fn receive<D: Dialect>(dialect: &mut D, mut request: D::Request, node: &Node) -> Result<(), Status>
 where
     D::Request: Request,
 {
-    let type_url = std::mem::take(request.type_url());
-    if let Some((nonce, error)) = request.refusal() {
-        let resources = refusal::meant(&dialect.said(&type_url, nonce), &error.message);
-        tracing::warn!(
-            node = node.id,
-            nonce,
-            code = error.code,
-            reason = error.message,
-            resources,
-            "a client refused a response"
-        );
+    if request.names().iter().any(|name| name.len() > LONGEST_NAME) {
+        return Err(Status::resource_exhausted(format!("a name may have {LONGEST_NAME} bytes")));
     }
+    let type_url = std::mem::take(request.type_url());
+    let said = request.refused().map(|nonce| dialect.said(&type_url, nonce)).unwrap_or_default();
     *request.type_url() = type_url;
+    if let Some(Refusal { version, code, reason, .. }) = dialect.receive(request, Instant::now()) {
+        let resources = refusal::meant(&said, &reason);
+        tracing::warn!(node = shown(&node.id), version, code, reason, resources, "a client refused a response");
+    }
+    if dialect.names() > MOST_NAMES {
+        return Err(Status::resource_exhausted(format!("one stream may ask for {MOST_NAMES} names")));
+    }
+    if dialect.name_bytes() > MOST_NAME_BYTES {
+        return Err(Status::resource_exhausted(format!(
+            "the names that one stream asks for may have {MOST_NAME_BYTES} bytes together"
+        )));
+    }
+    Ok(())
 }

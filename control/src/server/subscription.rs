@@ -12,6 +12,7 @@ pub(super) struct Subscription {
     pub(super) kind: ResourceType,
     wildcard: bool,
     names: BTreeSet<Arc<str>>,
+    name_bytes: usize,
     /// What is served; all that is due was compared with it.
     served: Kind,
     due: BTreeSet<Arc<str>>,
@@ -19,7 +20,7 @@ pub(super) struct Subscription {
 
 impl Subscription {
     pub(super) fn new(kind: ResourceType, served: Kind) -> Self {
-        Self { kind, wildcard: false, names: BTreeSet::new(), served, due: BTreeSet::new() }
+        Self { kind, wildcard: false, names: BTreeSet::new(), name_bytes: 0, served, due: BTreeSet::new() }
     }
 
     pub(super) fn served(&self) -> &Kind {
@@ -28,6 +29,11 @@ impl Subscription {
 
     pub(super) fn names(&self) -> &BTreeSet<Arc<str>> {
         &self.names
+    }
+
+    /// How long they are together.
+    pub(super) fn name_bytes(&self) -> usize {
+        self.name_bytes
     }
 
     pub(super) fn is_wildcard(&self) -> bool {
@@ -86,17 +92,21 @@ impl Subscription {
         } else {
             self.due.insert(name.clone());
         }
-        self.names.insert(name);
+        let length = name.len();
+        if self.names.insert(name) {
+            self.name_bytes += length;
+        }
     }
 
     /// Lets go of a name. Where everything is asked for too, what became of it falls due: the client cannot tell.
     pub(super) fn remove(&mut self, name: &str) {
         if name == WILDCARD {
             self.wildcard = false;
-        } else if let Some(name) = self.names.take(name)
-            && self.wildcard
-        {
-            self.due.insert(name);
+        } else if let Some(name) = self.names.take(name) {
+            self.name_bytes -= name.len();
+            if self.wildcard {
+                self.due.insert(name);
+            }
         }
         if !self.wildcard {
             let due = std::mem::take(&mut self.due);

@@ -160,6 +160,29 @@ fn what_is_refused_together_is_taken_apart_until_the_bad_one_is_alone() {
 }
 
 #[test]
+fn a_refusal_is_news_once_for_each_version() {
+    let mut client = Client::new(set([cluster("a", ""), cluster("b", "")]));
+    client.ask(CDS, &[], &[]);
+    let refuse = |nonce: &str| DeltaDiscoveryRequest {
+        type_url: CDS.to_owned(),
+        response_nonce: nonce.to_owned(),
+        error_detail: Some(Status { message: "no".to_owned(), ..Status::default() }),
+        ..DeltaDiscoveryRequest::default()
+    };
+    let told = |client: &mut Client, nonces: &[&str]| -> Vec<String> {
+        let all = nonces.iter().filter_map(|nonce| client.server.receive(refuse(nonce), client.now));
+        all.map(|refusal| refusal.version).collect()
+    };
+    let version = client.server.types()[0].version.clone();
+    assert_eq!(told(&mut client, &["7", "1", "1", "x"]), [version]);
+    // Each is sent again by itself, under its own version.
+    assert_eq!(client.heard().len(), 2);
+    let versions: Vec<String> =
+        client.server.resources().iter().map(|status| status.resource.as_ref().unwrap().version.to_string()).collect();
+    assert_eq!(told(&mut client, &["2", "3", "3"]), versions);
+}
+
+#[test]
 fn what_was_refused_and_changed_meanwhile_is_said_once() {
     let mut client = Client::new(set(["a", "b"].map(|name| cluster(name, ""))));
     client.ask(CDS, &[], &[]);

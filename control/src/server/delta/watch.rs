@@ -1,7 +1,7 @@
 //! One type on a delta stream: what is asked for, what was said and not answered, what was refused. It must not know other
 //! types, nor how a message looks.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,6 +20,9 @@ const MAX_BYTES: usize = 64 << 10;
 
 /// Of more responses than this that were not answered, what the oldest held is forgotten.
 const MOST_UNANSWERED: usize = 64;
+
+/// Of more versions than this it is forgotten that they were refused.
+const MOST_KNOWN_REFUSED: usize = 256;
 
 /// What is said of a name: what there is, or that there is nothing.
 pub(super) type Word = (Arc<str>, Option<Arc<Resource>>);
@@ -43,6 +46,8 @@ pub(super) struct Watch {
     refused: BTreeMap<Arc<str>, Refusal>,
     /// The last refusal, unless something was accepted since.
     refusal: Option<Refusal>,
+    /// The versions that were refused since something was accepted, to tell news from what is known.
+    known_refused: BTreeSet<String>,
 }
 
 impl Watch {
@@ -72,6 +77,7 @@ impl Watch {
             retries: VecDeque::new(),
             refused: BTreeMap::new(),
             refusal: None,
+            known_refused: BTreeSet::new(),
         }
     }
 
@@ -83,6 +89,10 @@ impl Watch {
         self.subscription.names().len()
     }
 
+    pub(super) fn name_bytes(&self) -> usize {
+        self.subscription.name_bytes()
+    }
+
     pub(super) fn served(&self) -> &Kind {
         self.subscription.served()
     }
@@ -91,10 +101,10 @@ impl Watch {
         self.subscription.serve(served);
     }
 
-    pub(super) fn receive(&mut self, request: &DeltaDiscoveryRequest, now: Instant) {
-        if !request.response_nonce.is_empty() {
-            self.answered(&request.response_nonce, request.error_detail.as_ref(), now);
-        }
+    /// Takes an answer, a change of what is asked for, or both. Gives what was refused if that is news.
+    pub(super) fn receive(&mut self, request: &DeltaDiscoveryRequest, now: Instant) -> Option<Refusal> {
+        let answered = Some(&request.response_nonce).filter(|nonce| !nonce.is_empty());
+        let news = answered.and_then(|nonce| self.answered(nonce, request.error_detail.as_ref(), now));
         for name in &request.resource_names_unsubscribe {
             self.subscription.remove(name);
         }
@@ -105,17 +115,22 @@ impl Watch {
             let subscription = &self.subscription;
             self.refused.retain(|name, _| subscription.covers(name));
         }
+        news
     }
 
     /// A response was taken or refused. What was refused by itself waits until it changes; what was refused with others is
     /// tried in halves.
-    fn answered(&mut self, nonce: &str, error: Option<&Status>, now: Instant) {
+    fn answered(&mut self, nonce: &str, error: Option<&Status>, now: Instant) -> Option<Refusal> {
         let place = self.unanswered.iter().position(|sent| sent.nonce.to_string() == nonce);
         let sent = place.and_then(|place| self.unanswered.remove(place));
         let Some(error) = error else {
             self.refusal = self.refusal.take().filter(|_| !self.refused.is_empty() || !self.retries.is_empty());
-            return;
+            if self.refusal.is_none() {
+                self.known_refused.clear();
+            }
+            return None;
         };
+        let is_answer = sent.is_some();
         let words = sent.map(|sent| sent.words).unwrap_or_default();
         let version = match words.as_slice() {
             [(_, version)] => version.map(|version| version.to_string()).unwrap_or_default(),
@@ -123,6 +138,11 @@ impl Watch {
         };
         let refusal = Refusal::new(version, error, now);
         self.refusal = Some(refusal.clone());
+        if self.known_refused.len() == MOST_KNOWN_REFUSED {
+            self.known_refused.clear();
+        }
+        let is_news = is_answer && self.known_refused.insert(refusal.version.clone());
+        let news = is_news.then(|| refusal.clone());
         let current = |(name, version): (Arc<str>, Option<Version>)| {
             let same = self.subscription.get(&name).map(|resource| resource.version) == version;
             let stands = same && self.subscription.covers(&name) && !self.subscription.is_name_due(&name);
@@ -137,6 +157,7 @@ impl Watch {
                 self.retries.extend([names, rest]);
             }
         }
+        news
     }
 
     /// What was refused holds removals back as long as it is what is wanted.

@@ -11,6 +11,10 @@ use xxhash_rust::xxh64::xxh64;
 use super::references::{self, Reference};
 use super::types::ResourceType;
 
+/// A resource may have as many bytes: clients of gRPC take messages of 4 MiB unless they are told otherwise, and something stands
+/// around it.
+const LARGEST: usize = (4 << 20) - 1024;
+
 /// A resource's version: a hash of what it says, however it is encoded, so that the same content has the same version for ever
 /// and everywhere: after a restart, from another replica, with its fields in another order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -119,6 +123,7 @@ impl Resource {
         let Some(name) = name else {
             return Err(fail(FieldPath::root().field(kind.name_field()), "a resource needs a name".to_owned()));
         };
+        fits(&name, &body.value)?;
         let version = Version::of(kind, &body.value);
         let references = references::of(kind.message(), &body.value, source).into();
         let body = Any { type_url: kind.url(), value: body.value };
@@ -137,6 +142,7 @@ impl Resource {
         items: &[Arc<Piece>],
     ) -> Result<Self, Vec<FieldError>> {
         let mut resource = Self::from_source(message, None)?;
+        fits(&resource.name, &value)?;
         let mut references = std::mem::take(&mut resource.references).into_vec();
         for (index, item) in items.iter().enumerate() {
             let base = FieldPath::root().field(field).index(index);
@@ -166,6 +172,15 @@ impl Resource {
             None => String::new(),
         }
     }
+}
+
+/// Whether every client can take it.
+fn fits(name: &str, value: &[u8]) -> Result<(), Vec<FieldError>> {
+    if value.len() <= LARGEST {
+        return Ok(());
+    }
+    let reason = format!("{} bytes; clients of gRPC take {LARGEST} at most", value.len());
+    Err(vec![FieldError::new(FieldPath::root(), reason).in_resource(name)])
 }
 
 fn name_of(kind: ResourceType, bytes: &[u8]) -> Option<String> {

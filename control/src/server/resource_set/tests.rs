@@ -83,6 +83,17 @@ fn a_version_is_read_as_it_is_written() {
 }
 
 #[test]
+fn what_no_client_could_take_is_refused() {
+    let of = |length: usize| {
+        let message = Cluster { name: "a".to_owned(), alt_stat_name: "x".repeat(length), ..Cluster::default() };
+        Resource::read(any::pack(&message)).map_err(|errors| errors[0].to_string())
+    };
+    assert!(of(4 << 19).is_ok());
+    let reason = of(4 << 20).unwrap_err();
+    assert_eq!(reason, "resource 'a': 4194313 bytes; clients of gRPC take 4193280 at most");
+}
+
+#[test]
 fn two_sets_differ_in_what_changed() {
     let before = set((0..100).map(|number| cluster(&format!("c{number:02}"), "")));
     let mut after = before.clone();

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::discovery::Responses;
 use crate::server::loads::Loads;
 use crate::server::resource_set::ResourceType;
+use crate::server::status::shown;
 use crate::server::stream::Context;
 
 /// A client that says this takes a request for all of its clusters.
@@ -62,7 +63,7 @@ async fn take(
 ) {
     let Ok(Some(first)) = reports.message().await else { return };
     let node = first.node.unwrap_or_default();
-    tracing::info!(node = node.id, "a client reports its load");
+    tracing::info!(node = shown(&node.id), "a client reports its load");
     let reporting = loads.reporter(&node.id);
     if sender.send(Ok(wish(context, &node, interval))).await.is_err() {
         return;

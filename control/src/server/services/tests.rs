@@ -227,6 +227,33 @@ async fn a_client_that_does_not_listen_is_told_the_newest_only() {
 }
 
 #[tokio::test]
+async fn a_stream_holds_no_more_names_than_it_may() {
+    let running = Running::start(world(&["a"])).await;
+    let ask = async |names: Vec<Vec<String>>| {
+        let mut client = AggregatedDiscoveryServiceClient::new(running.channel().await);
+        let requests = names.into_iter().map(|resource_names_subscribe| DeltaDiscoveryRequest {
+            type_url: EDS.to_owned(),
+            resource_names_subscribe,
+            ..Default::default()
+        });
+        // It stays open: only a refusal ends it.
+        let requests = tokio_stream::StreamExt::chain(tokio_stream::iter(requests), tokio_stream::pending());
+        let mut responses = client.delta_aggregated_resources(requests).await.unwrap().into_inner();
+        loop {
+            if let Err(status) = responses.message().await {
+                return (status.code(), status.message().to_owned());
+            }
+        }
+    };
+    let (code, reason) = ask(vec![vec!["x".repeat(5000)]]).await;
+    assert_eq!((code, reason.as_str()), (tonic::Code::ResourceExhausted, "a name may have 4096 bytes"));
+    let names = |from: usize| (from..from + 300).map(|number| format!("{number:04000}")).collect::<Vec<_>>();
+    let (code, reason) = ask((0..10).map(|part| names(part * 300)).collect()).await;
+    assert_eq!(code, tonic::Code::ResourceExhausted);
+    assert_eq!(reason, "the names that one stream asks for may have 8388608 bytes together");
+}
+
+#[tokio::test]
 async fn who_has_no_token_is_turned_away() {
     let running = Running::start_with(world(&["a"]), vec!["secret".to_owned()]).await;
     let mut client = ClusterDiscoveryServiceClient::new(running.channel().await);

@@ -115,6 +115,27 @@ fn a_refusal_is_kept_until_something_is_accepted() {
 }
 
 #[test]
+fn a_refusal_is_news_once_for_each_version() {
+    let mut client = Client::new(set([cluster("a", "")]));
+    client.say(CDS, "", &[], None);
+    let refuse = |nonce: &str| DiscoveryRequest {
+        type_url: CDS.to_owned(),
+        response_nonce: nonce.to_owned(),
+        error_detail: Some(tidegate_xds::pb::google::rpc::Status { message: "no".to_owned(), ..Default::default() }),
+        ..DiscoveryRequest::default()
+    };
+    let told = |client: &mut Client, nonces: &[&str]| -> Vec<String> {
+        let all = nonces.iter().filter_map(|nonce| client.server.receive(refuse(nonce), client.now));
+        all.map(|refusal| refusal.version).collect()
+    };
+    let version = client.server.types()[0].version.clone();
+    assert_eq!(told(&mut client, &["7", "1", "1", ""]), [version]);
+    client.update([cluster("a", "x")]);
+    let version = client.server.types()[0].version.clone();
+    assert_eq!(told(&mut client, &["1", "2", "2"]), [version]);
+}
+
+#[test]
 fn who_comes_back_with_everything_is_left_alone() {
     let world = set([cluster("a", ""), endpoints("a", "")]);
     let version = world.kind(ResourceType::CLUSTER).version();

@@ -55,6 +55,10 @@ impl Watch {
         self.subscription.names().len()
     }
 
+    pub(super) fn name_bytes(&self) -> usize {
+        self.subscription.name_bytes()
+    }
+
     pub(super) fn served(&self) -> &Kind {
         self.subscription.served()
     }
@@ -63,15 +67,20 @@ impl Watch {
         self.subscription.serve(served);
     }
 
-    /// Takes an answer, a change of what is asked for, or both; nothing from one that answers an older response.
-    pub(super) fn receive(&mut self, request: &DiscoveryRequest, newest: &Kind, now: Instant) {
+    /// Takes an answer, a change of what is asked for, or both; nothing from one that answers an older response. Gives what
+    /// was refused if that is news.
+    pub(super) fn receive(&mut self, request: &DiscoveryRequest, newest: &Kind, now: Instant) -> Option<Refusal> {
         let current = if self.nonce == 0 { String::new() } else { self.nonce.to_string() };
         if request.response_nonce != current {
-            return;
+            return None;
         }
         let is_answer = !std::mem::replace(&mut self.answered, true);
+        let mut news = None;
         if let Some(error) = &request.error_detail {
-            self.refusal = Some(Refusal::new(self.served().version(), error, now));
+            let refusal = Refusal::new(self.served().version(), error, now);
+            let again = self.refusal.as_ref().is_some_and(|before| before.version == refusal.version);
+            news = Some(refusal.clone()).filter(|_| is_answer && !again);
+            self.refusal = Some(refusal);
             self.refused_of = newest.version();
         } else if is_answer {
             self.refusal = None;
@@ -81,6 +90,7 @@ impl Watch {
         if !changed && !is_answer && request.error_detail.is_none() && !self.subscription.is_wildcard() {
             self.subscription.raise_names();
         }
+        news
     }
 
     fn ask(&mut self, names: &[String]) -> bool {
@@ -89,10 +99,10 @@ impl Watch {
         }
         self.named = true;
         let wanted: BTreeSet<&str> = names.iter().map(String::as_str).collect();
-        let mut before: Vec<String> = self.subscription.names().iter().map(|name| name.to_string()).collect();
-        before.extend(self.subscription.is_wildcard().then(|| WILDCARD.to_owned()));
-        let gone: Vec<&String> = before.iter().filter(|name| !wanted.contains(name.as_str())).collect();
-        let new: Vec<&&str> = wanted.iter().filter(|name| !before.iter().any(|known| known == **name)).collect();
+        let mut before: BTreeSet<Arc<str>> = self.subscription.names().clone();
+        before.extend(self.subscription.is_wildcard().then(|| WILDCARD.into()));
+        let gone: Vec<&Arc<str>> = before.iter().filter(|name| !wanted.contains(&***name)).collect();
+        let new: Vec<&&str> = wanted.iter().filter(|name| !before.contains(**name)).collect();
         gone.iter().for_each(|name| self.subscription.remove(name));
         new.iter().for_each(|name| self.subscription.add(name));
         self.owed |= !new.is_empty() && self.says_all();
