@@ -5,17 +5,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use prost::Message;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tonic::body::Body;
-use tonic::transport::server::TcpIncoming;
 use tower_service::Service;
 
 use super::{Plane, resources};
+use crate::server::connections::{Asked, Incoming, Limits};
 use crate::server::services::token::Tokens;
 use crate::server::{Client, Counts, Refusal, ResourceSet, ResourceType, Sets, TypeStatus};
 use crate::source::Link;
@@ -29,15 +29,22 @@ const HELP: &str = "tidegate control
 /loads       what clients reported of their load last
 ";
 
+/// What people's connections may do.
+const CONNECTIONS: Limits = Limits { most: 256, head: Duration::from_secs(10), idle: Duration::from_secs(60) };
+
 /// Answers until `end` is there.
 pub(super) async fn serve(
     plane: Arc<Plane>,
     listener: TcpListener,
     end: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = TcpIncoming::from(listener);
-    let server = tonic::transport::Server::builder().accept_http1(true);
-    server.serve_with_incoming_shutdown(Admin(plane), incoming, end).await
+    let incoming = Incoming::new(listener, CONNECTIONS);
+    tonic::transport::Server::builder()
+        .accept_http1(true)
+        .http2_keepalive_interval(Some(CONNECTIONS.idle))
+        .max_concurrent_streams(64)
+        .serve_with_incoming_shutdown(Admin(plane), incoming, end)
+        .await
 }
 
 #[derive(Clone)]
@@ -53,8 +60,8 @@ impl Service<Request<Body>> for Admin {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let plane = self.0.clone();
-        Box::pin(async move { Ok(respond(&plane, request).await) })
+        let (plane, asked) = (self.0.clone(), Asked::new(&request));
+        Box::pin(async move { Ok(asked.answered(respond(&plane, request).await)) })
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Sotw`] and [`Delta`] are the two dialects of one stream, without sockets; [`Server`] is gRPC and HTTP around them.
 
 mod clients;
+pub(crate) mod connections;
 mod delta;
 mod fetch;
 mod groups;

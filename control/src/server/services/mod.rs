@@ -29,10 +29,10 @@ use token::Tokens;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::body::Body;
-use tonic::transport::server::{TcpConnectInfo, TcpIncoming};
 use tower_service::Service;
 
 use super::clients::Clients;
+use super::connections::{Asked, Caller, Incoming, Limits};
 use super::groups::Sets;
 use super::loads::Loads;
 use super::stream::Context;
@@ -42,6 +42,9 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// How long they may take to answer: long, since a thousand of them that come back at once have much to read first.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What clients' connections may do. A stream is a request for as long as it lasts, so that what comes to its end here has none.
+const CONNECTIONS: Limits = Limits { most: 20_000, head: Duration::from_secs(10), idle: Duration::from_secs(300) };
 
 /// How a server answers.
 #[derive(Debug, Clone)]
@@ -107,7 +110,7 @@ impl Server {
             status,
             reporting: LoadReportingServiceServer::new(reporting),
         };
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let incoming = Incoming::new(listener, CONNECTIONS);
         let ended = async {
             end.await;
             self.end.send_replace(true);
@@ -142,7 +145,8 @@ impl Service<Request<Body>> for Entrance {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let mut entrance = self.clone();
-        Box::pin(async move { entrance.route(request).await })
+        let asked = Asked::new(&request);
+        Box::pin(async move { entrance.route(request).await.map(|response| asked.answered(response)) })
     }
 }
 
@@ -179,5 +183,5 @@ impl Entrance {
 }
 
 fn peer(request: &Request<Body>) -> Option<SocketAddr> {
-    request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr)
+    Caller::of(request).map(|caller| caller.peer)
 }

@@ -1,5 +1,7 @@
 //! Discovery in JSON over HTTP (`api_type: REST`), as Envoy polls it. It must not know what is served.
 
+use std::time::Duration;
+
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use prost::{Message, Name};
@@ -12,11 +14,18 @@ use crate::server::stream::{Call, Context};
 
 const MAX_REQUEST_BYTES: usize = 1 << 20;
 
+/// How long a request may take to come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 pub(super) async fn serve(context: &Context, call: &Call, request: http::Request<Body>) -> Response<Body> {
     if request.method() != http::Method::POST {
         return text(StatusCode::METHOD_NOT_ALLOWED, "POST a DiscoveryRequest in JSON\n");
     }
-    let Ok(body) = Limited::new(request.into_body(), MAX_REQUEST_BYTES).collect().await else {
+    let body = Limited::new(request.into_body(), MAX_REQUEST_BYTES).collect();
+    let Ok(body) = tokio::time::timeout(PATIENCE, body).await else {
+        return text(StatusCode::REQUEST_TIMEOUT, "the request did not come to its end\n");
+    };
+    let Ok(body) = body else {
         return text(StatusCode::PAYLOAD_TOO_LARGE, "the request could not be read, or is too long\n");
     };
     let read = load::<DiscoveryRequest>(&body.to_bytes(), Format::Json, UnknownFields::Collect);
