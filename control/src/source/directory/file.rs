@@ -4,10 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use prost::Name;
+use serde_json::Value;
 use tidegate_xds::pb::envoy::config::core::v3::Node;
 use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use tidegate_xds::pb::google::protobuf::Any;
-use tidegate_xds::{Decoded, FieldError, FieldPath, Format, UnknownFields, any, decode, load, root_keys};
+use tidegate_xds::{
+    Decoded, FieldError, FieldPath, Format, Location, Plain, UnknownFields, any, decode, load, plain, root_keys,
+};
 
 use crate::server::{Resource, ResourceSet};
 use crate::short::{self, Outside, Parsed, Part};
@@ -78,18 +81,32 @@ fn resources(
         return Ok(vec![typed(name, format, text)?]);
     }
     if keys.is_empty() {
-        return Ok(Vec::new());
+        let Plain { value, source, .. } = plain(text, format).map_err(|error| vec![error])?;
+        let found = match value {
+            Value::Null | Value::Object(_) => return Ok(Vec::new()),
+            Value::Array(_) => "a list",
+            Value::String(_) => "text",
+            Value::Number(_) => "a number",
+            Value::Bool(_) => "a boolean",
+        };
+        return Err(unexpected(found, source.locate(&FieldPath::root())));
     }
     let other = |key: &&String| !["resources", "version_info", "versionInfo"].contains(&key.as_str());
     if let Some(key) = keys.iter().find(other) {
-        let reason = format!(
-            "expected `resources`, one resource with its `@type`, or the short form with `tidegate: v1`; found `{key}`"
-        );
-        return Err(vec![FieldError::new(FieldPath::root(), reason)]);
+        let place = plain(text, format).ok().and_then(|plain| plain.source.locate(&FieldPath::root().field(key)));
+        return Err(unexpected(&format!("`{key}`"), place));
     }
     // The schema's rules are left to each resource, which knows its name.
     let Decoded { bytes, source, .. } = decode(&DiscoveryResponse::full_name(), text, format, UnknownFields::Reject)?;
     let response: DiscoveryResponse = any::decode(&bytes, &FieldPath::root()).map_err(|error| vec![error])?;
+    // An empty list says that there are none; a name with nothing after it was hardly meant so.
+    if response.resources.is_empty()
+        && let Ok(Plain { value, source, .. }) = plain(text, format)
+        && value.get("resources").is_none_or(Value::is_null)
+    {
+        let found = if value.get("resources").is_some() { "`resources` with nothing in it" } else { "none of them" };
+        return Err(unexpected(found, source.locate(&FieldPath::root().field("resources"))));
+    }
     let (mut found, mut errors) = (Vec::new(), Vec::new());
     for (index, body) in response.resources.into_iter().enumerate() {
         let path = FieldPath::root().field("resources").index(index);
@@ -99,6 +116,13 @@ fn resources(
         }
     }
     if errors.is_empty() { Ok(found) } else { Err(errors) }
+}
+
+fn unexpected(found: &str, place: Option<Location>) -> Vec<FieldError> {
+    let reason = format!(
+        "expected `resources`, one resource with its `@type`, or the short form with `tidegate: v1`; found {found}"
+    );
+    vec![FieldError::new(FieldPath::root(), reason).at(place)]
 }
 
 /// `file:line: what`

@@ -106,8 +106,21 @@ async fn what_is_wrong_is_told_with_its_line_and_changes_nothing() {
     let rule = "a.yaml:5: resource 'a': resources[0].connect_timeout: 0s must be more than 0s";
     assert_eq!(faults(&mut source).await, [rule]);
     scratch.put("a.yaml", "clusters: []\n");
-    let found = "a.yaml: expected `resources`, one resource with its `@type`, or the short form with `tidegate: v1`; found `clusters`";
+    let found = "a.yaml:1: expected `resources`, one resource with its `@type`, or the short form with `tidegate: v1`; found `clusters`";
     assert_eq!(faults(&mut source).await, [found]);
+    for (text, found) in [
+        (format!("\n- \"@type\": {CLUSTER}\n  name: a\n"), "2: a list"),
+        ("\n\nname\n".to_owned(), "3: text"),
+        ("7".to_owned(), "1: a number"),
+        ("# none\nresources:\n".to_owned(), "2: `resources` with nothing in it"),
+        ("version_info: a\n".to_owned(), "1: none of them"),
+    ] {
+        scratch.put("a.yaml", &text);
+        let (line, found) = found.split_once(": ").unwrap();
+        let told = faults(&mut source).await;
+        assert!(told[0].starts_with(&format!("a.yaml:{line}: expected ")), "{told:?}");
+        assert!(told[0].ends_with(&format!("; found {found}")), "{told:?}");
+    }
     scratch.put("a.yaml", &clusters(&["a", "b"]));
     let mended = source.next().await.unwrap();
     assert!(Arc::ptr_eq(&good.rest, &mended.rest), "nothing changed after all");
@@ -213,7 +226,7 @@ async fn a_file_stands_for_a_directory() {
     let mut source = Directory::new(path.clone(), []);
     assert_eq!(names(&source.next().await.unwrap().rest), ["a"]);
     scratch.put("a.yaml", "clusters: []\n");
-    assert!(faults(&mut source).await[0].starts_with(&format!("{}: expected `resources`", path.display())));
+    assert!(faults(&mut source).await[0].starts_with(&format!("{}:1: expected `resources`", path.display())));
     scratch.put("a.yaml", &clusters(&["c"]));
     assert_eq!(names(&source.next().await.unwrap().rest), ["c"]);
 }

@@ -31,11 +31,11 @@ impl Source for Handed {
 fn sets(clusters: &[&str]) -> Arc<Sets> {
     let one = |(index, service): (usize, &&str)| {
         format!(
-            "- {{ '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: c{index}, type: EDS, eds_cluster_config: {{ service_name: {service}, eds_config: {{ ads: {{}} }} }} }}\n"
+            "{{ '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: c{index}, type: EDS, eds_cluster_config: {{ service_name: {service}, eds_config: {{ ads: {{}} }} }} }},"
         )
     };
     let text: String = clusters.iter().enumerate().map(one).collect();
-    let resources = read("test", Path::new("test.yaml"), format!("resources:\n{text}").as_bytes()).unwrap();
+    let resources = read("test", Path::new("test.yaml"), format!("resources: [{text}]").as_bytes()).unwrap();
     Arc::new(Sets { rest: Arc::new(ResourceSet::default().turned_into(resources)), groups: Vec::new() })
 }
 
