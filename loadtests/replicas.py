@@ -156,7 +156,8 @@ class Replica(Started):
     def apply(self, *resources):
         """One change of several resources. Returns the status and what is said with it."""
         body = json.dumps({"resources": resources}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.admin}/resources", body, method="POST")
+        kind = {"content-type": "application/json"}
+        request = urllib.request.Request(f"http://127.0.0.1:{self.admin}/resources", body, kind, method="POST")
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, answer.read().decode()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use prost::Message;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -16,7 +16,6 @@ use tower_service::Service;
 
 use super::{Plane, resources};
 use crate::server::connections::{Asked, Incoming, Limits};
-use crate::server::services::token::Tokens;
 use crate::server::{Client, Counts, Refusal, ResourceSet, ResourceType, Sets, TypeStatus};
 use crate::source::Link;
 
@@ -25,8 +24,11 @@ const HELP: &str = "tidegate control
 /ready       200 while it serves
 /status      what is served, what the source has, who is connected and how far, what was refused
 /resources   names, versions and origins of all resources, by group; /resources/TYPE/NAME is one of them, which PUT and DELETE
-             change where there is a store; POST changes several together (?dry_run only says what it would do)
+             change where there is a store; POST changes several together (?dry_run only says what it would do).
+             Bodies are application/json or application/yaml
 /loads       what clients reported of their load last
+
+Where there are tokens, all but /ready needs one (authorization: Bearer TOKEN). Pages of a browser may not ask.
 ";
 
 /// What people's connections may do.
@@ -67,7 +69,10 @@ impl Service<Request<Body>> for Admin {
 
 async fn respond(plane: &Plane, request: Request<Body>) -> Response<Body> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !reads && !Tokens::new(plane.tokens.clone()).admit(request.headers()) {
+    if is_of_a_page(request.headers()) {
+        return text(StatusCode::FORBIDDEN, "pages of a browser may not ask here\n");
+    }
+    if request.uri().path() != "/ready" && !plane.tokens.admit(request.headers()) {
         return text(StatusCode::UNAUTHORIZED, "a token is needed\n");
     }
     match request.uri().path() {
@@ -79,6 +84,13 @@ async fn respond(plane: &Plane, request: Request<Body>) -> Response<Body> {
         "/loads" => as_json(&loads(plane)),
         _ => text(StatusCode::NOT_FOUND, HELP),
     }
+}
+
+/// Whether a browser asks on behalf of a page. No page is served here, so it is another's: whoever visits that must not change or
+/// read what is here with it, nor by a name that its site points to this address.
+fn is_of_a_page(headers: &HeaderMap) -> bool {
+    let from_elsewhere = |site: &HeaderValue| site != "none" && site != "same-origin";
+    headers.contains_key(header::ORIGIN) || headers.get("sec-fetch-site").is_some_and(from_elsewhere)
 }
 
 fn status(plane: &Plane) -> Value {

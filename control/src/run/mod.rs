@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
+use crate::server::services::token::Tokens;
 use crate::server::{Options, Server, Sets};
 use crate::source::{Refused, Source, Store};
 
@@ -48,7 +49,9 @@ pub(crate) struct Plane {
     sets: watch::Sender<Arc<Sets>>,
     /// Where resources are changed, if that is possible.
     store: Option<Arc<Store>>,
-    tokens: Vec<String>,
+    tokens: Tokens,
+    /// Who sends a body takes a place.
+    bodies: Semaphore,
     source: Mutex<SourceStatus>,
     started: Instant,
 }
@@ -60,7 +63,7 @@ pub struct Listen {
     pub clients: TcpListener,
     /// Where people ask.
     pub admin: Option<TcpListener>,
-    /// One of these is to come with each call of a client, and with each change; with none, anybody may call.
+    /// One of these is to come with each call of a client, and with all that people ask but `/ready`; with none, anybody may call.
     pub tokens: Vec<String>,
     /// Where people change resources, if they may.
     pub store: Option<Arc<Store>>,
@@ -87,7 +90,8 @@ pub async fn run(mut source: impl Source, listen: Listen, end: impl Future<Outpu
         ),
         sets,
         store: listen.store,
-        tokens: listen.tokens,
+        tokens: Tokens::new(listen.tokens),
+        bodies: Semaphore::new(resources::MOST_BODIES),
         source: Mutex::new(SourceStatus { taken: started, refused: None }),
         started,
     });

@@ -1,13 +1,16 @@
 //! Resources over HTTP: read by anybody who may ask, changed where there is a store. Versions are entity tags: `If-Match` names
 //! the one that is expected, `If-None-Match: *` expects nothing. It must not know how a change is checked or kept.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
+use http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use prost::{Message, Name};
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::to_json;
@@ -19,16 +22,33 @@ use crate::server::resource_set::Version;
 use crate::server::{Resource, ResourceSet, ResourceType};
 use crate::source::{Change, ChangeError, Changed, Expected, Refused, Store, read};
 
+/// What errors call a body.
+const BODY: &str = "body";
+
 /// The longest body that is read.
-const MAX_BODY_BYTES: usize = 64 << 20;
+const MAX_BODY_BYTES: usize = 8 << 20;
+
+/// How many bodies are read at once.
+pub(super) const MOST_BODIES: usize = 4;
+
+/// How long a body may take to come.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a body may be.
+const TYPES: [&str; 5] = ["application/json", "application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"];
 
 /// Answers what lies under `/resources`; none: something else was asked for.
 pub(super) async fn respond(plane: &Plane, request: Request<Body>) -> Response<Body> {
     let path = request.uri().path().trim_start_matches("/resources").trim_start_matches('/').to_owned();
+    let may_dry_run = *request.method() == Method::POST && path.is_empty();
+    let only_say = match dry_run(request.uri().query(), may_dry_run) {
+        Ok(only_say) => only_say,
+        Err(problem) => return problem.response(),
+    };
     let answer = match (request.method().clone(), path.split_once('/')) {
         (Method::GET | Method::HEAD, None) if path.is_empty() => Ok(as_json(&list(plane))),
         (Method::GET | Method::HEAD, Some((kind, name))) => one(plane, kind, name),
-        (Method::POST, None) if path.is_empty() => apply(plane, request).await,
+        (Method::POST, None) if path.is_empty() => apply(plane, only_say, request).await,
         (Method::PUT, Some((kind, name))) => put(plane, kind, name, request).await,
         (Method::DELETE, Some((kind, name))) => delete(plane, kind, name, request.headers()).await,
         (Method::GET | Method::HEAD | Method::PUT | Method::DELETE | Method::POST, _) => {
@@ -36,10 +56,37 @@ pub(super) async fn respond(plane: &Plane, request: Request<Body>) -> Response<B
         }
         _ => Err(Problem(StatusCode::METHOD_NOT_ALLOWED, "GET, PUT, DELETE, or POST to /resources".to_owned())),
     };
-    answer.unwrap_or_else(|Problem(status, reason)| text(status, &format!("{reason}\n")))
+    answer.unwrap_or_else(Problem::response)
 }
 
 struct Problem(StatusCode, String);
+
+impl Problem {
+    fn response(self) -> Response<Body> {
+        let mut response = text(self.0, &format!("{}\n", self.1));
+        if self.0 == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// Whether a change is only to be told; anything else that is asked for would be done otherwise than meant.
+fn dry_run(query: Option<&str>, may: bool) -> Result<bool, Problem> {
+    let mut only_say = false;
+    for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
+        only_say = match part {
+            "dry_run" | "dry_run=true" if may => true,
+            "dry_run=false" if may => false,
+            other => {
+                let expected = if may { "`dry_run`, `dry_run=true` or `dry_run=false`" } else { "nothing" };
+                let reason = format!("expected {expected} after the question mark, found `{other}`");
+                return Err(Problem(StatusCode::BAD_REQUEST, reason));
+            }
+        };
+    }
+    Ok(only_say)
+}
 
 impl From<ChangeError> for Problem {
     fn from(error: ChangeError) -> Self {
@@ -86,7 +133,7 @@ fn one(plane: &Plane, kind: &str, name: &str) -> Result<Response<Body>, Problem>
 async fn put(plane: &Plane, kind: &str, name: &str, request: Request<Body>) -> Result<Response<Body>, Problem> {
     let (kind, name, expected) = (kind_of(kind)?, decoded(name)?, expected(request.headers())?);
     let store = store(plane)?;
-    let resources = body(request).await?;
+    let resources = body(plane, request).await?;
     let unfit = |reason: String| Problem(StatusCode::UNPROCESSABLE_ENTITY, reason);
     let [resource] = resources.as_slice() else {
         return Err(unfit(format!("expected one resource, found {}", resources.len())));
@@ -110,11 +157,10 @@ async fn delete(plane: &Plane, kind: &str, name: &str, headers: &HeaderMap) -> R
 }
 
 /// Several together, or, with `?dry_run`, what would become of them. `If-Match` names the version of all that is there.
-async fn apply(plane: &Plane, request: Request<Body>) -> Result<Response<Body>, Problem> {
-    let only_say = request.uri().query() == Some("dry_run");
+async fn apply(plane: &Plane, only_say: bool, request: Request<Body>) -> Result<Response<Body>, Problem> {
     let of = tag(request.headers().get(IF_MATCH))?;
     let store = store(plane)?;
-    let put = body(request).await?.into_iter().map(|resource| (resource, None)).collect();
+    let put = body(plane, request).await?.into_iter().map(|resource| (resource, None)).collect();
     Ok(told(&store.change(Change { put, of, ..Change::default() }, only_say).await?))
 }
 
@@ -124,13 +170,51 @@ fn store(plane: &Plane) -> Result<&Store, Problem> {
     plane.store.as_deref().ok_or_else(none)
 }
 
-async fn body(request: Request<Body>) -> Result<Vec<Arc<Resource>>, Problem> {
-    let body = Limited::new(request.into_body(), MAX_BODY_BYTES).collect().await;
-    let too_long = |_| Problem(StatusCode::PAYLOAD_TOO_LARGE, "the body could not be read, or is too long".to_owned());
+async fn body(plane: &Plane, request: Request<Body>) -> Result<Vec<Arc<Resource>>, Problem> {
+    let problem = |status, reason: String| Problem(status, reason);
+    let says_json = content_type(request.headers())? == TYPES[0];
+    let busy = |_| problem(StatusCode::SERVICE_UNAVAILABLE, "others send what they change: try again".to_owned());
+    let _place = plane.bodies.try_acquire().map_err(busy)?;
+    let body = tokio::time::timeout(PATIENCE, Limited::new(request.into_body(), MAX_BODY_BYTES).collect()).await;
+    let body = body.map_err(|_| problem(StatusCode::REQUEST_TIMEOUT, "the body did not come to its end".to_owned()))?;
+    let too_long = |_| {
+        let reason = format!("the body could not be read, or has more than {MAX_BODY_BYTES} bytes");
+        problem(StatusCode::PAYLOAD_TOO_LARGE, reason)
+    };
     let body = body.map_err(too_long)?.to_bytes();
-    // YAML reads JSON too.
-    let resources = read("body", Path::new("body.yaml"), &body);
-    resources.map_err(|faults| ChangeError::Refused(Refused { faults }).into())
+    // What is large takes its time: others are not to wait for it.
+    let reading = tokio::task::spawn_blocking(move || parse(says_json, &body)).await;
+    let unread = |_| problem(StatusCode::INTERNAL_SERVER_ERROR, "the body could not be read".to_owned());
+    reading.map_err(unread)?.map_err(|faults| ChangeError::Refused(Refused { faults }).into())
+}
+
+/// What a body says it is: of what a page of another site may send without asking first, nothing is read.
+fn content_type(headers: &HeaderMap) -> Result<&str, Problem> {
+    let whole = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let given = whole.split(';').next().unwrap_or_default().trim();
+    TYPES.into_iter().find(|known| given.eq_ignore_ascii_case(known)).ok_or_else(|| {
+        let reason = format!("expected a body of type application/json or application/yaml, found '{given}'");
+        Problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, reason)
+    })
+}
+
+/// The resources of a body, each once. Not all JSON is YAML: what can be read as JSON is.
+fn parse(says_json: bool, body: &[u8]) -> Result<Vec<Arc<Resource>>, Vec<String>> {
+    let is_json = says_json || serde_json::from_slice::<IgnoredAny>(body).is_ok();
+    let resources = read(BODY, Path::new(if is_json { "body.json" } else { "body.yaml" }), body)?;
+    if resources.is_empty() {
+        return Err(vec![format!("{BODY}: expected resources, found none")]);
+    }
+    let mut known = HashMap::new();
+    let mut faults = Vec::new();
+    for resource in &resources {
+        if let Some(before) = known.insert((resource.kind, &resource.name), resource) {
+            let (kind, name) = (resource.kind.short(), &resource.name);
+            let (here, there) = (resource.place(None), before.place(None));
+            faults.push(format!("{here}: there is a {kind} '{name}' already, at {there}"));
+        }
+    }
+    if faults.is_empty() { Ok(resources) } else { Err(faults) }
 }
 
 fn expected(headers: &HeaderMap) -> Result<Option<Expected>, Problem> {

@@ -122,7 +122,7 @@ async fn resources_are_changed_over_http() {
     let (served, address) = (clients.local_addr().unwrap(), admin.local_addr().unwrap());
     let listen = Listen { clients, admin: Some(admin), tokens: vec!["t".to_owned()], store: Some(store.clone()) };
     let running = tokio::spawn(run(store.source(), listen, std::future::pending()));
-    let token = "authorization: Bearer t\r\n";
+    let token = "authorization: Bearer t\r\ncontent-type: application/yaml\r\n";
     let said = async |method: &str, path: &str, headers: &str, body: &str| {
         let (head, body) = ask(address, method, path, &format!("{token}{headers}"), body).await;
         (head.split(' ').nth(1).unwrap().to_owned(), body)
@@ -131,9 +131,18 @@ async fn resources_are_changed_over_http() {
         format!("'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\nname: a|b\nalt_stat_name: '{alt}'\n")
     };
     let path = "/resources/Cluster/a%7Cb";
-    assert!(ask(address, "PUT", path, "", &body("")).await.0.starts_with("HTTP/1.1 401"));
+    for (method, path) in [("PUT", path), ("GET", "/resources"), ("GET", "/status"), ("GET", "/loads"), ("GET", "/")] {
+        assert!(ask(address, method, path, "", &body("")).await.0.starts_with("HTTP/1.1 401"), "{method} {path}");
+    }
+    assert!(ask(address, "GET", "/ready", "", "").await.0.starts_with("HTTP/1.1 200"));
     assert_eq!(said("PUT", path, "if-none-match: *\r\n", &body("x")).await.0, "200");
     assert_eq!(said("PUT", path, "if-none-match: *\r\n", &body("y")).await.0, "412");
+    for wrong in ["origin: http://a.example\r\n", "origin: null\r\n", "sec-fetch-site: cross-site\r\n"] {
+        assert_eq!(said("PUT", path, wrong, &body("x")).await.0, "403", "{wrong}");
+        assert_eq!(said("GET", "/status", wrong, "").await.0, "403", "{wrong}");
+    }
+    let (head, _) = ask(address, "PUT", path, "authorization: Bearer t\r\n", &body("x")).await;
+    assert!(head.starts_with("HTTP/1.1 415"), "{head}");
     let version = store.set().kind(crate::server::ResourceType::CLUSTER).get("a|b").unwrap().version.to_string();
     let matches = format!("if-match: \"{version}\"\r\n");
     assert_eq!(said("PUT", path, &matches, &body("y")).await.0, "200");
@@ -149,6 +158,28 @@ async fn resources_are_changed_over_http() {
     assert!(code == "200" && told.contains("\"name\": \"c\"") && store.set().len() == 1, "{told}");
     assert_eq!(said("POST", "/resources", "if-match: \"0\"\r\n", &together).await.0, "412");
     assert_eq!(said("POST", "/resources", "", &together).await.0, "200");
+    for query in ["?dry-run", "?dry_run=yes", "?x", "?dry_run&force"] {
+        assert_eq!(said("POST", &format!("/resources{query}"), "", &together).await.0, "400", "{query}");
+        assert_eq!(said("GET", &format!("/resources{query}"), "", "").await.0, "400", "{query}");
+    }
+    assert_eq!(said("POST", "/resources?dry_run=true", "", &together).await.0, "200");
+    for (body, reason) in [
+        ("[]", "found a list"),
+        ("- name: x", "found a list"),
+        ("", "found none"),
+        ("resources: []", "found none"),
+        (
+            &format!("{together}{}", together.split_once('\n').unwrap().1),
+            "body:5: there is a Cluster 'c' already, at body:2",
+        ),
+    ] {
+        let (code, told) = said("POST", "/resources", "", body).await;
+        assert!(code == "422" && told.contains(reason), "{body}: {code} {told}");
+    }
+    // Of JSON not all is YAML.
+    let smiling = r#"{"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", "name": "a|b", "alt_stat_name": "\ud83d\ude00"}"#;
+    let (code, told) = said("PUT", path, "", smiling).await;
+    assert!(code == "200" && told.contains("😀"), "{told}");
     let mut client = ClusterDiscoveryServiceClient::connect(format!("http://{served}")).await.unwrap();
     let mut fetch = tonic::Request::new(DiscoveryRequest::default());
     fetch.metadata_mut().insert("authorization", "Bearer t".parse().unwrap());
@@ -158,6 +189,27 @@ async fn resources_are_changed_over_http() {
     assert_eq!(said("DELETE", path, "", "").await.0, "404");
     assert_eq!(said("DELETE", "/resources/Nothing/x", "", "").await.0, "404");
     assert_eq!(said("PATCH", path, "", "").await.0, "405");
+    // Bodies that do not come to their end take the places.
+    let mut slow = Vec::new();
+    for _ in 0..resources::MOST_BODIES {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let head = format!("POST /resources HTTP/1.1\r\nhost: x\r\n{token}content-length: 9\r\n\r\nhalf");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        slow.push(stream);
+    }
+    let start = Instant::now();
+    let (head, _) = loop {
+        let answer = ask(address, "POST", "/resources", token, "name: x").await;
+        if answer.0.starts_with("HTTP/1.1 503") {
+            break answer;
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "never: {}", answer.0);
+    };
+    assert!(head.contains("retry-after: 1"), "{head}");
+    drop(slow);
+    while !said("POST", "/resources", "", "name: x").await.0.starts_with("422") {
+        assert!(start.elapsed() < Duration::from_secs(20), "their places are free again");
+    }
     running.abort();
     std::fs::remove_dir_all(directory).unwrap();
 }

@@ -22,10 +22,12 @@ pub struct ControlFlags {
     /// Where proxies come: xDS over gRPC (aggregated and by type, delta and state of the world), REST, CSDS, LRS
     #[arg(long)]
     pub listen: SocketAddr,
-    /// Where people ask: what is served, who is connected, what was refused
+    /// Where people ask: what is served, who is connected, what was refused. Whoever reaches it may read, and change a store,
+    /// unless there is a token file; pages of a browser may not
     #[arg(long)]
     pub admin: Option<SocketAddr>,
-    /// A file of tokens, one a line: clients have to send one of them (`authorization: Bearer TOKEN`)
+    /// A file of tokens, one a line: clients, and who asks the admin interface anything but `/ready`, have to send one of them
+    /// (`authorization: Bearer TOKEN`)
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// A service registry: `[NAME=]consul://HOST[:PORT]`, `[NAME=]nacos://HOST[:PORT]` or `[NAME=]dns://[SERVER]`; EDS clusters

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use serde_json::Value;
+use tidegate_xds::Format;
 
 use crate::admin_client::{Call, call};
 use crate::cli::{ApplyFlags, DeleteFlags, DiffFlags, GetFlags, StoreFlags};
@@ -19,7 +20,7 @@ use crate::cli::{ApplyFlags, DeleteFlags, DiffFlags, GetFlags, StoreFlags};
 pub fn apply(flags: &ApplyFlags) -> anyhow::Result<String> {
     let path = if flags.dry_run { "/resources?dry_run" } else { "/resources" };
     let of = flags.if_version.as_ref().map(|version| ("if-match", format!("\"{version}\"")));
-    let answer = ask(&flags.store, "POST", path, of, &file(&flags.file)?)?;
+    let answer = post(&flags.store, path, of, &flags.file)?;
     Ok(summary(&answer, if flags.dry_run { " (dry run)" } else { "" }))
 }
 
@@ -28,7 +29,7 @@ pub fn apply(flags: &ApplyFlags) -> anyhow::Result<String> {
 /// # Errors
 /// What the control plane has against the change.
 pub fn diff(flags: &DiffFlags) -> anyhow::Result<(String, bool)> {
-    let answer = ask(&flags.store, "POST", "/resources?dry_run", None, &file(&flags.file)?)?;
+    let answer = post(&flags.store, "/resources?dry_run", None, &flags.file)?;
     let answer: Value = serde_json::from_str(&answer).context("the answer is no JSON")?;
     let mut text = String::new();
     for changed in answer["changed"].as_array().into_iter().flatten() {
@@ -47,9 +48,9 @@ pub fn diff(flags: &DiffFlags) -> anyhow::Result<(String, bool)> {
 /// There is no such resource, or nobody to ask.
 pub fn get(flags: &GetFlags) -> anyhow::Result<String> {
     if let (Some(kind), Some(name)) = (&flags.kind, &flags.name) {
-        return ask(&flags.store, "GET", &place(kind, name), None, b"");
+        return ask(&flags.store, "GET", &place(kind, name), Vec::new(), b"");
     }
-    let groups: Value = serde_json::from_str(&ask(&flags.store, "GET", "/resources", None, b"")?)?;
+    let groups: Value = serde_json::from_str(&ask(&flags.store, "GET", "/resources", Vec::new(), b"")?)?;
     let mut text = String::new();
     for group in groups.as_array().into_iter().flatten() {
         let _ = writeln!(text, "{} (version {})", word(&group["group"]), word(&group["version"]));
@@ -68,20 +69,30 @@ pub fn get(flags: &GetFlags) -> anyhow::Result<String> {
 /// There is no such resource, another version of it, or something still names it.
 pub fn delete(flags: &DeleteFlags) -> anyhow::Result<String> {
     let of = flags.if_version.as_ref().map(|version| ("if-match", format!("\"{version}\"")));
-    let answer = ask(&flags.store, "DELETE", &place(&flags.kind, &flags.name), of, b"")?;
+    let answer = ask(&flags.store, "DELETE", &place(&flags.kind, &flags.name), of.into_iter().collect(), b"")?;
     Ok(summary(&answer, ""))
+}
+
+/// Sends a file's resources.
+fn post(flags: &StoreFlags, path: &str, of: Option<(&str, String)>, file: &Path) -> anyhow::Result<String> {
+    let body = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let kind = match Format::of_path(file) {
+        Format::Json => "application/json",
+        Format::Yaml => "application/yaml",
+    };
+    let headers = of.into_iter().chain([("content-type", kind.to_owned())]).collect();
+    ask(flags, "POST", path, headers, &body)
 }
 
 fn ask(
     flags: &StoreFlags,
     method: &str,
     path: &str,
-    header: Option<(&str, String)>,
+    mut headers: Vec<(&str, String)>,
     body: &[u8],
 ) -> anyhow::Result<String> {
     let token = flags.token_file.as_deref().map(token).transpose()?;
-    let token = token.map(|token| ("authorization", format!("Bearer {token}")));
-    let headers: Vec<_> = header.into_iter().chain(token).collect();
+    headers.extend(token.map(|token| ("authorization", format!("Bearer {token}"))));
     let (status, answer) = call(&flags.admin, &Call { method, path, headers: &headers, body })?;
     anyhow::ensure!(status == 200, "{}", answer.trim_end());
     Ok(answer)
@@ -91,10 +102,6 @@ fn token(path: &Path) -> anyhow::Result<String> {
     let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let token = text.lines().map(str::trim).find(|line| !line.is_empty());
     Ok(token.with_context(|| format!("there is no token in {}", path.display()))?.to_owned())
-}
-
-fn file(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 fn summary(answer: &str, note: &str) -> String {

@@ -115,7 +115,8 @@ async fn what_etcd_has_against_a_change_is_told_over_http() {
     let listen = Listen { clients, admin: Some(admin), tokens: Vec::new(), store: Some(store.clone()) };
     let running = tokio::spawn(run::run(store.source(), listen, std::future::pending()));
     let said = async |method: &str, path: &str, headers: &str, body: &str| {
-        let (head, body) = within(run::tests::ask(address, method, path, headers, body)).await;
+        let headers = format!("content-type: application/yaml\r\n{headers}");
+        let (head, body) = within(run::tests::ask(address, method, path, &headers, body)).await;
         (head.split(' ').nth(1).unwrap().to_owned(), body)
     };
     let one = "'@type': type.googleapis.com/envoy.config.cluster.v3.Cluster\nname: a\n";
