@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::ControlFlags;
+use crate::server::signals::HANG_UP;
 
 /// How many connections may wait: after a restart all proxies come back at once.
 const BACKLOG: u32 = 4096;
@@ -51,10 +52,14 @@ pub enum ControlError {
 pub async fn run(flags: ControlFlags) -> Result<(), ControlError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(ControlError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(ControlError::Signals)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(ControlError::Signals)?;
     let mut end = std::pin::pin!(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return,
+                _ = hang_up.recv() => tracing::warn!("{}", HANG_UP),
+            }
         }
     });
     let tokens = flags.token_file.clone().map(tokens).transpose()?.unwrap_or_default();

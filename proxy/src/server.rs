@@ -2,7 +2,7 @@
 //! It must not know how any of them works.
 
 mod drain;
-mod signals;
+pub(crate) mod signals;
 
 use std::path::PathBuf;
 use std::sync::Arc;

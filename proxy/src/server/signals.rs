@@ -3,6 +3,9 @@
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+/// What Envoy says of SIGHUP, which others take for a wish to read files again, and which a terminal sends that goes away.
+pub(crate) const HANG_UP: &str = "caught and eating SIGHUP. See documentation for how to hot restart.";
+
 /// How a process leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leave {
@@ -17,6 +20,7 @@ pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     reopen: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
@@ -25,6 +29,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             reopen: signal(SignalKind::user_defined1())?,
+            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
@@ -35,6 +40,10 @@ impl Signals {
                 _ = self.interrupt.recv() => Leave::WhenIdle,
                 _ = self.reopen.recv() => {
                     tidegate_filters::access_log::reopen_all();
+                    continue;
+                }
+                _ = self.hang_up.recv() => {
+                    tracing::warn!("{}", HANG_UP);
                     continue;
                 }
             };

@@ -118,6 +118,8 @@ fn it_listens_and_ends_with_0() {
     let (listen, admin) = (free_port(), format!("127.0.0.1:{}", free_port()));
     let mut running = control(&directory, listen).args(["--admin", &admin]).stderr(Stdio::null()).spawn().unwrap();
     eventually("it listens", || std::net::TcpStream::connect(&admin).is_ok());
+    let hung_up = Command::new("kill").args(["-HUP", &running.id().to_string()]).status().unwrap();
+    assert!(hung_up.success() && std::net::TcpStream::connect(&admin).is_ok());
     let ended = Command::new("kill").arg(running.id().to_string()).status().unwrap();
     assert!(ended.success() && running.wait().unwrap().success());
 }

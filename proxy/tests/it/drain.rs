@@ -33,6 +33,17 @@ fn a_request_that_runs_is_finished_and_its_connection_closed() {
     assert!(gateway.wait().success());
 }
 
+/// A terminal that goes away sends it, and who expects files to be read again.
+#[test]
+fn a_hang_up_is_told_of_and_ends_nothing() {
+    let upstream = Upstream::text("still here");
+    let port = free_port();
+    let mut gateway = Gateway::start(&http_bootstrap(port, ROUTES, &[("up", upstream.port)]));
+    gateway.signal("HUP");
+    gateway.wait_for("caught and eating SIGHUP. See documentation for how to hot restart.");
+    assert_eq!(Client::new(port).get("/").text(), "still here");
+}
+
 /// They come although nobody was there when the drain began.
 #[test]
 fn connections_that_still_come_are_served_and_told_to_go() {
