@@ -65,9 +65,11 @@ fn host(host: &Host, path: &FieldPath, faults: &mut Faults) {
     }
 }
 
-/// Each limit by its name: whether it is said.
-const LIMITS: [(&str, fn(&Limits) -> bool); 2] =
-    [("rate", |limits| limits.rate.is_some()), ("body", |limits| limits.body.is_some())];
+/// Whether a limit is said.
+type Says = fn(&Limits) -> bool;
+
+/// Each limit by its name.
+const LIMITS: [(&str, Says); 2] = [("rate", |limits| limits.rate.is_some()), ("body", |limits| limits.body.is_some())];
 
 /// What a file limits does nothing where every route has a limit nearer to it.
 fn idle_limits(file: &File, faults: &mut Faults) {
