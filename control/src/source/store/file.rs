@@ -16,10 +16,15 @@ use crate::source::{Elsewhere, Refused};
 
 const FILE: &str = "resources.json";
 
+/// Whoever serves a directory holds a lock on this file in it: of two that write, one would take the other's changes back.
+const LOCK: &str = ".lock";
+
 /// A directory with the file in it.
 #[derive(Debug)]
 pub(super) struct Kept {
     directory: PathBuf,
+    /// Held until it is closed.
+    _lock: std::fs::File,
     elsewhere: Elsewhere,
     /// Held while a change is checked and written: changes come one after another.
     writing: Mutex<()>,
@@ -33,6 +38,7 @@ impl Kept {
         let path = directory.join(FILE);
         let failed = |error: io::Error| Refused { faults: vec![format!("{}: {error}", path.display())] };
         std::fs::create_dir_all(directory).map_err(failed)?;
+        let lock = lock(directory)?;
         let resources = match std::fs::read(&path) {
             Ok(text) => file::alone(&FILE.into(), &path, &text).map_err(|faults| Refused { faults })?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
@@ -43,6 +49,7 @@ impl Kept {
         elsewhere.check(&set, &empty)?;
         Ok(Self {
             directory: directory.to_owned(),
+            _lock: lock,
             elsewhere,
             writing: Mutex::default(),
             told: watch::Sender::new(Ok(Arc::new(Sets { rest: set.clone(), groups: Vec::new() }))),
@@ -83,6 +90,18 @@ impl Kept {
         file.sync_all()?;
         std::fs::rename(&new, &path)?;
         std::fs::File::open(&self.directory)?.sync_all()
+    }
+}
+
+fn lock(directory: &Path) -> Result<std::fs::File, Refused> {
+    let path = directory.join(LOCK);
+    let fault = |reason: &str| Refused { faults: vec![format!("{}: {reason}", path.display())] };
+    let file = std::fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|error| fault(&error.to_string()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(fault("another control plane uses this store")),
+        Err(std::fs::TryLockError::Error(error)) => Err(fault(&error.to_string())),
     }
 }
 
@@ -142,9 +161,14 @@ mod tests {
         assert_eq!(source.next().await.unwrap().rest.len(), 1);
         assert!(store.change(put(cluster("a", ""), None), false).unwrap().is_empty());
         assert_eq!(store.change(put(cluster("a", "x"), None), true).unwrap().len(), 1);
+        let version = store.set().version();
+        let other = Kept::open(&scratch.0, Elsewhere::default()).unwrap_err().to_string();
+        assert!(other.ends_with("/.lock: another control plane uses this store"), "{other}");
+        drop(store);
         let again = Kept::open(&scratch.0, Elsewhere::default()).unwrap();
-        assert_eq!(again.set().version(), store.set().version());
+        assert_eq!(again.set().version(), version);
         again.change(delete("a", None), false).unwrap();
+        drop(again);
         assert!(Kept::open(&scratch.0, Elsewhere::default()).unwrap().set().is_empty());
     }
 
