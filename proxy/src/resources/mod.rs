@@ -81,7 +81,16 @@ fn post(flags: &StoreFlags, path: &str, of: Option<(&str, String)>, file: &Path)
         Format::Yaml => "application/yaml",
     };
     let headers = of.into_iter().chain([("content-type", kind.to_owned())]).collect();
-    ask(flags, "POST", path, headers, &body)
+    ask(flags, "POST", path, headers, &body).map_err(|error| anyhow::anyhow!(named(&error.to_string(), file)))
+}
+
+/// What is said of the body that was sent is said of the file that it came from.
+fn named(reason: &str, file: &Path) -> String {
+    let line = |line: &str| match line.strip_prefix("body:") {
+        Some(rest) => format!("{}:{}", file.display(), rest.replace(" at body:", &format!(" at {}:", file.display()))),
+        None => line.to_owned(),
+    };
+    reason.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn ask(
@@ -143,6 +152,13 @@ mod tests {
     #[test]
     fn a_name_may_hold_anything() {
         assert_eq!(place("Cluster", "outbound|80||a b"), "/resources/Cluster/outbound%7C80%7C%7Ca%20b");
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let said = "body:3: there is a Cluster 'a' already, at body:1\nresources.json: body: no";
+        let expected = "x/a.yaml:3: there is a Cluster 'a' already, at x/a.yaml:1\nresources.json: body: no";
+        assert_eq!(named(said, Path::new("x/a.yaml")), expected);
     }
 
     #[test]

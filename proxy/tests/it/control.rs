@@ -62,6 +62,10 @@ fn a_store_is_changed_from_the_command_line() {
         "{said}"
     );
     assert_eq!(say(&["diff", "-f", &one]), (Some(0), String::new()));
+    let wrong = directory.put("wrong.yaml", "resources:\n- name: x\n").display().to_string();
+    let (code, said) = say(&["apply", "-f", &wrong]);
+    assert!(code == Some(1) && said.contains(&format!("{wrong}:2: resources[0]: `@type` is missing")), "{said}");
+    assert!(say(&["get"]).1.contains("  a  resources.json\n"), "{}", say(&["get"]).1);
     let (code, said) = say(&["apply", "-f", &other, "--if-version", "0"]);
     assert!(code == Some(1) && said.contains("expected version 0 of all"), "{said}");
     assert!(say(&["get"]).1.contains("Cluster ") && say(&["get", "Cluster", "a"]).1.contains("\"1s\""));

@@ -156,6 +156,20 @@ impl Resource {
         Ok(resource)
     }
 
+    /// The same as it stands in a store of this name, where it has no lines.
+    #[must_use]
+    pub fn kept_in(&self, store: &Arc<str>) -> Self {
+        let placeless = |reference: &Reference| Reference { location: None, ..reference.clone() };
+        Self {
+            kind: self.kind,
+            name: self.name.clone(),
+            version: self.version,
+            body: self.body.clone(),
+            references: self.references.iter().map(placeless).collect(),
+            origin: Some((store.clone(), None)),
+        }
+    }
+
     /// Whether both have the same content, and stand at the same place.
     pub(super) fn is_same_in_place(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)

@@ -68,11 +68,15 @@ impl Kept {
     pub(super) fn change(&self, change: Change, only_say: bool) -> Result<Vec<Changed>, ChangeError> {
         let _one_by_one = self.writing.lock();
         let before = self.set();
-        let after = change.made(&before)?;
+        let mut after = change.made(&before)?;
         self.elsewhere.check(&after, &before)?;
         let changed = changes(&before, &after);
         if !only_say && !changed.is_empty() {
             self.write(&after)?;
+            // What somebody sent has no place any more once it is here.
+            for resource in changed.iter().filter_map(|changed| changed.after.as_ref()) {
+                after.insert(Arc::new(resource.kept_in(&FILE.into())));
+            }
             let after = Arc::new(after);
             *self.set.lock() = after.clone();
             // What was told before is of no use any more.
