@@ -136,7 +136,11 @@ async fn follow(plane: &Plane, source: &mut impl Source) {
             Ok(sets) => {
                 log_taken(&sets);
                 plane.sets.send_replace(sets);
-                *plane.source.lock() = SourceStatus { taken: Instant::now(), refused: None };
+                let before =
+                    std::mem::replace(&mut *plane.source.lock(), SourceStatus { taken: Instant::now(), refused: None });
+                if before.refused.is_some() {
+                    tracing::info!("what the source has is good again");
+                }
             }
             Err(refused) => {
                 for fault in &refused.faults {
