@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use prost::Message;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterStats;
 
 /// Of more clusters than this a client's reports are not kept.
 const MOST_CLUSTERS: usize = 10_000;
+
+/// Nor are more bytes than this of them.
+const MOST_BYTES: usize = 16 << 20;
 
 /// All reports, as long as those who sent them are there.
 #[derive(Debug, Default)]
@@ -26,6 +30,8 @@ struct Reporters {
 struct Reporter {
     node: String,
     clusters: BTreeMap<String, (ClusterStats, Instant)>,
+    /// How long the reports are that are kept.
+    bytes: usize,
 }
 
 /// A cluster as one client last reported it.
@@ -58,7 +64,7 @@ impl Loads {
         let mut reporters = self.reporters.lock();
         reporters.next += 1;
         let id = reporters.next;
-        reporters.all.insert(id, Reporter { node: node.to_owned(), clusters: BTreeMap::new() });
+        reporters.all.insert(id, Reporter { node: node.to_owned(), clusters: BTreeMap::new(), bytes: 0 });
         Reporting { loads: self.clone(), id }
     }
 }
@@ -74,8 +80,11 @@ impl Reporting {
         let mut reporters = self.loads.reporters.lock();
         let Some(reporter) = reporters.all.get_mut(&self.id) else { return };
         for stats in stats {
-            if reporter.clusters.len() < MOST_CLUSTERS || reporter.clusters.contains_key(&stats.cluster_name) {
+            let before = reporter.clusters.get(&stats.cluster_name).map(|(stats, _)| stats.encoded_len());
+            let bytes = reporter.bytes - before.unwrap_or_default() + stats.encoded_len();
+            if bytes <= MOST_BYTES && (reporter.clusters.len() < MOST_CLUSTERS || before.is_some()) {
                 reporter.clusters.insert(stats.cluster_name.clone(), (stats, now));
+                reporter.bytes = bytes;
             }
         }
     }
@@ -108,6 +117,12 @@ mod tests {
         let many = (0..2 * MOST_CLUSTERS).map(|number| stats(&number.to_string(), 0)).collect();
         reporting.report(many, Instant::now());
         assert_eq!(loads.all().len(), MOST_CLUSTERS);
+        let large =
+            |cluster: &str| ClusterStats { cluster_service_name: "x".repeat(MOST_BYTES / 2), ..stats(cluster, 0) };
+        reporting.report((0..4).map(|number| large(&number.to_string())).collect(), Instant::now());
+        reporting.report(vec![stats("0", 7)], Instant::now());
+        let kept: usize = loads.all().iter().map(|load| load.stats.encoded_len()).sum();
+        assert!(kept < MOST_BYTES && loads.all().iter().any(|load| load.stats.total_dropped_requests == 7), "{kept}");
         drop(reporting);
         assert!(loads.all().is_empty());
     }
