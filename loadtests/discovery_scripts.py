@@ -217,6 +217,31 @@ def virtual_hosts(steps):
     answers("own.com", "one.com", "two.com", "four.com")
 
 
+def lined_hosts(steps):
+    """Hosts beside those of a route configuration that stands in a listener."""
+    filters = [{"name": "on_demand", "typed_config": {"@type": API + "extensions.filters.http.on_demand.v3.OnDemand"}}]
+
+    def listeners(text):
+        own = {"name": "rt", "virtual_hosts": [virtual_host("own", ["own.com"], text)], "vhds": {"config_source": steps.source}}
+        return [listener(steps.ports["listener"], {"route_config": own}, *filters)]
+
+    def answers(*hosts):
+        for name in hosts:
+            steps.ask(name)
+            steps.control.settle()
+        steps.stats("^vhds.*(config_reload|update_(attempt|success|rejected|empty))$")
+
+    hosts = [host("one", "one.com", lazy=False), host("two", "two.com")]
+    steps.put(listeners=listeners("own"), hosts=hosts)
+    answers("own.com", "one.com", "two.com", "none.com", "none.com")
+    steps.put(hosts=[host("one", "one.com", text="changed", lazy=False), host("two", "two.com")])
+    answers("one.com", "two.com")
+    steps.put(hosts=[*hosts, host("bad", "own.com", lazy=False)])
+    answers("own.com", "one.com")
+    steps.put(hosts=[host("two", "two.com")])
+    answers("one.com", "two.com")
+
+
 def missing_hosts(steps):
     """A listener waits for hosts for a time."""
     own = [virtual_host("own", ["own.com"], "own")]
@@ -292,6 +317,7 @@ BOTH = ("GRPC", "DELTA_GRPC")
 SCRIPTS = {"scopes": (scopes, BOTH, aggregated), "scopes that do not come": (missing_scopes, BOTH, aggregated),
            "scopes on demand": (scopes_on_demand, BOTH, aggregated),
            "virtual hosts": (virtual_hosts, BOTH[1:], aggregated),
+           "virtual hosts of routes in line": (lined_hosts, BOTH[1:], aggregated),
            "virtual hosts that do not come": (missing_hosts, BOTH[1:], aggregated),
            "scopes on streams of their own": (scopes, BOTH, own_streams),
            "scopes on demand, on streams of their own": (scopes_on_demand, BOTH, own_streams),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue};
 use prost::{Message, Name};
 use tidegate_stats::Scope;
+use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
 use tidegate_xds::{FieldError, FieldPath, any};
 
 /// Whose value acts where the configuration is silent and Envoy's default is unsafe.
@@ -21,11 +22,13 @@ pub enum Defaults {
 }
 
 /// What a compiled thing needs before it may serve.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Needs {
     /// Each with the field that names it.
     pub clusters: BTreeMap<String, FieldPath>,
     pub route_configurations: BTreeMap<String, RouteSubscription>,
+    /// Those that stand in line and discover virtual hosts, by name, each with its place.
+    pub routes_in_line: BTreeMap<String, (RouteConfiguration, FieldPath)>,
     pub extensions: BTreeMap<String, ExtensionSubscription>,
     /// By what tells their source from others.
     pub scopes: BTreeMap<String, ScopesSubscription>,
@@ -36,8 +39,9 @@ pub struct Needs {
 impl Needs {
     /// Needs what another one is to discover, too.
     pub fn discover(&mut self, other: &Self) {
-        let Self { route_configurations, extensions, scopes, endpoints, secrets, .. } = other.clone();
+        let Self { route_configurations, routes_in_line, extensions, scopes, endpoints, secrets, .. } = other.clone();
         self.route_configurations.extend(route_configurations);
+        self.routes_in_line.extend(routes_in_line);
         self.extensions.extend(extensions);
         self.scopes.extend(scopes);
         self.endpoints.extend(endpoints);

@@ -10,6 +10,7 @@ use tidegate_filters::http::header_mutations::HeaderEdits;
 use tidegate_filters::matching::StringMatcher;
 use tidegate_filters::matching::cidr::{Cidr, CidrList};
 use tidegate_xds::pb::envoy::config::core::v3 as core;
+use tidegate_xds::pb::envoy::config::route::v3 as route_proto;
 use tidegate_xds::pb::envoy::extensions::filters::network::http_connection_manager::v3 as proto;
 use tidegate_xds::pb::envoy::extensions::http::original_ip_detection as detection;
 use tidegate_xds::pb::envoy::r#type::v3::Percent;
@@ -142,8 +143,21 @@ fn routes(
     use proto::http_connection_manager::RouteSpecifier;
     match &config.route_specifier {
         Some(RouteSpecifier::RouteConfig(routes)) => context.within("route_config", |context| {
-            let table = compiler.route_table(routes, super::RouteOrigin::Inline, context)?;
-            Ok(RouteSource::Inline(Arc::new(table)))
+            if routes.vhds.is_none() {
+                let table = compiler.route_table(routes, super::RouteOrigin::Inline, context)?;
+                return Ok(RouteSource::Inline(Arc::new(table)));
+            }
+            // It is looked up by its name, as one that is discovered; here it is checked, and its clusters are named.
+            let alone = route_proto::RouteConfiguration { vhds: None, ..routes.clone() };
+            compiler.route_table(&alone, super::RouteOrigin::Inline, context)?;
+            let (name, place) = (routes.name.clone(), context.path.clone());
+            if name.is_empty() {
+                return Err(context.error_at("name", "a route configuration that discovers virtual hosts needs a name"));
+            }
+            if context.needs.routes_in_line.insert(name, (routes.clone(), place)).is_some() {
+                return Err(context.error_at("name", crate::config::store::SECOND_OF_NAME));
+            }
+            Ok(RouteSource::Rds(routes.name.as_str().into()))
         }),
         Some(RouteSpecifier::Rds(rds)) => {
             let name = if rds.route_config_name.is_empty() {

@@ -240,3 +240,42 @@ fn a_start_without_the_control_plane_serves_the_hosts_that_were_kept() {
     gateway.wait_for("listening");
     assert_eq!([answer(port, "own.com"), answer(port, "one.com")], ["own", "kept"]);
 }
+
+/// Routes that stand in a listener: its update leaves the hosts that came; a name stands for one of them.
+#[test]
+fn hosts_come_beside_those_of_routes_in_line() {
+    let (control, port) = (ControlPlane::start(), free_port());
+    let lined = |name: &str, port: u16, text: &str, vhds: &str| {
+        let own = fields("own", "own.com", &says(text));
+        let rds = "rds: { route_config_name: routes, config_source: { ads: {} } }";
+        listener(port, "{ ads: {} }")
+            .replace(rds, &format!("route_config: {{ name: routes, virtual_hosts: [{{ {own} }}]{vhds} }}"))
+            .replace("name: main", &format!("name: {name}"))
+    };
+    let vhds = ", vhds: { config_source: { ads: {} } }";
+    let mut gateway = Gateway::spawn(&control.bootstrap("DELTA_GRPC"), &[]);
+    assert_eq!([control.asked(), control.asked()], ["connected", "Cluster n +[] -[] has[]"]);
+    control.change(CDS, "a", &[], &[]);
+    let _both = [control.asked(), control.asked()];
+    control.change(LDS, "b", &[("main", "1", lined("main", port, "own", vhds))], &[]);
+    assert_eq!([control.asked(), control.asked()], ["VirtualHost n +[] -[] has[]", "Listener nb +[] -[] has[]"]);
+    control.change(VHDS, "c", &[("routes/one", "1", host("routes/one", "one.com", "first"))], &[]);
+    assert_eq!(control.asked(), "VirtualHost nc +[] -[] has[]");
+    gateway.wait_for("listening");
+    assert_eq!([answer(port, "own.com"), answer(port, "one.com")], ["own", "first"]);
+    let waiting = std::thread::spawn(move || answer(port, "two.com"));
+    assert_eq!(control.asked(), "VirtualHost n +[routes/two.com] -[] has[]");
+    control.find("d", &[("routes/two", "1", &["routes/two.com"], Some(host("routes/two", "two.com", "second")))]);
+    assert_eq!(control.asked(), "VirtualHost nd +[] -[] has[]");
+    assert_eq!(waiting.join().unwrap(), "second");
+    control.change(LDS, "e", &[("main", "2", lined("main", port, "again", vhds))], &[]);
+    assert_eq!(control.asked(), "Listener ne +[] -[] has[]");
+    eventually("the listener's new routes", || answer(port, "own.com") == "again");
+    assert_eq!(answer(port, "one.com"), "first");
+    control.change(LDS, "f", &[("other", "1", lined("other", free_port(), "other", vhds))], &[]);
+    assert_eq!(control.asked(), "Listener nf +[] -[] has[] !");
+    control.change(LDS, "g", &[("main", "3", lined("main", port, "alone", ""))], &[]);
+    assert_eq!(control.asked(), "Listener ng +[] -[] has[]");
+    eventually("routes without other hosts", || answer(port, "own.com") == "alone");
+    assert_eq!(answer(port, "one.com"), "404");
+}

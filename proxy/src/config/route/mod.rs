@@ -71,10 +71,6 @@ impl Common {
         factories: Factories<'_>,
         context: &mut CompileContext<'_>,
     ) -> Result<Self, FieldError> {
-        if inline && proto.vhds.is_some() {
-            let reason = "not supported yet: vhds of a route configuration that is not discovered itself";
-            return Err(context.error_at("vhds", reason));
-        }
         let validate_clusters = wrapped_bool(proto.validate_clusters.as_ref(), inline);
         let most_bytes = proto.max_direct_response_body_size_bytes.as_ref();
         Ok(Self {
@@ -125,6 +121,10 @@ pub(crate) fn compile(
     factories: Factories<'_>,
     context: &mut CompileContext<'_>,
 ) -> Result<RouteTable, FieldError> {
+    if inline && proto.vhds.is_some() {
+        let reason = "not supported yet: vhds of a route configuration in a scope";
+        return Err(context.error_at("vhds", reason));
+    }
     Common::compile(proto, inline, factories, context)?.table(proto, factories, context)
 }
 

@@ -7,6 +7,7 @@ use tidegate_filters::context::Needs;
 use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 
+use super::virtual_hosts::Compiled;
 use super::{Kind, Owner, Placed, Store, Warming};
 use crate::config::{inline_routes, listener};
 use crate::listener::{ListenAddress, Listener};
@@ -27,7 +28,10 @@ impl Store {
                 continue;
             }
             match self.compile_listener(&placed, &ready) {
-                Ok(warming) => ready.extend(self.take_listener(warming, placed)),
+                Ok((warming, lined)) => {
+                    self.take_lined(lined);
+                    ready.extend(self.take_listener(warming, placed));
+                }
                 Err(error) => {
                     self.refuse(Kind::Listener, &given, placed, &error);
                     errors.push(error);
@@ -42,7 +46,7 @@ impl Store {
         &mut self,
         placed: &Placed<ListenerProto>,
         ready: &[Arc<Listener>],
-    ) -> Result<Warming<Listener>, FieldError> {
+    ) -> Result<(Warming<Listener>, Vec<(Arc<str>, Compiled)>), FieldError> {
         let Placed { resource, path, .. } = placed;
         let mut needs = Needs::default();
         let previous = self.shared.snapshot().listeners.get(resource.name.as_str()).cloned();
@@ -60,11 +64,12 @@ impl Store {
             return Err(FieldError::new(path.clone().field("address"), reason).in_resource(&resource.name));
         }
         self.extend(&needs)?;
+        let lined = self.compile_lined(&compiled.name, &needs)?;
         if compiled.position == 0 {
             self.last_position += 1;
             compiled.position = self.last_position;
         }
-        Ok(Warming { compiled: Arc::new(compiled), needs })
+        Ok((Warming { compiled: Arc::new(compiled), needs }, lined))
     }
 
     /// A cluster that must be there and is not.
@@ -112,7 +117,7 @@ impl Store {
 
     fn has_routes(&self, needs: &Needs) -> bool {
         let there = |name: &String| self.has_route(name) || self.route_needs.is_given_up(name);
-        needs.route_configurations.keys().all(there)
+        needs.route_configurations.keys().all(there) && needs.routes_in_line.keys().all(|name| self.has_route(name))
     }
 
     fn has_all(&self, needs: &Needs) -> bool {
@@ -123,7 +128,8 @@ impl Store {
     fn set_needs(&mut self, listener: &Arc<str>, needs: &Needs) {
         let (now, owner) = (Instant::now(), Owner::Listener(Arc::clone(listener)));
         let routes = self.route_needs.set(&owner, &needs.route_configurations);
-        self.leaving.extend(routes.into_iter().map(|name| (now, Kind::Route, name)));
+        let lined = self.lined.set(listener, needs);
+        self.leaving.extend(routes.into_iter().chain(lined).map(|name| (now, Kind::Route, name)));
         self.open_scopes(needs);
         let scopes = self.scope_needs.set(&owner, &needs.scopes);
         self.leaving.extend(scopes.into_iter().map(|source| (now, Kind::Scope, source)));

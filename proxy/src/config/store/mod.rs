@@ -6,6 +6,7 @@ mod assignments;
 mod clusters;
 mod extensions;
 mod ledger;
+mod lined;
 mod listeners;
 mod needs;
 mod resource;
@@ -38,6 +39,8 @@ use crate::snapshot::Snapshot;
 use crate::stats::cluster_manager::ClusterManagerStats;
 
 pub(crate) use ledger::{Absent, Entry, InlineScopes, Kind, Ledger, Refused, ScopeSource, Text};
+use lined::Lined;
+pub(crate) use lined::SECOND_OF_NAME;
 pub(crate) use needs::{Moved, Owner, Services, Wanted};
 pub(crate) use resource::Resource;
 use scopes::ScopeSet;
@@ -91,6 +94,8 @@ pub(crate) struct Store {
     pub(crate) host_needs: Wanted<RouteSubscription>,
     virtual_hosts: BTreeMap<Arc<str>, HostSet>,
     asked_hosts: Vec<AskedHost>,
+    /// Route configurations in line that discover virtual hosts.
+    lined: Lined,
     /// Exchanges that wait for virtual hosts.
     waiting_hosts: Waiting,
     layers: Arc<Layers>,
@@ -139,6 +144,7 @@ impl Store {
             host_needs: Wanted::default(),
             virtual_hosts: BTreeMap::new(),
             asked_hosts: Vec::new(),
+            lined: Lined::default(),
             waiting_hosts: Waiting::default(),
             started: false,
             last_position: 0,

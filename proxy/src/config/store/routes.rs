@@ -53,13 +53,13 @@ impl Store {
         {
             over.extend(self.leaving.pop_front().map(|(_, kind, name)| (kind, name)));
         }
-        let Self { leaving, route_needs, extension_needs, scope_needs, .. } = self;
+        let Self { leaving, route_needs, extension_needs, scope_needs, lined, .. } = self;
         over.retain(|(kind, name)| {
             if leaving.iter().any(|(_, other, later)| (other, later) == (kind, name)) {
                 return false;
             }
             match kind {
-                Kind::Route => route_needs.forget(name),
+                Kind::Route => route_needs.forget(name) || lined.forget(name),
                 Kind::Scope => scope_needs.forget(name),
                 _ => extension_needs.forget(name),
             }

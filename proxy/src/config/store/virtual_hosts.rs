@@ -89,11 +89,20 @@ impl Store {
     /// A route configuration with the hosts that it has and those that came. Those are compiled anew only where what they are
     /// compiled with has changed.
     pub(super) fn compile_routes(&self, placed: &Placed<RouteConfiguration>) -> Result<Compiled, FieldError> {
+        self.compile_of(placed, RouteOrigin::Discovered)
+    }
+
+    /// The same for one that stands in a listener.
+    pub(super) fn compile_lined_routes(&self, placed: &Placed<RouteConfiguration>) -> Result<Compiled, FieldError> {
+        self.compile_of(placed, RouteOrigin::Inline)
+    }
+
+    fn compile_of(&self, placed: &Placed<RouteConfiguration>, origin: RouteOrigin) -> Result<Compiled, FieldError> {
         let proto = &placed.resource;
         let mut needs = Needs::default();
         let mut context = self.compiler.context(&proto.name, placed.path.clone(), &mut needs);
         if proto.vhds.is_none() {
-            let table = self.compiler.route_table(proto, RouteOrigin::Discovered, &mut context)?;
+            let table = self.compiler.route_table(proto, origin, &mut context)?;
             return Ok(Compiled { table, discovers: None });
         }
         let overrides = self.compiler.route_overrides();
@@ -105,7 +114,7 @@ impl Store {
             own = set.common.table(proto, &overrides, &mut context)?;
             hosts = &set.hosts;
         } else {
-            let common = Common::compile(proto, false, &overrides, &mut context)?;
+            let common = Common::compile(proto, origin == RouteOrigin::Inline, &overrides, &mut context)?;
             own = common.table(proto, &overrides, &mut context)?;
             let names = set.into_iter().flat_map(|set| set.hosts.keys());
             let again = names.map(|name| Ok((Arc::clone(name), self.compile_again(name, &common)?)));
@@ -140,8 +149,10 @@ impl Store {
         let mut needs = Needs::default();
         let mut context = self.compiler.context(name, placed.path.clone(), &mut needs);
         let source = virtual_hosts::source(vhds, &self.compiler.known, &mut context)?;
-        let prefix = self.route_needs.subscription(name).map_or("", |wanted| &wanted.stats_prefix);
-        Ok(Some(RouteSubscription { source, stats_prefix: format!("{prefix}rds.") }))
+        // Those in line count at the root, as in Envoy.
+        let discovered = self.route_needs.subscription(name);
+        let stats_prefix = discovered.map_or_else(String::new, |wanted| format!("{}rds.", wanted.stats_prefix));
+        Ok(Some(RouteSubscription { source, stats_prefix }))
     }
 
     /// A route configuration acts: its hosts are needed from there from now on, or none any more. Returns its table.
