@@ -418,6 +418,27 @@ async fn an_etcd_without_its_data_empties_nobody() {
 }
 
 #[tokio::test]
+async fn an_etcd_that_was_restored_is_served_as_it_is() {
+    let fake = Fake::new();
+    keep(&fake, &[cluster("a", ""), cluster("b", "")]);
+    keep(&fake, &[cluster("b", "late")]);
+    let member = fake.member().await;
+    let replica = replica(url(&[&member])).await;
+    fake.cut(|state| {
+        Fake::wipe(state);
+        let kept = [cluster("a", ""), cluster("b", "")];
+        state.write_all(kept.iter().map(|one| (key(one), Some(mirror::written(one)))).collect());
+    });
+    // Its history goes on from an earlier revision.
+    until(|| replica.link().revision == 2 && fault(&replica).is_none()).await;
+    let early = cluster("b", "").version;
+    assert_eq!(replica.set().kind(ResourceType::CLUSTER).get("b").unwrap().version, early);
+    keep(&fake, &[cluster("c", "")]);
+    until(|| replica.set().len() == 3).await;
+    assert_eq!(refusal(&replica), None);
+}
+
+#[tokio::test]
 async fn a_change_that_is_too_long_for_etcd_says_so() {
     let fake = Fake::new();
     let member = fake.member().await;
