@@ -167,9 +167,10 @@ impl Source for Registered {
                 }
             };
             tokio::select! {
-                Some(sets) = self.given_behind.recv() => {
-                    self.mended |= std::mem::replace(&mut self.refused, sets.is_err());
-                    self.follow(&*sets?);
+                Some(told) = self.given_behind.recv() => {
+                    self.mended |= std::mem::replace(&mut self.refused, told.is_err());
+                    let sets = told?;
+                    self.follow(&sets);
                 }
                 Some(found) = self.found.recv() => {
                     self.take(found);
