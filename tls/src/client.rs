@@ -7,13 +7,13 @@ use std::sync::Arc;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::{DnsName, ServerName};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, SignatureScheme};
+use rustls::{AlertDescription, ClientConfig, Error, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
-use crate::session::{note, noting};
+use crate::session::noting;
 use crate::signing::limited;
-use crate::stream::TlsStream;
+use crate::stream::{Began, TlsStream};
 use crate::validation::Validation;
 use crate::verifier::Verifier;
 use crate::{Failure, Identity, Parameters, Refused, Session};
@@ -61,7 +61,6 @@ struct Only(Arc<CertifiedKey>);
 impl ResolvesClientCert for Only {
     fn resolve(&self, _hints: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.0.key.choose_scheme(schemes)?;
-        note(|notes| notes.presented = true);
         Some(Arc::clone(&self.0))
     }
 
@@ -146,12 +145,16 @@ impl ClientContext {
             }
             _ => Arc::clone(&self.config),
         };
-        let (handshake, notes) = noting(TlsConnector::from(config).connect(name, io)).await;
-        let stream = handshake.map_err(|error| Failure::of(error, notes.reason.clone()))?;
+        let (handshake, notes) = noting(TlsConnector::from(config).connect(name, Began::new(io))).await;
+        let stream = handshake.map_err(|error| match Failure::of(error, notes.reason.clone()) {
+            // The host has not said yet who it is.
+            Failure::Protocol(Error::AlertReceived(AlertDescription::HandshakeFailure)) if notes.scheme.is_none() => {
+                Failure::HelloRefused
+            }
+            failure => failure,
+        })?;
         let mut session = Session::of(stream.get_ref().1, target.server_name.map(str::to_owned), &notes);
-        if notes.presented {
-            session.local.clone_from(&self.identity);
-        }
+        session.local.clone_from(&self.identity);
         // Whoever was resumed was verified by this same context.
         session.peer_validated |= session.resumed && (self.validation.asks() || self.expects_name);
         Ok((TlsStream(stream.into()), session))
@@ -161,7 +164,7 @@ impl ClientContext {
     fn server_name(&self, target: &Target<'_>) -> Result<ServerName<'static>, Failure> {
         let Some(name) = target.server_name.filter(|name| !name.is_empty()) else {
             if self.expects_name {
-                return Err(Failure::Verify(crate::validation::Reason::San("verify SAN list")));
+                return Err(Failure::Verify(crate::validation::Reason::San("SAN matcher".to_owned())));
             }
             let address = target.address.unwrap_or(IpAddr::from([127, 0, 0, 1]));
             return Ok(ServerName::IpAddress(address.into()));

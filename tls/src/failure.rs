@@ -22,6 +22,15 @@ pub enum Failure {
     /// A stapled response is demanded that is not there or has expired.
     #[error("there is no valid OCSP response to staple")]
     NoStaple,
+    /// The client speaks HTTP without TLS; to a proxy, where it began with CONNECT.
+    #[error("the client speaks HTTP without TLS")]
+    Http { connect: bool },
+    /// What should be a ClientHello is none.
+    #[error("{0}")]
+    NoHello(Error),
+    /// The host found nothing in the ClientHello to agree on.
+    #[error("the host agrees to nothing that it was offered")]
+    HelloRefused,
     /// What TLS itself says.
     #[error("{0}")]
     Protocol(Error),
@@ -44,9 +53,29 @@ impl Failure {
         }
     }
 
+    /// The same of one that ended before there was a ClientHello; `first` is how the client began.
+    pub(crate) fn before_hello(error: io::Error, first: &[u8]) -> Self {
+        match Self::of(error, None) {
+            Self::Protocol(Error::InvalidMessage(message)) => match first {
+                // Those that BoringSSL knows.
+                [b'G', b'E', b'T', b' ', ..] | [b'P', b'U', b'T', b' ', ..] | b"POST " | b"HEAD " => {
+                    Self::Http { connect: false }
+                }
+                b"CONNE" => Self::Http { connect: true },
+                [0x16, 0x03, ..] => Self::NoHello(Error::InvalidMessage(message)),
+                _ => Self::Protocol(Error::InvalidMessage(message)),
+            },
+            other => other,
+        }
+    }
+
     /// Whether `ssl.connection_error` counts it: what went wrong within TLS, and is not counted by a stat of its own.
     pub fn is_connection_error(&self) -> bool {
-        matches!(self, Self::Protocol(_) | Self::NoServerName | Self::NoStaple)
+        match self {
+            Self::Protocol(_) | Self::NoServerName | Self::NoStaple => true,
+            Self::Http { .. } | Self::NoHello(_) | Self::HelloRefused => true,
+            Self::Verify(_) | Self::NoCertificate | Self::Io(_) => false,
+        }
     }
 
     /// As Envoy words it; empty where the peer only went away.
@@ -57,9 +86,18 @@ impl Failure {
                     "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED:{reason}:TLS_error_end"
                 );
             }
-            Self::NoCertificate => (268_435_648, "PEER_DID_NOT_RETURN_A_CERTIFICATE"),
-            Self::NoServerName => (268_435_682, "CLIENTHELLO_TLSEXT"),
-            Self::NoStaple => (268_435_640, "NO_CERTIFICATE_SET"),
+            Self::NoCertificate => {
+                (268_435_648, "PEER_DID_NOT_RETURN_A_CERTIFICATE:peer did not provide required client certificate")
+            }
+            Self::NoServerName => (268_435_588, "CLIENTHELLO_TLSEXT"),
+            Self::NoStaple => (268_435_589, "CONNECTION_REJECTED"),
+            Self::Http { connect: false } => (268_435_612, "HTTP_REQUEST"),
+            Self::Http { connect: true } => (268_435_611, "HTTPS_PROXY_REQUEST"),
+            Self::NoHello(_) => (268_435_587, "CLIENTHELLO_PARSE_FAILED"),
+            Self::HelloRefused => (
+                268_436_496,
+                "SSLV3_ALERT_HANDSHAKE_FAILURE|268435610:SSL routines:OPENSSL_internal:HANDSHAKE_FAILURE_ON_CLIENT_HELLO",
+            ),
             Self::Protocol(error) => match boring(error) {
                 Some(known) => known,
                 None => return format!("TLS_error:|{error}:TLS_error_end"),
@@ -83,14 +121,16 @@ fn boring(error: &Error) -> Option<(u32, &'static str)> {
             | PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::SupportedVersionsExtensionRequired,
         ) => (268_435_696, "UNSUPPORTED_PROTOCOL"),
-        Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon | PeerIncompatible::NoKxGroupsInCommon) => {
-            (268_435_640, "NO_SHARED_CIPHER")
-        }
+        Error::InvalidMessage(_) => (268_435_593, "DECODE_ERROR"),
+        Error::InappropriateMessage { .. } => (268_435_681, "UNEXPECTED_RECORD"),
+        Error::InappropriateHandshakeMessage { .. } => (268_435_679, "UNEXPECTED_MESSAGE"),
+        Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon) => (268_435_640, "NO_SHARED_CIPHER"),
+        Error::PeerIncompatible(PeerIncompatible::NoKxGroupsInCommon) => (268_435_722, "NO_SHARED_GROUP"),
         Error::PeerIncompatible(PeerIncompatible::NoSignatureSchemesInCommon) => {
             (268_435_709, "NO_COMMON_SIGNATURE_ALGORITHMS")
         }
         Error::AlertReceived(alert) => return alert_received(*alert),
-        Error::DecryptError => (268_435_610, "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
+        Error::DecryptError => (268_435_595, "DECRYPTION_FAILED_OR_BAD_RECORD_MAC"),
         _ => return None,
     })
 }

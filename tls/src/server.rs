@@ -17,7 +17,7 @@ use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 use crate::certificate::KeyKind;
 use crate::session::{Notes, noting};
 use crate::signing::limited;
-use crate::stream::TlsStream;
+use crate::stream::{Began, TlsStream};
 use crate::tickets::{TicketKeys, Tickets};
 use crate::validation::{Peer, Validation};
 use crate::verifier::Verifier;
@@ -146,9 +146,13 @@ impl ServerContext {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let start = match LazyConfigAcceptor::new(Acceptor::default(), io).await {
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), Began::new(io));
+        let start = match (&mut acceptor).await {
             Ok(start) => start,
-            Err(error) => return Err(Failure::of(error, None)),
+            Err(error) => {
+                let io = acceptor.take_io();
+                return Err(Failure::before_hello(error, io.as_ref().map_or(&[], Began::first)));
+            }
         };
         let hello = start.client_hello();
         let server_name = hello.server_name().map(str::to_owned);

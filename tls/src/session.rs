@@ -31,7 +31,7 @@ pub struct Session {
     /// What the peer presented, its own certificate first; empty where it presented nothing.
     pub peer_chain: Vec<CertificateDer<'static>>,
     pub peer_validated: bool,
-    /// What was presented to the peer, where it was.
+    /// What is presented to peers that ask, whether or not this one has.
     pub local: Option<Arc<Identity>>,
 }
 
@@ -60,8 +60,6 @@ pub(crate) struct Notes {
     pub(crate) scheme: Option<SignatureScheme>,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) reason: Option<Reason>,
-    /// A client was asked for a certificate, and had one.
-    pub(crate) presented: bool,
 }
 
 thread_local! {

@@ -8,19 +8,19 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection whose handshake is over, either side.
 #[derive(Debug)]
-pub struct TlsStream<IO>(pub(crate) tokio_rustls::TlsStream<IO>);
+pub struct TlsStream<IO>(pub(crate) tokio_rustls::TlsStream<Began<IO>>);
 
 impl<IO> TlsStream<IO> {
     /// What carries it.
     pub fn inner(&self) -> &IO {
-        self.0.get_ref().0
+        &self.0.get_ref().0.io
     }
 
     /// What carries it, its own bytes given up.
     pub fn into_inner(self) -> IO {
         match self.0 {
-            tokio_rustls::TlsStream::Client(stream) => stream.into_inner().0,
-            tokio_rustls::TlsStream::Server(stream) => stream.into_inner().0,
+            tokio_rustls::TlsStream::Client(stream) => stream.into_inner().0.io,
+            tokio_rustls::TlsStream::Server(stream) => stream.into_inner().0.io,
         }
     }
 }
@@ -58,5 +58,68 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// How many of a peer's first bytes are remembered: what tells HTTP from other things that are no TLS.
+const FIRST: usize = 5;
+
+/// A transport, and how the peer began to speak on it.
+#[derive(Debug)]
+pub(crate) struct Began<IO> {
+    io: IO,
+    first: [u8; FIRST],
+    seen: usize,
+}
+
+impl<IO> Began<IO> {
+    pub(crate) fn new(io: IO) -> Self {
+        Self { io, first: [0; FIRST], seen: 0 }
+    }
+
+    /// The first bytes that came, at most five.
+    pub(crate) fn first(&self) -> &[u8] {
+        &self.first[..self.seen]
+    }
+}
+
+impl<IO: AsyncRead + Unpin> AsyncRead for Began<IO> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let seen = self.seen;
+        if seen < FIRST {
+            let new = &buf.filled()[before..];
+            let taken = new.len().min(FIRST - seen);
+            self.first[seen..seen + taken].copy_from_slice(&new[..taken]);
+            self.seen += taken;
+        }
+        polled
+    }
+}
+
+impl<IO: AsyncWrite + Unpin> AsyncWrite for Began<IO> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -62,7 +62,7 @@ impl Verifier {
 /// The error whose alert is the one that BoringSSL sends.
 fn alert_for(reason: &Reason) -> Error {
     let certificate = match reason {
-        Reason::Chain(error) => match error {
+        Reason::Chain(broken) => match &broken.error {
             webpki::Error::CertExpired { .. } | webpki::Error::CertNotValidYet { .. } => CertificateError::Expired,
             webpki::Error::CertRevoked => CertificateError::Revoked,
             webpki::Error::RequiredEkuNotFoundContext(_) | webpki::Error::EmptyEkuExtension => {

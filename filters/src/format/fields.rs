@@ -41,7 +41,7 @@ pub(super) static FIELDS: &[(&str, Read)] = &[
     ("DOWNSTREAM_DIRECT_REMOTE_ADDRESS", |c| Value::Address(&c.info.connection.direct_remote)),
     ("DOWNSTREAM_DIRECT_REMOTE_PORT", |c| port(direct_remote(c.info))),
     ("DOWNSTREAM_HANDSHAKE_DURATION", |c| {
-        millis(Some(c.info.connection.start), downstream_tls(c).map(|tls| tls.handshake_complete))
+        downstream_tls(c).map_or(Value::Absent, |tls| since_start(c.info, tls.handshake_complete))
     }),
     ("DOWNSTREAM_HEADER_BYTES_RECEIVED", |c| Value::Unsigned(c.info.bytes.header_received)),
     ("DOWNSTREAM_HEADER_BYTES_SENT", |c| Value::Unsigned(c.info.bytes.header_sent)),
@@ -240,9 +240,9 @@ fn chain<'a>(tls: Option<&TlsInfo>, fact: impl Fn(&Certificate) -> &String) -> V
     tls.map_or(Value::Absent, |tls| list(tls.peer_chain().map(|one| fact(one).as_bytes())))
 }
 
-/// The certificate that vouches for the peer's, where the peer presented it.
+/// The certificate that vouches for the peer's, where the peer presented it in this very handshake.
 fn issuer(tls: Option<&TlsInfo>) -> Option<&Certificate> {
-    tls?.peer_chain().nth(1)
+    tls.filter(|tls| !tls.resumed)?.peer_chain().nth(1)
 }
 
 /// Separated by commas; absent when there is none.
@@ -285,6 +285,15 @@ fn without_port(name: &str) -> &str {
         Some((host, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => host,
         _ => name,
     }
+}
+
+/// Of what can have been before a stream's begin: then it is less than none.
+fn since_start<'a>(info: &StreamInfo, at: Instant) -> Value<'a> {
+    let whole = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    Value::Signed(match at.checked_duration_since(info.start) {
+        Some(after) => whole(after),
+        None => -whole(info.start.duration_since(at)),
+    })
 }
 
 fn millis<'a>(from: Option<Instant>, to: Option<Instant>) -> Value<'a> {

@@ -14,6 +14,8 @@ use crate::connection::{ConnectionInfo, TlsInfo};
 use crate::metadata::{FilterState, Metadata, Sharing, Text};
 use crate::stream_info::{Address, CloseType, ResponseFlags};
 
+mod certificates;
+
 fn address(text: &str) -> Address {
     Address::Ip(text.parse::<SocketAddr>().unwrap())
 }

@@ -26,9 +26,9 @@ use crate::http::AccessLogOptions;
 use crate::http::codec::stats::CodecStats;
 use crate::http::local_reply::{LocalReplyRules, Mapper};
 use crate::http::options::{
-    CORS_NAME, ClientAddress, ClientCert, CodecType, EscapedSlashes, FilterChain, FilterSlot, ForwardedProto,
-    HttpConnectionManager, HttpTimeouts, OriginalIp, PathRules, ProxyStatus, RouteSource, RouterOptions, ServerHeader,
-    StripPort, Upgrade,
+    CORS_NAME, ClientAddress, ClientCert, ClientCertDetails, CodecType, EscapedSlashes, FilterChain, FilterSlot,
+    ForwardedProto, HttpConnectionManager, HttpTimeouts, OriginalIp, PathRules, ProxyStatus, RouteSource,
+    RouterOptions, ServerHeader, StripPort, Upgrade,
 };
 use crate::http::protocol::{Http2Options, Keepalive, Underscores};
 use crate::http::stats::{HttpStats, RouterStats, TracingStats};
@@ -110,7 +110,7 @@ fn compile_in_scope(
         generate_request_id: wrapped_bool(config.generate_request_id.as_ref(), true),
         preserve_external_request_id: config.preserve_external_request_id,
         always_set_request_id_in_response: config.always_set_request_id_in_response,
-        client_cert: client_cert(config.forward_client_cert_details),
+        client_cert: client_cert(config),
         proxy_100_continue: config.proxy_100_continue,
         path: path_rules(config, values),
         local_replies: local_replies(compiler, config.local_reply_config.as_ref(), context)?,
@@ -405,12 +405,20 @@ fn proxy_status(compiler: &Compiler, config: &proto::HttpConnectionManager) -> O
     })
 }
 
-fn client_cert(details: i32) -> ClientCert {
+fn client_cert(config: &proto::HttpConnectionManager) -> ClientCert {
     use proto::http_connection_manager::ForwardClientCertDetails as Details;
-    match Details::try_from(details) {
+    let shown = config.set_current_client_cert_details.unwrap_or_default();
+    let shown = ClientCertDetails {
+        subject: shown.subject.is_some_and(|subject| subject.value),
+        cert: shown.cert,
+        chain: shown.chain,
+        dns: shown.dns,
+        uri: shown.uri,
+    };
+    match Details::try_from(config.forward_client_cert_details) {
         Ok(Details::ForwardOnly) => ClientCert::ForwardOnly,
-        Ok(Details::AppendForward) => ClientCert::AppendForward,
-        Ok(Details::SanitizeSet) => ClientCert::SanitizeSet,
+        Ok(Details::AppendForward) => ClientCert::AppendForward(shown),
+        Ok(Details::SanitizeSet) => ClientCert::SanitizeSet(shown),
         Ok(Details::AlwaysForwardOnly) => ClientCert::AlwaysForwardOnly,
         _ => ClientCert::Sanitize,
     }

@@ -48,6 +48,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "preserve_external_request_id",
             "always_set_request_id_in_response",
             "forward_client_cert_details",
+            "set_current_client_cert_details",
             "proxy_100_continue",
             "upgrade_configs",
             "normalize_path",
@@ -69,10 +70,6 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             ("path_normalization_options", "Envoy ignores it"),
             ("append_local_overload", "acts with overload actions only, which are refused until they are built"),
             ("http3_protocol_options", "HTTP/3 listeners are refused, so nothing speaks it"),
-            (
-                "set_current_client_cert_details",
-                "acts with client certificates only, and TLS is refused until it is built",
-            ),
             ("stream_error_on_invalid_http_message", "an HTTP/2 message that is invalid always is a stream error"),
         ],
     },
@@ -83,6 +80,11 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "flush_access_log_on_new_request",
             "flush_log_on_tunnel_successfully_established",
         ],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.SetCurrentClientCertDetails",
+        enforced: &["subject", "cert", "chain", "dns", "uri"],
         listed: &[],
     },
     Coverage {

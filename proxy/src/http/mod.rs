@@ -2,6 +2,7 @@
 //! It must not know protos, nor how listeners and hosts are managed.
 
 mod access_logs;
+mod client_cert;
 pub mod codec;
 mod connect_udp;
 pub(crate) mod connection_manager;

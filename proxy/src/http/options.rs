@@ -137,9 +137,19 @@ pub enum ClientCert {
     #[default]
     Sanitize,
     ForwardOnly,
-    AppendForward,
-    SanitizeSet,
+    AppendForward(ClientCertDetails),
+    SanitizeSet(ClientCertDetails),
     AlwaysForwardOnly,
+}
+
+/// `set_current_client_cert_details`: what is said of a client's certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ClientCertDetails {
+    pub subject: bool,
+    pub cert: bool,
+    pub chain: bool,
+    pub dns: bool,
+    pub uri: bool,
 }
 
 /// Whom to believe about the client.

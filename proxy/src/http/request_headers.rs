@@ -10,8 +10,9 @@ use tidegate_filters::connection::ConnectionInfo;
 use tidegate_filters::http::RequestHead;
 use tidegate_filters::stream_info::Address;
 
+use super::client_cert;
 use super::headers::*;
-use super::options::{ClientCert, ForwardedProto, HttpConnectionManager, OriginalIp};
+use super::options::{ForwardedProto, HttpConnectionManager, OriginalIp};
 
 /// What was learnt about the client.
 pub(crate) struct Client {
@@ -68,7 +69,6 @@ pub(crate) fn sanitize(
     join_repeated(&mut head.headers, X_FORWARDED_CLIENT_CERT, b",");
     strip_hop_by_hop(&mut head.headers);
     sanitize_referer(&mut head.headers);
-    let secure = connection.tls.is_some();
     let detected = detect_client(hcm, connection, node_address, &mut head.headers)?;
     let proto = HeaderValue::from_static(client_proto(&hcm.forwarded_proto, connection));
     if !head.headers.contains_key(&X_FORWARDED_PROTO) {
@@ -109,7 +109,7 @@ pub(crate) fn sanitize(
     if hcm.generate_request_id && (!headers.contains_key(&X_REQUEST_ID) || edge && !hcm.preserve_external_request_id) {
         headers.insert(X_REQUEST_ID, request_id());
     }
-    sanitize_client_cert(hcm.client_cert, secure, headers);
+    client_cert::forward(hcm.client_cert, connection.tls.as_deref(), headers);
     Ok(Client { remote, internal })
 }
 
@@ -353,14 +353,6 @@ fn identify_ourselves(hcm: &HttpConnectionManager, headers: &mut HeaderMap) {
     if !hcm.service_node.is_empty() {
         headers.insert(X_ENVOY_DOWNSTREAM_SERVICE_NODE, hcm.service_node.clone());
     }
-}
-
-/// Without mutual TLS there is nothing to set or append; what the client claims goes unless it is always forwarded.
-fn sanitize_client_cert(mode: ClientCert, mutual_tls: bool, headers: &mut HeaderMap) {
-    if mode == ClientCert::AlwaysForwardOnly || mutual_tls && mode == ClientCert::ForwardOnly {
-        return;
-    }
-    headers.remove(&X_FORWARDED_CLIENT_CERT);
 }
 
 pub(crate) fn ip_value(ip: IpAddr) -> HeaderValue {

@@ -240,3 +240,94 @@ async fn what_is_no_tls_is_answered_with_an_alert() {
     drop(theirs);
     assert!(matches!(server.accept(ours).await, Err(Failure::Io(_))));
 }
+
+/// As both logs show it, white space and all that frames it left out.
+fn said(side: Side) -> String {
+    let said = side.unwrap_err().reason();
+    said.trim_start_matches("TLS_error:|")
+        .trim_end_matches(":TLS_error_end")
+        .replace("SSL routines:OPENSSL_internal:", "")
+}
+
+#[tokio::test]
+async fn a_failure_is_worded_as_envoy_words_it() {
+    let (root, other) = (Authority::new("root"), Authority::new("other"));
+    let identity = root.identity(&["a.test"]);
+    let with = |wanted: Wanted<'_>| Parameters::new(&wanted).unwrap();
+    let plain = || Wanted {
+        min: Version::Tls12,
+        max: Version::Tls13,
+        cipher_suites: &[],
+        groups: &[],
+        signature_algorithms: &[],
+    };
+    let only = |suite: &str| {
+        let suites = [suite.to_owned()];
+        with(Wanted { cipher_suites: &suites, max: Version::Tls12, ..plain() })
+    };
+    let group = |name: &str| {
+        let groups = [name.to_owned()];
+        with(Wanted { groups: &groups, ..plain() })
+    };
+    let newest = || with(Wanted { min: Version::Tls13, ..plain() });
+    let oldest = || with(Wanted { max: Version::Tls12, ..plain() });
+    let (chacha, aes) = ("ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-GCM-SHA256");
+    let no_certificate = "268435648:PEER_DID_NOT_RETURN_A_CERTIFICATE:peer did not provide required client certificate";
+    let refused_hello = "268436496:SSLV3_ALERT_HANDSHAKE_FAILURE|268435610:HANDSHAKE_FAILURE_ON_CLIENT_HELLO";
+    for (ours, theirs, asks, by_server, by_client) in [
+        (newest(), oldest(), false, "268435696:UNSUPPORTED_PROTOCOL", "268436526:TLSV1_ALERT_PROTOCOL_VERSION"),
+        (oldest(), newest(), false, "268435696:UNSUPPORTED_PROTOCOL", "268436526:TLSV1_ALERT_PROTOCOL_VERSION"),
+        (only(chacha), only(aes), false, "268435640:NO_SHARED_CIPHER", refused_hello),
+        (group("P-256"), group("X25519"), false, "268435722:NO_SHARED_GROUP", refused_hello),
+        (newest(), newest(), true, no_certificate, "268436572:TLSV1_ALERT_CERTIFICATE_REQUIRED"),
+        // Of TLS 1.2 BoringSSL would send a client the alert `handshake_failure`.
+        (oldest(), oldest(), true, no_certificate, "268436572:TLSV1_ALERT_CERTIFICATE_REQUIRED"),
+    ] {
+        let server = build(ServerSettings {
+            parameters: ours,
+            require_client_certificate: asks,
+            ..server(vec![identity.clone()], if asks { root.validation() } else { Validation::default() })
+        });
+        let client = build_client(ClientSettings { parameters: theirs, ..client(None, root.validation()) });
+        let (server, client) = shake(&server, &client, Some("a.test")).await;
+        assert_eq!((said(server), said(client)), (by_server.to_owned(), by_client.to_owned()));
+    }
+    let server = build(server(vec![identity], Validation::default()));
+    let (server, client) = shake(&server, &build_client(client(None, other.validation())), Some("a.test")).await;
+    assert_eq!(said(server), "268436504:TLSV1_ALERT_UNKNOWN_CA");
+    let expected = "268435581:CERTIFICATE_VERIFY_FAILED:verify cert failed: X509_verify_cert: certificate verification \
+                    error at depth 0: unable to get local issuer certificate";
+    assert_eq!(said(client), expected);
+}
+
+#[tokio::test]
+async fn what_is_no_hello_is_called_by_its_name() {
+    let root = Authority::new("root");
+    let server = build(server(vec![root.identity(&[])], Validation::default()));
+    for (first, expected) in [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], "268435612:HTTP_REQUEST"),
+        (b"POST / HTTP/1.1\r\n\r\n", "268435612:HTTP_REQUEST"),
+        (b"CONNECT a:1 HTTP/1.1\r\n\r\n", "268435611:HTTPS_PROXY_REQUEST"),
+        (b"DELETE / HTTP/1.1\r\n\r\n", "268435703:WRONG_VERSION_NUMBER"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "268435703:WRONG_VERSION_NUMBER"),
+        (&[0; 60], "268435703:WRONG_VERSION_NUMBER"),
+        (b"\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00", "268435587:CLIENTHELLO_PARSE_FAILED"),
+        (b"\x17\x03\x01\x00\x05\x01\x00\x00\x01\x00", "268435681:UNEXPECTED_RECORD"),
+    ] {
+        let (ours, mut theirs) = duplex(1024);
+        theirs.write_all(first).await.unwrap();
+        let failure = server.accept(ours).await;
+        assert_eq!(said(failure), expected, "{}", String::from_utf8_lossy(first));
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_has_is_known_whether_or_not_it_was_asked() {
+    let root = Authority::new("root");
+    let guest = root.identity(&["guest.test"]);
+    let server = build(server(vec![root.identity(&[])], Validation::default()));
+    let context = build_client(client(Some(guest.clone()), root.validation()));
+    let (server, client) = shake(&server, &context, None).await;
+    assert!(server.unwrap().1.peer_chain.is_empty());
+    assert_eq!(client.unwrap().1.local.unwrap().leaf().sha256, guest.leaf().sha256);
+}

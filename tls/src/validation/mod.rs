@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 
 pub use san::{Expected, SanMatcher, SanPattern, TextMatch};
 pub use spiffe::Spiffe;
-pub use trust::{Roots, Trust};
+pub use trust::{Broken, Roots, Trust};
 
 use crate::Certificate;
 
@@ -49,14 +49,14 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// `ssl.fail_verify_error`.
-    #[error("verify cert failed: {}", trust::text(.0))]
-    Chain(webpki::Error),
+    #[error("verify cert failed: X509_verify_cert: {0}")]
+    Chain(Broken),
     /// `ssl.fail_verify_error`: of no trust domain that is known.
     #[error("verify cert failed: {0}")]
     Domain(&'static str),
     /// `ssl.fail_verify_san`.
     #[error("verify cert failed: {0}")]
-    San(&'static str),
+    San(String),
     /// `ssl.fail_verify_cert_hash`.
     #[error("verify cert failed: cert hash and spki")]
     Hash,
@@ -99,9 +99,11 @@ impl Validation {
         peer: Peer,
         now: UnixTime,
     ) -> Result<Outcome, Reason> {
-        let Some((leaf, between)) = chain.split_first() else { return Err(Reason::Chain(webpki::Error::BadDer)) };
+        let Some((leaf, between)) = chain.split_first() else {
+            return Err(Reason::Chain(webpki::Error::BadDer.into()));
+        };
         if let Some(spiffe) = &self.spiffe {
-            let facts = Certificate::parse(leaf).map_err(|_| Reason::Chain(webpki::Error::BadDer))?;
+            let facts = Certificate::parse(leaf).map_err(|_| Reason::Chain(webpki::Error::BadDer.into()))?;
             spiffe.check(&facts, leaf, between, peer, now)?;
             self.check_names(&facts, expected)?;
             return Ok(Outcome::Validated);
@@ -114,7 +116,7 @@ impl Validation {
         if expected.is_none() && self.sans.is_empty() && !self.pins() {
             return Ok(outcome);
         }
-        let facts = Certificate::parse(leaf).map_err(|_| Reason::Chain(webpki::Error::BadDer))?;
+        let facts = Certificate::parse(leaf).map_err(|_| Reason::Chain(webpki::Error::BadDer.into()))?;
         if self.check_names(&facts, expected)? | self.check_pins(&facts)? {
             outcome = Outcome::Validated;
         }
@@ -126,10 +128,10 @@ impl Validation {
         if let Some(expected) = expected
             && !expected.is_named_by(&facts.sans)
         {
-            return Err(Reason::San("verify SAN list"));
+            return Err(other_names(facts));
         }
         if !self.sans.is_empty() && !self.sans.iter().any(|matcher| facts.sans.iter().any(|san| matcher.matches(san))) {
-            return Err(Reason::San("SAN matcher"));
+            return Err(other_names(facts));
         }
         Ok(expected.is_some() || !self.sans.is_empty())
     }
@@ -145,6 +147,12 @@ impl Validation {
         }
         Err(Reason::Hash)
     }
+}
+
+/// None of the names that the certificate has was asked for.
+fn other_names(facts: &Certificate) -> Reason {
+    let names: Vec<String> = facts.sans.iter().map(crate::certificate::San::text).collect();
+    Reason::San(format!("SAN matcher, certificate SANs are [{}]", names.join(", ")))
 }
 
 #[cfg(test)]

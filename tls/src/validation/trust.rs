@@ -115,6 +115,17 @@ impl Trust {
         between: &[CertificateDer<'_>],
         peer: Peer,
         now: UnixTime,
+    ) -> Result<(), Broken> {
+        let verified = self.verify_leniently(leaf, between, peer, now);
+        verified.map_err(|error| Broken::find(error, &path(leaf, between), now, self.max_depth))
+    }
+
+    fn verify_leniently(
+        &self,
+        leaf: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        peer: Peer,
+        now: UnixTime,
     ) -> Result<(), Error> {
         match self.verify_at(leaf, between, peer, now) {
             Err(Error::CertExpired { .. } | Error::CertNotValidYet { .. }) if self.allow_expired => {
@@ -179,6 +190,65 @@ impl Trust {
     }
 }
 
+/// What is wrong with a chain, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broken {
+    pub error: Error,
+    /// How far from the peer's own certificate.
+    pub depth: usize,
+    /// That certificate vouches for itself.
+    self_signed: bool,
+}
+
+impl Broken {
+    /// webpki does not say where: this looks where BoringSSL would stop.
+    fn find(error: Error, path: &[Certificate], now: UnixTime, max_depth: Option<usize>) -> Self {
+        let last = path.len().saturating_sub(1);
+        let depth = match &error {
+            Error::UnknownIssuer => last,
+            Error::MaximumPathDepthExceeded => max_depth.map_or(last, |most| last.min(most.saturating_add(1))),
+            Error::CertExpired { .. } | Error::CertNotValidYet { .. } => {
+                path.iter().rposition(|certificate| within(certificate, now).is_err()).unwrap_or(0)
+            }
+            _ => 0,
+        };
+        let self_signed = path.get(depth).is_some_and(|certificate| certificate.subject == certificate.issuer);
+        Self { error, depth, self_signed }
+    }
+}
+
+impl From<Error> for Broken {
+    fn from(error: Error) -> Self {
+        Self { error, depth: 0, self_signed: false }
+    }
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let text = match (&self.error, self.self_signed, self.depth) {
+            (Error::UnknownIssuer | Error::CaUsedAsEndEntity, true, 0) => "self signed certificate",
+            (Error::UnknownIssuer, true, _) => "self signed certificate in certificate chain",
+            (error, ..) => text(error),
+        };
+        write!(f, "certificate verification error at depth {}: {text}", self.depth)
+    }
+}
+
+/// What was presented, as far as each vouches for the one before by its name.
+fn path(leaf: &CertificateDer<'_>, between: &[CertificateDer<'_>]) -> Vec<Certificate> {
+    let Ok(leaf) = Certificate::parse(leaf) else { return Vec::new() };
+    let mut others: Vec<Certificate> = between.iter().filter_map(|der| Certificate::parse(der).ok()).collect();
+    let mut path = Vec::with_capacity(1 + others.len());
+    let mut last = leaf;
+    while last.subject != last.issuer
+        && let Some(index) = others.iter().position(|other| other.subject == last.issuer)
+    {
+        path.push(std::mem::replace(&mut last, others.swap_remove(index)));
+    }
+    path.push(last);
+    path
+}
+
 fn within(certificate: &Certificate, time: UnixTime) -> Result<(), Error> {
     let seconds = |time: Option<std::time::SystemTime>| {
         let since = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok()).unwrap_or_default();
@@ -199,7 +269,7 @@ fn text_of(error: &Error) -> String {
 }
 
 /// As BoringSSL says it where it says the same.
-pub(super) fn text(error: &Error) -> &'static str {
+fn text(error: &Error) -> &'static str {
     match error {
         Error::UnknownIssuer => "unable to get local issuer certificate",
         Error::CertExpired { .. } => "certificate has expired",
@@ -212,7 +282,8 @@ pub(super) fn text(error: &Error) -> &'static str {
         Error::RequiredEkuNotFoundContext(_) | Error::EmptyEkuExtension => "unsupported certificate purpose",
         Error::NameConstraintViolation => "permitted subtree violation",
         Error::PathLenConstraintViolated => "path length constraint exceeded",
-        Error::MaximumPathDepthExceeded => "certificate chain too long",
+        // So BoringSSL puts it when it may look no further.
+        Error::MaximumPathDepthExceeded => "unable to get local issuer certificate",
         Error::InvalidSignatureForPublicKey => "certificate signature failure",
         Error::UnsupportedCriticalExtension => "unhandled critical extension",
         Error::UnsupportedCertVersion => "unsupported certificate version",

@@ -226,7 +226,7 @@ impl<'a> Facts<'a> {
         let mut fields = Fields::default();
         fields.put("id", Value::UInt(connection.id));
         fields.put("mtls", Value::Bool(tls.is_some_and(|tls| tls.peer_presented)));
-        let name = connection.requested_server_name.as_deref().or(tls.and_then(|tls| tls.sni.as_deref()));
+        let name = connection.requested_server_name.as_deref().or(tls.map(|_| ""));
         fields.maybe("requested_server_name", name.map(Value::from));
         fields.maybe("termination_details", self.info.connection_termination_details.as_deref().map(Value::from));
         fields.maybe("transport_failure_reason", connection.transport_failure_reason.as_deref().map(Value::from));
@@ -351,10 +351,12 @@ fn joined(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
 fn certificates(tls: Option<&TlsInfo>, fields: &mut Fields) {
     let Some(tls) = tls else { return };
     fields.put("tls_version", tls.version.into());
+    // Empty, unlike the others, where there is no certificate.
+    let subject = |of: Option<&Certificate>| Value::from(of.map_or("", |certificate| certificate.subject.as_str()));
+    fields.put("subject_local_certificate", subject(tls.local()));
+    fields.put("subject_peer_certificate", subject(tls.peer()));
     let mut names = |side: &str, certificate: &Certificate| {
         let first = |kind: &SanKind| certificate.values_of(kind).next().map(text);
-        let subject = Some(certificate.subject.as_str()).filter(|subject| !subject.is_empty());
-        fields.maybe(&format!("subject_{side}_certificate"), subject.map(Value::from));
         fields.maybe(&format!("uri_san_{side}_certificate"), first(&SanKind::Uri));
         fields.maybe(&format!("dns_san_{side}_certificate"), first(&SanKind::Dns));
     };
