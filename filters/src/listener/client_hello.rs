@@ -18,11 +18,20 @@ pub(super) struct ClientHello {
     pub protocols: Vec<Vec<u8>>,
     /// Bytes of the records that hold it.
     pub length: usize,
+    message: Vec<u8>,
+}
+
+impl ClientHello {
+    /// All of it behind the message's header.
+    pub(super) fn body(&self) -> &[u8] {
+        self.message.get(MESSAGE_HEADER..).unwrap_or_default()
+    }
 }
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 const RECORD_HEADER: usize = 5;
+const MESSAGE_HEADER: usize = 4;
 /// A ClientHello of more bytes is refused, as by BoringSSL.
 const LONGEST_MESSAGE: usize = 16384;
 const LONGEST_RECORD: usize = 16384;
@@ -55,16 +64,18 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
             return Parsed::NotTls;
         }
         if let Some(body) = body.get(..length) {
-            return hello(body).map_or(Parsed::NotTls, |hello| Parsed::Hello(ClientHello { length: at, ..hello }));
+            let Some(hello) = hello(body) else { return Parsed::NotTls };
+            message.truncate(MESSAGE_HEADER + length);
+            return Parsed::Hello(ClientHello { length: at, message, ..hello });
         }
     }
 }
 
 /// Bytes that are taken from the front.
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
@@ -74,18 +85,18 @@ impl<'a> Reader<'a> {
         self.take(1).map(|bytes| bytes[0])
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(super) fn u16(&mut self) -> Option<u16> {
         self.take(2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
     }
 
     /// A vector behind its length in one byte.
-    fn short(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn short(&mut self) -> Option<&'a [u8]> {
         let length = self.u8()?;
         self.take(usize::from(length))
     }
 
     /// A vector behind its length in two bytes.
-    fn long(&mut self) -> Option<&'a [u8]> {
+    pub(super) fn long(&mut self) -> Option<&'a [u8]> {
         let length = self.u16()?;
         self.take(usize::from(length))
     }
@@ -188,6 +199,7 @@ pub(super) mod tests {
                 server_name: Some(b"a.b.c".to_vec()),
                 protocols: vec![b"h2".to_vec(), b"http/1.1".to_vec()],
                 length: bytes.len(),
+                message: client_hello(Some("a.b.c"), &["h2", "http/1.1"], 10_000)[RECORD_HEADER..].to_vec(),
             };
             assert_eq!(parse(&[&bytes[..], b"more"].concat()), Parsed::Hello(expected));
         }

@@ -3,7 +3,9 @@
 
 mod client_hello;
 mod disabled;
+mod fingerprint;
 mod http_inspector;
+mod md5;
 mod original_dst;
 mod proxy_header;
 mod proxy_protocol;

@@ -1,8 +1,8 @@
 //! `envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector`: whether a connection begins with a ClientHello, and
 //! which server name and protocols it asks for.
 //!
-//! Acts: all fields but the JA3 and JA4 fingerprints, which are refused when on: their digests come with TLS. Differs: a connection whose first byte is no
-//! TLS record's is passed on at once; Envoy waits for five bytes.
+//! Acts: all fields. Differs: a connection whose first byte is no TLS record's is passed on at once; Envoy waits for five
+//! bytes.
 
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use tidegate_xds::pb::envoy::extensions::filters::listener::tls_inspector::v3 as
 use tidegate_xds::{Coverage, FieldError};
 
 use super::client_hello::{self, ClientHello, Parsed};
+use super::fingerprint::Offer;
 use super::{AcceptedSocket, Inspect, ListenerFilter, ListenerFilterConfig, ListenerFilterFactory};
 use crate::connection::ConnectionInfo;
 use crate::context::CompileContext;
@@ -34,6 +35,8 @@ struct Config {
     first_read_bytes: usize,
     most_bytes: usize,
     close_on_error: bool,
+    ja3: bool,
+    ja4: bool,
 }
 
 impl ListenerFilterConfig for Shared {
@@ -111,6 +114,11 @@ impl Config {
             let protocols = hello.protocols.iter().map(|name| String::from_utf8_lossy(name).into());
             connection.application_protocols = protocols.collect();
         }
+        if self.ja3 || self.ja4 {
+            let offer = Offer::read(hello.body());
+            connection.ja3 = self.ja3.then(|| offer.ja3().into());
+            connection.ja4 = self.ja4.then(|| offer.ja4().into());
+        }
     }
 }
 
@@ -148,14 +156,6 @@ impl ListenerFilterFactory for Factory {
         context: &mut CompileContext<'_>,
     ) -> Result<Box<dyn ListenerFilterConfig>, FieldError> {
         let config: pb::TlsInspector = context.decode(config)?;
-        for (field, on) in [
-            ("enable_ja3_fingerprinting", &config.enable_ja3_fingerprinting),
-            ("enable_ja4_fingerprinting", &config.enable_ja4_fingerprinting),
-        ] {
-            if on.as_ref().is_some_and(|on| on.value) {
-                return Err(context.error_at(field, format!("not supported yet: {field}")));
-            }
-        }
         let bytes = |value: Option<u32>, default: usize| value.map_or(default, |value| value as usize);
         let most_bytes = bytes(config.max_client_hello_size.map(|value| value.value), 16 * 1024);
         let first = bytes(config.initial_read_buffer_size.map(|value| value.value), most_bytes);
@@ -164,6 +164,8 @@ impl ListenerFilterFactory for Factory {
             first_read_bytes: first.min(most_bytes),
             most_bytes,
             close_on_error: config.close_connection_on_client_hello_parsing_errors,
+            ja3: config.enable_ja3_fingerprinting.is_some_and(|on| on.value),
+            ja4: config.enable_ja4_fingerprinting.is_some_and(|on| on.value),
         }))))
     }
 }
@@ -246,10 +248,18 @@ mod tests {
     }
 
     #[test]
-    fn fingerprints_are_refused_only_when_on() {
+    fn fingerprints_are_taken_when_they_are_asked_for() {
         let bench = Bench::new(&Factory);
-        assert!(bench.compile("enable_ja3_fingerprinting: false").is_ok());
-        let error = bench.compile("enable_ja4_fingerprinting: true").err();
-        assert_eq!(error.unwrap(), "enable_ja4_fingerprinting: not supported yet: enable_ja4_fingerprinting");
+        let hello = client_hello(Some("a.example"), &["h2"], 100);
+        for (config, ja3, ja4) in [
+            ("{}", false, false),
+            ("enable_ja3_fingerprinting: true", true, false),
+            ("enable_ja4_fingerprinting: true", false, true),
+        ] {
+            let mut connection = connection();
+            let mut filter = bench.filter(config, &connection).unwrap();
+            assert_eq!(filter.inspect(&hello, &mut connection), Inspect::Done { consume: 0 });
+            assert_eq!((connection.ja3.is_some(), connection.ja4.is_some()), (ja3, ja4), "{config}");
+        }
     }
 }
