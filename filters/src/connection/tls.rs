@@ -129,6 +129,10 @@ pub(crate) mod testing {
     pub(crate) fn uri(name: &str) -> SanType {
         SanType::URI(name.try_into().unwrap())
     }
+
+    pub(crate) fn dns(name: &str) -> SanType {
+        SanType::DnsName(name.try_into().unwrap())
+    }
 }
 
 #[cfg(test)]

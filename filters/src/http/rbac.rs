@@ -266,9 +266,13 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
     use serde_json::json;
 
     use super::*;
+    use crate::connection::TlsInfo;
+    use crate::connection::tls::testing::{dns, peer, session, uri};
     use crate::http::testing::*;
 
     const RULES: &str = "rules_stat_prefix: rp_
@@ -379,10 +383,93 @@ shadow_rules: {policies: {shp: {permissions: [{url_path: {path: {prefix: /s}}}],
         }
     }
 
+    /// Measured on Envoy 1.40: a client with names, one without, one that nobody vouches for, and one without a certificate.
+    #[test]
+    fn clients_are_known_by_their_certificates() {
+        let named = peer(|params| {
+            params.distinguished_name.push(rcgen::DnType::CommonName, "client");
+            params.subject_alt_names = vec![uri("spiffe://a.test/x"), dns("client.a.test"), dns("*.b.test")];
+        });
+        let plain = || peer(|params| params.distinguished_name.push(rcgen::DnType::CommonName, "plain"));
+        let mut doubted = plain();
+        doubted.peer_validated = false;
+        let clients = [Some(named), Some(plain()), Some(doubted), Some(TlsInfo::new(&session(), Instant::now()))];
+        let clients = clients.map(|tls| tls.map(Arc::new));
+        let mutual = |config: &str| {
+            let message = "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config";
+            format!("custom: {{name: m, typed_config: {{'@type': type.googleapis.com/{message}, {config}}}}}")
+        };
+        let san =
+            |kind: &str, matcher: &str| mutual(&format!("san_matcher: {{san_type: {kind}, matcher: {{{matcher}}}}}"));
+        let authenticated = |matcher: &str| format!("authenticated: {{principal_name: {{{matcher}}}}}");
+        for (principal, allowed) in [
+            ("authenticated: {}".to_owned(), [true; 4]),
+            (authenticated("exact: spiffe://a.test/x"), [true, false, false, false]),
+            (authenticated("exact: client.a.test"), [true, false, false, false]),
+            (authenticated("exact: CN=client"), [true, false, false, false]),
+            (authenticated("exact: CN=plain"), [false, true, true, false]),
+            (authenticated("safe_regex: {google_re2: {}, regex: '.*'}"), [true; 4]),
+            (mutual("any_validated_client_certificate: true"), [true, true, false, false]),
+            (san("DNS", "exact: x.b.test"), [true, false, false, false]),
+            (san("DNS", "exact: '*.b.test'"), [true, false, false, false]),
+            (san("DNS", "prefix: x.b"), [false; 4]),
+            (san("URI", "prefix: 'spiffe://a.test/'"), [true, false, false, false]),
+            (san("EMAIL", "prefix: x"), [false; 4]),
+        ] {
+            let bench = Bench::new(&Factory);
+            let rules =
+                format!("rules: {{policies: {{p: {{permissions: [{{any: true}}], principals: [{{{principal}}}]}}}}}}");
+            for (client, allowed) in clients.iter().zip(allowed) {
+                let mut stream = stream();
+                let mut connection = (*stream.info.connection).clone();
+                connection.tls.clone_from(client);
+                stream.info.connection = Arc::new(connection);
+                let mut filter = bench.filter(&rules).unwrap();
+                let denied = now(on_request(&mut *filter, &mut get("/", &[]), &mut stream)).is_some();
+                assert_eq!(!denied, allowed, "{principal} {client:?}");
+            }
+        }
+    }
+
+    /// Measured on Envoy 1.40.
+    #[test]
+    fn matchers_see_all_names_at_once() {
+        let named = peer(|params| {
+            params.distinguished_name.push(rcgen::DnType::CommonName, "client");
+            params.subject_alt_names = vec![uri("spiffe://a"), uri("spiffe://b"), dns("a.test"), dns("b.test")];
+        });
+        let clients = [Some(Arc::new(named)), Some(Arc::new(TlsInfo::new(&session(), Instant::now()))), None];
+        for (input, text, allowed) in [
+            ("UriSanInput", "exact: 'spiffe://a,spiffe://b'", [true, false, false]),
+            ("UriSanInput", "exact: 'spiffe://a'", [false; 3]),
+            ("DnsSanInput", "exact: 'a.test,b.test'", [true, false, false]),
+            ("SubjectInput", "exact: 'CN=client'", [true, false, false]),
+            ("SubjectInput", "safe_regex: {google_re2: {}, regex: '.*'}", [true, false, false]),
+        ] {
+            let rules = format!(
+                "matcher: {{matcher_list: {{matchers: [{{predicate: {{single_predicate: {{input: {{name: i, typed_config: \
+                 {{'@type': type.googleapis.com/envoy.extensions.matching.common_inputs.ssl.v3.{input}}}}}, value_match: \
+                 {{{text}}}}}}}, on_match: {{action: {{name: a, typed_config: {{'@type': \
+                 type.googleapis.com/envoy.config.rbac.v3.Action, name: a}}}}}}}}]}}}}"
+            );
+            let bench = Bench::new(&Factory);
+            for (client, allowed) in clients.iter().zip(allowed) {
+                let mut stream = stream();
+                let mut connection = (*stream.info.connection).clone();
+                connection.tls.clone_from(client);
+                stream.info.connection = Arc::new(connection);
+                let mut filter = bench.filter(&rules).unwrap();
+                let denied = now(on_request(&mut *filter, &mut get("/", &[]), &mut stream)).is_some();
+                assert_eq!(!denied, allowed, "{input} {text} {client:?}");
+            }
+        }
+    }
+
     #[test]
     fn what_does_not_act_is_refused() {
         let bench = Bench::new(&Factory);
         for bad in [
+            "rules: {policies: {p: {permissions: [{any: true}], principals: [{custom: {name: a, typed_config: {'@type': type.googleapis.com/envoy.extensions.rbac.principals.mtls_authenticated.v3.Config}}}]}}}",
             "rules: {policies: {p: {permissions: [{destination_port_range: {start: 8, end: 8}}], principals: [{any: true}]}}}",
             "rules: {policies: {p: {permissions: [{any: true}], principals: [{any: true}], condition: {id: 1}}}}",
             "rules: {policies: {p: {permissions: [{matcher: {name: a, typed_config: {'@type': type.googleapis.com/envoy.type.v3.Percent}}}], principals: [{any: true}]}}}",

@@ -81,12 +81,20 @@ pub(crate) fn counted(store: &Arc<Store>) -> Vec<String> {
     all.filter(|(_, value)| *value != 0).map(|(name, value)| format!("{name}: {value}")).collect()
 }
 
+/// What the proxy knows by itself.
+const EXTENSIONS: &[Coverage] = &[Coverage {
+    message: "envoy.config.core.v3.TypedExtensionConfig",
+    enforced: &["name", "typed_config"],
+    listed: &[],
+}];
+
 /// The bytes of a text, checked as the proxy checks it.
 pub(crate) fn checked(message: &str, yaml: &str, coverage: &[Coverage]) -> Result<Vec<u8>, String> {
     struct Source<'a>(&'a [Coverage]);
     impl CoverageSource for Source<'_> {
         fn of(&self, message: &str) -> Option<&Coverage> {
             let shared = [
+                EXTENSIONS,
                 crate::format::COVERAGE,
                 crate::matching::COVERAGE,
                 crate::runtime::COVERAGE,

@@ -1,17 +1,17 @@
 //! From `envoy.config.rbac.v3.RBAC` to an engine. It must not know which filter holds it.
-//!
-//! Refused: `principal.custom`, which asks for client certificates.
 
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::config::rbac::v3 as pb;
 use tidegate_xds::pb::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
 use tidegate_xds::pb::envoy::extensions::rbac::matchers::upstream_ip_port::v3::UpstreamIpPortMatcher;
+use tidegate_xds::pb::envoy::extensions::rbac::principals::mtls_authenticated::v3::Config as MutualTlsConfig;
 use tidegate_xds::pb::envoy::r#type::matcher::v3 as matcher;
 use tidegate_xds::pb::envoy::r#type::v3::Int64Range;
 use tidegate_xds::pb::xds::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::xds::r#type::matcher::v3::Matcher;
 use tidegate_xds::{Coverage, FieldError, any};
 
+use super::mutual_tls;
 use super::rule::{Rule, State, UpstreamRange, Whose};
 use super::{Action, Engine, Leaf, Policy};
 use crate::context::CompileContext;
@@ -83,7 +83,18 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "filter_state",
             "not_id",
             "sourced_metadata",
+            "custom",
         ],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config",
+        enforced: &["san_matcher", "any_validated_client_certificate"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher",
+        enforced: &["san_type", "matcher", "oid"],
         listed: &[],
     },
     Coverage { message: "envoy.config.rbac.v3.Principal.Set", enforced: &["ids"], listed: &[] },
@@ -270,7 +281,10 @@ fn principal(message: &pb::Principal, context: &mut CompileContext<'_>, depth: u
             context.within("sourced_metadata", |context| sourced_metadata(metadata, context))?
         }
         Some(From::FilterState(state)) => context.within("filter_state", |context| filter_state(state, context))?,
-        Some(From::Custom(_)) => return Err(context.error_at("custom", "not supported yet")),
+        Some(From::Custom(config)) => context.within("custom", |context| {
+            let config: MutualTlsConfig = extension(config, context)?;
+            context.within("typed_config", |context| mutual_tls::compile(&config, context))
+        })?,
         None => return Err(context.error("an identifier is required")),
     })
 }

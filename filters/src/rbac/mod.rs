@@ -2,6 +2,7 @@
 //! It must not know whether it is asked for a request or a connection, nor what follows from its answer.
 
 mod compile;
+mod mutual_tls;
 mod rule;
 pub(crate) mod told;
 

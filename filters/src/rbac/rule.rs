@@ -6,6 +6,7 @@ use std::ops::Range;
 use http::HeaderMap;
 use tidegate_tls::certificate::SanKind;
 
+use super::mutual_tls::SanRule;
 use crate::connection::ConnectionInfo;
 use crate::http::RequestHead;
 use crate::http::filter::RouteView;
@@ -76,6 +77,8 @@ pub(super) enum Rule {
     FilterState(Box<str>, State),
     /// A connection with TLS; the name is one of the peer certificate's.
     Authenticated(Option<StringMatcher>),
+    /// A client whose certificate was found good, and has such a name.
+    MutualTls(Option<SanRule>),
 }
 
 impl Rule {
@@ -107,6 +110,7 @@ impl Rule {
             }
             Self::FilterState(key, state) => facts.state_holds(key, state),
             Self::Authenticated(name) => facts.authenticated(name.as_ref()),
+            Self::MutualTls(name) => facts.is_validated(name.as_ref()),
         }
     }
 }
@@ -143,6 +147,14 @@ impl Facts<'_> {
             State::Text(matcher) => object.text().is_some_and(|text| matcher.matches(text.as_bytes())),
             State::Address(matcher) => object.ip().is_some_and(|ip| matcher.matches(ip)),
         }
+    }
+
+    /// Whether the peer's certificate was found good, and has such a name.
+    fn is_validated(&self, name: Option<&SanRule>) -> bool {
+        let tls = self.connection.tls.as_ref().filter(|tls| tls.peer_presented && tls.peer_validated);
+        let Some(tls) = tls else { return false };
+        let has = |name: &SanRule| tls.peer().is_some_and(|peer| peer.sans.iter().any(|san| name.matches(san)));
+        name.is_none_or(has)
     }
 
     /// URI and DNS names first, then the subject, as in Envoy.

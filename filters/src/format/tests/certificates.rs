@@ -4,13 +4,9 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use tidegate_tls::{Certificate, Identity, Session};
 
 use super::*;
-use crate::connection::tls::testing::{issue, uri};
+use crate::connection::tls::testing::{dns, issue, uri};
 
 const UPN: [u64; 10] = [1, 3, 6, 1, 4, 1, 311, 20, 2, 3];
-
-fn dns(name: &str) -> SanType {
-    SanType::DnsName(name.try_into().unwrap())
-}
 
 fn email(name: &str) -> SanType {
     SanType::Rfc822Name(name.try_into().unwrap())

@@ -226,8 +226,8 @@ impl<'a> Facts<'a> {
         let mut fields = Fields::default();
         fields.put("id", Value::UInt(connection.id));
         fields.put("mtls", Value::Bool(tls.is_some_and(|tls| tls.peer_presented)));
-        let name = connection.requested_server_name.as_deref().or(tls.map(|_| ""));
-        fields.maybe("requested_server_name", name.map(Value::from));
+        // Only what an inspector saw; empty where none did.
+        fields.put("requested_server_name", connection.requested_server_name.as_deref().unwrap_or_default().into());
         fields.maybe("termination_details", self.info.connection_termination_details.as_deref().map(Value::from));
         fields.maybe("transport_failure_reason", connection.transport_failure_reason.as_deref().map(Value::from));
         certificates(tls, &mut fields);
