@@ -44,6 +44,7 @@ struct Scope {
 }
 
 /// A scope that came.
+#[expect(clippy::large_enum_variant, reason = "it lives only while an answer is taken")]
 pub(crate) enum ScopeCame {
     New(Placed<ScopedRouteConfiguration>),
     /// This one acts already ([`Store::has_scope`]).
