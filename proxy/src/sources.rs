@@ -128,7 +128,7 @@ impl Single {
         let loaded = load::<ScopedRouteConfiguration>(&self.watched, store, rule);
         let update = loaded.map(|(version, resources)| {
             let gone = store.scopes_beside(source, resources.iter().map(|placed| placed.resource.name.as_str()));
-            let scopes = resources.into_iter().map(ScopeCame::New).collect();
+            let scopes = resources.into_iter().map(|placed| ScopeCame::New(Box::new(placed))).collect();
             let errors = store.update_scopes(source, &version.as_str().into(), scopes, &gone).err();
             judge(&self.watched, version, errors.into_iter().collect())
         });

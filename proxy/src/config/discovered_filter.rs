@@ -192,7 +192,9 @@ fn compile<C: Discoverable>(
 
 /// The places of a process, by the name that is discovered: those of listeners that are gone are gone.
 #[derive(Clone, Default)]
-pub(crate) struct DiscoveredFilters(Arc<Mutex<HashMap<String, Vec<Weak<dyn Place>>>>>);
+pub(crate) struct DiscoveredFilters(Arc<Mutex<Places>>);
+
+type Places = HashMap<String, Vec<Weak<dyn Place>>>;
 
 impl DiscoveredFilters {
     fn add(&self, name: &str, place: Weak<dyn Place>) {

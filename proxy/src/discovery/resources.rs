@@ -431,7 +431,7 @@ impl Apply<'_> {
                 continue;
             }
             let read = self.read_placed(Kind::Scope, &scope_entry(source, name), resource, body, &version);
-            scopes.push(ScopeCame::New(read.map_err(|unread| joined(name, &unread.errors))?));
+            scopes.push(ScopeCame::New(Box::new(read.map_err(|unread| joined(name, &unread.errors))?)));
         }
         self.store.update_scopes(source, &version, scopes, &gone).map_err(|error| {
             self.count_again(Kind::Scope, source, update);

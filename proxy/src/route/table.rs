@@ -92,8 +92,10 @@ pub struct RouteTable {
     pub config: Arc<RouteConfig>,
     own: Arc<OwnHosts>,
     /// Virtual hosts that were discovered; none where nothing was.
-    discovered: Option<Box<HostIndex<Arc<HostRoutes>, Persistent<Arc<HostRoutes>>>>>,
+    discovered: Option<Box<DiscoveredHosts>>,
 }
+
+type DiscoveredHosts = HostIndex<Arc<HostRoutes>, Persistent<Arc<HostRoutes>>>;
 
 /// The virtual hosts that the route configuration has itself.
 #[derive(Default)]

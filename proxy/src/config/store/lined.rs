@@ -15,6 +15,9 @@ use super::{Placed, Store};
 pub(crate) const SECOND_OF_NAME: &str =
     "not supported yet: a second route configuration of this name, beside one in line that discovers virtual hosts";
 
+/// Those of one listener, compiled.
+pub(super) type Tables = Vec<(Arc<str>, Compiled)>;
+
 /// The listener that has each; none once that has let go of it.
 #[derive(Default)]
 pub(super) struct Lined(BTreeMap<Arc<str>, Option<Arc<str>>>);
@@ -57,7 +60,7 @@ impl Store {
     ///
     /// # Errors
     /// What is wrong with one, or with its name.
-    pub(super) fn compile_lined(&self, listener: &str, needs: &Needs) -> Result<Vec<(Arc<str>, Compiled)>, FieldError> {
+    pub(super) fn compile_lined(&self, listener: &str, needs: &Needs) -> Result<Tables, FieldError> {
         let second =
             |path: &FieldPath| FieldError::new(path.clone().field("name"), SECOND_OF_NAME).in_resource(listener);
         if let Some(name) = needs.route_configurations.keys().find(|name| self.lined.has(name)) {
@@ -75,7 +78,7 @@ impl Store {
     }
 
     /// They act from now on.
-    pub(super) fn take_lined(&mut self, lined: Vec<(Arc<str>, Compiled)>) {
+    pub(super) fn take_lined(&mut self, lined: Tables) {
         if lined.is_empty() {
             return;
         }

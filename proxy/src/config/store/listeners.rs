@@ -7,7 +7,7 @@ use tidegate_filters::context::Needs;
 use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 
-use super::virtual_hosts::Compiled;
+use super::lined::Tables;
 use super::{Kind, Owner, Placed, Store, Warming};
 use crate::config::{inline_routes, listener};
 use crate::listener::{ListenAddress, Listener};
@@ -46,7 +46,7 @@ impl Store {
         &mut self,
         placed: &Placed<ListenerProto>,
         ready: &[Arc<Listener>],
-    ) -> Result<(Warming<Listener>, Vec<(Arc<str>, Compiled)>), FieldError> {
+    ) -> Result<(Warming<Listener>, Tables), FieldError> {
         let Placed { resource, path, .. } = placed;
         let mut needs = Needs::default();
         let previous = self.shared.snapshot().listeners.get(resource.name.as_str()).cloned();

@@ -44,9 +44,8 @@ struct Scope {
 }
 
 /// A scope that came.
-#[expect(clippy::large_enum_variant, reason = "it lives only while an answer is taken")]
 pub(crate) enum ScopeCame {
-    New(Placed<ScopedRouteConfiguration>),
+    New(Box<Placed<ScopedRouteConfiguration>>),
     /// This one acts already ([`Store::has_scope`]).
     Same(Arc<str>),
 }
@@ -127,7 +126,7 @@ impl Store {
         let mut taken = Ok(());
         for scope in scopes {
             let ScopeCame::New(placed) = scope else { continue };
-            taken = self.take_scope(source, &subscription, placed, &mut change);
+            taken = self.take_scope(source, &subscription, *placed, &mut change);
             if taken.is_err() {
                 break;
             }
@@ -404,6 +403,10 @@ mod tests {
         Placed::encoded(scope, FieldPath::root(), &"1".into())
     }
 
+    fn new(name: &str, key: &str) -> ScopeCame {
+        ScopeCame::New(Box::new(scope(name, key)))
+    }
+
     /// A whole answer names every scope again: those that act are not read, and stand beside the others all the same.
     #[test]
     fn scopes_that_act_are_named_and_not_read_again() {
@@ -420,9 +423,9 @@ mod tests {
             let acts = |name: &str, key: &str| store.has_scope("source", name, &scope(name, key).text.bytes);
             (taken, [acts("a", "1"), acts("b", "2"), acts("c", "3")])
         };
-        let (a, b) = (|| ScopeCame::Same("a".into()), || ScopeCame::New(scope("b", "2")));
-        assert_eq!(update(vec![ScopeCame::New(scope("a", "1")), b()]), (Ok(()), [true, true, false]));
-        assert_eq!(update(vec![a(), ScopeCame::New(scope("c", "3"))]), (Ok(()), [true, true, true]));
+        let (a, b) = (|| ScopeCame::Same("a".into()), || new("b", "2"));
+        assert_eq!(update(vec![new("a", "1"), b()]), (Ok(()), [true, true, false]));
+        assert_eq!(update(vec![a(), new("c", "3")]), (Ok(()), [true, true, true]));
         let conflict = |scopes, first: &str, second: &str| {
             let reason = format!(
                 "Error adding/updating scoped route(s): scope key conflict found, first scope is '{first}', second scope is '{second}'"
@@ -430,8 +433,8 @@ mod tests {
             assert_eq!(update(scopes), (Err(reason), [true, true, true]));
         };
         let mut conflict = conflict;
-        conflict(vec![a(), ScopeCame::New(scope("d", "1"))], "a", "d");
-        conflict(vec![ScopeCame::New(scope("d", "3")), ScopeCame::New(scope("e", "3"))], "c", "d");
+        conflict(vec![a(), new("d", "1")], "a", "d");
+        conflict(vec![new("d", "3"), new("e", "3")], "c", "d");
         let twice = update(vec![a(), a()]).0.unwrap_err();
         assert!(twice.ends_with("duplicate scoped route configuration 'a' found"), "{twice}");
     }

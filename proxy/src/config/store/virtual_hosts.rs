@@ -38,6 +38,9 @@ pub(super) struct HostSet {
     absent: VecDeque<Arc<str>>,
 }
 
+/// Hosts that came.
+type Named = Vec<(Arc<str>, DiscoveredHost)>;
+
 type Hosts = BTreeMap<Arc<str>, DiscoveredHost>;
 
 /// A route configuration that came.
@@ -265,7 +268,7 @@ impl Store {
         set: &HostSet,
         added: &[(Arc<str>, Placed<VirtualHost>)],
         removed: &[Arc<str>],
-    ) -> Result<(RouteTable, Vec<(Arc<str>, DiscoveredHost)>), FieldError> {
+    ) -> Result<(RouteTable, Named), FieldError> {
         let acts = |name: &Arc<str>, placed: &Placed<VirtualHost>| {
             set.hosts.contains_key(name) && self.ledger.is_latest(Kind::VirtualHost, name, &placed.text.bytes)
         };
