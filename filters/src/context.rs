@@ -1,7 +1,7 @@
 //! What a compile step is handed: where it stands in the resource, whose defaults act, where its stats go, and a place to
 //! say what it needs. It is pure: compiling twice gives the same, and touches nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +33,7 @@ pub struct Needs {
     /// By what tells their source from others.
     pub scopes: BTreeMap<String, ScopesSubscription>,
     pub endpoints: BTreeMap<String, ConfigSource>,
-    pub secrets: BTreeSet<String>,
+    pub secrets: BTreeMap<String, ConfigSource>,
 }
 
 impl Needs {

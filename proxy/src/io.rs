@@ -1,4 +1,4 @@
-//! The transport of a connection, downstream or upstream: a socket, or whatever speaks pingora's stream traits.
+//! The transport of a connection, downstream or upstream: a socket, TLS on one, or whatever speaks pingora's stream traits.
 //! It must not know protocols; bytes that an inspector consumed too early are put back in front.
 
 mod counted;
@@ -16,6 +16,7 @@ use pingora_core::protocols::{
     GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream as PingoraStream,
     TimingDigest, UniqueID, UniqueIDType,
 };
+use tidegate_tls::TlsStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -53,12 +54,13 @@ pub(crate) fn empty<R: AsyncRead + Unpin>(from: &mut R, most: u64) -> u64 {
     bytes
 }
 
-/// A byte stream both ways. Sockets are matched directly, which keeps the hot path free of virtual calls; everything
-/// else (TLS, in-memory pipes) is a boxed pingora stream.
+/// A byte stream both ways. Sockets and TLS are matched directly, which keeps the hot path free of virtual calls; everything
+/// else (in-memory pipes) is a boxed pingora stream.
 #[derive(Debug)]
 pub enum Transport {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream<Transport>>),
     Other(PingoraStream),
     /// Bytes read ahead, then the rest.
     Rewound(Bytes, Box<Transport>),
@@ -71,6 +73,7 @@ macro_rules! each {
         match $self {
             Transport::Tcp($stream) => $call,
             Transport::Unix($stream) => $call,
+            Transport::Tls($stream) => $call,
             Transport::Other($stream) => $call,
             Transport::Rewound(_, $stream) => $call,
             Transport::Counted($stream) => $call,
@@ -101,6 +104,7 @@ impl Transport {
                 // A socket that is gone already cannot be reset; closing it is all that is left.
                 let _ = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
             }
+            Self::Tls(stream) => stream.into_inner().abort(),
             Self::Rewound(_, inner) => inner.abort(),
             Self::Counted(counted) => counted.inner.abort(),
             Self::Unix(_) | Self::Other(_) => {}
@@ -152,6 +156,7 @@ impl UniqueID for Transport {
         match self {
             Self::Tcp(stream) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),
+            Self::Tls(stream) => stream.inner().id(),
             Self::Other(stream) => stream.id(),
             Self::Rewound(_, stream) => stream.id(),
             Self::Counted(counted) => counted.inner.id(),

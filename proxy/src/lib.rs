@@ -31,4 +31,5 @@ mod sources;
 pub mod stats;
 pub mod status;
 pub mod tcp;
+pub mod tls;
 mod worker;

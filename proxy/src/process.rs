@@ -1,6 +1,7 @@
 //! The running process as the admin interface sees it: state, facts, configuration, and what may be asked of it.
 //! It must not know how answers are written, nor how anything is done that it hands on.
 
+mod certificates;
 mod dump;
 mod endpoints;
 mod machine;
@@ -19,8 +20,8 @@ use tokio::sync::mpsc;
 
 use crate::admin::AdminState;
 use crate::admin::state::{
-    ClusterStatus, CommandLine, DrainListeners, HostHealth, HostStatus, ListenerStatus, LogChange, LogLevel, Memory,
-    Rejected, ServerInfo, ServerState,
+    ClusterStatus, CommandLine, ContextCertificates, DrainListeners, HostHealth, HostStatus, ListenerStatus, LogChange,
+    LogLevel, Memory, Rejected, ServerInfo, ServerState,
 };
 use crate::app::Shared;
 use crate::application_log;
@@ -151,6 +152,10 @@ impl AdminState for Process {
 
     fn clusters(&self) -> Vec<ClusterStatus> {
         self.statuses().iter().map(cluster_status).collect()
+    }
+
+    fn certificates(&self) -> Vec<ContextCertificates> {
+        certificates::of(&self.shared.snapshot())
     }
 
     fn listeners(&self) -> Vec<ListenerStatus> {

@@ -131,10 +131,14 @@ pub(crate) fn make_store(
 fn load_static(bootstrap: &Bootstrap, store: &mut Store) -> Vec<FieldError> {
     let root = FieldPath::root().field("static_resources");
     let unversioned: Arc<str> = "".into();
+    let secrets = bootstrap.secrets().iter().enumerate().map(|(index, secret)| {
+        Placed::encoded(secret.clone(), root.clone().field("secrets").index(index), &unversioned)
+    });
+    let mut errors = store.fix_secrets(secrets.collect());
     let clusters = bootstrap.clusters().iter().enumerate().map(|(index, cluster)| {
         Placed::encoded(cluster.clone(), root.clone().field("clusters").index(index), &unversioned)
     });
-    let mut errors = store.update_clusters(clusters.collect());
+    errors.extend(store.update_clusters(clusters.collect()));
     for (path, cluster) in bootstrap.service_clusters() {
         if !bootstrap.known.primary.contains(cluster) {
             errors.push(FieldError::new(path, format!("Unknown gRPC client cluster '{cluster}'")));
@@ -409,7 +413,8 @@ impl Server {
             _ = rhythm.look.tick() => {
                 self.tidy();
                 self.process.layers.reload_if_moved();
-                if !self.sources.read(&mut self.store) {
+                let secrets = self.store.reread_secrets();
+                if !self.sources.read(&mut self.store) && !secrets {
                     // What has drained is needed no more.
                     self.discovery.sync(&mut self.store);
                     return Came::Nothing;

@@ -13,6 +13,7 @@ use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use tidegate_xds::pb::envoy::config::route::v3::{RouteConfiguration, ScopedRouteConfiguration};
+use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use tidegate_xds::pb::envoy::service::runtime::v3::Runtime as RuntimeProto;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath};
@@ -84,12 +85,14 @@ impl Sources {
             clusters.read_clusters(store, &self.rule);
         }
         any |= self.read_singles::<ClusterLoadAssignment>(store);
+        any |= self.read_singles::<Secret>(store);
         if let Some(listeners) = &mut self.listeners
             && listeners.watched.changed()
         {
             any = true;
             listeners.read_listeners(store, &self.rule);
         }
+        any |= self.read_singles::<Secret>(store);
         any |= self.read_singles::<TypedExtensionConfig>(store);
         any |= self.read_scopes(store);
         any | self.read_singles::<RouteConfiguration>(store)

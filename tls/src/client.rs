@@ -50,7 +50,7 @@ pub struct Target<'a> {
     pub server_name: Option<&'a str>,
     /// Where it is: sessions are kept by it where no host is named.
     pub address: Option<IpAddr>,
-    /// Other protocols than the context's.
+    /// What is offered where the context offers nothing.
     pub alpn: Option<&'a [Vec<u8>]>,
 }
 
@@ -138,7 +138,7 @@ impl ClientContext {
     {
         let name = self.server_name(&target)?;
         let config = match target.alpn {
-            Some(alpn) if alpn != self.config.alpn_protocols => {
+            Some(alpn) if self.config.alpn_protocols.is_empty() && !alpn.is_empty() => {
                 let mut config = ClientConfig::clone(&self.config);
                 config.alpn_protocols = alpn.to_vec();
                 Arc::new(config)

@@ -7,7 +7,7 @@ pub mod client;
 pub mod failure;
 pub mod identity;
 mod names;
-mod ocsp;
+pub mod ocsp;
 pub mod parameters;
 mod pem;
 pub mod server;

@@ -36,6 +36,8 @@ pub struct Wanted<'a> {
 pub struct Parameters {
     pub(crate) provider: Arc<CryptoProvider>,
     pub(crate) versions: Vec<&'static SupportedProtocolVersion>,
+    /// Suites of TLS 1.2, the best first; what is equal stands together.
+    preference: Vec<Vec<SupportedCipherSuite>>,
     /// What may be signed with; empty: whatever the key can.
     pub(crate) schemes: Vec<SignatureScheme>,
     /// What was asked for and is not there, one sentence each.
@@ -91,11 +93,9 @@ static SUITES: [(&str, Option<SupportedCipherSuite>, &[&str]); 20] = [
 ];
 
 /// Envoy's default.
-const DEFAULT_SUITES: [&str; 6] = [
-    "ECDHE-ECDSA-AES128-GCM-SHA256",
-    "ECDHE-ECDSA-CHACHA20-POLY1305",
-    "ECDHE-RSA-AES128-GCM-SHA256",
-    "ECDHE-RSA-CHACHA20-POLY1305",
+const DEFAULT_SUITES: [&str; 4] = [
+    "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]",
+    "[ECDHE-RSA-AES128-GCM-SHA256|ECDHE-RSA-CHACHA20-POLY1305]",
     "ECDHE-ECDSA-AES256-GCM-SHA384",
     "ECDHE-RSA-AES256-GCM-SHA384",
 ];
@@ -118,7 +118,8 @@ impl Parameters {
     pub fn new(wanted: &Wanted<'_>) -> Result<Self, Refused> {
         let mut left_out = Vec::new();
         let versions = versions(wanted.min, wanted.max, &mut left_out)?;
-        let mut suites = suites(wanted.cipher_suites, &mut left_out)?;
+        let preference = suites(wanted.cipher_suites, &mut left_out)?;
+        let mut suites: Vec<SupportedCipherSuite> = preference.iter().flatten().copied().collect();
         if versions.contains(&&rustls::version::TLS13) {
             suites.splice(0..0, TLS13_SUITES);
         } else if suites.is_empty() {
@@ -127,7 +128,27 @@ impl Parameters {
         let kx_groups = groups(wanted.groups, &mut left_out)?;
         let schemes = schemes(wanted.signature_algorithms, &mut left_out)?;
         let provider = CryptoProvider { cipher_suites: suites, kx_groups, ..aws_lc_rs::default_provider() };
-        Ok(Self { provider: Arc::new(provider), versions, schemes, left_out })
+        Ok(Self { provider: Arc::new(provider), versions, preference, schemes, left_out })
+    }
+
+    /// The suite of TLS 1.2 for a client that offers these in its order: the best that both have, and among equals the one that
+    /// the client prefers. `None`: the two have none, or speak TLS 1.3, of which the client's order decides.
+    pub(crate) fn suite_for(&self, offered: &[CipherSuite], ecdsa: bool) -> Option<SupportedCipherSuite> {
+        let newest = |suite: &CipherSuite| TLS13_SUITES.iter().any(|known| known.suite() == *suite);
+        if self.versions.contains(&&rustls::version::TLS13) && offered.iter().any(newest) {
+            return None;
+        }
+        let suits = |suite: &&SupportedCipherSuite| suite_name(suite.suite()).contains("-ECDSA-") == ecdsa;
+        self.preference.iter().find_map(|group| {
+            let equal: Vec<&SupportedCipherSuite> = group.iter().filter(suits).collect();
+            offered.iter().find_map(|offer| equal.iter().find(|suite| suite.suite() == *offer).map(|suite| **suite))
+        })
+    }
+
+    /// The same with this one suite of TLS 1.2 alone.
+    pub(crate) fn with_suite(&self, suite: SupportedCipherSuite) -> Self {
+        let provider = CryptoProvider { cipher_suites: vec![suite], ..CryptoProvider::clone(&self.provider) };
+        Self { provider: Arc::new(provider), versions: vec![&rustls::version::TLS12], ..self.clone() }
     }
 }
 
@@ -157,53 +178,55 @@ fn versions(
     Ok(versions)
 }
 
-/// Reads cipher lists: names, `[a|b]` for those of equal preference, and OpenSSL's words with `!`, `-` and `+`.
-fn suites(list: &[String], left_out: &mut Vec<String>) -> Result<Vec<SupportedCipherSuite>, Refused> {
-    let by_name = |name: &str| SUITES.iter().position(|(known, ..)| *known == name);
-    if list.is_empty() {
-        return Ok(DEFAULT_SUITES.iter().filter_map(|name| SUITES[by_name(name)?].1).collect());
-    }
-    let mut chosen: Vec<usize> = Vec::new();
+/// Reads cipher lists: names, `[a|b]` for those of equal preference, and OpenSSL's words with `!`, `-` and `+`. What is equal
+/// stands together.
+fn suites(list: &[String], left_out: &mut Vec<String>) -> Result<Vec<Vec<SupportedCipherSuite>>, Refused> {
+    let default: Vec<String> = DEFAULT_SUITES.iter().map(ToString::to_string).collect();
+    let list = if list.is_empty() { &default } else { list };
+    let mut chosen: Vec<Vec<usize>> = Vec::new();
     let mut killed: Vec<usize> = Vec::new();
     let whole = list.join(":");
-    for word in whole.split([':', ',', ';', ' ', '[', ']', '|']).filter(|word| !word.is_empty()) {
+    for word in whole.split([':', ',', ';', ' ']).filter(|word| !word.is_empty()) {
         let (operator, name) = match word.strip_prefix(['!', '-', '+']) {
             Some(name) => (word.as_bytes()[0], name),
             None => (b' ', word),
         };
-        if word.starts_with('@')
-            || ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"].contains(&name)
-        {
-            return Err(unknown_suite(&whole, word));
+        let equal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        let mut found = Vec::new();
+        for name in equal.unwrap_or(name).split('|') {
+            found.extend(named(name).ok_or_else(|| unknown_suite(&whole, word))?);
         }
-        let named = named(name).ok_or_else(|| unknown_suite(&whole, word))?;
         match operator {
             b'!' | b'-' => {
-                chosen.retain(|index| !named.contains(index));
+                chosen.iter_mut().for_each(|group| group.retain(|index| !found.contains(index)));
                 if operator == b'!' {
-                    killed.extend(named);
+                    killed.extend(found);
                 }
             }
             // To the end, those that are there.
             b'+' => {
-                let (moved, kept) = chosen.into_iter().partition(|index| named.contains(index));
-                chosen = kept;
-                chosen.extend::<Vec<usize>>(moved);
+                let moved: Vec<usize> =
+                    chosen.iter_mut().flat_map(|group| group.extract_if(.., |index| found.contains(index))).collect();
+                chosen.extend(moved.into_iter().map(|index| vec![index]));
             }
             _ => {
-                let more: Vec<usize> =
-                    named.into_iter().filter(|index| !chosen.contains(index) && !killed.contains(index)).collect();
-                chosen.extend(more);
+                found.retain(|index| !killed.contains(index) && !chosen.iter().flatten().any(|known| known == index));
+                match equal {
+                    Some(_) => chosen.push(found),
+                    None => chosen.extend(found.into_iter().map(|index| vec![index])),
+                }
             }
         }
     }
-    left_out.extend(chosen.iter().filter(|index| SUITES[**index].1.is_none()).map(|index| {
+    left_out.extend(chosen.iter().flatten().filter(|index| SUITES[**index].1.is_none()).map(|index| {
+        let name = SUITES[*index].0;
         format!(
-            "cipher suite {} is not offered: it has no forward secrecy or authenticates by a broken construction",
-            SUITES[*index].0
+            "cipher suite {name} is not offered: it has no forward secrecy or authenticates by a broken construction"
         )
     }));
-    Ok(chosen.iter().filter_map(|index| SUITES[*index].1).collect())
+    let there = |group: Vec<usize>| group.into_iter().filter_map(|index| SUITES[index].1).collect();
+    let there: Vec<Vec<SupportedCipherSuite>> = chosen.into_iter().map(there).collect();
+    Ok(there.into_iter().filter(|group| !group.is_empty()).collect())
 }
 
 fn unknown_suite(whole: &str, word: &str) -> Refused {

@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use rustls::pki_types::UnixTime;
 use rustls::server::{
     Accepted, Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
+    StoresServerSessions,
 };
 use rustls::sign::CertifiedKey;
-use rustls::{ServerConfig, SignatureScheme};
+use rustls::{ServerConfig, SignatureScheme, SupportedCipherSuite};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
@@ -70,6 +72,7 @@ pub struct ServerSettings {
 #[derive(Debug)]
 pub struct ServerContext {
     identities: Vec<Presented>,
+    shape: Shape,
     /// By name, the indexes of those that have it; a wildcard without its `*`.
     names: HashMap<String, Vec<usize>>,
     validation: Arc<Validation>,
@@ -86,9 +89,12 @@ struct Presented {
     config: Arc<ServerConfig>,
     /// For clients that offer only protocols that are not ours: Envoy then agrees on none.
     without_alpn: Arc<ServerConfig>,
-    /// Neither ALPN nor a response that has expired.
-    unstapled: Option<[Arc<ServerConfig>; 2]>,
+    /// What few handshakes need.
+    others: Mutex<HashMap<OtherKey, Arc<ServerConfig>>>,
 }
+
+/// The number of the suite of TLS 1.2, whether protocols are agreed on, whether a response is stapled.
+type OtherKey = (Option<u16>, bool, bool);
 
 /// Always the same certificate.
 #[derive(Debug)]
@@ -109,9 +115,9 @@ impl ServerContext {
         if settings.identities.is_empty() {
             return Err(Refused::new("Server TlsCertificates must have a certificate specified"));
         }
-        let base = base(&settings)?;
-        let identities: Vec<Presented> =
-            settings.identities.iter().map(|identity| Presented::new(identity, &base, &settings)).collect();
+        let shape = Shape::new(&settings)?;
+        let identities =
+            settings.identities.iter().map(|identity| Presented::new(identity, &shape)).collect::<Result<_, _>>()?;
         let mut names: HashMap<String, Vec<usize>> = HashMap::new();
         for (index, identity) in settings.identities.iter().enumerate() {
             for name in identity.names() {
@@ -121,6 +127,7 @@ impl ServerContext {
         }
         Ok(Self {
             identities,
+            shape,
             names,
             validation: settings.validation,
             require_server_name: settings.require_server_name,
@@ -200,14 +207,17 @@ impl ServerContext {
             Some(mut offered) => offered.any(|protocol| ours.iter().any(|our| our == protocol)),
             None => true,
         };
-        let expired = presented.identity.ocsp.as_ref().is_some_and(|response| response.is_expired(now));
-        let config = match &presented.unstapled {
-            Some([config, _]) if expired && agreed => config,
-            Some([_, without_alpn]) if expired => without_alpn,
-            _ if agreed => &presented.config,
-            _ => &presented.without_alpn,
+        let stapled = presented.identity.ocsp.as_ref().is_none_or(|response| !response.is_expired(now));
+        let suite = match self.shape.prefer_client_ciphers {
+            true => None,
+            false => self.shape.parameters.suite_for(hello.cipher_suites(), presented.is_ecdsa),
         };
-        Ok((Arc::clone(config), Arc::clone(&presented.identity)))
+        let config = match (suite, stapled) {
+            (None, true) if agreed => Arc::clone(&presented.config),
+            (None, true) => Arc::clone(&presented.without_alpn),
+            _ => presented.other(&self.shape, Other { suite, alpn: agreed, stapled }),
+        };
+        Ok((config, Arc::clone(&presented.identity)))
     }
 
     /// The certificate for a name: exactly, then by wildcard, else the first; of several the one whose kind of key the client
@@ -268,64 +278,123 @@ async fn refuse<IO: AsyncRead + AsyncWrite + Unpin>(start: StartHandshake<IO>) {
 }
 
 /// What the configurations of all identities share.
-fn base(settings: &ServerSettings) -> Result<ServerConfig, Refused> {
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&settings.parameters.provider))
-        .with_protocol_versions(&settings.parameters.versions)
-        .map_err(|error| Refused::new(error.to_string()))?;
-    let validation = &settings.validation;
-    let builder = if settings.require_client_certificate || validation.asks() {
-        let roots = validation.trust.iter().map(|trust| &trust.roots);
-        let domains = validation.spiffe.iter().flat_map(|spiffe| &spiffe.domains).map(|(_, trust)| &trust.roots);
-        builder.with_client_cert_verifier(Arc::new(Verifier {
-            validation: Arc::clone(validation),
-            mandatory: settings.require_client_certificate,
-            expects_name: false,
-            enforces_rsa_key_usage: false,
-            schemes: settings.parameters.schemes.clone(),
-            hints: roots.chain(domains).flat_map(|roots| roots.subjects()).collect(),
-        }))
-    } else {
-        builder.with_no_client_auth()
-    };
-    let first = Only(Arc::clone(&settings.identities[0].key));
-    let mut config = builder.with_cert_resolver(Arc::new(first));
-    config.alpn_protocols.clone_from(&settings.alpn);
-    config.ignore_client_order = !settings.prefer_client_ciphers;
-    config.session_storage = if settings.stateful_sessions {
-        ServerSessionMemoryCache::new(KEPT_SESSIONS)
-    } else {
-        Arc::new(NoServerSessionStorage {})
-    };
-    match &settings.tickets {
-        Some(keys) => {
-            let lifetime = settings.session_timeout.unwrap_or(SESSION_TIMEOUT);
-            config.ticketer = Arc::new(Tickets::new(keys, settings.digest, lifetime)?);
-        }
-        None => config.send_tls13_tickets = 0,
+#[derive(Debug)]
+struct Shape {
+    parameters: Parameters,
+    verifier: Option<Arc<Verifier>>,
+    alpn: Vec<Vec<u8>>,
+    prefer_client_ciphers: bool,
+    sessions: Arc<dyn StoresServerSessions>,
+    tickets: Option<Arc<Tickets>>,
+}
+
+impl Shape {
+    fn new(settings: &ServerSettings) -> Result<Self, Refused> {
+        let lifetime = settings.session_timeout.unwrap_or(SESSION_TIMEOUT);
+        let tickets =
+            settings.tickets.as_ref().map(|keys| Tickets::new(keys, settings.digest, lifetime)).transpose()?;
+        Ok(Self {
+            parameters: settings.parameters.clone(),
+            verifier: verifier(settings).map(Arc::new),
+            alpn: settings.alpn.clone(),
+            prefer_client_ciphers: settings.prefer_client_ciphers,
+            sessions: if settings.stateful_sessions {
+                ServerSessionMemoryCache::new(KEPT_SESSIONS)
+            } else {
+                Arc::new(NoServerSessionStorage {})
+            },
+            tickets: tickets.map(Arc::new),
+        })
     }
-    Ok(config)
+
+    /// rustls' configuration for a key; `suite`: the one of TLS 1.2 that is agreed on.
+    fn config(
+        &self,
+        key: Arc<CertifiedKey>,
+        alpn: bool,
+        suite: Option<SupportedCipherSuite>,
+    ) -> Result<Arc<ServerConfig>, rustls::Error> {
+        let only = suite.map(|suite| self.parameters.with_suite(suite));
+        let parameters = only.as_ref().unwrap_or(&self.parameters);
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&parameters.provider))
+            .with_protocol_versions(&parameters.versions)?;
+        let builder = match &self.verifier {
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier) as _),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(Only(limited(key, &self.parameters.schemes))));
+        if alpn {
+            config.alpn_protocols.clone_from(&self.alpn);
+        }
+        // Of TLS 1.3 the client's order decides, as BoringSSL has it.
+        config.ignore_client_order = false;
+        config.session_storage = Arc::clone(&self.sessions);
+        match &self.tickets {
+            Some(tickets) => config.ticketer = Arc::clone(tickets) as _,
+            None => config.send_tls13_tickets = 0,
+        }
+        Ok(Arc::new(config))
+    }
+}
+
+/// What is asked of clients; none: nothing.
+fn verifier(settings: &ServerSettings) -> Option<Verifier> {
+    let validation = &settings.validation;
+    if !settings.require_client_certificate && !validation.asks() {
+        return None;
+    }
+    let trusted = validation.trust.iter().map(|trust| &trust.roots);
+    let domains = validation.spiffe.iter().flat_map(|spiffe| &spiffe.domains).map(|(_, trust)| &trust.roots);
+    let told = trusted.chain(domains).filter(|_| !validation.hides_roots);
+    Some(Verifier {
+        validation: Arc::clone(validation),
+        mandatory: settings.require_client_certificate,
+        expects_name: false,
+        enforces_rsa_key_usage: false,
+        schemes: settings.parameters.schemes.clone(),
+        hints: told.flat_map(|roots| roots.subjects()).collect(),
+    })
 }
 
 impl Presented {
-    fn new(identity: &Arc<Identity>, base: &ServerConfig, settings: &ServerSettings) -> Self {
-        let with = |key: Arc<CertifiedKey>, alpn: bool| {
-            let mut config = base.clone();
-            config.cert_resolver = Arc::new(Only(limited(key, &settings.parameters.schemes)));
-            if !alpn {
-                config.alpn_protocols.clear();
-            }
-            Arc::new(config)
+    fn new(identity: &Arc<Identity>, shape: &Shape) -> Result<Self, Refused> {
+        let make = |alpn: bool| {
+            let config = shape.config(Arc::clone(&identity.key), alpn, None);
+            config.map_err(|error| Refused::new(error.to_string()))
         };
-        let unstapled =
-            identity.ocsp.as_ref().map(|_| [with(identity.without_ocsp(), true), with(identity.without_ocsp(), false)]);
-        Self {
+        Ok(Self {
             is_ecdsa: matches!(identity.leaf().key, KeyKind::Ecdsa(_)),
-            config: with(Arc::clone(&identity.key), true),
-            without_alpn: with(Arc::clone(&identity.key), false),
-            unstapled,
+            config: make(true)?,
+            without_alpn: make(false)?,
+            others: Mutex::default(),
             identity: Arc::clone(identity),
-        }
+        })
     }
+
+    /// A configuration that few handshakes need: made when the first does.
+    fn other(&self, shape: &Shape, wanted: Other) -> Arc<ServerConfig> {
+        let suite = wanted.suite;
+        let key = (suite.map(|suite| u16::from(suite.suite())), wanted.alpn, wanted.stapled);
+        let mut others = self.others.lock();
+        if let Some(config) = others.get(&key) {
+            return Arc::clone(config);
+        }
+        let presented = if wanted.stapled { Arc::clone(&self.identity.key) } else { self.identity.without_ocsp() };
+        // rustls took the same but for one suite when the context was made.
+        let Ok(config) = shape.config(presented, wanted.alpn, suite) else { return Arc::clone(&self.config) };
+        others.insert(key, Arc::clone(&config));
+        config
+    }
+}
+
+/// What a configuration that few handshakes need is like.
+#[derive(Clone, Copy)]
+struct Other {
+    /// Of TLS 1.2.
+    suite: Option<SupportedCipherSuite>,
+    alpn: bool,
+    /// With the response that is stapled.
+    stapled: bool,
 }
 
 #[cfg(test)]

@@ -70,6 +70,10 @@ struct Filter {
 }
 
 impl NetworkFilter for Filter {
+    fn goes_first(&self) -> bool {
+        true
+    }
+
     fn on_connection<'a>(
         &'a mut self,
         connection: &'a mut ConnectionInfo,

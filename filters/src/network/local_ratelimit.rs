@@ -65,6 +65,10 @@ impl NetworkFilterConfig for Config {
 struct Filter(Arc<Config>);
 
 impl NetworkFilter for Filter {
+    fn goes_first(&self) -> bool {
+        true
+    }
+
     fn on_connection<'a>(
         &'a mut self,
         connection: &'a mut ConnectionInfo,

@@ -68,6 +68,11 @@ pub trait NetworkFilter: Send {
         NetworkStep::Continue
     }
 
+    /// Whether it decides without what a TLS handshake tells: then it is asked before there is one.
+    fn goes_first(&self) -> bool {
+        false
+    }
+
     /// Whether `on_data` is of interest.
     fn reads_data(&self) -> bool {
         false

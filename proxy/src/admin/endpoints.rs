@@ -2,8 +2,8 @@
 
 use super::reply::Reply;
 use super::{
-    Call, clusters, commands, config_dump, help, listeners, logging, lookups, profiling, runtime, server_info, stats,
-    status,
+    Call, certificates, clusters, commands, config_dump, help, listeners, logging, lookups, profiling, runtime,
+    server_info, stats, status,
 };
 
 /// Something that can be asked of a process.
@@ -37,7 +37,7 @@ pub(super) const ENDPOINTS: &[Endpoint] = &[
         &[("enable", "enable/disable the allocation profiler; One of (y, n)")],
         profiling::heap,
     ),
-    shows("/certs", "print certs on machine", &[], server_info::certificates),
+    shows("/certs", "print certs on machine", &[], certificates::certificates),
     shows(
         "/clusters",
         "upstream cluster status",

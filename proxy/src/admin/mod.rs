@@ -4,6 +4,7 @@
 //! See <https://www.envoyproxy.io/docs/envoy/latest/operations/admin>.
 
 mod access_log;
+mod certificates;
 mod clusters;
 mod commands;
 mod config_dump;

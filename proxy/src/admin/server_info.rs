@@ -89,11 +89,6 @@ pub(super) fn memory(call: &Call<'_>) -> Reply {
     }))
 }
 
-/// `envoy.admin.v3.Certificates`: there are none until listeners and clusters speak TLS.
-pub(super) fn certificates(_: &Call<'_>) -> Reply {
-    Reply::json(&json!({"certificates": []}))
-}
-
 pub(super) fn hot_restart(_: &Call<'_>) -> Reply {
     Reply::ok("disabled")
 }

@@ -8,6 +8,8 @@ use serde_json::Value;
 use tidegate_filters::access_log::AccessLog;
 use tidegate_filters::stream_info::{Address, Locality};
 use tidegate_stats::Store;
+use tidegate_tls::certificate::Certificate;
+use tidegate_tls::ocsp::OcspResponse;
 
 use crate::cluster::host::HealthStatus;
 use crate::cluster::status::{HostCounts, Limits};
@@ -43,6 +45,11 @@ pub trait AdminState: Send + Sync + 'static {
         None
     }
 
+    /// The certificates of every TLS context that serves.
+    fn certificates(&self) -> Vec<ContextCertificates> {
+        Vec::new()
+    }
+
     /// The resources that were refused and that nothing good has followed.
     fn rejected(&self) -> Vec<Rejected>;
 
@@ -74,6 +81,24 @@ pub trait AdminState: Send + Sync + 'static {
     /// # Errors
     /// Why not, in Envoy's words.
     fn change_log_levels(&self, change: &LogChange) -> Result<(), &'static str>;
+}
+
+/// The certificates of one TLS context.
+#[derive(Debug, Clone)]
+pub struct ContextCertificates {
+    /// Of the roots that it trusts, the first.
+    pub roots: Vec<PlacedCertificate>,
+    /// What it presents.
+    pub chain: Vec<PlacedCertificate>,
+}
+
+/// A certificate and where it came from.
+#[derive(Debug, Clone)]
+pub struct PlacedCertificate {
+    pub path: String,
+    pub certificate: Certificate,
+    /// What is stapled to it.
+    pub ocsp: Option<OcspResponse>,
 }
 
 /// Where a process is in its life.

@@ -111,6 +111,8 @@ pub struct HostState {
     removed: AtomicBool,
     /// Connections of an earlier one drain.
     epoch: AtomicU32,
+    /// In a handshake that left the choice to it, it chose HTTP/1.
+    speaks_http1: AtomicBool,
     counts: Arc<HostCounts>,
 }
 
@@ -151,8 +153,19 @@ impl HostState {
             id: HostId(NEXT.fetch_add(1, Relaxed)),
             removed: AtomicBool::new(false),
             epoch: AtomicU32::new(0),
+            speaks_http1: AtomicBool::new(predecessor.is_some_and(Self::speaks_http1)),
             counts,
         })
+    }
+
+    /// Whether it chose HTTP/1 in the last handshake that left the choice to it.
+    pub fn speaks_http1(&self) -> bool {
+        self.speaks_http1.load(Relaxed)
+    }
+
+    /// It chose in a handshake.
+    pub fn chose_http1(&self, http1: bool) {
+        self.speaks_http1.store(http1, Relaxed);
     }
 
     /// Requests under way; least request goes by this.

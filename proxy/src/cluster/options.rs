@@ -6,8 +6,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use socket2::SockRef;
 use tidegate_filters::metadata::Metadata;
+use tidegate_stats::OwnedCounter;
 use tokio::net::TcpSocket;
 
 use super::circuit_breaker::{RoutingPriority, Thresholds};
@@ -19,6 +21,7 @@ use crate::http::protocol::{Http1Options, Http2Options};
 use crate::listener::socket::set_option;
 use crate::listener::{SocketOption, SocketState};
 use crate::route::{HashPolicy, MirrorPolicy, RetryPolicy};
+use crate::tls::ClientTls;
 
 /// One cluster as configured. Immutable.
 #[derive(Debug, Clone)]
@@ -38,7 +41,7 @@ pub struct ClusterConfig {
     /// Most clusters say the same: they share it.
     pub http: Arc<HttpOptions>,
     pub connection: ConnectionOptions,
-    pub transport_socket: TransportSocket,
+    pub transport_sockets: TransportSockets,
     pub metadata: Arc<Metadata>,
     /// `http_filters` of its `HttpProtocolOptions`, without the codec.
     pub upstream_filters: FilterChain,
@@ -107,6 +110,64 @@ pub enum TransportSocket {
     /// Plain bytes (`raw_buffer`).
     #[default]
     RawBuffer,
+    Tls(Arc<ClientTls>),
+}
+
+impl TransportSocket {
+    /// Whether the two sides agree on a protocol in a handshake.
+    pub fn can_agree(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+}
+
+/// What connections to a cluster's hosts are wrapped in.
+#[derive(Debug, Clone, Default)]
+pub struct TransportSockets {
+    pub default: TransportSocket,
+    /// `transport_socket_matches`: the first whose criteria a host's metadata has goes before the default.
+    pub matches: Arc<[SocketMatch]>,
+}
+
+/// One of `transport_socket_matches`.
+pub struct SocketMatch {
+    /// What `envoy.transport_socket_match` of the host's metadata must have.
+    pub criteria: Map<String, Value>,
+    pub socket: TransportSocket,
+    /// Hosts that were matched.
+    pub counter: Arc<OwnedCounter>,
+}
+
+impl std::fmt::Debug for SocketMatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SocketMatch")
+            .field("criteria", &self.criteria)
+            .field("socket", &self.socket)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a host's metadata says which socket it wants.
+const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
+impl TransportSockets {
+    /// Every one that there is.
+    pub fn all(&self) -> impl Iterator<Item = &TransportSocket> {
+        std::iter::once(&self.default).chain(self.matches.iter().map(|given| &given.socket))
+    }
+
+    /// The socket for a host.
+    pub fn of_host(&self, metadata: &Metadata) -> &TransportSocket {
+        let has = |given: &&SocketMatch| {
+            given.criteria.iter().all(|(key, wanted)| metadata.get(SOCKET_MATCH, [key.as_str()]) == Some(wanted))
+        };
+        match self.matches.iter().find(has) {
+            Some(given) => {
+                given.counter.inc();
+                &given.socket
+            }
+            None => &self.default,
+        }
+    }
 }
 
 /// `HttpProtocolOptions` and the deprecated fields beside it.
@@ -162,6 +223,8 @@ pub enum HttpProtocol {
     Http2(Http2Options),
     /// What the downstream connection speaks.
     Downstream(Http1Options, Http2Options),
+    /// What the host agrees to (ALPN).
+    Auto(Http1Options, Http2Options),
 }
 
 /// They are alike where they are the same, or say nothing.

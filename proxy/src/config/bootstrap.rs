@@ -10,6 +10,7 @@ use tidegate_xds::pb::envoy::config::cluster::v3::Cluster;
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener;
 use tidegate_xds::pb::envoy::config::listener::v3::filter::ConfigType;
+use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use tidegate_xds::{Audit, FieldError, FieldPath, Format, SourceMap, UnknownFields};
 
 use super::cluster::ClusterDefaults;
@@ -146,7 +147,7 @@ impl Bootstrap {
         let (admin, Dynamic { lds, cds, ads }) =
             compile_sources(&message, &known, &mut context).map_err(|error| place(vec![error]))?;
         let cluster_defaults =
-            ClusterDefaults::compile(&message, &node, &mut context).map_err(|error| place(vec![error]))?;
+            ClusterDefaults::compile(&message, &node, &known, &mut context).map_err(|error| place(vec![error]))?;
         let load_reports = load_reports(&message, &mut context).map_err(|error| place(vec![error]))?;
         let runtime_layers = match &message.layered_runtime {
             // Where nothing is said of layers there is one to modify.
@@ -269,6 +270,10 @@ impl Bootstrap {
 
     pub(crate) fn listeners(&self) -> &[Listener] {
         self.message.static_resources.as_ref().map_or(&[], |resources| &resources.listeners)
+    }
+
+    pub(crate) fn secrets(&self) -> &[Secret] {
+        self.message.static_resources.as_ref().map_or(&[], |resources| &resources.secrets)
     }
 
     pub(crate) fn clusters(&self) -> &[Cluster] {

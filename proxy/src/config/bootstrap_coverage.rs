@@ -44,7 +44,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Bootstrap.StaticResources",
-        enforced: &["listeners", "clusters"],
+        enforced: &["listeners", "clusters", "secrets"],
         listed: &[],
     },
     Coverage {

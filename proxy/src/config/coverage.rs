@@ -7,7 +7,7 @@ use tidegate_filters::http::FilterFactory;
 use tidegate_xds::{Coverage, CoverageSource};
 
 /// What is compiled in this folder; each message stands in one of these.
-const OWN: [&[Coverage]; 17] = [
+const OWN: [&[Coverage]; 18] = [
     super::bootstrap_coverage::COVERAGE,
     super::sources::COVERAGE,
     super::cluster::COVERAGE,
@@ -22,6 +22,7 @@ const OWN: [&[Coverage]; 17] = [
     super::scoped_routes::COVERAGE,
     super::stats::COVERAGE,
     super::tcp_proxy::COVERAGE,
+    super::tls::COVERAGE,
     super::upstream_filters::COVERAGE,
     super::values::COVERAGE,
     super::virtual_hosts::COVERAGE,

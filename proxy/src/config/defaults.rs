@@ -34,6 +34,12 @@ pub const TABLE: &[Row] = &[
         why: "anybody can write a header",
     },
     Row {
+        field: "filter_chain.transport_socket_connect_timeout",
+        envoy: "none",
+        tidegate: "15 s",
+        why: "a client that dribbles a handshake holds a connection",
+    },
+    Row {
         field: "http_connection_manager.request_headers_timeout",
         envoy: "none",
         tidegate: "10 s",
@@ -73,6 +79,7 @@ pub(crate) struct Values {
     pub trust_xff: bool,
     pub drop_colliding_names: bool,
     pub request_headers_timeout: Option<Duration>,
+    pub handshake_timeout: Option<Duration>,
     pub max_concurrent_streams: u32,
     pub stream_window_bytes: u32,
     pub connection_window_bytes: u32,
@@ -94,6 +101,7 @@ impl Values {
             reject_hidden_dot_segments: safe,
             trust_xff: !safe,
             drop_colliding_names: safe,
+            handshake_timeout: safe.then_some(Duration::from_secs(15)),
             request_headers_timeout: safe.then_some(Duration::from_secs(10)),
             max_concurrent_streams: if safe { 100 } else { 1024 },
             stream_window_bytes: if safe { 64 << 10 } else { 16 << 20 },

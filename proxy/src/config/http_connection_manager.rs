@@ -572,7 +572,7 @@ fn compile_mapper(
 ) -> Result<Mapper, FieldError> {
     let Some(filter) = &mapper.filter else { return Err(context.error_at("filter", "a filter is required")) };
     let body: Option<Bytes> = match &mapper.body {
-        Some(source) => Some(context.within("body", |context| compiler.data_source(source, context))?),
+        Some(source) => Some(context.within("body", |context| super::data_source(source, context))?),
         None => None,
     };
     let status = mapper.status_code.as_ref().and_then(|code| u16::try_from(code.value).ok());

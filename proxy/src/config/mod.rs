@@ -23,10 +23,11 @@ pub mod route;
 mod router;
 pub(crate) mod runtime;
 mod scoped_routes;
-mod sources;
+pub(crate) mod sources;
 pub(crate) mod stats;
 pub(crate) mod store;
 pub(crate) mod tcp_proxy;
+pub(crate) mod tls;
 pub(crate) mod unknown_fields;
 mod upstream_filters;
 pub(crate) mod values;
@@ -99,6 +100,11 @@ pub(crate) enum RouteOrigin {
 }
 
 impl Compiler {
+    /// Secrets that contexts of TLS are made of.
+    pub(crate) fn secrets(&self) -> &tls::Secrets {
+        &self.cluster_defaults.tls.secrets
+    }
+
     /// A context for one resource, at its root or at the place in the bootstrap where it stands.
     pub(crate) fn context<'a>(&self, resource: &'a str, path: FieldPath, needs: &'a mut Needs) -> CompileContext<'a> {
         CompileContext { resource, path, defaults: self.defaults, stats: self.stats.clone(), needs }
@@ -233,25 +239,21 @@ impl Compiler {
         context.needs.route_configurations.insert(name.to_owned(), RouteSubscription { source, stats_prefix });
         Ok(())
     }
+}
 
-    /// Bytes that are inline, in a file, or in the environment.
-    pub(crate) fn data_source(
-        &self,
-        source: &core::DataSource,
-        context: &mut CompileContext<'_>,
-    ) -> Result<Bytes, FieldError> {
-        use core::data_source::Specifier;
-        match &source.specifier {
-            Some(Specifier::InlineString(text)) => Ok(Bytes::copy_from_slice(text.as_bytes())),
-            Some(Specifier::InlineBytes(bytes)) => Ok(Bytes::copy_from_slice(bytes)),
-            Some(Specifier::Filename(path)) => std::fs::read(path)
-                .map(Bytes::from)
-                .map_err(|error| context.error_at("filename", format!("cannot read '{path}': {error}"))),
-            Some(Specifier::EnvironmentVariable(name)) => std::env::var(name)
-                .map(Bytes::from)
-                .map_err(|_| context.error_at("environment_variable", format!("'{name}' is not set"))),
-            None => Err(context.error("a data source is required")),
-        }
+/// Bytes that are inline, in a file, or in the environment.
+pub(crate) fn data_source(source: &core::DataSource, context: &mut CompileContext<'_>) -> Result<Bytes, FieldError> {
+    use core::data_source::Specifier;
+    match &source.specifier {
+        Some(Specifier::InlineString(text)) => Ok(Bytes::copy_from_slice(text.as_bytes())),
+        Some(Specifier::InlineBytes(bytes)) => Ok(Bytes::copy_from_slice(bytes)),
+        Some(Specifier::Filename(path)) => std::fs::read(path)
+            .map(Bytes::from)
+            .map_err(|error| context.error_at("filename", format!("cannot read '{path}': {error}"))),
+        Some(Specifier::EnvironmentVariable(name)) => std::env::var(name)
+            .map(Bytes::from)
+            .map_err(|_| context.error_at("environment_variable", format!("'{name}' is not set"))),
+        None => Err(context.error("a data source is required")),
     }
 }
 

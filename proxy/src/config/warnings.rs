@@ -25,6 +25,17 @@ pub(super) fn of(bootstrap: &Bootstrap) -> Vec<FieldError> {
         }
         warnings.listener(listener, &path);
     }
+    for (index, cluster) in resources.clusters.iter().enumerate() {
+        let path = FieldPath::root().field("static_resources").field("clusters").index(index);
+        let matched = cluster.transport_socket_matches.iter().enumerate().filter_map(|(index, given)| {
+            let path = path.clone().field("transport_socket_matches").index(index).field("transport_socket");
+            Some((given.transport_socket.as_ref()?, path))
+        });
+        let own = cluster.transport_socket.as_ref().map(|socket| (socket, path.clone().field("transport_socket")));
+        for (socket, path) in own.into_iter().chain(matched) {
+            warnings.found.extend(super::tls::doubts(socket, &path));
+        }
+    }
     warnings.found
 }
 
@@ -47,6 +58,9 @@ impl Warnings<'_> {
     fn chain(&mut self, chain: &FilterChain, path: &FieldPath) {
         if chain.filters.is_empty() {
             self.found.push(FieldError::new(path.clone(), "there are no filters: each connection is closed at once"));
+        }
+        if let Some(socket) = &chain.transport_socket {
+            self.found.extend(super::tls::doubts(socket, &path.clone().field("transport_socket")));
         }
         for (index, filter) in chain.filters.iter().enumerate() {
             let path = path.clone().field("filters").index(index).field("typed_config");

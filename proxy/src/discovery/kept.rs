@@ -194,8 +194,9 @@ impl Discovery {
 
     /// Answers what is asked for and has not come from what was kept.
     pub(crate) fn answer_from_kept(&mut self, store: &mut Store) {
-        const ORDER: [Kind; 8] = [
+        const ORDER: [Kind; 9] = [
             Kind::Runtime,
+            Kind::Secret,
             Kind::Cluster,
             Kind::Endpoints,
             Kind::Listener,

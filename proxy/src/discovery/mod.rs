@@ -67,6 +67,8 @@ impl Kind {
             (Self::Scope, true) => "/envoy.service.route.v3.ScopedRoutesDiscoveryService/DeltaScopedRoutes",
             (Self::VirtualHost, _) => "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts",
             (Self::Runtime, false) => "/envoy.service.runtime.v3.RuntimeDiscoveryService/StreamRuntime",
+            (Self::Secret, true) => "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets",
+            (Self::Secret, false) => "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
             (Self::Runtime, true) => "/envoy.service.runtime.v3.RuntimeDiscoveryService/DeltaRuntime",
         })
     }
@@ -367,6 +369,7 @@ impl Discovery {
         if let Some(source) = self.listeners.clone().filter(|_| self.listeners_begun) {
             self.ask_for_all(Kind::Listener, &source, store);
         }
+        self.sync_named(Kind::Secret, store);
         self.sync_named(Kind::Extension, store);
         self.sync_named(Kind::Scope, store);
         self.sync_named(Kind::Route, store);

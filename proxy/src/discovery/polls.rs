@@ -34,6 +34,7 @@ impl Kind {
             Self::Endpoints => "/v3/discovery:endpoints",
             Self::Listener => "/v3/discovery:listeners",
             Self::Route => "/v3/discovery:routes",
+            Self::Secret => "/v3/discovery:secrets",
             Self::Runtime => "/v3/discovery:runtime",
             Self::Extension => "/v3/discovery:extension_configs",
             Self::Scope => "/v3/discovery:scoped-routes",

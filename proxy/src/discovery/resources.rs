@@ -15,6 +15,7 @@ use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
 use tidegate_xds::pb::envoy::service::runtime::v3::Runtime as RuntimeProto;
 use tidegate_xds::pb::google::protobuf::Any;
@@ -59,7 +60,7 @@ impl Subscriptions {
                 self.clusters = Some(Subscription::with_reloads(&self.root.scope("cluster_manager.cds.")));
             }
             Kind::Listener => self.listeners = Some(Subscription::new(&self.root.scope("listener_manager.lds."))),
-            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope | Kind::VirtualHost => {
+            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope | Kind::VirtualHost | Kind::Secret => {
                 let stats = store.subscription_stats(kind, name);
                 self.named.extend(stats.map(|stats| ((kind, Arc::clone(name)), stats)));
             }
@@ -104,7 +105,7 @@ impl Subscriptions {
             Kind::Cluster => self.clusters.as_ref(),
             Kind::Listener => self.listeners.as_ref(),
             Kind::Endpoints => None,
-            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope | Kind::VirtualHost => {
+            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope | Kind::VirtualHost | Kind::Secret => {
                 self.named.get(&(kind, name.into()))
             }
         }
@@ -141,7 +142,7 @@ impl Subscriptions {
                 routes.into_iter().filter_map(|name| self.of(kind, name)).for_each(|stats| stats.took(time));
             }
             Kind::Endpoints => names.for_each(|name| store.assignment_took(name, time)),
-            Kind::Route | Kind::Runtime | Kind::Extension => {
+            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Secret => {
                 names.filter_map(|name| self.of(kind, name)).for_each(|stats| stats.took(time))
             }
         }
@@ -222,6 +223,7 @@ impl Handler for Apply<'_> {
             Kind::Route => self.named::<RouteConfiguration>(&update),
             Kind::Runtime => self.named::<RuntimeProto>(&update),
             Kind::Extension => self.named::<TypedExtensionConfig>(&update),
+            Kind::Secret => self.named::<Secret>(&update),
             Kind::Scope => self.scopes(&update),
             Kind::VirtualHost => self.virtual_hosts(&update),
         };

@@ -34,6 +34,16 @@ pub(crate) fn count_refused(hcm: &HttpConnectionManager, received: u64, lasted: 
     stats.downstream_cx_length_ms().record(u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX));
 }
 
+/// Counts a connection whose handshake failed, after so long; whether the client ended it.
+pub(crate) fn count_unsecured(hcm: &HttpConnectionManager, remote: bool, lasted: Duration) {
+    let stats = &hcm.stats;
+    stats.downstream_cx_total().inc();
+    stats.downstream_cx_ssl_total().inc();
+    stats.downstream_cx_destroy().inc();
+    if remote { Ended::Remote } else { Ended::Local }.count(stats);
+    stats.downstream_cx_length_ms().record(u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX));
+}
+
 /// Serves a connection to its end; returns what it spoke, and why the proxy closed it.
 pub(crate) async fn serve(
     chosen: Chosen,
@@ -47,6 +57,11 @@ pub(crate) async fn serve(
     let stats = &hcm.stats;
     stats.downstream_cx_total().inc();
     stats.downstream_cx_active().inc();
+    let secured = connection.info.tls.is_some();
+    if secured {
+        stats.downstream_cx_ssl_total().inc();
+        stats.downstream_cx_ssl_active().inc();
+    }
     let lifetime = Lifetime::begin(&hcm);
     let version = match detect(&connection, lifetime.end(), transport).await {
         Ok((Protocol::Http1, transport)) => {
@@ -71,6 +86,9 @@ pub(crate) async fn serve(
         }
     };
     stats.downstream_cx_active().dec();
+    if secured {
+        stats.downstream_cx_ssl_active().dec();
+    }
     stats.downstream_cx_destroy().inc();
     stats.downstream_cx_length_ms().record(u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX));
     version

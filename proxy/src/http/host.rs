@@ -42,6 +42,16 @@ fn split_port(authority: &[u8]) -> Option<(&[u8], u16)> {
     Some((host, std::str::from_utf8(port).ok()?.parse().ok()?))
 }
 
+/// The host alone: without its port, and an IPv6 address without its brackets. None: it is no text.
+pub(crate) fn without_port(authority: &HeaderValue) -> Option<&str> {
+    let host = match split_port(authority.as_bytes()) {
+        Some((host, _)) => host,
+        None => authority.as_bytes(),
+    };
+    let bare = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")).unwrap_or(host);
+    std::str::from_utf8(bare).ok()
+}
+
 fn strip_dot(head: &mut RequestHead) {
     let authority = head.authority.as_bytes();
     let (host, rest) = match split_port(authority) {

@@ -9,7 +9,7 @@ pub(crate) mod connection_manager;
 pub(crate) mod downstream;
 mod exchange;
 pub(crate) mod headers;
-mod host;
+pub(crate) mod host;
 mod http2_connection;
 mod lifetime;
 pub(crate) mod limits;
@@ -30,6 +30,6 @@ pub(crate) mod watermark;
 pub(crate) mod wire_bytes;
 
 pub use access_logs::AccessLogOptions;
-pub(crate) use connection_manager::{count_refused, serve};
+pub(crate) use connection_manager::{count_refused, count_unsecured, serve};
 pub use options::HttpConnectionManager;
 pub(crate) use request_headers::request_id;

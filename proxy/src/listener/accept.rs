@@ -22,6 +22,7 @@ use crate::app::Shared;
 use crate::application_log::levels::CONNECTION;
 use crate::application_log::shown::Tags;
 use crate::io::Transport;
+use crate::tls::NoHandshake;
 
 /// A socket that was just accepted.
 pub(crate) enum Accepted {
@@ -48,6 +49,9 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Arc<Listener>, mut 
     if let Err(reason) = run_listener_filters(&listener, &mut accepted, &mut info).await {
         tracing::debug!("{tags} closing connection: listener filters: {reason}");
         return log_end(&listener, &shared, StreamInfo::new(Arc::new(info), times.0, times.1));
+    }
+    if info.transport_protocol.is_empty() {
+        info.transport_protocol = "raw_buffer".into();
     }
     let mut worker_stats = place.stats();
     if listener.use_original_dst
@@ -326,7 +330,7 @@ async fn run_chain(
     chain: Arc<FilterChain>,
     mut info: ConnectionInfo,
     times: Times,
-    mut transport: Transport,
+    transport: Transport,
 ) -> StreamInfo {
     let _active = chain.drain.enter();
     if !chain.filters.iter().all(|filter| filter.is_there()) {
@@ -336,16 +340,15 @@ async fn run_chain(
         return stream;
     }
     let mut filters: Vec<_> = chain.filters.iter().filter_map(|config| Arc::clone(config).new_connection()).collect();
-    let closing = admit(&mut filters, &mut info, shared).await;
+    let secured = secure(&chain, listener, &mut filters, &mut info, shared, transport).await;
+    let mut transport = match secured {
+        Ok(transport) => transport,
+        Err(stopped) => return stopped.settle(&chain, shared, info, times),
+    };
+    let closing = admit(&mut filters, false, &mut info, shared).await;
     let info = Arc::new(info);
     if let Some(closing) = closing {
-        // Like Envoy's, a TCP proxy reads nothing before it has a host.
-        let read = if matches!(chain.terminal, Terminal::Tcp(_)) { 0 } else { transport.empty() };
-        count_refused(&chain.terminal, read, times.0.elapsed());
-        let mut stream = stream_of(&info, times);
-        crate::tcp::note_closing(&mut stream, closing);
-        finish(&chain, shared, &mut stream);
-        return stream;
+        return closed(&chain, shared, &info, times, closing, transport);
     }
     let watched = filters.iter().any(|filter| filter.reads_data())
         || !listener.access_logs.is_empty() && !matches!(chain.terminal, Terminal::Tcp(_));
@@ -389,13 +392,114 @@ fn stream_of(info: &Arc<ConnectionInfo>, times: Times) -> StreamInfo {
     stream
 }
 
-/// Asks the filters in turn before a byte is read; the answer of the one that closes.
-async fn admit(
+/// Why a connection ended before its last filter could see it.
+enum Stopped {
+    /// A network filter closes it.
+    Closed(Closing, Transport),
+    /// There was no handshake.
+    Unsecured(Unsecured),
+}
+
+/// How a handshake failed.
+enum Unsecured {
+    Failed(NoHandshake),
+    /// It took too long.
+    Late,
+    /// Its listener drains.
+    Cut,
+}
+
+impl Stopped {
+    /// Writes the connection's end down.
+    fn settle(self, chain: &FilterChain, shared: &Shared, mut info: ConnectionInfo, times: Times) -> StreamInfo {
+        match self {
+            Self::Closed(closing, transport) => closed(chain, shared, &Arc::new(info), times, closing, transport),
+            Self::Unsecured(unsecured) => {
+                let tags = Tags::connection(info.id);
+                let (reason, remote) = match unsecured {
+                    Unsecured::Failed(NoHandshake(reason)) => (reason, true),
+                    Unsecured::Late => ("transport socket timeout was reached".into(), false),
+                    Unsecured::Cut => ("".into(), false),
+                };
+                tracing::debug!(target: CONNECTION, "{tags} remote address:{},{reason}", info.remote);
+                info.transport_failure_reason = Some(Arc::clone(&reason)).filter(|reason| !reason.is_empty());
+                let mut stream = stream_of(&Arc::new(info), times);
+                match &chain.terminal {
+                    Terminal::Http(hcm, _) => crate::http::count_unsecured(hcm, remote, times.0.elapsed()),
+                    Terminal::Tcp(proxy) => crate::tcp::count_refused(proxy, 0, true),
+                    Terminal::Echo | Terminal::DirectResponse(_) | Terminal::Close => {}
+                }
+                if !remote && !reason.is_empty() {
+                    stream.local_close_reason = Some(reason.to_string().into());
+                }
+                finish(chain, shared, &mut stream);
+                stream
+            }
+        }
+    }
+}
+
+/// What need not wait for a handshake, then the handshake.
+async fn secure(
+    chain: &FilterChain,
+    listener: &Listener,
     filters: &mut [Box<dyn tidegate_filters::network::NetworkFilter>],
     info: &mut ConnectionInfo,
     shared: &Arc<Shared>,
+    transport: Transport,
+) -> Result<Transport, Stopped> {
+    let Some(tls) = &chain.tls else { return Ok(transport) };
+    if let Some(closing) = admit(filters, true, info, shared).await {
+        return Err(Stopped::Closed(closing, transport));
+    }
+    let limit = chain.transport_connect_timeout.unwrap_or(Duration::MAX);
+    let shaken = tokio::select! {
+        shaken = tokio::time::timeout(limit, tls.accept(transport)) => shaken.map_err(|_| Unsecured::Late),
+        () = chain.drain.until_cut() => Err(Unsecured::Cut),
+    };
+    let shaken = shaken.and_then(|shaken| shaken.map_err(Unsecured::Failed));
+    let (transport, tls) = shaken.map_err(|unsecured| {
+        if matches!(unsecured, Unsecured::Late) {
+            listener.stats.downstream_cx_transport_socket_connect_timeout().inc();
+        }
+        Stopped::Unsecured(unsecured)
+    })?;
+    info.application_protocols = tls.alpn.iter().cloned().collect();
+    if tls.sni.is_some() {
+        info.requested_server_name.clone_from(&tls.sni);
+    }
+    info.tls = Some(tls);
+    Ok(transport)
+}
+
+/// A network filter closes a connection before its last filter has seen it.
+fn closed(
+    chain: &FilterChain,
+    shared: &Shared,
+    info: &Arc<ConnectionInfo>,
+    times: Times,
+    closing: Closing,
+    mut transport: Transport,
+) -> StreamInfo {
+    // Like Envoy's, a TCP proxy reads nothing before it has a host.
+    let read = if matches!(chain.terminal, Terminal::Tcp(_)) { 0 } else { transport.empty() };
+    count_refused(&chain.terminal, read, times.0.elapsed());
+    let mut stream = stream_of(info, times);
+    crate::tcp::note_closing(&mut stream, closing);
+    finish(chain, shared, &mut stream);
+    stream
+}
+
+/// Asks the filters in turn before a byte is read; the answer of the one that closes. `first`: those that go before a handshake,
+/// where there is one; the others are asked after it.
+async fn admit(
+    filters: &mut [Box<dyn tidegate_filters::network::NetworkFilter>],
+    first: bool,
+    info: &mut ConnectionInfo,
+    shared: &Arc<Shared>,
 ) -> Option<Closing> {
-    for filter in filters {
+    let secured = info.tls.is_some();
+    for filter in filters.iter_mut().filter(|filter| first == (filter.goes_first() && (first || secured))) {
         let verdict = match filter.on_connection(info, shared.runtime()) {
             NetworkStep::Continue => NetworkVerdict::Continue,
             NetworkStep::Wait(wait) => wait.await,

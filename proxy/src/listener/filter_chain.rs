@@ -18,6 +18,7 @@ use super::drain::Drain;
 use crate::http::HttpConnectionManager;
 use crate::http::stats::ListenerHttpStats;
 use crate::tcp::TcpProxy;
+use crate::tls::ServerTls;
 
 /// What a connection goes through once it is accepted.
 pub struct FilterChain {
@@ -27,6 +28,8 @@ pub struct FilterChain {
     /// Network filters before the last one.
     pub filters: Vec<Arc<dyn NetworkFilterConfig>>,
     pub terminal: Terminal,
+    /// None: plain bytes.
+    pub tls: Option<Arc<ServerTls>>,
     /// A connection that has not finished its transport handshake by then is closed.
     pub transport_connect_timeout: Option<std::time::Duration>,
     pub drain: Arc<Drain>,
@@ -257,6 +260,7 @@ mod tests {
             name: name.into(),
             filters: Vec::new(),
             terminal: Terminal::Close,
+            tls: None,
             transport_connect_timeout: None,
             drain: Arc::default(),
             needs: None,

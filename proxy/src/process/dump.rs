@@ -67,8 +67,25 @@ pub(super) fn sections(bootstrap: Bootstrap<'_>, static_endpoints: Option<Vec<Va
     dynamic.iter_mut().for_each(|shown| add_hosts(shown, ledger));
     sections
         .push(section("RoutesConfigDump", vec![("static_route_configs", fixed), ("dynamic_route_configs", dynamic)]));
-    sections.push(section("SecretsConfigDump", Vec::new()));
+    sections.push(section("SecretsConfigDump", secrets(ledger)));
     sections
+}
+
+/// Secrets by where they came from, without what must stay secret.
+fn secrets(ledger: &Ledger) -> Vec<(&'static str, Vec<Value>)> {
+    let Lists { fixed, acting, others } = Lists::of(ledger, Kind::Secret, "secret");
+    let named = |shown: Vec<Value>| -> Vec<Value> {
+        let name = |mut shown: Value| {
+            shown["name"] = shown["secret"]["name"].clone();
+            shown
+        };
+        shown.into_iter().map(name).collect()
+    };
+    vec![
+        ("static_secrets", named(fixed)),
+        ("dynamic_active_secrets", named(acting)),
+        ("dynamic_warming_secrets", named(others)),
+    ]
 }
 
 /// A kind's resources: the bootstrap's, those that act, and those that warm, are waited for or were refused at once.

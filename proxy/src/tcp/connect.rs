@@ -143,6 +143,7 @@ async fn reach(
         stream.upstream.filter_state.clone_from(&lease.facts.shared);
         stream.upstream.local_address.clone_from(&lease.facts.local);
         stream.upstream.connection_id = Some(lease.facts.id);
+        stream.upstream.tls.clone_from(&lease.facts.tls);
         stream.timings.upstream_connect_start = Some(lease.facts.connect_start);
         stream.timings.upstream_connect_complete = Some(Instant::now());
         return Ok(Connected::Plain(lease));
@@ -156,7 +157,7 @@ fn reason(refused: Refused) -> Option<Arc<str>> {
         Refused::Pool(PoolError::Connect(reason) | PoolError::Local(reason)) => Some(reason),
         Refused::Pool(PoolError::Timeout) => Some("connection timeout".into()),
         Refused::Status(status) => Some(format!("tunnel_response:{}", status.as_u16()).into()),
-        Refused::Pool(PoolError::Overflow | PoolError::NoPool) | Refused::Reset => None,
+        Refused::Pool(PoolError::Overflow | PoolError::NoPool | PoolError::OtherProtocol) | Refused::Reset => None,
     }
 }
 

@@ -197,6 +197,7 @@ impl Tunnel {
         if let Some(facts) = opened.facts() {
             stream.upstream.local_address.clone_from(&facts.local);
             stream.upstream.connection_id = Some(facts.id);
+            stream.upstream.tls.clone_from(&facts.tls);
             stream.upstream.protocol = Some(facts.protocol);
             stream.upstream.filter_state.clone_from(&facts.shared);
         }

@@ -31,6 +31,7 @@ mod polls;
 mod scoped_routes;
 mod short;
 mod tcp;
+mod tls;
 mod tries;
 mod upgrades;
 mod virtual_hosts;

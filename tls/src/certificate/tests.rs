@@ -1,3 +1,5 @@
+//! Tests of `certificate`.
+
 use rcgen::{CertificateParams, DnType, SanType};
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of `identity`.
+
 use super::*;
 use crate::testing::Authority;
 

@@ -1,3 +1,5 @@
+//! Tests of `parameters`.
+
 use super::*;
 
 fn wanted<'a>(suites: &'a [String], groups: &'a [String], algorithms: &'a [String]) -> Wanted<'a> {
@@ -53,4 +55,21 @@ fn versions_below_1_2_are_not_offered() {
     assert_eq!((parameters.versions.len(), parameters.left_out.len()), (2, 1));
     assert!(Parameters::new(&Wanted { min: Version::Tls10, max: Version::Tls11, ..old.clone() }).is_err());
     assert!(Parameters::new(&Wanted { min: Version::Tls13, max: Version::Tls12, ..old }).is_err());
+}
+
+#[test]
+fn of_tls_1_2_the_server_chooses_and_among_equals_the_client() {
+    let parameters = Parameters::new(&Wanted { max: Version::Tls12, ..wanted(&[], &[], &[]) }).unwrap();
+    let name =
+        |offered: &[CipherSuite], ecdsa| parameters.suite_for(offered, ecdsa).map(|suite| suite_name(suite.suite()));
+    use CipherSuite::{
+        TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 as AES128, TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 as AES256,
+        TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 as CHACHA20,
+    };
+    assert_eq!(name(&[AES256, CHACHA20, AES128], false), Some("ECDHE-RSA-CHACHA20-POLY1305"));
+    assert_eq!(name(&[AES256, AES128, CHACHA20], false), Some("ECDHE-RSA-AES128-GCM-SHA256"));
+    assert_eq!(name(&[AES256], false), Some("ECDHE-RSA-AES256-GCM-SHA384"));
+    assert_eq!(name(&[AES256], true), None);
+    let newest = Parameters::new(&wanted(&[], &[], &[])).unwrap();
+    assert!(newest.suite_for(&[CipherSuite::TLS13_AES_128_GCM_SHA256, AES128], false).is_none());
 }

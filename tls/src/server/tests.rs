@@ -1,3 +1,5 @@
+//! Tests of `server`.
+
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 

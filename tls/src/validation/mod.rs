@@ -36,6 +36,8 @@ pub struct Validation {
     pub spki: Vec<[u8; 32]>,
     /// `trust_chain_verification: ACCEPT_UNTRUSTED`: whoever fails is let in, and known as not validated.
     pub accept_untrusted: bool,
+    /// Clients are not told which roots are trusted (`suppress_client_ca_list`).
+    pub hides_roots: bool,
 }
 
 /// Whether a certificate that was let in was also found good.

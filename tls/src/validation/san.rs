@@ -8,8 +8,8 @@ use crate::certificate::{San, SanKind};
 
 /// A pattern for text, compiled by whoever knows patterns.
 pub trait TextMatch: std::fmt::Debug + Send + Sync {
-    /// Whether the whole text matches.
-    fn matches(&self, text: &str) -> bool;
+    /// Whether all of these bytes match.
+    fn matches(&self, text: &[u8]) -> bool;
 }
 
 /// A kind of name, and what it must look like.
@@ -33,10 +33,9 @@ impl SanMatcher {
         if self.kind != san.kind {
             return false;
         }
-        let Ok(text) = std::str::from_utf8(&san.value) else { return false };
         match &self.pattern {
-            SanPattern::DnsExact(name) => dns_name_matches(name, text),
-            SanPattern::Text(pattern) => pattern.matches(text),
+            SanPattern::DnsExact(name) => std::str::from_utf8(&san.value).is_ok_and(|san| dns_name_matches(name, san)),
+            SanPattern::Text(pattern) => pattern.matches(&san.value),
         }
     }
 }

@@ -1,3 +1,5 @@
+//! Tests of `validation`.
+
 use std::sync::Arc;
 
 use rcgen::CertificateParams;
@@ -23,8 +25,8 @@ fn check(validation: &Validation, chain: &[CertificateDer<'_>]) -> Result<Outcom
 struct Exactly(&'static str);
 
 impl TextMatch for Exactly {
-    fn matches(&self, text: &str) -> bool {
-        text == self.0
+    fn matches(&self, text: &[u8]) -> bool {
+        text == self.0.as_bytes()
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Roots {
     ders: Vec<CertificateDer<'static>>,
     /// Their facts, for those who look.
     pub certificates: Vec<Certificate>,
+    /// Where they came from, for those who look.
+    pub path: String,
 }
 
 impl Roots {
@@ -40,7 +42,7 @@ impl Roots {
         if ders.is_empty() {
             return Err(failed(&"there is no certificate"));
         }
-        let mut roots = Self::default();
+        let mut roots = Self { path: path.to_owned(), ..Self::default() };
         for der in ders {
             roots.certificates.push(Certificate::parse(&der).map_err(|error| failed(&format!("one {error}")))?);
             match webpki::anchor_from_trusted_cert(&der) {

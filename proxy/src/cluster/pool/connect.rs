@@ -2,11 +2,12 @@
 //! It must not know pools or protocols.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
 
+use tidegate_filters::connection::TlsInfo;
 use tidegate_filters::stream_info::Address;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
@@ -17,8 +18,9 @@ use crate::application_log::shown::Tags;
 use crate::cluster::Cluster;
 use crate::cluster::happy_eyeballs::race;
 use crate::cluster::host::Host;
-use crate::cluster::options::NotPrepared;
+use crate::cluster::options::{NotPrepared, TransportSocket};
 use crate::io::Transport;
+use crate::tls::{NoHandshake, Wanted};
 
 /// Why no connection was made.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,9 @@ pub(crate) enum ConnectError {
     Immediate(io::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// The host did not agree to a handshake, or is not who it must be.
+    #[error("{0}")]
+    Tls(Arc<str>),
 }
 
 /// Envoy's transport failure reason for a failed connect.
@@ -61,31 +66,54 @@ fn system_text(error: &io::Error) -> String {
     }
 }
 
-/// Connects within the cluster's `connect_timeout`.
-pub(super) async fn connect(cluster: &Arc<Cluster>, host: &Host) -> Result<(Transport, ConnectionFacts), ConnectError> {
+/// Connects within the cluster's `connect_timeout`, a handshake included.
+pub(super) async fn connect(
+    cluster: &Arc<Cluster>,
+    host: &Host,
+    wanted: &Wanted,
+) -> Result<(Transport, ConnectionFacts), ConnectError> {
     let start = Instant::now();
     let limit = cluster.config().connect_timeout;
     let id = crate::io::next_connection_id();
     tracing::debug!(target: CONNECTION, "{} connecting to {}", Tags::connection(id), host.address);
-    let dialed = tokio::time::timeout(limit, dial(cluster, host)).await;
-    let transport = dialed.unwrap_or(Err(ConnectError::Timeout)).inspect_err(|error| {
+    let dialed = tokio::time::timeout(limit, secured(cluster, host, wanted)).await;
+    let Secured { transport, local, tls } = dialed.unwrap_or(Err(ConnectError::Timeout)).inspect_err(|error| {
         tracing::debug!(target: CONNECTION, "{} connect failed: {error}", Tags::connection(id));
     })?;
     tracing::debug!(target: CONNECTION, "{} connected", Tags::connection(id));
-    let local = match &transport {
-        Transport::Tcp(stream) => stream.local_addr().ok().map(Address::Ip),
-        _ => None,
-    };
     let transport = transport.counted(ConnectionBytes::of(cluster));
     let connected = Instant::now();
     let millis = u64::try_from((connected - start).as_millis()).unwrap_or(u64::MAX);
     cluster.stats().traffic.upstream_cx_connect_ms().record(millis);
-    let facts =
-        ConnectionFacts { id, local, protocol: http::Version::HTTP_11, connect_start: start, connected, shared: None };
+    let protocol = http::Version::HTTP_11;
+    let facts = ConnectionFacts { id, local, protocol, connect_start: start, connected, shared: None, tls };
     Ok((transport, facts))
 }
 
-async fn dial(cluster: &Cluster, host: &Host) -> Result<Transport, ConnectError> {
+/// A connection within whatever its cluster wraps it in.
+struct Secured {
+    transport: Transport,
+    local: Option<Address>,
+    tls: Option<Arc<TlsInfo>>,
+}
+
+async fn secured(cluster: &Cluster, host: &Host, wanted: &Wanted) -> Result<Secured, ConnectError> {
+    let (transport, address) = dial(cluster, host).await?;
+    let local = match &transport {
+        Transport::Tcp(stream) => stream.local_addr().ok().map(Address::Ip),
+        _ => None,
+    };
+    match cluster.config().transport_sockets.of_host(&host.metadata) {
+        TransportSocket::RawBuffer => Ok(Secured { transport, local, tls: None }),
+        TransportSocket::Tls(tls) => {
+            let shaken = tls.connect(transport, address, wanted, &host.hostname).await;
+            let (transport, info) = shaken.map_err(|NoHandshake(reason)| ConnectError::Tls(reason))?;
+            Ok(Secured { transport, local, tls: Some(info) })
+        }
+    }
+}
+
+async fn dial(cluster: &Cluster, host: &Host) -> Result<(Transport, Option<IpAddr>), ConnectError> {
     match &host.address {
         Address::Pipe(path) => {
             let stream = match path.strip_prefix('@') {
@@ -99,12 +127,14 @@ async fn dial(cluster: &Cluster, host: &Host) -> Result<Transport, ConnectError>
                 }
                 None => UnixStream::connect(&**path).await.map_err(ConnectError::Immediate)?,
             };
-            Ok(Transport::Unix(stream))
+            Ok((Transport::Unix(stream), None))
         }
         Address::Internal(name) => {
             Err(ConnectError::Io(io::Error::other(format!("not supported yet: internal address {name}"))))
         }
-        Address::Ip(only) if host.more_addresses.is_empty() => Ok(Transport::Tcp(dial_tcp(cluster, *only).await?)),
+        Address::Ip(only) if host.more_addresses.is_empty() => {
+            Ok((Transport::Tcp(dial_tcp(cluster, *only).await?), Some(only.ip())))
+        }
         Address::Ip(first) => {
             let addresses: Vec<_> = std::iter::once(first).chain(&host.more_addresses).copied().collect();
             let ordered = cluster.config().connection.happy_eyeballs.order(&addresses);
@@ -117,7 +147,7 @@ async fn dial(cluster: &Cluster, host: &Host) -> Result<Transport, ConnectError>
                 dial_tcp(cluster, address)
             };
             match race(ordered, another).await {
-                Some(connected) => connected.map(Transport::Tcp),
+                Some(connected) => connected.map(|stream| (Transport::Tcp(stream), Some(first.ip()))),
                 None => Err(ConnectError::Io(io::ErrorKind::AddrNotAvailable.into())),
             }
         }

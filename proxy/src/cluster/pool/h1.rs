@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use parking_lot::Mutex;
 use tidegate_filters::http::{Body, ResponseHead};
+use tidegate_filters::metadata::FilterState;
 use tokio::io::{ReadHalf, WriteHalf};
 
 use self::body::{ResponseBody, Tunnel};
@@ -18,8 +19,8 @@ use super::h1_upload::{Backlog, Upload};
 use super::place::{self, Content, Place};
 use super::preconnect::{self, Load};
 use super::{
-    Active, Begun, ConnectionFacts, Open, POOLS, Pending, PoolError, Pump, StreamRequest, StreamReset, Waiters,
-    connection_permit, count_connect_failure, ensure_sweeper,
+    Active, Begun, ConnectionFacts, EITHER, Open, POOLS, Pending, PoolError, Pump, StreamRequest, StreamReset, Waiters,
+    chose_http2, connection_permit, count_connect_failure, ensure_sweeper,
 };
 use crate::application_log::levels::CLIENT;
 use crate::application_log::shown::Tags;
@@ -43,6 +44,9 @@ const BULK_BYTES: u64 = 16 << 10;
 
 /// A response's head, where nothing is configured: what Envoy's HTTP/1 codec takes.
 const MAX_HEADERS_BYTES: u32 = 80 << 10;
+
+/// What is offered where nothing is configured.
+const ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// A connection of one request at a time.
 pub(crate) struct Connection {
@@ -176,6 +180,21 @@ impl Pool {
         self.hand_out(&mut state, connection);
     }
 
+    /// A connection was made.
+    fn take_in(self: &Arc<Self>, state: &mut State, transport: Transport, mut facts: ConnectionFacts, open: Open) {
+        facts.shared.clone_from(&state.place.shared);
+        let (read, write) = tokio::io::split(transport);
+        let limit = self.cluster.config().buffer_limit_bytes as usize;
+        let connection = Box::new(Connection {
+            reader: Reader::new(read),
+            writer: Writer::new(write, limit),
+            facts,
+            open,
+            idle_since: Instant::now(),
+        });
+        self.hand_out(state, connection);
+    }
+
     /// Gives a free connection to whoever waits first, else keeps it.
     fn hand_out(self: &Arc<Self>, state: &mut State, connection: Box<Connection>) {
         let mut lease = Lease { connection: Some(connection), pool: Arc::clone(self), active: None };
@@ -218,25 +237,25 @@ fn dial(pool: &Arc<Pool>, permit: Permit) {
     let pool = Arc::clone(pool);
     tracing::debug!("creating a new connection to {} of cluster '{}'", pool.host.address, pool.cluster.name());
     let open = Open::new(&pool.cluster, &pool.host, permit);
-    pool.cluster.stats().traffic.upstream_cx_http1_total().inc();
-    pool.cluster.stats().codec.http1();
+    if !pool.is_auto() {
+        count_new(&pool);
+    }
     tokio::spawn(async move {
-        let connected = connect::connect(&pool.cluster, &pool.host).await;
+        let wanted = pool.handshake(if pool.is_auto() { EITHER } else { ALPN });
+        let connected = connect::connect(&pool.cluster, &pool.host, &wanted).await;
         let mut state = pool.state.lock();
         state.connecting -= 1;
         match connected {
-            Ok((transport, mut facts)) => {
-                facts.shared.clone_from(&state.place.shared);
-                let (read, write) = tokio::io::split(transport);
-                let limit = pool.cluster.config().buffer_limit_bytes as usize;
-                let connection = Box::new(Connection {
-                    reader: Reader::new(read),
-                    writer: Writer::new(write, limit),
-                    facts,
-                    open,
-                    idle_since: Instant::now(),
-                });
-                pool.hand_out(&mut state, connection);
+            Ok((_, facts)) if pool.is_auto() && chose_http2(&facts) => {
+                pool.host.state.chose_http1(false);
+                state.waiters.fail(&PoolError::OtherProtocol);
+                state.leave_if_empty();
+            }
+            Ok((transport, facts)) => {
+                if pool.is_auto() {
+                    count_new(&pool);
+                }
+                pool.take_in(&mut state, transport, facts, open);
             }
             Err(error) => {
                 let error = count_connect_failure(&pool.cluster, &pool.host, &error, open);
@@ -245,6 +264,21 @@ fn dial(pool: &Arc<Pool>, permit: Permit) {
             }
         }
     });
+}
+
+fn count_new(pool: &Pool) {
+    pool.cluster.stats().traffic.upstream_cx_http1_total().inc();
+    pool.cluster.stats().codec.http1();
+}
+
+/// Takes over a connection that was made for HTTP/2, and whose host chose HTTP/1.
+pub(super) fn adopt<T: Content>(made_for: &place::Pool<T>, transport: Transport, facts: ConnectionFacts, open: Open) {
+    let pool = POOLS.with_borrow_mut(|pools| made_for.beside(&mut pools.h1));
+    // Where there is no place for another pool, whoever asks next is told.
+    let Ok(()) = pool.enter(&FilterState::default()) else { return };
+    count_new(&pool);
+    let mut state = pool.state.lock();
+    pool.take_in(&mut state, transport, facts, open);
 }
 
 /// A connection that is ours for one request.
@@ -282,6 +316,7 @@ fn unreachable_facts() -> &'static ConnectionFacts {
         connect_start: Instant::now(),
         connected: Instant::now(),
         shared: None,
+        tls: None,
     })
 }
 
@@ -347,7 +382,7 @@ pub(super) async fn open(request: &StreamRequest<'_>) -> Result<Lease, PoolError
 
 fn options(cluster: &Cluster) -> Http1Options {
     match cluster.config().http.protocol {
-        HttpProtocol::Http1(options) | HttpProtocol::Downstream(options, _) => options,
+        HttpProtocol::Http1(options) | HttpProtocol::Downstream(options, _) | HttpProtocol::Auto(options, _) => options,
         HttpProtocol::Http2(_) => Http1Options::default(),
     }
 }

@@ -21,8 +21,8 @@ use super::connect;
 use super::place::{self, Content, Place};
 use super::preconnect::Load;
 use super::{
-    Active, ConnectionFacts, Open, POOLS, Pending, PoolError, StreamRequest, Waiters, connection_permit,
-    count_connect_failure, ensure_sweeper,
+    Active, ConnectionFacts, EITHER, Open, POOLS, Pending, PoolError, StreamRequest, Waiters, chose_http2,
+    connection_permit, count_connect_failure, ensure_sweeper,
 };
 use crate::application_log::levels::CLIENT;
 use crate::application_log::shown::Tags;
@@ -32,6 +32,9 @@ use crate::http::codec::h2::list_limit;
 use crate::http::codec::keepalive;
 use crate::http::codec::metered::{Meter, Metered};
 use crate::http::protocol::Http2Options;
+
+/// What is offered where nothing is configured.
+const ALPN: &[&[u8]] = &[b"h2"];
 
 /// A connection that carries many requests.
 struct Connection {
@@ -209,8 +212,9 @@ fn grow_for(pool: &Arc<Pool>, ahead: bool) {
     };
     tracing::debug!("creating a new connection to {} of cluster '{}'", pool.host.address, pool.cluster.name());
     let open = Open::new(&pool.cluster, &pool.host, permit);
-    pool.cluster.stats().traffic.upstream_cx_http2_total().inc();
-    pool.cluster.stats().codec.http2().nghttp2_upstream_connections().inc();
+    if !pool.is_auto() {
+        count_new(pool);
+    }
     let pool = Arc::clone(pool);
     tokio::spawn(async move {
         let made = make(&pool, open).await;
@@ -232,13 +236,30 @@ fn grow_for(pool: &Arc<Pool>, ahead: bool) {
     });
 }
 
+fn count_new(pool: &Pool) {
+    pool.cluster.stats().traffic.upstream_cx_http2_total().inc();
+    pool.cluster.stats().codec.http2().nghttp2_upstream_connections().inc();
+}
+
 async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError> {
-    let (transport, mut facts) = match connect::connect(&pool.cluster, &pool.host).await {
-        Ok(connected) => connected,
-        Err(error) => {
-            return Err(count_connect_failure(&pool.cluster, &pool.host, &error, open));
+    let (transport, mut facts) =
+        match connect::connect(&pool.cluster, &pool.host, &pool.handshake(if pool.is_auto() { EITHER } else { ALPN }))
+            .await
+        {
+            Ok(connected) => connected,
+            Err(error) => {
+                return Err(count_connect_failure(&pool.cluster, &pool.host, &error, open));
+            }
+        };
+    if pool.is_auto() {
+        let http1 = !chose_http2(&facts);
+        pool.host.state.chose_http1(http1);
+        if http1 {
+            super::h1::adopt(pool, transport, facts, open);
+            return Err(PoolError::OtherProtocol);
         }
-    };
+        count_new(pool);
+    }
     facts.protocol = http::Version::HTTP_2;
     facts.shared.clone_from(&pool.state.lock().place.shared);
     let settings = options(&pool.cluster);
@@ -324,7 +345,7 @@ impl Drop for Running {
 
 fn options(cluster: &Cluster) -> Http2Options {
     match cluster.config().http.protocol {
-        HttpProtocol::Http2(options) | HttpProtocol::Downstream(_, options) => options,
+        HttpProtocol::Http2(options) | HttpProtocol::Downstream(_, options) | HttpProtocol::Auto(_, options) => options,
         HttpProtocol::Http1(_) => Http2Options::default(),
     }
 }

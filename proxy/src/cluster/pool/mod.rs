@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use tidegate_filters::connection::TlsInfo;
 use tidegate_filters::http::{Body, RequestHead, Response, ResponseHead};
 use tidegate_filters::metadata::FilterState;
 use tidegate_filters::stream_info::Address;
@@ -55,6 +56,17 @@ pub(crate) enum PoolError {
     Local(Arc<str>),
     #[error("connection timeout")]
     Timeout,
+    /// The host chose another protocol than this pool's in its handshake.
+    #[error("the host chose another protocol")]
+    OtherProtocol,
+}
+
+/// What is offered where the choice is the host's, the better first.
+const EITHER: &[&[u8]] = &[b"h2", b"http/1.1"];
+
+/// Whether the host chose HTTP/2 in its handshake.
+fn chose_http2(facts: &ConnectionFacts) -> bool {
+    facts.tls.as_ref().and_then(|tls| tls.alpn.as_deref()) == Some("h2")
 }
 
 /// How a stream to a host ended before its response had begun.
@@ -158,6 +170,8 @@ pub(crate) struct ConnectionFacts {
     pub connected: Instant,
     /// What whoever opened its pool has shared with it.
     pub shared: Option<Arc<FilterState>>,
+    /// What its handshake agreed on.
+    pub tls: Option<Arc<TlsInfo>>,
 }
 
 /// A stream that has its connection; nothing was sent on it yet.
@@ -200,7 +214,16 @@ impl Stream {
             HttpProtocol::Http1(_) => false,
             HttpProtocol::Http2(_) => true,
             HttpProtocol::Downstream(..) => request.downstream == http::Version::HTTP_2,
+            // Until a handshake has said what the host speaks, the better is hoped for.
+            HttpProtocol::Auto(..) => !request.host.state.speaks_http1(),
         };
+        match Self::open_http(request, http2).await {
+            Err(PoolError::OtherProtocol) => Self::open_http(request, !http2).await,
+            opened => opened,
+        }
+    }
+
+    async fn open_http(request: &StreamRequest<'_>, http2: bool) -> Result<Self, PoolError> {
         if http2 {
             h2::open(request).await.map(|lease| Self::H2(Box::new(lease)))
         } else {
@@ -392,7 +415,7 @@ impl Pending {
     /// Takes what the pool had to say; whoever stops waiting before that has cancelled.
     fn settle<T>(mut self, result: Result<T, PoolError>) -> Result<T, PoolError> {
         self.settled = true;
-        if result.is_err() {
+        if result.as_ref().is_err_and(|error| !matches!(error, PoolError::OtherProtocol)) {
             self.cluster.stats().traffic.upstream_rq_pending_failure_eject().inc();
         }
         result
@@ -471,7 +494,7 @@ fn connection_permit(cluster: &Arc<Cluster>, host: &Host, priority: RoutingPrior
 /// Accounts for a failed connect, and for the end of what was to become a connection.
 fn count_connect_failure(cluster: &Cluster, host: &Host, error: &ConnectError, mut open: Open) -> PoolError {
     // A host that refuses has ended it, as in Envoy.
-    open.remote = matches!(error, ConnectError::Immediate(_) | ConnectError::Io(_));
+    open.remote = matches!(error, ConnectError::Immediate(_) | ConnectError::Io(_) | ConnectError::Tls(_));
     drop(open);
     let traffic = &cluster.stats().traffic;
     host.state.count(HostCounter::ConnectFail);
@@ -489,5 +512,6 @@ fn count_connect_failure(cluster: &Cluster, host: &Host, error: &ConnectError, m
         }
         ConnectError::Immediate(error) => PoolError::Connect(connect::immediate_reason(error, &host.address)),
         ConnectError::Io(error) => PoolError::Connect(connect::reason(error)),
+        ConnectError::Tls(reason) => PoolError::Connect(Arc::clone(reason)),
     }
 }

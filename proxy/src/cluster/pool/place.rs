@@ -11,15 +11,28 @@ use super::{POOLS, PoolError, StreamRequest};
 use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::{Permit, Resource, RoutingPriority};
 use crate::cluster::host::{Host, HostId};
+use crate::cluster::options::HttpProtocol;
+use crate::tls::Wanted;
 
 /// The pools of one worker for one protocol.
-pub(super) type Map<S> = HashMap<(HostId, RoutingPriority), Arc<Pool<S>>, ahash::RandomState>;
+pub(super) type Map<S> = HashMap<Key, Arc<Pool<S>>, ahash::RandomState>;
+
+/// What tells pools apart.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    host: HostId,
+    priority: RoutingPriority,
+    /// The host that is named in TLS handshakes, where requests say.
+    server_name: Option<Arc<str>>,
+}
 
 /// The connections of one worker to one host at one priority; `S` is what their protocol keeps of them.
 pub(super) struct Pool<S> {
     pub(super) cluster: Arc<Cluster>,
     pub(super) host: Arc<Host>,
     pub(super) priority: RoutingPriority,
+    /// The host that is named in TLS handshakes, where requests say.
+    pub(super) server_name: Option<Arc<str>>,
     pub(super) state: Mutex<S>,
 }
 
@@ -53,13 +66,46 @@ impl Place {
 }
 
 impl<S: Content> Pool<S> {
+    /// The pool of the other protocol that is for the same as this one.
+    pub(super) fn beside<T: Content>(&self, pools: &mut Map<T>) -> Arc<Pool<T>> {
+        let pool = pools.entry(self.key()).or_insert_with(|| {
+            Arc::new(Pool {
+                cluster: Arc::clone(&self.cluster),
+                host: Arc::clone(&self.host),
+                priority: self.priority,
+                server_name: self.server_name.clone(),
+                state: Mutex::default(),
+            })
+        });
+        Arc::clone(pool)
+    }
+
+    /// Whether the host chooses the protocol.
+    pub(super) fn is_auto(&self) -> bool {
+        matches!(self.cluster.config().http.protocol, HttpProtocol::Auto(..))
+    }
+
+    pub(super) fn key(&self) -> Key {
+        let server_name = self.server_name.clone();
+        Key { host: self.host.state.id, priority: self.priority, server_name }
+    }
+
+    /// What its connections say in a handshake; `protocols` where their context offers none of its own.
+    pub(super) fn handshake(&self, protocols: &'static [&'static [u8]]) -> Wanted {
+        let alpn = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        Wanted { server_name: self.server_name.clone(), alpn: Some(alpn) }
+    }
+
     /// The pool for a request.
     pub(super) fn of(request: &StreamRequest<'_>, pools: &mut Map<S>) -> Arc<Self> {
-        let pool = pools.entry((request.host.state.id, request.priority)).or_insert_with(|| {
+        let server_name = server_name(request);
+        let key = Key { host: request.host.state.id, priority: request.priority, server_name: server_name.clone() };
+        let pool = pools.entry(key).or_insert_with(|| {
             Arc::new(Self {
                 cluster: Arc::clone(request.cluster),
                 host: Arc::clone(request.host),
                 priority: request.priority,
+                server_name,
                 state: Mutex::default(),
             })
         });
@@ -70,21 +116,32 @@ impl<S: Content> Pool<S> {
     pub(super) fn enter(&self, state: &FilterState) -> Result<(), PoolError> {
         // Not locked while another pool is asked to make room.
         if !self.state.lock().place().is_taken() {
-            let permit = Some(take(&self.cluster, self.host.state.id, self.priority)?);
+            let permit = Some(take(&self.cluster, &self.key())?);
             *self.state.lock().place() = Place { permit, shared: state.shared().map(Arc::new) };
         }
         Ok(())
     }
 }
 
+/// What `auto_sni` makes of a request: its host without the port. A connection is for one such name.
+fn server_name(request: &StreamRequest<'_>) -> Option<Arc<str>> {
+    let http = &request.cluster.config().http;
+    if !http.auto_sni && !http.auto_san_validation {
+        return None;
+    }
+    let header = http.override_auto_sni_header.as_ref().and_then(|name| request.head.headers.get(name));
+    let given = header.filter(|value| !value.is_empty()).unwrap_or(&request.head.authority);
+    crate::http::host::without_port(given).map(Into::into)
+}
+
 /// A place for a pool. Where there is none, one is made by a pool of the same host and priority that rests: of the other
 /// protocol.
-pub(super) fn take(cluster: &Arc<Cluster>, host: HostId, priority: RoutingPriority) -> Result<Permit, PoolError> {
-    let breakers = cluster.breakers(priority);
+pub(super) fn take(cluster: &Arc<Cluster>, key: &Key) -> Result<Permit, PoolError> {
+    let breakers = cluster.breakers(key.priority);
     if let Some(place) = breakers.acquire(Resource::Pools) {
         return Ok(place);
     }
-    if let Some(place) = clear_one(host, priority).then(|| breakers.acquire(Resource::Pools)).flatten() {
+    if let Some(place) = clear_one(key).then(|| breakers.acquire(Resource::Pools)).flatten() {
         return Ok(place);
     }
     cluster.stats().traffic.upstream_cx_pool_overflow().inc();
@@ -92,8 +149,7 @@ pub(super) fn take(cluster: &Arc<Cluster>, host: HostId, priority: RoutingPriori
 }
 
 /// Closes the connections of a pool that does nothing; false when there is none.
-fn clear_one(host: HostId, priority: RoutingPriority) -> bool {
-    let key = (host, priority);
-    let (h1, h2) = POOLS.with_borrow(|pools| (pools.h1.get(&key).cloned(), pools.h2.get(&key).cloned()));
+fn clear_one(key: &Key) -> bool {
+    let (h1, h2) = POOLS.with_borrow(|pools| (pools.h1.get(key).cloned(), pools.h2.get(key).cloned()));
     h1.is_some_and(|pool| pool.clear_if_at_rest()) || h2.is_some_and(|pool| pool.clear_if_at_rest())
 }

@@ -11,6 +11,7 @@ use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::cluster::host::Host;
 use crate::io::Transport;
+use crate::tls::Wanted;
 
 /// A connection to a host for as long as the lease lives.
 pub(crate) struct TcpLease {
@@ -50,7 +51,7 @@ pub(crate) async fn connect_tcp(
     let permit = connection_permit(cluster, host, priority, false).ok_or(PoolError::Overflow)?;
     let pending = Pending::begin(cluster, host, priority).ok_or(PoolError::Overflow)?;
     let open = Open::new(cluster, host, permit);
-    let connected = connect::connect(cluster, host).await;
+    let connected = connect::connect(cluster, host, &Wanted::default()).await;
     let connected = match connected {
         Ok(connected) => Ok((connected, open)),
         Err(error) => Err(count_connect_failure(cluster, host, &error, open)),

@@ -14,7 +14,7 @@ use tidegate_xds::{FieldError, any};
 
 use super::protocol::{http1, http2};
 use super::values::limit;
-use crate::cluster::options::{HttpOptions, HttpProtocol, RequestPolicies, TransportSocket};
+use crate::cluster::options::{HttpOptions, HttpProtocol, RequestPolicies};
 use crate::config::route;
 
 /// The key under which Envoy looks for the options.
@@ -26,11 +26,7 @@ pub(super) struct Compiled {
     pub(super) filters: Vec<HttpFilter>,
 }
 
-pub(super) fn compile(
-    proto: &Cluster,
-    transport_socket: &TransportSocket,
-    context: &mut CompileContext<'_>,
-) -> Result<Compiled, FieldError> {
+pub(super) fn compile(proto: &Cluster, context: &mut CompileContext<'_>) -> Result<Compiled, FieldError> {
     if let Some(other) = proto.typed_extension_protocol_options.keys().find(|key| *key != KEY) {
         let field = format!("typed_extension_protocol_options[{other:?}]");
         return Err(context.error_at(&field, format!("not supported yet: protocol options for '{other}'")));
@@ -40,7 +36,7 @@ pub(super) fn compile(
             let field = format!("typed_extension_protocol_options[{KEY:?}]");
             context.within(&field, |context| {
                 let options: HttpProtocolOptions = any::unpack(config, &context.path)?;
-                typed(&options, transport_socket, context)
+                typed(&options, context)
             })?
         }
         None => Compiled { options: deprecated(proto, context)?, filters: Vec::new() },
@@ -58,11 +54,7 @@ pub(super) fn compile(
     Ok(compiled)
 }
 
-fn typed(
-    proto: &HttpProtocolOptions,
-    transport_socket: &TransportSocket,
-    context: &mut CompileContext<'_>,
-) -> Result<Compiled, FieldError> {
+fn typed(proto: &HttpProtocolOptions, context: &mut CompileContext<'_>) -> Result<Compiled, FieldError> {
     let mut options = HttpOptions::default();
     if let Some(common) = &proto.common_http_protocol_options {
         context.within("common_http_protocol_options", |context| self::common(common, &mut options, context))?;
@@ -70,7 +62,7 @@ fn typed(
     if let Some(upstream) = &proto.upstream_http_protocol_options {
         self::upstream(upstream, &mut options, context)?;
     }
-    options.protocol = protocol(proto, transport_socket, context)?;
+    options.protocol = protocol(proto, context)?;
     options.policies = RequestPolicies {
         retry: match &proto.retry_policy {
             Some(policy) => {
@@ -84,11 +76,7 @@ fn typed(
     Ok(Compiled { options, filters: proto.http_filters.clone() })
 }
 
-fn protocol(
-    proto: &HttpProtocolOptions,
-    transport_socket: &TransportSocket,
-    context: &mut CompileContext<'_>,
-) -> Result<HttpProtocol, FieldError> {
+fn protocol(proto: &HttpProtocolOptions, context: &mut CompileContext<'_>) -> Result<HttpProtocol, FieldError> {
     match &proto.upstream_protocol_options {
         Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => {
             context.within("explicit_http_config", |context| match &explicit.protocol_config {
@@ -114,12 +102,14 @@ fn protocol(
                 Ok(HttpProtocol::Downstream(http1, http2))
             })
         }
-        Some(UpstreamProtocolOptions::AutoConfig(_)) => match transport_socket {
-            TransportSocket::RawBuffer => {
-                let reason = "ALPN configured for a cluster which has a non-ALPN transport socket";
-                Err(context.error_at("auto_config", reason))
+        Some(UpstreamProtocolOptions::AutoConfig(auto)) => context.within("auto_config", |context| {
+            if auto.http3_protocol_options.is_some() {
+                return Err(context.error_at("http3_protocol_options", "not supported yet: http3_protocol_options"));
             }
-        },
+            let http1 = http1(auto.http_protocol_options.as_ref(), "http_protocol_options", context)?;
+            let http2 = http2(auto.http2_protocol_options.as_ref(), "http2_protocol_options", context)?;
+            Ok(HttpProtocol::Auto(http1, http2))
+        }),
         None => Err(context.error_at("upstream_protocol_options", "is required")),
     }
 }

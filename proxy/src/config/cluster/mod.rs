@@ -33,8 +33,9 @@ use tidegate_xds::{FieldError, any};
 pub use assignment::compile_assignment;
 pub use coverage::{COVERAGE, OPAQUE};
 
-use super::Node;
+use super::sources::Known;
 use super::values::wrapped_bool;
+use super::{Node, tls};
 use crate::cluster::dns::ResolverConfig;
 use crate::cluster::endpoint::Assignment;
 use crate::cluster::lb::{HashKey, Policy};
@@ -48,6 +49,8 @@ pub struct ClusterDefaults {
     pub bind: Option<BindConfig>,
     /// The bootstrap's `typed_dns_resolver_config` or `dns_resolution_config`.
     pub resolver: ResolverConfig,
+    /// Secrets, and where they may come from.
+    pub(crate) tls: tls::Around,
     /// The node's zone.
     pub zone: Option<Arc<str>>,
     /// The options that were compiled last: most clusters have the same.
@@ -59,7 +62,12 @@ impl ClusterDefaults {
     ///
     /// # Errors
     /// What Envoy refuses in them, and what is not supported yet.
-    pub fn compile(bootstrap: &Bootstrap, node: &Node, context: &mut CompileContext<'_>) -> Result<Self, FieldError> {
+    pub(crate) fn compile(
+        bootstrap: &Bootstrap,
+        node: &Node,
+        known: &Known,
+        context: &mut CompileContext<'_>,
+    ) -> Result<Self, FieldError> {
         let manager = bootstrap.cluster_manager.clone().unwrap_or_default();
         let ClusterManager { upstream_bind_config, .. } = &manager;
         let bind = match upstream_bind_config {
@@ -68,7 +76,13 @@ impl ClusterDefaults {
         };
         let resolver = resolver::of_bootstrap(bootstrap, context)?;
         let zone = Some(node.zone.as_str()).filter(|zone| !zone.is_empty()).map(Arc::from);
-        Ok(Self { bind, resolver, zone, last: Arc::default() })
+        Ok(Self {
+            bind,
+            resolver,
+            zone,
+            tls: tls::Around { secrets: tls::Secrets::default(), known: known.clone() },
+            last: Arc::default(),
+        })
     }
 
     fn shared(&self, options: HttpOptions) -> Arc<HttpOptions> {
@@ -101,8 +115,8 @@ pub fn compile(
     defaults: &ClusterDefaults,
     context: &mut CompileContext<'_>,
 ) -> Result<Compiled, FieldError> {
-    let transport_socket = transport_socket::compile(proto.transport_socket.as_ref(), context)?;
-    let http = http_options::compile(proto, &transport_socket, context)?;
+    let http = http_options::compile(proto, context)?;
+    let transport_sockets = transport_socket::compile(proto, &http.options, &defaults.tls, context)?;
     let name: Arc<str> = proto.name.as_str().into();
     let discovery = discovery(proto, &name, defaults, context)?;
     let balancing = balancing::compile(proto, context)?;
@@ -123,7 +137,7 @@ pub fn compile(
         balancing,
         http: defaults.shared(http.options),
         connection: connection::compile(proto, defaults.bind.as_ref(), context)?,
-        transport_socket,
+        transport_sockets,
         metadata: Arc::new(values::metadata(proto.metadata.as_ref())),
         upstream_filters: FilterChain::default(),
         own_zone: defaults.zone.clone(),
@@ -489,10 +503,10 @@ circuit_breakers:
 
     #[test]
     fn what_is_not_built_is_refused_by_name() {
-        let tls = "{name: a, transport_socket: {name: tls, typed_config: \
-                   {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext}}}";
-        assert!(refused(tls).contains("not supported yet"), "{}", refused(tls));
-        assert!(refused(tls).contains("envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"));
+        let socket = "{name: a, transport_socket: {name: tap, typed_config: \
+                   {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tap.v3.Tap}}}";
+        assert!(refused(socket).contains("not supported yet"), "{}", refused(socket));
+        assert!(refused(socket).contains("envoy.extensions.transport_sockets.tap.v3.Tap"));
         let upstream = |kind: &str| {
             let url = "type.googleapis.com/envoy.extensions.upstreams.http";
             format!("{{name: a, upstream_config: {{name: x, typed_config: {{'@type': {url}.{kind}}}}}}}")

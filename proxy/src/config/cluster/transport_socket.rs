@@ -1,29 +1,73 @@
-//! What wraps connections to hosts. The one place where further transport sockets are compiled.
+//! What wraps connections to hosts: a cluster's `transport_socket`, and those of hosts whose metadata asks for another
+//! (`transport_socket_matches`). The one place where transport sockets to hosts are compiled.
+
+use std::sync::Arc;
 
 use tidegate_filters::context::CompileContext;
+use tidegate_filters::metadata::object;
+use tidegate_stats::Scope;
+use tidegate_xds::pb::envoy::config::cluster::v3::Cluster;
 use tidegate_xds::pb::envoy::config::core::v3::TransportSocket as TransportSocketProto;
 use tidegate_xds::pb::envoy::config::core::v3::transport_socket::ConfigType;
 use tidegate_xds::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
+use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use tidegate_xds::{FieldError, any};
 
-use crate::cluster::options::TransportSocket;
+use crate::cluster::options::{HttpOptions, HttpProtocol, SocketMatch, TransportSocket, TransportSockets};
+use crate::config::tls::{self, Around};
 
 pub(super) fn compile(
-    proto: Option<&TransportSocketProto>,
+    proto: &Cluster,
+    http: &HttpOptions,
+    around: &Around,
+    context: &mut CompileContext<'_>,
+) -> Result<TransportSockets, FieldError> {
+    let name = if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name };
+    let scope = context.stats.scope(&format!("cluster.{}.", name.replace(':', "_")));
+    let compile = |socket: Option<&TransportSocketProto>, context: &mut CompileContext<'_>| match socket {
+        Some(socket) => {
+            context.within("transport_socket", |context| one(socket, http.auto_san_validation, &scope, around, context))
+        }
+        None => Ok(TransportSocket::RawBuffer),
+    };
+    let default = compile(proto.transport_socket.as_ref(), context)?;
+    let mut matches = Vec::with_capacity(proto.transport_socket_matches.len());
+    for (index, given) in proto.transport_socket_matches.iter().enumerate() {
+        let socket = context.within_item("transport_socket_matches", index, |context| {
+            compile(given.transport_socket.as_ref(), context)
+        })?;
+        let counter = scope.counter(&format!("transport_socket_match.{}.total_match_count", given.name));
+        let criteria = given.r#match.as_ref().map(object);
+        matches.push(SocketMatch { criteria: criteria.unwrap_or_default(), socket, counter: Arc::new(counter) });
+    }
+    let sockets = TransportSockets { default, matches: matches.into() };
+    if matches!(http.protocol, HttpProtocol::Auto(..)) && !sockets.all().all(TransportSocket::can_agree) {
+        let reason = "ALPN configured for a cluster which has a non-ALPN transport socket";
+        return Err(context.error_at("typed_extension_protocol_options", reason));
+    }
+    Ok(sockets)
+}
+
+fn one(
+    proto: &TransportSocketProto,
+    expects_name: bool,
+    scope: &Scope,
+    around: &Around,
     context: &mut CompileContext<'_>,
 ) -> Result<TransportSocket, FieldError> {
-    let Some(proto) = proto else {
-        return Ok(TransportSocket::RawBuffer);
+    let Some(ConfigType::TypedConfig(config)) = &proto.config_type else {
+        let reason = format!("didn't find a registered implementation for '{}' with type URL: ''", proto.name);
+        return Err(context.error_at("typed_config", reason));
     };
-    context.within("transport_socket", |context| {
-        let Some(ConfigType::TypedConfig(config)) = &proto.config_type else {
-            let reason = format!("didn't find a registered implementation for '{}' with type URL: ''", proto.name);
-            return Err(context.error_at("typed_config", reason));
-        };
-        let name = any::type_name(&config.type_url).unwrap_or_default();
-        if name != <RawBuffer as prost::Name>::full_name() {
-            return Err(context.error_at("typed_config", format!("not supported yet: {name}")));
+    let name = any::type_name(&config.type_url).unwrap_or_default();
+    context.within("typed_config", |context| {
+        if name == <RawBuffer as prost::Name>::full_name() {
+            return Ok(TransportSocket::RawBuffer);
         }
-        Ok(TransportSocket::RawBuffer)
+        if name == <UpstreamTlsContext as prost::Name>::full_name() {
+            let proto: UpstreamTlsContext = any::unpack(config, &context.path)?;
+            return tls::upstream(&proto, expects_name, scope, around, context).map(TransportSocket::Tls);
+        }
+        Err(context.error(format!("not supported yet: {name}")))
     })
 }

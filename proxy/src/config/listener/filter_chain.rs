@@ -15,8 +15,9 @@ use tidegate_xds::pb::xds::r#type::matcher::v3 as matcher_proto;
 use tidegate_xds::{FieldError, any};
 
 use super::digest;
-use crate::config::values::duration;
-use crate::config::{Compiler, cluster, http_connection_manager, tcp_proxy};
+use crate::config::defaults::Values;
+use crate::config::values::timeout;
+use crate::config::{Compiler, cluster, data_source, http_connection_manager, tcp_proxy, tls};
 use crate::http::stats::ListenerHttpStats;
 use crate::listener::drain::Drain;
 use crate::listener::filter_chain::{ChainMatcher, SourceType};
@@ -185,30 +186,27 @@ fn compile_new(
     digest: u64,
     context: &mut CompileContext<'_>,
 ) -> Result<FilterChain, FieldError> {
-    if let Some(socket) = &chain.transport_socket {
-        context.within("transport_socket", |context| plain_transport(socket, context))?;
-    }
+    let tls = match &chain.transport_socket {
+        Some(socket) => context.within("transport_socket", |context| {
+            tls::downstream(socket, around.scope, &around.compiler.cluster_defaults.tls, context)
+        })?,
+        None => None,
+    };
     let (filters, terminal) = compile_filters(around, &chain.filters, context)?;
     Ok(FilterChain {
         name: chain.name.as_str().into(),
         metadata: chain.metadata.as_ref().map(|metadata| Arc::new(cluster::values::metadata(Some(metadata)))),
         filters,
         terminal,
-        transport_connect_timeout: chain.transport_socket_connect_timeout.as_ref().map(duration),
+        tls,
+        transport_connect_timeout: timeout(
+            chain.transport_socket_connect_timeout.as_ref(),
+            Values::of(context.defaults).handshake_timeout,
+        ),
         drain: Arc::new(Drain::new(super::drain_type(around.listener))),
         needs: None,
         digest,
     })
-}
-
-fn plain_transport(socket: &core::TransportSocket, context: &CompileContext<'_>) -> Result<(), FieldError> {
-    let Some(core::transport_socket::ConfigType::TypedConfig(config)) = &socket.config_type else {
-        return Err(context.error("a transport socket needs a typed_config"));
-    };
-    match any::type_name(&config.type_url) {
-        Some("envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer") => Ok(()),
-        _ => Err(context.error_at("typed_config", format!("not supported yet: {}", config.type_url))),
-    }
 }
 
 type Compiled = (Vec<Arc<dyn NetworkFilterConfig>>, Terminal);
@@ -285,7 +283,7 @@ fn terminal(around: &Around<'_>, config: &Any, context: &mut CompileContext<'_>)
         Some(DIRECT_RESPONSE) => {
             let config: filters::direct_response::v3::Config = any::unpack(config, &context.path)?;
             let bytes = match &config.response {
-                Some(source) => context.within("response", |context| compiler.data_source(source, context))?,
+                Some(source) => context.within("response", |context| data_source(source, context))?,
                 None => Bytes::new(),
             };
             Ok(Terminal::DirectResponse(bytes))

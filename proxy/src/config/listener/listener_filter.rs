@@ -4,23 +4,52 @@ use std::sync::Arc;
 
 use tidegate_filters::connection::ConnectionInfo;
 use tidegate_filters::context::CompileContext;
-use tidegate_filters::listener::{Disabled, ListenerFilter, ListenerFilterConfig};
-use tidegate_xds::FieldError;
+use tidegate_filters::listener::{Disabled, FACTORIES, ListenerFilter, ListenerFilterConfig};
 use tidegate_xds::pb::envoy::config::listener::v3 as proto;
+use tidegate_xds::{FieldError, any};
 
 use crate::config::Compiler;
 use crate::config::discovered_filter::DiscoveredFilter;
 
-/// Compiles all of a listener's, in their order.
+const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+
+/// Compiles all of a listener's, in their order, and one that looks for TLS where chains are chosen by what it sees.
 pub(super) fn compile_all(
     compiler: &Compiler,
-    filters: &[proto::ListenerFilter],
+    listener: &proto::Listener,
     context: &mut CompileContext<'_>,
 ) -> Result<Vec<Arc<dyn ListenerFilterConfig>>, FieldError> {
     let compile = |(index, filter): (usize, &proto::ListenerFilter)| {
         context.within_item("listener_filters", index, |context| compile(compiler, filter, context))
     };
-    filters.iter().enumerate().map(compile).collect()
+    let mut filters = listener.listener_filters.iter().enumerate().map(compile).collect::<Result<Vec<_>, _>>()?;
+    let inspector = FACTORIES.iter().find(|factory| factory.message() == TLS_INSPECTOR);
+    if let Some(inspector) = inspector.filter(|_| lacks_inspector(listener)) {
+        tracing::warn!(
+            listener = %listener.name,
+            "filter chain match rules require TLS Inspector listener filter, but it isn't configured, trying to inject it"
+        );
+        filters.push(Arc::from(inspector.compile(&[], context)?));
+    }
+    Ok(filters)
+}
+
+/// Whether chains are chosen by what only a TLS inspector sees, and there is none.
+fn lacks_inspector(listener: &proto::Listener) -> bool {
+    let inspects = |filter: &proto::ListenerFilter| match &filter.config_type {
+        Some(proto::listener_filter::ConfigType::TypedConfig(config)) => {
+            any::type_name(&config.type_url) == Some(TLS_INSPECTOR)
+        }
+        _ => false,
+    };
+    let asks = |chain: &proto::FilterChain| {
+        chain.filter_chain_match.as_ref().is_some_and(|rule| match rule.transport_protocol.as_str() {
+            "tls" => true,
+            "" => !rule.server_names.is_empty() || !rule.application_protocols.is_empty(),
+            _ => false,
+        })
+    };
+    listener.filter_chains.iter().any(asks) && !listener.listener_filters.iter().any(inspects)
 }
 
 fn compile(

@@ -44,7 +44,7 @@ pub(crate) fn compile(
     let compiler = &Compiler { buffer_limit_bytes: buffer_limit(listener), ..compiler.clone() };
     let chains = filter_chain::compile_all(compiler, listener, previous, &scope, context)?;
     let use_original_dst = wrapped_bool(listener.use_original_dst.as_ref(), false);
-    let mut filters = listener_filter::compile_all(compiler, &listener.listener_filters, context)?;
+    let mut filters = listener_filter::compile_all(compiler, listener, context)?;
     if use_original_dst {
         // After the others, as in Envoy: who hands connections on must know where they were going.
         filters.push(tidegate_filters::listener::original_destination());

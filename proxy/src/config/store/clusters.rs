@@ -1,13 +1,14 @@
 //! Clusters: taken, warmed, published, retired.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use tidegate_filters::context::Needs;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::{FieldError, FieldPath};
 
-use super::{Kind, Placed, Store};
+use super::secrets::Unsecured;
+use super::{Kind, Owner, Placed, Store};
 use crate::cluster::Cluster;
 use crate::cluster::options::Discovery;
 
@@ -28,8 +29,9 @@ impl Store {
                 self.ledger.is_good(Kind::Cluster, &name);
                 continue;
             }
-            match self.compile_cluster(&placed.resource, placed.path.clone()) {
-                Ok(cluster) => ready.extend(self.take_cluster(cluster, placed)),
+            let mut needs = Needs::default();
+            match self.compile_cluster(&placed.resource, placed.path.clone(), &mut needs) {
+                Ok(cluster) => ready.extend(self.take_cluster(cluster, &needs, placed)),
                 Err(error) => {
                     self.refuse(Kind::Cluster, &name, placed, &error);
                     errors.push(error);
@@ -41,7 +43,12 @@ impl Store {
     }
 
     /// The cluster itself when it need not wait.
-    fn take_cluster(&mut self, cluster: Arc<Cluster>, placed: Placed<ClusterProto>) -> Option<Arc<Cluster>> {
+    fn take_cluster(
+        &mut self,
+        cluster: Arc<Cluster>,
+        needs: &Needs,
+        placed: Placed<ClusterProto>,
+    ) -> Option<Arc<Cluster>> {
         let name = Arc::clone(cluster.name());
         if self.ledger.has(Kind::Cluster, &name) {
             self.stats.cluster_modified().inc();
@@ -54,12 +61,20 @@ impl Store {
         if let Some(superseded) = self.warming_clusters.remove(&name) {
             self.retire(&superseded);
         }
-        if self.is_warm(&cluster) {
+        self.set_secret_needs(&Owner::Cluster(Arc::clone(&name)), &needs.secrets);
+        self.unsecured.remove(&name);
+        let has_secrets = self.has_secrets(needs.secrets.keys());
+        let has_hosts = self.is_warm(&cluster);
+        if has_hosts && has_secrets {
             return Some(cluster);
         }
         if !cluster.config().wait_for_warm_on_init {
             self.unwaited.push(Arc::clone(&cluster));
             return Some(cluster);
+        }
+        if !has_secrets {
+            let secrets = needs.secrets.keys().cloned().collect();
+            self.unsecured.insert(Arc::clone(&name), Unsecured { secrets, has_hosts });
         }
         if let Discovery::Eds(eds) = &cluster.config().discovery {
             self.services.begin_again(&eds.service_name);
@@ -75,9 +90,13 @@ impl Store {
         self.stats.warming_clusters().set(self.warming_clusters.len() as u64);
     }
 
-    fn compile_cluster(&mut self, resource: &ClusterProto, path: FieldPath) -> Result<Arc<Cluster>, FieldError> {
-        let mut needs = Needs::default();
-        let mut context = self.compiler.context(&resource.name, path, &mut needs);
+    fn compile_cluster(
+        &mut self,
+        resource: &ClusterProto,
+        path: FieldPath,
+        needs: &mut Needs,
+    ) -> Result<Arc<Cluster>, FieldError> {
+        let mut context = self.compiler.context(&resource.name, path, needs);
         let mut compiled = crate::config::cluster::compile(resource, &self.compiler.cluster_defaults, &mut context)?;
         compiled.config.added_via_api = self.started;
         let name = compiled.config.observability_name().replace(':', "_");
@@ -145,6 +164,8 @@ impl Store {
             }
             tracing::debug!("removing cluster '{name}'");
             self.ledger.remove(Kind::Cluster, name);
+            self.unsecured.remove(name);
+            self.set_secret_needs(&Owner::Cluster(Arc::clone(name)), &BTreeMap::new());
             gone.extend(self.warming_clusters.remove(name));
         }
         self.publish(|snapshot| gone.extend(names.iter().filter_map(|name| snapshot.clusters.remove(name))));
@@ -166,6 +187,7 @@ impl Store {
     }
 
     pub(super) fn clusters_are_warm<'a>(&mut self, names: impl IntoIterator<Item = &'a str>) {
+        let names = names.into_iter().filter(|name| !self.waits_for_secrets(name)).collect::<Vec<_>>();
         let warm = names.into_iter().filter_map(|name| self.warming_clusters.remove(name)).collect();
         self.publish_clusters(warm);
     }

@@ -22,10 +22,11 @@ pub(crate) enum Kind {
     /// Scopes of routes; a ledger calls each by its source and its name.
     Scope,
     VirtualHost,
+    Secret,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Cluster,
         Self::Endpoints,
         Self::Listener,
@@ -34,6 +35,7 @@ impl Kind {
         Self::Extension,
         Self::Scope,
         Self::VirtualHost,
+        Self::Secret,
     ];
 
     pub(crate) fn type_url(self) -> &'static str {
@@ -46,6 +48,7 @@ impl Kind {
             Self::Extension => "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
             Self::Scope => "type.googleapis.com/envoy.config.route.v3.ScopedRouteConfiguration",
             Self::VirtualHost => "type.googleapis.com/envoy.config.route.v3.VirtualHost",
+            Self::Secret => "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
         }
     }
 

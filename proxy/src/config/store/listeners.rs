@@ -121,7 +121,10 @@ impl Store {
     }
 
     fn has_all(&self, needs: &Needs) -> bool {
-        self.has_routes(needs) && self.has_scopes(needs) && self.has_extensions(needs)
+        self.has_routes(needs)
+            && self.has_scopes(needs)
+            && self.has_extensions(needs)
+            && self.has_secrets(needs.secrets.keys())
     }
 
     /// What nobody names any more acts on for chains that drain.
@@ -133,6 +136,7 @@ impl Store {
         self.open_scopes(needs);
         let scopes = self.scope_needs.set(&owner, &needs.scopes);
         self.leaving.extend(scopes.into_iter().map(|source| (now, Kind::Scope, source)));
+        self.set_secret_needs(&owner, &needs.secrets);
         let extensions = self.extension_needs.set(&owner, &needs.extensions);
         self.leaving.extend(extensions.into_iter().map(|name| (now, Kind::Extension, name)));
     }

@@ -13,6 +13,7 @@ mod resource;
 mod routes;
 mod runtime;
 mod scopes;
+mod secrets;
 #[cfg(test)]
 mod testing;
 mod virtual_hosts;
@@ -45,6 +46,7 @@ pub(crate) use needs::{Moved, Owner, Services, Wanted};
 pub(crate) use resource::Resource;
 use scopes::ScopeSet;
 pub(crate) use scopes::{ScopeCame, scope_entry, scope_of};
+use secrets::{InFiles, Unsecured};
 use virtual_hosts::HostSet;
 pub(crate) use virtual_hosts::{AskedHost, HostUpdate, routes_of};
 use waiting::Waiting;
@@ -87,6 +89,12 @@ pub(crate) struct Store {
     pub(crate) extension_needs: Wanted<ExtensionSubscription>,
     /// Scopes of routes, by what tells their source from others.
     pub(crate) scope_needs: Wanted<ScopesSubscription>,
+    /// Secrets of listeners and clusters.
+    pub(crate) secret_needs: Wanted<ConfigSource>,
+    /// Clusters that warm and wait for secrets.
+    unsecured: BTreeMap<Arc<str>, Unsecured>,
+    /// Secrets whose parts are in files.
+    secret_files: BTreeMap<String, InFiles>,
     scopes: BTreeMap<Arc<str>, ScopeSet>,
     /// Exchanges that wait for route configurations.
     waiting: Waiting,
@@ -139,6 +147,9 @@ impl Store {
             route_needs: Wanted::default(),
             extension_needs: Wanted::default(),
             scope_needs: Wanted::default(),
+            secret_needs: Wanted::default(),
+            unsecured: BTreeMap::new(),
+            secret_files: BTreeMap::new(),
             scopes: BTreeMap::new(),
             waiting: Waiting::default(),
             host_needs: Wanted::default(),
@@ -190,6 +201,7 @@ impl Store {
             Kind::Runtime => Some(self.runtime_needs.files()),
             Kind::Extension => Some(self.extension_needs.files()),
             Kind::Scope => Some(self.scope_needs.files()),
+            Kind::Secret => Some(self.secret_needs.files()),
             Kind::Cluster | Kind::Listener | Kind::VirtualHost => None,
         }
     }
@@ -203,6 +215,7 @@ impl Store {
             Kind::Extension => self.extension_needs.is_needed(name),
             Kind::Scope => self.scope_needs.is_needed(name),
             Kind::VirtualHost => self.host_needs.is_needed(name),
+            Kind::Secret => self.secret_needs.is_needed(name),
             Kind::Cluster | Kind::Listener => true,
         }
     }
@@ -216,6 +229,7 @@ impl Store {
             Kind::Extension => self.extension_needs.take_moved(),
             Kind::Scope => self.scope_needs.take_moved(),
             Kind::VirtualHost => self.host_needs.take_moved(),
+            Kind::Secret => self.secret_needs.take_moved(),
             Kind::Cluster | Kind::Listener => Vec::new(),
         }
     }

@@ -146,6 +146,7 @@ impl Subscription for ScopesSubscription {
 pub(crate) enum Owner {
     Bootstrap,
     Listener(Arc<str>),
+    Cluster(Arc<str>),
     /// A scope of routes, of a source.
     Scope(Arc<str>, Arc<str>),
     /// A route configuration.

@@ -6,6 +6,7 @@ use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use tidegate_xds::pb::envoy::config::route::v3::RouteConfiguration;
+use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use tidegate_xds::pb::envoy::service::runtime::v3::Runtime;
 
 use super::{Kind, Placed, Store};
@@ -69,6 +70,18 @@ impl Resource for Runtime {
     }
 }
 
+impl Resource for Secret {
+    const KIND: Kind = Kind::Secret;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError> {
+        store.update_secrets(resources)
+    }
+}
+
 impl Store {
     /// What a subscription to this resource counts; none where clusters count it themselves.
     pub(crate) fn subscription_stats(&self, kind: Kind, name: &str) -> Option<Subscription> {
@@ -93,6 +106,7 @@ impl Store {
                 let scope = root.scope(&wanted.stats_prefix).scope(&format!("scoped_rds.{}.", wanted.name));
                 Some(Subscription::new(&scope))
             }
+            Kind::Secret => Some(Subscription::new(&root.scope(&format!("sds.{name}.")))),
             Kind::Endpoints | Kind::Cluster | Kind::Listener => None,
         }
     }
@@ -115,6 +129,7 @@ impl Store {
             Kind::Endpoints => self.missing_assignment(name),
             Kind::Runtime => self.remove_runtime(name),
             Kind::Extension => self.remove_extension(name),
+            Kind::Secret => self.remove_secret(name),
             Kind::Route | Kind::Scope | Kind::VirtualHost | Kind::Cluster | Kind::Listener => {}
         }
     }
@@ -127,6 +142,7 @@ impl Store {
             Kind::Extension => self.go_on_without_extension(name),
             Kind::Scope => self.go_on_without_scopes(name),
             Kind::VirtualHost => self.go_on_without_hosts(name),
+            Kind::Secret => self.go_on_without_secret(name),
             Kind::Runtime | Kind::Cluster | Kind::Listener => {}
         }
     }

@@ -112,7 +112,7 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
                     stream.info.upstream.transport_failure_reason =
                         Some(Arc::clone(reason)).filter(|text| !text.is_empty());
                 }
-                PoolError::Timeout => {}
+                PoolError::Timeout | PoolError::OtherProtocol => {}
             }
             stream.info.upstream.close_type = Some(CloseType::Normal);
             stream.info.upstream.pool_wait = waited;

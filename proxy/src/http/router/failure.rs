@@ -20,7 +20,7 @@ fn reason(failure: &Failure) -> (&'static str, ResponseFlags) {
     match failure {
         Failure::Pool(PoolError::Overflow) => ("overflow", ResponseFlags::UPSTREAM_OVERFLOW),
         Failure::Pool(PoolError::NoPool) => ("overflow", ResponseFlags::NO_HEALTHY_UPSTREAM),
-        Failure::Pool(PoolError::Connect(_)) => {
+        Failure::Pool(PoolError::Connect(_) | PoolError::OtherProtocol) => {
             ("remote connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
         }
         Failure::Pool(PoolError::Local(_)) => ("local connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE),

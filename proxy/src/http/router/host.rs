@@ -71,6 +71,7 @@ pub(super) fn note_connection(opened: &Stream, stream: &mut StreamContext) {
     };
     upstream.local_address.clone_from(&facts.local);
     upstream.connection_id = Some(facts.id);
+    upstream.tls.clone_from(&facts.tls);
     upstream.filter_state.clone_from(&facts.shared);
     upstream.protocol = (!matches!(opened, Stream::Tcp(_))).then_some(facts.protocol);
     stream.info.timings.upstream_connect_start = Some(facts.connect_start);

@@ -191,9 +191,9 @@ impl<'a> Retries<'a> {
         let on = self.request.on;
         match failure {
             Failure::Replied(_) | Failure::Pool(PoolError::Overflow | PoolError::NoPool) => return false,
-            Failure::Pool(PoolError::Connect(_) | PoolError::Local(_) | PoolError::Timeout)
-                if on.has(RetryOn::CONNECT_FAILURE) =>
-            {
+            Failure::Pool(
+                PoolError::Connect(_) | PoolError::Local(_) | PoolError::Timeout | PoolError::OtherProtocol,
+            ) if on.has(RetryOn::CONNECT_FAILURE) => {
                 return true;
             }
             Failure::Reset(StreamReset::Refused) if on.has(RetryOn::REFUSED_STREAM) => return true,

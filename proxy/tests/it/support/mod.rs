@@ -1,5 +1,6 @@
 //! Fixtures: a running gateway, upstreams that record what they saw, clients that speak bytes.
 
+pub mod certificates;
 pub mod contract;
 pub mod control_plane;
 pub mod frames;

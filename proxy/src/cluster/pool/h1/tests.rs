@@ -7,7 +7,6 @@ use tokio::net::UnixStream;
 
 use super::*;
 use crate::cluster::circuit_breaker::{Resource, RoutingPriority};
-use crate::cluster::host::HostState;
 use crate::config::cluster::testing::cluster as compiled;
 
 const ONE: &str = "{name: a, load_assignment: {cluster_name: a, endpoints: [{lb_endpoints: [\
@@ -16,7 +15,7 @@ const ONE: &str = "{name: a, load_assignment: {cluster_name: a, endpoints: [{lb_
 fn pool() -> Arc<Pool> {
     let cluster = Cluster::new(compiled(ONE).config, None, &Store::new().root(), &NoRuntime, 7);
     let host = Arc::clone(cluster.hosts().hosts().next().unwrap());
-    Arc::new(Pool { cluster, host, priority: RoutingPriority::Default, state: Mutex::default() })
+    Arc::new(Pool { cluster, host, priority: RoutingPriority::Default, server_name: None, state: Mutex::default() })
 }
 
 /// A connection, and the host's end of it.
@@ -32,6 +31,7 @@ fn connection(pool: &Pool) -> (Box<Connection>, UnixStream) {
         connect_start: now,
         connected: now,
         shared: None,
+        tls: None,
     };
     let connection = Connection {
         reader: Reader::new(read),
@@ -104,7 +104,7 @@ fn only_pool() -> Arc<Pool> {
     let text = ONE.replace("{name: a,", "{name: a, circuit_breakers: {thresholds: [{max_connection_pools: 1}]},");
     let cluster = Cluster::new(compiled(&text).config, None, &Store::new().root(), &NoRuntime, 7);
     let host = Arc::clone(cluster.hosts().hosts().next().unwrap());
-    Arc::new(Pool { cluster, host, priority: RoutingPriority::Default, state: Mutex::default() })
+    Arc::new(Pool { cluster, host, priority: RoutingPriority::Default, server_name: None, state: Mutex::default() })
 }
 
 fn places(pool: &Pool) -> u32 {
@@ -141,19 +141,19 @@ async fn a_pool_has_a_place_while_there_is_anything_in_it() {
 #[tokio::test]
 async fn a_pool_that_rests_makes_room_for_another_of_its_host_only() {
     let resting = only_pool();
-    let key = (resting.host.state.id, resting.priority);
-    POOLS.with_borrow_mut(|pools| pools.h1.insert(key, Arc::clone(&resting)));
+    let key = resting.key();
+    POOLS.with_borrow_mut(|pools| pools.h1.insert(key.clone(), Arc::clone(&resting)));
     resting.enter(&FilterState::default()).unwrap();
     let (connection, _host) = connection(&resting);
     resting.hand_out(&mut resting.state.lock(), connection);
-    let elsewhere = HostState::new(None).id;
-    let refused = place::take(&resting.cluster, elsewhere, RoutingPriority::Default);
+    let elsewhere = only_pool();
+    let refused = place::take(&resting.cluster, &elsewhere.key());
     assert!(matches!(refused, Err(PoolError::NoPool)));
     assert_eq!(resting.cluster.stats().traffic.upstream_cx_pool_overflow().value(), 1);
     let busy = resting.take_idle().unwrap();
-    assert!(place::take(&resting.cluster, resting.host.state.id, RoutingPriority::Default).is_err());
+    assert!(place::take(&resting.cluster, &key).is_err());
     resting.give_back(busy, true);
-    let place = place::take(&resting.cluster, resting.host.state.id, RoutingPriority::Default).unwrap();
+    let place = place::take(&resting.cluster, &key).unwrap();
     assert_eq!((active_and_idle(&resting), places(&resting)), ((0, 0), 1));
     drop(place);
     POOLS.with_borrow_mut(|pools| pools.h1.remove(&key));

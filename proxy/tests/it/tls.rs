@@ -1,0 +1,254 @@
+//! TLS both ways: a gateway that re-encrypts to a gateway that asks who comes.
+
+use crate::support::certificates::Authority;
+use crate::support::gateway::{Directory, eventually, free_port};
+use crate::support::{Client, Gateway};
+
+const DOWNSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+const UPSTREAM: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+
+/// A listener that answers everything itself, with what it knows of its peer.
+fn listener(name: &str, port: u16, chains: &str) -> String {
+    format!(
+        "  - name: {name}\n    address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }}\n    filter_chains:\n{chains}"
+    )
+}
+
+/// A chain whose answer tells what the handshake was.
+fn telling_chain(matched: &str, context: &str) -> String {
+    format!(
+        "    - filter_chain_match: {{ {matched} }}
+      transport_socket:
+        name: tls
+        typed_config: {{ '@type': {DOWNSTREAM}, {context} }}
+      filters:
+      - name: http
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: inner
+          http_filters: [{{ name: r, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}]
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ['*']
+              routes: [{{ match: {{ prefix: / }}, direct_response: {{ status: 200 }} }}]
+              response_headers_to_add:
+              - header: {{ key: x-told, value: '%DOWNSTREAM_TLS_VERSION% %REQUESTED_SERVER_NAME% %PROTOCOL% %DOWNSTREAM_PEER_URI_SAN%' }}
+"
+    )
+}
+
+/// A plain listener whose first path segment names the cluster.
+fn entrance(port: u16, clusters: &[&str]) -> String {
+    let route = |name: &&str| format!("{{ match: {{ prefix: /{name} }}, route: {{ cluster: {name} }} }}");
+    let routes: Vec<String> = clusters.iter().map(route).collect();
+    let routes = routes.join(", ");
+    listener(
+        "entrance",
+        port,
+        &format!(
+            "    - filters:
+      - name: http
+        typed_config:
+          '@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: outer
+          http_filters: [{{ name: r, typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router }} }}]
+          route_config:
+            virtual_hosts: [{{ name: all, domains: ['*'], routes: [{routes}] }}]
+"
+        ),
+    )
+}
+
+fn cluster(name: &str, port: u16, context: &str, more: &str) -> String {
+    let socket =
+        format!("transport_socket: {{ name: tls, typed_config: {{ '@type': {UPSTREAM}, {context} }} }}\n    {more}");
+    crate::support::cluster(name, port, &socket)
+}
+
+fn bootstrap(listeners: &str, clusters: &str) -> String {
+    format!("node: {{ id: node, cluster: test }}\nstatic_resources:\n  listeners:\n{listeners}  clusters:\n{clusters}")
+}
+
+fn told(port: u16, path: &str) -> (u16, String) {
+    let response = Client::new(port).get(path);
+    (response.status, response.header("x-told").unwrap_or_default().to_owned())
+}
+
+#[test]
+fn each_side_learns_who_the_other_is_or_hangs_up() {
+    let (directory, root, other) = (Directory::new(), Authority::new("root"), Authority::new("other"));
+    let (port, inner) = (free_port(), free_port());
+    let ca = root.trusted(&directory, "root.pem");
+    let foreign_ca = other.trusted(&directory, "other.pem");
+    let server = root.certificate(&directory, "server", &["a.test", "*.b.test"]);
+    let client = root.certificate(&directory, "client", &["spiffe://td/client"]);
+    let foreign = other.certificate(&directory, "foreign", &["spiffe://td/client"]);
+    let chain = telling_chain(
+        "",
+        &format!(
+            "require_client_certificate: true, common_tls_context: {{ alpn_protocols: [h2, http/1.1], \
+             tls_certificates: [{server}], validation_context: {{ trusted_ca: {ca}, \
+             match_typed_subject_alt_names: [{{ san_type: URI, matcher: {{ prefix: 'spiffe://td/' }} }}] }} }}"
+        ),
+    );
+    let context = |certificate: &str, ca: &str, more: &str| {
+        format!(
+            "sni: a.test, common_tls_context: {{ tls_certificates: [{certificate}], validation_context: {{ trusted_ca: {ca} }} }}{more}"
+        )
+    };
+    let options = |body: &str| {
+        let key = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+        format!("typed_extension_protocol_options: {{ {key}: {{ '@type': type.googleapis.com/{key}, {body} }} }}")
+    };
+    let auto = options("auto_config: {}");
+    let by_host = options(
+        "upstream_http_protocol_options: { auto_sni: true, auto_san_validation: true }, explicit_http_config: { http_protocol_options: {} }",
+    );
+    let clusters = [
+        ("good", context(&client, &ca, ""), ""),
+        ("auto", context(&client, &ca, ""), auto.as_str()),
+        ("foreign", context(&foreign, &ca, ""), ""),
+        ("distrust", context(&client, &foreign_ca, ""), ""),
+        ("misnamed", context(&client, &ca, ", auto_sni_san_validation: true").replace("a.test", "c.test"), ""),
+        ("named", context(&client, &ca, ", auto_sni_san_validation: true").replace("a.test", "x.b.test"), ""),
+        ("host", context(&client, &ca, "").replace("sni: a.test, ", ""), by_host.as_str()),
+    ];
+    let names: Vec<&str> = clusters.iter().map(|(name, ..)| *name).chain(["bare"]).collect();
+    let bare = format!("sni: a.test, common_tls_context: {{ validation_context: {{ trusted_ca: {ca} }} }}");
+    let clusters: String = clusters
+        .iter()
+        .map(|(name, context, more)| cluster(name, inner, context, more))
+        .chain([cluster("bare", inner, &bare, "")])
+        .collect();
+    let listeners = entrance(port, &names) + &listener("inner", inner, &chain);
+    let _gateway = Gateway::start(&bootstrap(&listeners, &clusters));
+    assert_eq!(told(port, "/good"), (200, "TLSv1.2 a.test HTTP/1.1 spiffe://td/client".into()));
+    assert_eq!(told(port, "/auto"), (200, "TLSv1.2 a.test HTTP/2 spiffe://td/client".into()));
+    assert_eq!(told(port, "/named").0, 200);
+    for refused in ["/foreign", "/distrust", "/misnamed", "/bare"] {
+        assert_eq!(told(port, refused), (503, String::new()), "{refused}");
+    }
+    let mut client = Client::new(port);
+    client.send("GET /host HTTP/1.1\r\nhost: y.b.test:8080\r\n\r\n");
+    assert_eq!(client.response().header("x-told"), Some("TLSv1.2 y.b.test HTTP/1.1 spiffe://td/client"));
+    client.send("GET /host HTTP/1.1\r\nhost: elsewhere.test\r\n\r\n");
+    assert_eq!(client.response().status, 503, "the host's certificate has no such name");
+}
+
+#[test]
+fn a_name_chooses_the_chain_and_none_falls_back_to_one_that_asks_less() {
+    let (directory, root) = (Directory::new(), Authority::new("root"));
+    let (port, inner) = (free_port(), free_port());
+    let ca = root.trusted(&directory, "root.pem");
+    let server = root.certificate(&directory, "server", &["a.test"]);
+    let open = format!("common_tls_context: {{ tls_certificates: [{server}] }}");
+    let strict = format!(
+        "require_client_certificate: true, common_tls_context: {{ tls_certificates: [{server}], validation_context: {{ trusted_ca: {ca} }} }}"
+    );
+    let chains =
+        telling_chain("server_names: [open.test]", &open) + &telling_chain("server_names: ['*.strict.test']", &strict);
+    let context = |sni: &str| {
+        format!(
+            "sni: {sni}, common_tls_context: {{ tls_params: {{ tls_maximum_protocol_version: TLSv1_3 }}, validation_context: {{ trusted_ca: {ca} }} }}"
+        )
+    };
+    let listeners = entrance(port, &["open", "strict", "unknown"]) + &listener("inner", inner, &chains);
+    let clusters = cluster("open", inner, &context("open.test"), "")
+        + &cluster("strict", inner, &context("x.strict.test"), "")
+        + &cluster("unknown", inner, &context("unknown.test"), "");
+    let _gateway = Gateway::start(&bootstrap(&listeners, &clusters));
+    assert_eq!(told(port, "/open"), (200, "TLSv1.3 open.test HTTP/1.1".into()));
+    assert_eq!(told(port, "/strict").0, 503);
+    assert_eq!(told(port, "/unknown").0, 503);
+}
+
+#[test]
+fn secrets_from_files_are_waited_for_and_follow_their_files() {
+    let (directory, root, other) = (Directory::new(), Authority::new("root"), Authority::new("other"));
+    let (port, inner) = (free_port(), free_port());
+    let path = directory.0.display().to_string();
+    let secret = |name: &str, body: &str| {
+        directory
+            .put(&format!("{name}.yaml"), &format!("resources:\n- {{ '@type': {SECRET}, name: {name}, {body} }}\n"));
+    };
+    let ca = root.trusted(&directory, "root.pem");
+    let certificate = root.certificate(&directory, "server", &["a.test"]);
+    secret("server", &format!("tls_certificate: {certificate}"));
+    secret("trust", &format!("validation_context: {{ trusted_ca: {ca} }}"));
+    let sds = |name: &str| {
+        format!("{{ name: {name}, sds_config: {{ path_config_source: {{ path: {path}/{name}.yaml }} }} }}")
+    };
+    let chain = telling_chain(
+        "",
+        &format!("common_tls_context: {{ tls_certificate_sds_secret_configs: [{}] }}", sds("server")),
+    );
+    let context = format!(
+        "sni: a.test, common_tls_context: {{ combined_validation_context: {{ default_validation_context: {{ \
+         match_typed_subject_alt_names: [{{ san_type: DNS, matcher: {{ exact: a.test }} }}] }}, \
+         validation_context_sds_secret_config: {} }} }}",
+        sds("trust")
+    );
+    let listeners = entrance(port, &["up"]) + &listener("inner", inner, &chain);
+    // One request a connection: each shakes hands.
+    let once = "max_requests_per_connection: 1";
+    let _gateway = Gateway::start(&bootstrap(&listeners, &cluster("up", inner, &context, once)));
+    assert_eq!(told(port, "/up").0, 200);
+    // Another root's certificate: the cluster does not trust it.
+    let (chain, key) = other.issue(&["a.test"]);
+    directory.put("server.pem", &chain);
+    directory.put("server.key", &key);
+    eventually("the new certificate is presented", || told(port, "/up").0 == 503);
+    // Junk: what was good serves on. It is trusted again, since the root's own file says so.
+    directory.put("server.pem", "junk");
+    directory.put("root.pem", &other.pem);
+    eventually("the new root is trusted", || told(port, "/up").0 == 200);
+    // The secret itself is another.
+    let certificate = root.certificate(&directory, "third", &["a.test"]);
+    secret("server", &format!("tls_certificate: {certificate}"));
+    eventually("the other secret is presented", || told(port, "/up").0 == 503);
+}
+
+#[test]
+fn what_is_wrong_with_a_context_is_told_at_its_field() {
+    let (directory, root) = (Directory::new(), Authority::new("root"));
+    let server = root.certificate(&directory, "server", &["a.test"]);
+    let inner = free_port();
+    for (context, field, reason) in [
+        ("common_tls_context: {}".to_owned(), "transport_socket.typed_config", "No TLS certificates found"),
+        (
+            format!(
+                "common_tls_context: {{ tls_certificates: [{server}], validation_context: {{ match_typed_subject_alt_names: [{{ san_type: DNS, matcher: {{ exact: a }} }}] }} }}"
+            ),
+            "common_tls_context.validation_context",
+            "SAN-based verification of peer certificates without trusted CA is insecure",
+        ),
+        (
+            format!(
+                "common_tls_context: {{ tls_certificates: [{server}], tls_params: {{ tls_minimum_protocol_version: TLSv1_0, tls_maximum_protocol_version: TLSv1_1 }} }}"
+            ),
+            "common_tls_context.tls_params",
+            "TLS 1.0 and TLS 1.1 are not supported",
+        ),
+        (
+            "common_tls_context: { tls_certificate_sds_secret_configs: [{ name: nowhere }] }".to_owned(),
+            "tls_certificate_sds_secret_configs[0].name",
+            "Unknown static secret: nowhere",
+        ),
+        (
+            format!(
+                "session_ticket_keys: {{ keys: [{{ inline_string: short }}] }}, common_tls_context: {{ tls_certificates: [{server}] }}"
+            ),
+            "session_ticket_keys.keys",
+            "Length 5, expected length 80",
+        ),
+    ] {
+        let text = bootstrap(&listener("inner", inner, &telling_chain("", &context)), "").replace("  clusters:\n", "");
+        let file = directory.put("refused.yaml", &text);
+        let output =
+            std::process::Command::new(env!("CARGO_BIN_EXE_tidegate")).arg("check").arg(file).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(field) && said.contains(reason), "{context}: {said}");
+    }
+}
