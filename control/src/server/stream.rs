@@ -14,7 +14,7 @@ use tonic::{Status, Streaming};
 
 use super::clients::{Client, Clients};
 use super::groups::Sets;
-use super::resource_set::ResourceType;
+use super::resource_set::{LONGEST_NAME, ResourceType};
 use super::status::{Refusal, shown};
 use super::{Dialect, refusal};
 
@@ -23,9 +23,6 @@ const MOST_NAMES: usize = 1_000_000;
 
 /// How long these names may be together, in bytes.
 const MOST_NAME_BYTES: usize = 8 << 20;
-
-/// The longest name that may be asked for, in bytes.
-const LONGEST_NAME: usize = 4096;
 
 /// As much a client may say of itself, in bytes: it is kept as long as its stream.
 const LARGEST_NODE: usize = 1 << 20;

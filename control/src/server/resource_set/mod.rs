@@ -15,6 +15,7 @@ use imbl::OrdMap;
 pub use imbl::ordmap::DiffItem;
 use prost::{Message, Name};
 pub use references::Reference;
+pub(super) use resource::LONGEST_NAME;
 pub(crate) use resource::Piece;
 pub use resource::{Resource, Version};
 use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;

@@ -15,6 +15,9 @@ use super::types::ResourceType;
 /// around it.
 const LARGEST: usize = (4 << 20) - 1024;
 
+/// The longest name, in bytes: a client that asks for a longer one is turned away.
+pub(in crate::server) const LONGEST_NAME: usize = 4096;
+
 /// A resource's version: a hash of what it says, however it is encoded, so that the same content has the same version for ever
 /// and everywhere: after a restart, from another replica, with its fields in another order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -123,6 +126,10 @@ impl Resource {
         let Some(name) = name else {
             return Err(fail(FieldPath::root().field(kind.name_field()), "a resource needs a name".to_owned()));
         };
+        if name.len() > LONGEST_NAME {
+            let reason = format!("{} bytes; a name may have {LONGEST_NAME}", name.len());
+            return Err(fail(FieldPath::root().field(kind.name_field()), reason));
+        }
         fits(&name, &body.value)?;
         let version = Version::of(kind, &body.value);
         let references = references::of(kind.message(), &body.value, source).into();

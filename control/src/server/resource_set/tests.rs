@@ -89,6 +89,9 @@ fn what_no_client_could_take_is_refused() {
         Resource::read(any::pack(&message)).map_err(|errors| errors[0].to_string())
     };
     assert!(of(4 << 19).is_ok());
+    let long = Cluster { name: "x".repeat(5000), ..Cluster::default() };
+    let reason = Resource::read(any::pack(&long)).unwrap_err()[0].to_string();
+    assert_eq!(reason, "name: 5000 bytes; a name may have 4096");
     let reason = of(4 << 20).unwrap_err();
     assert_eq!(reason, "resource 'a': 4194313 bytes; clients of gRPC take 4193280 at most");
 }
