@@ -22,6 +22,8 @@ const MOST_ANSWERS: usize = 1000;
 #[derive(Debug)]
 pub struct Delta {
     node: Node,
+    node_once: bool,
+    node_sent: bool,
     connected: bool,
     types: Vec<Type>,
     answers: VecDeque<Answer>,
@@ -42,8 +44,9 @@ struct Answer {
 }
 
 impl Delta {
-    pub fn new(node: Node) -> Self {
-        Self { node, connected: false, types: Vec::new(), answers: VecDeque::new() }
+    /// `node_once`: the node goes into a stream's first request only (`set_node_on_first_message_only`).
+    pub fn new(node: Node, node_once: bool) -> Self {
+        Self { node, node_once, node_sent: false, connected: false, types: Vec::new(), answers: VecDeque::new() }
     }
 
     /// Asks for something else of a type than before; what is the same costs nothing.
@@ -88,6 +91,7 @@ impl Delta {
     /// A new stream: everything is asked for again, and the server told what is here.
     pub fn connected(&mut self) {
         self.connected = true;
+        self.node_sent = false;
         self.answers.clear();
         self.types.iter_mut().for_each(|kind| kind.state.stream_began());
     }
@@ -118,13 +122,21 @@ impl Delta {
         let types = &self.types;
         if let Some(first) = self.answers.iter().position(|answer| types[answer.place].pauses == 0) {
             let answer = self.answers.remove(first)?;
-            let mut request = self.types[answer.place].state.request(&self.node);
+            let node = self.node();
+            let mut request = self.types[answer.place].state.request(node);
             request.response_nonce = answer.nonce;
             request.error_detail = answer.rejection;
             return Some(request);
         }
-        let kind = self.types.iter_mut().find(|kind| kind.pauses == 0 && kind.state.is_due())?;
-        Some(kind.state.request(&self.node))
+        let place = self.types.iter().position(|kind| kind.pauses == 0 && kind.state.is_due())?;
+        let node = self.node();
+        Some(self.types[place].state.request(node))
+    }
+
+    /// Where the next request is to tell it.
+    fn node(&mut self) -> Option<Node> {
+        let told = self.node_once && std::mem::replace(&mut self.node_sent, true);
+        (!told).then(|| self.node.clone())
     }
 
     /// Takes a response: hands what it brings to `handler`, and makes the answer due.

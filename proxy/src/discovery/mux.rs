@@ -24,7 +24,7 @@ pub(super) enum Mux {
 impl Mux {
     pub(super) fn new(control_plane: &ControlPlane, node: Node) -> Self {
         if control_plane.delta {
-            Self::Delta(Delta::new(node), None)
+            Self::Delta(Delta::new(node, control_plane.node_once), None)
         } else {
             Self::Sotw(Sotw::new(node, control_plane.node_once), None)
         }
@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn requests_wait_while_none_is_read() {
         let (now, stats) = (Instant::now(), ControlPlaneStats::at(&Store::new().root()));
-        let (mut mux, mut gate) = (Mux::Delta(Delta::new(Node::default()), None), Gate::new(None, now));
+        let (mut mux, mut gate) = (Mux::Delta(Delta::new(Node::default(), false), None), Gate::new(None, now));
         let (sender, mut read) = mpsc::channel(1);
         mux.connected(Happened::Delta(Event::Connected(sender)));
         mux.ask("one", Interest::names(["a"]));

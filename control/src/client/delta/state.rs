@@ -127,13 +127,10 @@ impl State {
         !self.to_subscribe.is_empty() || !self.to_unsubscribe.is_empty()
     }
 
-    /// What is to be said now; a stream's first request says everything.
-    pub(super) fn request(&mut self, node: &Node) -> DeltaDiscoveryRequest {
-        let mut request = DeltaDiscoveryRequest {
-            node: Some(node.clone()),
-            type_url: self.type_url.clone(),
-            ..DeltaDiscoveryRequest::default()
-        };
+    /// What is to be said now, with the node where it is to be told; a stream's first request says everything.
+    pub(super) fn request(&mut self, node: Option<Node>) -> DeltaDiscoveryRequest {
+        let mut request =
+            DeltaDiscoveryRequest { node, type_url: self.type_url.clone(), ..DeltaDiscoveryRequest::default() };
         if !std::mem::replace(&mut self.begun, true) {
             let by_naming_none = self.means_wildcard_by_naming_none();
             let here = self.asked.iter().filter_map(|(name, version)| Some((name, version.as_ref()?)));
@@ -193,7 +190,8 @@ impl State {
             delta: true,
         };
         handler.apply(update)?;
-        let wildcard = self.asked.contains_key(WILDCARD);
+        // Naming none means everything also before it was said: what was kept on disk comes first.
+        let wildcard = self.legacy_wildcard || self.asked.contains_key(WILDCARD);
         for (name, version, ttl) in alive {
             if let Some(here) = self.asked.get_mut(name.as_str()) {
                 *here = Some(version);

@@ -35,7 +35,7 @@ fn said(client: &mut Delta) -> Vec<String> {
 }
 
 fn started() -> (Delta, Recorder, Instant) {
-    let mut client = Delta::new(node());
+    let mut client = Delta::new(node(), false);
     client.ask(CDS, &Interest::everything());
     client.connected();
     assert_eq!(said(&mut client), ["Cluster n"]);
@@ -99,7 +99,7 @@ fn what_is_let_go_and_wanted_again_is_asked_for_again() {
 
 #[test]
 fn the_wildcard_lives_beside_names() {
-    let mut client = Delta::new(node());
+    let mut client = Delta::new(node(), false);
     let (mut handler, now) = (Recorder::default(), Instant::now());
     client.ask(CDS, &Interest::names(["*", "x"]));
     client.connected();
@@ -188,4 +188,28 @@ fn a_change_says_only_what_is_new() {
     assert_eq!(said(&mut client), ["ClusterLoadAssignment n +c -a"]);
     client.change(EDS, &names(&["b"]), &[]);
     assert!(said(&mut client).is_empty());
+}
+
+#[test]
+fn the_node_is_told_once_a_stream_where_that_is_asked_for() {
+    let mut client = Delta::new(node(), true);
+    client.ask(CDS, &Interest::everything());
+    client.ask(EDS, &Interest::names(["a"]));
+    for _ in 0..2 {
+        client.connected();
+        let told: Vec<bool> =
+            std::iter::from_fn(|| client.next_request()).map(|request| request.node.is_some()).collect();
+        assert_eq!(told, [true, false]);
+        client.disconnected();
+    }
+}
+
+#[test]
+fn what_was_here_before_the_first_request_is_told_with_it() {
+    let mut client = Delta::new(node(), false);
+    client.ask(CDS, &Interest::everything());
+    let kept = response(CDS, "", &[("x", "1")], &[]);
+    client.receive(kept, &mut Recorder::default(), Instant::now());
+    client.connected();
+    assert_eq!(said(&mut client), ["Cluster n x@1"]);
 }
