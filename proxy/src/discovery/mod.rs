@@ -306,7 +306,11 @@ impl Discovery {
         // What the update needs is asked for before it is answered.
         self.sync(store);
         let Some(stream) = self.streams.get_mut(&place) else { return };
-        if Kind::of(&type_url) == Some(Kind::Cluster) && self.held.is_none() && store.is_warming_clusters() {
+        if Kind::of(&type_url) == Some(Kind::Cluster)
+            && self.held.is_none()
+            && self.listeners_begun
+            && store.is_warming_clusters()
+        {
             self.held = Some(place);
         } else {
             stream.mux.resume(&type_url);
