@@ -1,5 +1,6 @@
 //! Listeners: taken, warmed, published.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,8 +18,14 @@ impl Store {
     pub(crate) fn update_listeners(&mut self, listeners: Vec<Placed<ListenerProto>>) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let mut ready = Vec::new();
+        let mut seen = HashSet::new();
         for placed in listeners {
             let given = placed.resource.name.clone();
+            if self.started && !given.is_empty() && !seen.insert(given.clone()) {
+                let reason = format!("duplicate listener {given} found: only the first of one name is taken");
+                errors.push(FieldError::new(placed.path.field("name"), reason).in_resource(&given));
+                continue;
+            }
             if !given.is_empty() && self.ledger.is_latest(Kind::Listener, &given, &placed.text.bytes) {
                 self.ledger.is_good(Kind::Listener, &given);
                 continue;
@@ -212,6 +219,14 @@ mod tests {
         let decoded = decode("envoy.config.listener.v3.Listener", text.as_bytes(), Format::Yaml, UnknownFields::Reject);
         let proto = any::decode(&decoded.unwrap().bytes, &FieldPath::root()).unwrap();
         Placed::encoded(proto, FieldPath::root(), &"1".into())
+    }
+
+    #[test]
+    fn of_two_listeners_of_one_name_in_one_answer_the_first_is_taken() {
+        let mut store = store();
+        store.started = true;
+        let errors = store.update_listeners(vec![listener(1), listener(2)]);
+        assert!(errors.len() == 1 && errors[0].reason.starts_with("duplicate listener l found"), "{errors:?}");
     }
 
     /// A chain that an update does not change is the same chain, and what it needs is needed on.
