@@ -175,6 +175,10 @@ async fn wait(
             *upload = None;
         }
         while let Poll::Ready(Some(Ok(informational))) = response.poll_informational(cx) {
+            // There is none in HTTP/2 (RFC 9113 section 8.6): a client would take what follows for another protocol.
+            if informational.status() == http::StatusCode::SWITCHING_PROTOCOLS {
+                return Poll::Ready(Err(StreamReset::Protocol));
+            }
             let mut head = ResponseHead::new(informational.status());
             head.headers = informational.into_parts().0.headers;
             count_head(request, &head.headers);
@@ -189,6 +193,9 @@ async fn wait(
     })
     .await?;
     let (parts, receiving) = response.into_parts();
+    if parts.status.is_informational() {
+        return Err(StreamReset::Protocol);
+    }
     count_head(request, &parts.headers);
     let most = request.cluster.config().http.max_headers_count as usize;
     // Envoy takes either for a reset by the host.
