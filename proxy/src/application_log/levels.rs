@@ -199,7 +199,12 @@ impl Levels {
     /// Whether a line of this kind is written.
     fn lets(&self, line: &Metadata<'_>) -> bool {
         let level = self.level(logger_of(line.target()), line.file().filter(|_| is_own(line)));
-        *line.level() <= filter(level.max(most_of(line.target())))
+        // What HTTP/2 finds wrong with a peer is the peer's to bring about, as often as it likes: that is for who looks for it.
+        let severity = match *line.level() {
+            Level::WARN if is_of(line.target(), HTTP2.0) => Level::DEBUG,
+            level => level,
+        };
+        severity <= filter(level.max(most_of(line.target())))
     }
 }
 

@@ -141,6 +141,8 @@ pub(crate) struct FrameMeter {
     priority: u64,
     window_updates: u64,
     data_sent: u64,
+    /// PING and SETTINGS frames that were sent and wait to be acknowledged.
+    unanswered: u64,
     /// Control frames that may still come.
     control: u64,
     refilled: Instant,
@@ -164,6 +166,7 @@ impl FrameMeter {
             priority: 0,
             window_updates: 0,
             data_sent: 0,
+            unanswered: 0,
             control: u64::from(limits.control_frames),
             refilled: now,
             resets: limits.reset_burst,
@@ -195,6 +198,9 @@ impl FrameMeter {
         let _ = parser.feed(bytes, |frame| {
             if let Some(streams) = streams.as_deref_mut().filter(|_| frame.stream > 0) {
                 streams.sent(&frame);
+            }
+            if matches!(frame.kind, PING | SETTINGS) && frame.flags & ACK_OR_END_STREAM == 0 {
+                self.unanswered += 1;
             }
             if matches!(frame.kind, DATA | HEADERS) {
                 self.data_sent += u64::from(frame.kind == DATA);
@@ -232,7 +238,11 @@ impl FrameMeter {
                 let most = 5 + self.streams.saturating_add(for_data).saturating_mul(2);
                 within(self.window_updates <= most, Flood::WindowUpdate)
             }
-            PING | SETTINGS if frame.flags & ACK_OR_END_STREAM != 0 => Ok(()),
+            PING | SETTINGS if frame.flags & ACK_OR_END_STREAM != 0 && self.unanswered > 0 => {
+                self.unanswered -= 1;
+                Ok(())
+            }
+            // What acknowledges nothing is worth no more than what asks for an answer.
             // GOAWAY and PUSH_PROMISE are the codec's to judge.
             PING | SETTINGS => self.spend(now),
             RST_STREAM => self.spend_reset(now).and_then(|()| self.spend(now)),
@@ -372,7 +382,10 @@ mod tests {
         let later = start + Duration::from_millis(100);
         meter.received(&ping.repeat(10), || later, None).unwrap();
         assert_eq!(meter.received(&one_more, || later, None), Err(Flood::Control));
-        // Answers to our own PINGs cost nothing.
-        feed(&mut meter, &frame(PING, 1, 0, &[0; 8]), 5000).unwrap();
+        // Answers to our own PINGs cost nothing; those to none do.
+        let answer = frame(PING, 1, 0, &[0; 8]);
+        meter.sent(&ping.repeat(5000), None);
+        meter.received(&answer.repeat(5000), || later, None).unwrap();
+        assert_eq!(meter.received(&answer, || later, None), Err(Flood::Control));
     }
 }
