@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
@@ -26,6 +26,9 @@ use crate::config::store::{Kind, Ledger, Store, routes_of, scope_of};
 /// The format, in its name: another one is not read.
 const FILE: &str = "resources.v1.pb";
 
+/// What is longer was not written by us.
+const MOST_BYTES: u64 = 1 << 30;
+
 /// The resources of one file.
 #[derive(Debug, Default)]
 pub(crate) struct Kept {
@@ -44,7 +47,7 @@ impl Kept {
     /// What a process of this node kept last; nothing where there is no such file, or none that can be read.
     pub(crate) fn read(directory: &Path, node: &Node) -> Self {
         let path = directory.join(FILE);
-        let bytes = match fs::read(&path) {
+        let bytes = match read_file(&path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
             Err(error) => {
@@ -122,10 +125,35 @@ pub(crate) fn write(directory: &Path, node: &Node, ledger: &Ledger) -> io::Resul
     }
     fs::create_dir_all(directory)?;
     let beside = directory.join(format!("{FILE}.{}", std::process::id()));
-    let mut written = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?;
-    written.write_all(&file.encode_to_vec())?;
-    written.sync_all()?;
-    fs::rename(&beside, directory.join(FILE))
+    let put = put(&beside, &file.encode_to_vec()).and_then(|()| fs::rename(&beside, directory.join(FILE)));
+    if put.is_err() {
+        // A full disk must not be left fuller.
+        let _ = fs::remove_file(&beside);
+    }
+    put
+}
+
+/// A new file that nobody else can read; nothing that stands there is followed or kept.
+fn put(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    written.write_all(bytes)?;
+    written.sync_all()
+}
+
+/// The bytes of a file that is one: a pipe or a device would be read for ever.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > MOST_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no file, or no process of ours wrote so much"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The directory, and what of it is up to date.
@@ -297,6 +325,16 @@ fn as_received(stream: &Stream, kind: Kind, version: String, resources: Vec<Reso
 mod tests {
     use super::*;
     use crate::config::store::Text;
+
+    #[test]
+    fn what_is_no_file_is_not_read() {
+        let directory = std::env::temp_dir().join(format!("tidegate-kept-pipe-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(directory.join(FILE)).status().unwrap();
+        assert!(made.success());
+        assert!(Kept::read(&directory, &Node::default()).by_kind.is_empty());
+        fs::remove_dir_all(&directory).unwrap();
+    }
 
     #[test]
     fn what_acts_is_kept_for_its_node_alone_and_for_nobody_elses_eyes() {
