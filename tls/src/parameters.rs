@@ -132,10 +132,12 @@ impl Parameters {
     }
 
     /// The suite of TLS 1.2 for a client that offers these in its order: the best that both have, and among equals the one that
-    /// the client prefers. `None`: the two have none, or speak TLS 1.3, of which the client's order decides.
+    /// the client prefers. `None`: the two have none, or do not speak TLS 1.2.
     pub(crate) fn suite_for(&self, offered: &[CipherSuite], ecdsa: bool) -> Option<SupportedCipherSuite> {
         let newest = |suite: &CipherSuite| TLS13_SUITES.iter().any(|known| known.suite() == *suite);
-        if self.versions.contains(&&rustls::version::TLS13) && offered.iter().any(newest) {
+        let speaks = |version: ProtocolVersion| self.versions.iter().any(|known| known.version == version);
+        let old = speaks(ProtocolVersion::TLSv1_2);
+        if !old || speaks(ProtocolVersion::TLSv1_3) && offered.iter().any(newest) {
             return None;
         }
         let suits = |suite: &&SupportedCipherSuite| suite_name(suite.suite()).contains("-ECDSA-") == ecdsa;

@@ -72,4 +72,6 @@ fn of_tls_1_2_the_server_chooses_and_among_equals_the_client() {
     assert_eq!(name(&[AES256], true), None);
     let newest = Parameters::new(&wanted(&[], &[], &[])).unwrap();
     assert!(newest.suite_for(&[CipherSuite::TLS13_AES_128_GCM_SHA256, AES128], false).is_none());
+    let strict = Parameters::new(&Wanted { min: Version::Tls13, ..wanted(&[], &[], &[]) }).unwrap();
+    assert!(strict.suite_for(&[AES128], false).is_none(), "nobody is brought down to TLS 1.2");
 }
