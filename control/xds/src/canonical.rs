@@ -35,6 +35,10 @@ fn put_message(message: &'static Message, bytes: &[u8], depth: usize, out: &mut 
         });
         return;
     }
+    if message.special == Special::Value && bytes.is_empty() {
+        // A value of no kind is null, as JSON spells it.
+        return put_varint_field(out, 1, 0);
+    }
     for (field, values) in record.fields() {
         if field.is_map() {
             put_map(field, values.iter(), depth, out);
@@ -133,6 +137,13 @@ mod tests {
         let unknown = |value: u8| [&plain[..], &[0xf8, 0x7f, value]].concat();
         assert_ne!(canonical(routes, &unknown(1)), canonical(routes, &unknown(2)));
         assert_eq!(canonical("no.such.Message", b"\x08\x01"), b"\x08\x01");
+    }
+
+    #[test]
+    fn a_value_of_no_kind_is_null() {
+        let value = "google.protobuf.Value";
+        assert_eq!(canonical(value, b""), canonical(value, b"\x08\x00"));
+        assert_ne!(canonical(value, b""), canonical(value, b"\x1a\x00"), "an empty text");
     }
 
     #[test]
