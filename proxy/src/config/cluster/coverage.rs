@@ -6,7 +6,6 @@ const NO_HEALTH_CHECKS: &str = "acts only with active health checks or outlier d
 const NO_LOCAL_CLUSTER: &str = "acts only where the bootstrap names a local cluster, which is refused";
 const NO_ORIGINAL_DST: &str = "acts only on ORIGINAL_DST clusters, which are refused";
 const NO_SLOW_START: &str = "acts only with a slow start window, which is refused";
-const NO_TLS: &str = "acts only with TLS to hosts, which is refused";
 const NOT_IN_ENVOY: &str = "Envoy does not implement it";
 const SOCKET_PER_QUERY: &str = "every query has a socket of its own";
 
@@ -51,6 +50,7 @@ pub const COVERAGE: &[Coverage] = &[
             "round_robin_lb_config",
             "common_lb_config",
             "transport_socket",
+            "transport_socket_matches",
             "metadata",
             "protocol_selection",
             "upstream_connection_options",
@@ -253,8 +253,13 @@ pub const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.core.v3.UpstreamHttpProtocolOptions",
-        enforced: &[],
-        listed: &[("auto_sni", NO_TLS), ("auto_san_validation", NO_TLS), ("override_auto_sni_header", NO_TLS)],
+        enforced: &["auto_sni", "auto_san_validation", "override_auto_sni_header"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.cluster.v3.Cluster.TransportSocketMatch",
+        enforced: &["name", "match", "transport_socket"],
+        listed: &[],
     },
     Coverage {
         message: "envoy.extensions.upstreams.http.v3.HttpProtocolOptions",

@@ -503,10 +503,10 @@ circuit_breakers:
 
     #[test]
     fn what_is_not_built_is_refused_by_name() {
-        let socket = "{name: a, transport_socket: {name: tap, typed_config: \
-                   {'@type': type.googleapis.com/envoy.extensions.transport_sockets.tap.v3.Tap}}}";
+        let socket = "{name: a, transport_socket: {name: alts, typed_config: \
+                   {'@type': type.googleapis.com/envoy.extensions.transport_sockets.alts.v3.Alts, handshaker_service: x}}}";
         assert!(refused(socket).contains("not supported yet"), "{}", refused(socket));
-        assert!(refused(socket).contains("envoy.extensions.transport_sockets.tap.v3.Tap"));
+        assert!(refused(socket).contains("envoy.extensions.transport_sockets.alts.v3.Alts"));
         let upstream = |kind: &str| {
             let url = "type.googleapis.com/envoy.extensions.upstreams.http";
             format!("{{name: a, upstream_config: {{name: x, typed_config: {{'@type': {url}.{kind}}}}}}}")
