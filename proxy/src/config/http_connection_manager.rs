@@ -19,6 +19,7 @@ use tidegate_xds::{FieldError, any};
 
 use super::cluster::protocol::{floods, jitter_percent};
 use super::defaults::Values;
+use super::request_rules::{client_cert, path_rules, strip_port};
 use super::router::{self, ROUTER};
 use super::values::{duration, timeout, wrapped_bool, wrapped_u32};
 use super::{Compiler, scoped_routes};
@@ -26,9 +27,8 @@ use crate::http::AccessLogOptions;
 use crate::http::codec::stats::CodecStats;
 use crate::http::local_reply::{LocalReplyRules, Mapper};
 use crate::http::options::{
-    CORS_NAME, ClientAddress, ClientCert, ClientCertDetails, CodecType, EscapedSlashes, FilterChain, FilterSlot,
-    ForwardedProto, HttpConnectionManager, HttpTimeouts, OriginalIp, PathRules, ProxyStatus, RouteSource,
-    RouterOptions, ServerHeader, StripPort, Upgrade,
+    CORS_NAME, ClientAddress, CodecType, FilterChain, FilterSlot, ForwardedProto, HttpConnectionManager, HttpTimeouts,
+    OriginalIp, ProxyStatus, RouteSource, RouterOptions, ServerHeader, Upgrade,
 };
 use crate::http::protocol::{Http2Options, Keepalive, Underscores};
 use crate::http::stats::{HttpStats, RouterStats, TracingStats};
@@ -403,51 +403,6 @@ fn proxy_status(compiler: &Compiler, config: &proto::HttpConnectionManager) -> O
         response_flags: !rules.remove_response_flags,
         recommended_status: rules.set_recommended_response_code,
     })
-}
-
-fn client_cert(config: &proto::HttpConnectionManager) -> ClientCert {
-    use proto::http_connection_manager::ForwardClientCertDetails as Details;
-    let shown = config.set_current_client_cert_details.unwrap_or_default();
-    let shown = ClientCertDetails {
-        subject: shown.subject.is_some_and(|subject| subject.value),
-        cert: shown.cert,
-        chain: shown.chain,
-        dns: shown.dns,
-        uri: shown.uri,
-    };
-    match Details::try_from(config.forward_client_cert_details) {
-        Ok(Details::ForwardOnly) => ClientCert::ForwardOnly,
-        Ok(Details::AppendForward) => ClientCert::AppendForward(shown),
-        Ok(Details::SanitizeSet) => ClientCert::SanitizeSet(shown),
-        Ok(Details::AlwaysForwardOnly) => ClientCert::AlwaysForwardOnly,
-        _ => ClientCert::Sanitize,
-    }
-}
-
-fn path_rules(config: &proto::HttpConnectionManager, values: Values) -> PathRules {
-    use proto::http_connection_manager::PathWithEscapedSlashesAction as Action;
-    let escaped_slashes = match Action::try_from(config.path_with_escaped_slashes_action) {
-        Ok(Action::RejectRequest) => EscapedSlashes::Reject,
-        Ok(Action::UnescapeAndRedirect) => EscapedSlashes::UnescapeAndRedirect,
-        Ok(Action::UnescapeAndForward) => EscapedSlashes::UnescapeAndForward,
-        _ => EscapedSlashes::Keep,
-    };
-    let silent = config.path_with_escaped_slashes_action == i32::from(Action::ImplementationSpecificDefault);
-    PathRules {
-        normalize: wrapped_bool(config.normalize_path.as_ref(), values.normalize_path),
-        merge_slashes: config.merge_slashes,
-        escaped_slashes,
-        reject_hidden_dot_segments: silent && values.reject_hidden_dot_segments,
-    }
-}
-
-fn strip_port(config: &proto::HttpConnectionManager) -> StripPort {
-    use proto::http_connection_manager::StripPortMode;
-    match &config.strip_port_mode {
-        Some(StripPortMode::StripAnyHostPort(true)) => StripPort::Any,
-        _ if config.strip_matching_host_port => StripPort::Matching,
-        _ => StripPort::Keep,
-    }
 }
 
 fn cidr_list(

@@ -19,6 +19,7 @@ pub(crate) mod listener;
 mod node;
 mod overload;
 pub mod registry;
+mod request_rules;
 pub mod route;
 mod router;
 pub(crate) mod runtime;

@@ -99,11 +99,6 @@ pub(crate) const COVERAGE: &[Coverage] = &[
         listed: &[],
     },
     Coverage {
-        message: "envoy.extensions.transport_sockets.tls.v3.SubjectAltNameMatcher",
-        enforced: &["san_type", "matcher", "oid"],
-        listed: &[],
-    },
-    Coverage {
         message: "envoy.extensions.transport_sockets.tls.v3.SPIFFECertValidatorConfig",
         enforced: &["trust_domains"],
         listed: &[],
