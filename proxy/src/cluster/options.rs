@@ -61,6 +61,11 @@ impl ClusterConfig {
         self.alt_stat_name.as_ref().unwrap_or(&self.name)
     }
 
+    /// What the names of its stats begin with; colons in its own become underscores, as in Envoy.
+    pub fn stats_prefix(&self) -> String {
+        format!("cluster.{}.", self.observability_name().replace(':', "_"))
+    }
+
     /// How names are resolved, in a DNS cluster.
     pub fn dns_options(&self) -> Option<&DnsOptions> {
         match &self.discovery {

@@ -289,9 +289,9 @@ pub struct ClusterStats {
 }
 
 impl ClusterStats {
-    /// The stats under `cluster.<name>.`, below the root scope; colons in the name become underscores, as in Envoy.
+    /// The stats under `cluster.<name>.`, below the root scope.
     pub fn new(root: &Scope, config: &ClusterConfig) -> Self {
-        let scope = root.scope(&format!("cluster.{}.", config.observability_name().replace(':', "_")));
+        let scope = root.scope(&config.stats_prefix());
         Self {
             traffic: TrafficStats::deferrable(&scope, "ClusterTrafficStats"),
             balancing: BalancingStats::new(&scope),

@@ -34,7 +34,13 @@ impl Discovery {
                 }
             }
             self.polls.set(kind, &name, polled_from(source.as_ref()), begins_anew);
-            for (&at, stream) in &self.streams {
+            for (&at, stream) in &mut self.streams {
+                if stream.kind == Some(kind) {
+                    match place == Some(at) {
+                        true => stream.stats.follow(&name, &store.subscription_scopes(kind, &name)),
+                        false => stream.stats.leave(&name),
+                    }
+                }
                 let (asks, is_to_ask) = (stream.asks(kind, &name), place == Some(at));
                 if asks && begins_anew && is_to_ask {
                     changes.entry(at).or_default().again.push(Arc::clone(&name));

@@ -431,16 +431,17 @@ impl Discovery {
         let delta = control_plane.delta;
         let channel = Channel::new(&self.shared, control_plane.service.clone());
         let method = kind.map_or_else(|| ads_method(delta), |kind| kind.method(delta));
-        let prefix = match kind {
-            Some(Kind::Cluster) => "cluster_manager.cds.",
-            Some(Kind::Listener) => "listener_manager.lds.",
-            Some(Kind::Runtime) => "runtime.",
-            _ => "",
+        // What is asked for by name counts with the names.
+        let stats = match kind {
+            None => ControlPlaneStats::at(&self.root),
+            Some(Kind::Cluster) => ControlPlaneStats::at(&self.root.scope("cluster_manager.cds.")),
+            Some(Kind::Listener) => ControlPlaneStats::at(&self.root.scope("listener_manager.lds.")),
+            Some(_) => ControlPlaneStats::of_subscriptions(),
         };
         let stream = Stream {
             mux: Mux::new(&control_plane, self.node.clone()),
             gate: Gate::new(control_plane.rate_limit, Instant::now()),
-            stats: ControlPlaneStats::at(&self.root.scope(prefix)),
+            stats,
             task: tokio::spawn(stream::run(place, delta, channel, method, self.reporting.clone())),
             asked: BTreeMap::new(),
             carried: Carried::default(),

@@ -520,6 +520,32 @@ fn a_stream_asks_no_more_often_than_it_may() {
     });
 }
 
+/// With each subscription that a stream carries, as if each had one of its own; the bare place is ADS's.
+#[test]
+fn a_stream_counts_with_what_it_carries() {
+    let (aggregated, own, admin) = (ControlPlane::start(), ControlPlane::start(), free_port());
+    let bootstrap = with_admin(&aggregated.bootstrap("GRPC"), admin);
+    let second = own.bootstrap("GRPC").split_once("  clusters:\n").unwrap().1.replace("xds", "second");
+    let _gateway = Gateway::spawn(&(bootstrap + &second), &[]);
+    assert_eq!([aggregated.asked(), aggregated.asked()], ["connected", "Cluster v n []"]);
+    let source = "api_config_source: { api_type: GRPC, transport_api_version: V3, grpc_services: [{ envoy_grpc: { cluster_name: second } }] }";
+    let from_second = |name: &str, more: &str| {
+        cluster(name).replace("ads: {}", source).replace("type: EDS", &format!("type: EDS{more}"))
+    };
+    aggregated.answer("1", "a", &[from_second("a", ""), from_second("b", ", alt_stat_name: beta")]);
+    assert_eq!([own.asked(), own.asked()], ["connected", "ClusterLoadAssignment v n [a,b]"]);
+    own.answer_by("EDS", "1", "b", &[endpoints("a", 1), endpoints("b", 1)]);
+    assert_eq!(own.asked(), "ClusterLoadAssignment v1 nb [a,b]");
+    let shown = |text: &str| Client::new(admin).get("/stats?filter=control_plane.(ident|conn)").text().contains(text);
+    for name in ["cluster.a", "cluster.beta"] {
+        eventually("who it is", || shown(&format!("{name}.control_plane.identifier: \"EDS\"\n")));
+        assert!(shown(&format!("{name}.control_plane.connected_state: 1\n")));
+    }
+    assert!(shown("\ncontrol_plane.identifier: \"\"\n"), "ADS has not said who it is");
+    let status = Client::new(admin).get("/status").text();
+    assert!(status.contains("control plane   ads connected\n"), "{status}");
+}
+
 /// A stream of one type lasts as long as somebody needs something from it.
 #[test]
 fn a_stream_that_nobody_needs_is_closed() {
@@ -541,7 +567,12 @@ static_resources:{clusters}",
     assert_eq!([control.asked(), control.asked()], ["connected", "RouteConfiguration v n [routes]"]);
     control.answer("1", "a", &[routes("xds")]);
     assert_eq!(control.asked(), "RouteConfiguration v1 na [routes]");
-    let connected = || Client::new(admin).get("/stats?filter=^control_plane.connected_state").text().contains(": 1\n");
+    let connected = || {
+        Client::new(admin)
+            .get("/stats?filter=^http.t.rds.routes.control_plane.connected_state")
+            .text()
+            .contains(": 1\n")
+    };
     eventually("the stream", connected);
     lds("");
     assert_eq!(control.asked(), "closed");

@@ -99,8 +99,7 @@ impl Store {
         let mut context = self.compiler.context(&resource.name, path, needs);
         let mut compiled = crate::config::cluster::compile(resource, &self.compiler.cluster_defaults, &mut context)?;
         compiled.config.added_via_api = self.started;
-        let name = compiled.config.observability_name().replace(':', "_");
-        context.stats = context.stats.scope(&format!("cluster.{name}."));
+        context.stats = context.stats.scope(&compiled.config.stats_prefix());
         compiled.config.upstream_filters = self.compiler.upstream_filters(
             "typed_extension_protocol_options.http_filters",
             &compiled.http_filters,

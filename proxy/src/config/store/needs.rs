@@ -56,6 +56,13 @@ struct Service {
     users: Vec<Arc<Cluster>>,
 }
 
+impl Service {
+    /// Whether a cluster of this name uses it.
+    fn has(&self, cluster: &Cluster) -> bool {
+        self.users.iter().any(|user| user.name() == cluster.name())
+    }
+}
+
 impl Services {
     /// A cluster needs it from there.
     pub(super) fn enter(&mut self, name: &Arc<str>, source: ConfigSource, cluster: &Arc<Cluster>) {
@@ -69,6 +76,9 @@ impl Services {
             .entry(Arc::clone(name))
             .or_insert_with(|| Service { source: source.clone(), users: Vec::with_capacity(1) });
         service.source = source;
+        if !service.has(cluster) {
+            self.moves.entry(Arc::clone(name)).or_default();
+        }
         service.users.push(Arc::clone(cluster));
     }
 
@@ -82,6 +92,9 @@ impl Services {
         let Some(service) = self.by_name.get_mut(name) else { return false };
         service.users.retain(|user| !Arc::ptr_eq(user, cluster));
         if !service.users.is_empty() {
+            if !service.has(cluster) {
+                self.moves.entry(name.into()).or_default();
+            }
             return false;
         }
         if let Some((name, _)) = self.by_name.remove_entry(name) {

@@ -2,6 +2,7 @@
 //! treats them alike. It must not know what brings them.
 
 use prost::{Message, Name};
+use tidegate_stats::Scope;
 use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -85,29 +86,50 @@ impl Resource for Secret {
 impl Store {
     /// What a subscription to this resource counts; none where clusters count it themselves.
     pub(crate) fn subscription_stats(&self, kind: Kind, name: &str) -> Option<Subscription> {
+        let scope = self.subscription_scope(kind, name)?;
+        Some(match kind {
+            Kind::Route => Subscription::with_empties(&scope),
+            Kind::Extension => Subscription::of_extension(&scope),
+            Kind::VirtualHost => Subscription::of_hosts(&scope),
+            Kind::Runtime | Kind::Scope | Kind::Secret => Subscription::new(&scope),
+            Kind::Endpoints | Kind::Cluster | Kind::Listener => return None,
+        })
+    }
+
+    fn subscription_scope(&self, kind: Kind, name: &str) -> Option<Scope> {
         let root = &self.compiler.stats;
-        match kind {
+        Some(match kind {
             Kind::Route => {
                 let prefix = self.route_needs.subscription(name).map_or("", |wanted| &wanted.stats_prefix);
-                Some(Subscription::with_empties(&root.scope(prefix).scope(&format!("rds.{name}."))))
+                root.scope(prefix).scope(&format!("rds.{name}."))
             }
-            Kind::Runtime => Some(Subscription::new(&root.scope("runtime."))),
+            Kind::Runtime => root.scope("runtime."),
             Kind::Extension => {
                 let kind = self.extension_needs.subscription(name)?.kind;
-                let scope = root.scope(&format!("extension_config_discovery.{kind}.{name}."));
-                Some(Subscription::of_extension(&scope))
+                root.scope(&format!("extension_config_discovery.{kind}.{name}."))
             }
             Kind::VirtualHost => {
                 let prefix = &self.host_needs.subscription(name)?.stats_prefix;
-                Some(Subscription::of_hosts(&root.scope(prefix).scope(&format!("vhds.{name}."))))
+                root.scope(prefix).scope(&format!("vhds.{name}."))
             }
             Kind::Scope => {
                 let wanted = self.scope_needs.subscription(name)?;
-                let scope = root.scope(&wanted.stats_prefix).scope(&format!("scoped_rds.{}.", wanted.name));
-                Some(Subscription::new(&scope))
+                root.scope(&wanted.stats_prefix).scope(&format!("scoped_rds.{}.", wanted.name))
             }
-            Kind::Secret => Some(Subscription::new(&root.scope(&format!("sds.{name}.")))),
-            Kind::Endpoints | Kind::Cluster | Kind::Listener => None,
+            Kind::Secret => root.scope(&format!("sds.{name}.")),
+            Kind::Endpoints | Kind::Cluster | Kind::Listener => return None,
+        })
+    }
+
+    /// Where a subscription to this resource counts: its own place, or those of the clusters that use these endpoints.
+    pub(crate) fn subscription_scopes(&self, kind: Kind, name: &str) -> Vec<Scope> {
+        let root = &self.compiler.stats;
+        match kind {
+            Kind::Endpoints => {
+                let users = self.services.users(name).iter();
+                users.map(|cluster| root.scope(&cluster.config().stats_prefix())).collect()
+            }
+            _ => self.subscription_scope(kind, name).into_iter().collect(),
         }
     }
 

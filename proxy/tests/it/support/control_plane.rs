@@ -5,11 +5,15 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tidegate_xds::pb::envoy::config::core::v3::ControlPlane as Identifier;
 use tidegate_xds::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
 use tidegate_xds::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
+};
+use tidegate_xds::pb::envoy::service::endpoint::v3::endpoint_discovery_service_server::{
+    EndpointDiscoveryService, EndpointDiscoveryServiceServer,
 };
 use tidegate_xds::pb::envoy::service::route::v3::route_discovery_service_server::{
     RouteDiscoveryService, RouteDiscoveryServiceServer,
@@ -82,6 +86,47 @@ impl Service {
     }
 }
 
+impl Service {
+    /// A stream of one type, whose end is told.
+    fn follow_own(&self, request: Request<Streaming<DiscoveryRequest>>) -> Response<Answers<DiscoveryResponse>> {
+        let (sender, receiver) = unbounded_channel();
+        let asked = self.asked.lock().unwrap().clone();
+        let watched = sender.clone();
+        tokio::spawn(async move {
+            watched.closed().await;
+            let _ = asked.send(Asked::Closed);
+        });
+        *self.sotw.lock().unwrap() = Some(sender);
+        self.follow(request.into_inner(), Asked::Sotw);
+        Response::new(Box::pin(UnboundedReceiverStream::new(receiver)))
+    }
+}
+
+/// Endpoints, on a stream of their own.
+#[tonic::async_trait]
+impl EndpointDiscoveryService for Service {
+    type StreamEndpointsStream = Answers<DiscoveryResponse>;
+    type DeltaEndpointsStream = Answers<DeltaDiscoveryResponse>;
+
+    async fn stream_endpoints(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamEndpointsStream>, Status> {
+        Ok(self.follow_own(request))
+    }
+
+    async fn delta_endpoints(
+        &self,
+        _: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaEndpointsStream>, Status> {
+        Err(Status::unimplemented("only state of the world"))
+    }
+
+    async fn fetch_endpoints(&self, _: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
+        Err(Status::unimplemented("no REST"))
+    }
+}
+
 /// Route configurations, on a stream of their own.
 #[tonic::async_trait]
 impl RouteDiscoveryService for Service {
@@ -92,16 +137,7 @@ impl RouteDiscoveryService for Service {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamRoutesStream>, Status> {
-        let (sender, receiver) = unbounded_channel();
-        let asked = self.asked.lock().unwrap().clone();
-        let watched = sender.clone();
-        tokio::spawn(async move {
-            watched.closed().await;
-            let _ = asked.send(Asked::Closed);
-        });
-        *self.sotw.lock().unwrap() = Some(sender);
-        self.follow(request.into_inner(), Asked::Sotw);
-        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
+        Ok(self.follow_own(request))
     }
 
     async fn delta_routes(
@@ -174,10 +210,12 @@ impl ControlPlane {
         let service = Arc::new(Service { asked: Mutex::new(sender), sotw: Mutex::default(), delta: Mutex::default() });
         let all = AggregatedDiscoveryServiceServer::from_arc(Arc::clone(&service));
         let routes = RouteDiscoveryServiceServer::from_arc(Arc::clone(&service));
+        let endpoints = EndpointDiscoveryServiceServer::from_arc(Arc::clone(&service));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let server = tonic::transport::Server::builder().add_service(all).add_service(routes);
+                let mut server = tonic::transport::Server::builder();
+                let server = server.add_service(all).add_service(routes).add_service(endpoints);
                 server.serve_with_incoming(incoming()).await.unwrap();
             });
         });
@@ -207,11 +245,23 @@ impl ControlPlane {
     }
 
     pub fn answer_as(&self, type_url: &str, version: &str, nonce: &str, resources: Vec<Any>) {
+        self.send(type_url, version, nonce, resources, None);
+    }
+
+    /// The same as somebody of this name.
+    pub fn answer_by(&self, identifier: &str, version: &str, nonce: &str, resources: &[String]) {
+        let resources: Vec<Any> = resources.iter().map(|text| any(text)).collect();
+        let type_url = resources.first().map(|any| any.type_url.clone()).unwrap_or_default();
+        self.send(&type_url, version, nonce, resources, Some(Identifier { identifier: identifier.to_owned() }));
+    }
+
+    fn send(&self, type_url: &str, version: &str, nonce: &str, resources: Vec<Any>, control_plane: Option<Identifier>) {
         let response = DiscoveryResponse {
             version_info: version.to_owned(),
             resources,
             type_url: type_url.to_owned(),
             nonce: nonce.to_owned(),
+            control_plane,
             ..DiscoveryResponse::default()
         };
         self.service.sotw.lock().unwrap().as_ref().unwrap().send(Ok(response)).unwrap();
