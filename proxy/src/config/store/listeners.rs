@@ -134,18 +134,36 @@ impl Store {
             && self.has_secrets(needs.secrets.keys())
     }
 
-    /// What nobody names any more acts on for chains that drain.
     fn set_needs(&mut self, listener: &Arc<str>, needs: &Needs) {
-        let (now, owner) = (Instant::now(), Owner::Listener(Arc::clone(listener)));
+        let owner = Owner::Listener(Arc::clone(listener));
         let routes = self.route_needs.set(&owner, &needs.route_configurations);
         let lined = self.lined.set(listener, needs);
-        self.leaving.extend(routes.into_iter().chain(lined).map(|name| (now, Kind::Route, name)));
+        let mut ended: Vec<_> = routes.into_iter().chain(lined).map(|name| (Kind::Route, name)).collect();
         self.open_scopes(needs);
         let scopes = self.scope_needs.set(&owner, &needs.scopes);
-        self.leaving.extend(scopes.into_iter().map(|source| (now, Kind::Scope, source)));
+        ended.extend(scopes.into_iter().map(|source| (Kind::Scope, source)));
         self.set_secret_needs(&owner, &needs.secrets);
         let extensions = self.extension_needs.set(&owner, &needs.extensions);
-        self.leaving.extend(extensions.into_iter().map(|name| (now, Kind::Extension, name)));
+        ended.extend(extensions.into_iter().map(|name| (Kind::Extension, name)));
+        self.let_go(listener, ended);
+    }
+
+    /// What nobody names any more acts on for chains that drain; what never came for a listener that never served is forgotten.
+    fn let_go(&mut self, listener: &str, ended: Vec<(Kind, Arc<str>)>) {
+        let serves = self.shared.snapshot().listeners.get(listener).cloned();
+        let chains = || serves.iter().flat_map(|serves| serves.chains.all.iter().chain(&serves.chains.default));
+        let is_named = |name: &str| {
+            chains().any(|chain| chain.needs.iter().any(|needs| needs.route_configurations.contains_key(name)))
+        };
+        let is_used = |(kind, name): &(Kind, Arc<str>)| match kind {
+            Kind::Route => self.has_route(name) || self.lined.has(name) || is_named(name),
+            Kind::Extension => serves.is_some() || self.ledger.has(Kind::Extension, name),
+            _ => true,
+        };
+        let (used, unused): (Vec<_>, Vec<_>) = ended.into_iter().partition(is_used);
+        let now = Instant::now();
+        self.leaving.extend(used.into_iter().map(|(kind, name)| (now, kind, name)));
+        self.forget(unused);
     }
 
     pub(crate) fn remove_listeners(&mut self, names: &[Arc<str>]) {
@@ -242,5 +260,20 @@ mod tests {
         }
         store.remove_listeners(&["l".into()]);
         assert_eq!(store.leaving.len(), 1);
+    }
+
+    /// Routes that never came are not followed for a listener that is gone before it served.
+    #[test]
+    fn what_never_served_lets_go_at_once() {
+        let mut store = store();
+        let moved = |store: &mut Store| -> Vec<(String, bool)> {
+            let moved = store.take_moved(Kind::Route).into_iter();
+            moved.map(|moved| (moved.name.to_string(), moved.source.is_some())).collect()
+        };
+        assert_eq!(store.update_listeners(vec![listener(1)]), []);
+        assert_eq!(moved(&mut store), [("r".to_owned(), true)]);
+        store.remove_listeners(&["l".into()]);
+        assert!(store.leaving.is_empty());
+        assert_eq!(moved(&mut store), [("r".to_owned(), false)]);
     }
 }

@@ -53,6 +53,11 @@ impl Store {
         {
             over.extend(self.leaving.pop_front().map(|(_, kind, name)| (kind, name)));
         }
+        self.forget(over);
+    }
+
+    /// Forgets what no owner names and no chain that drains may use.
+    pub(super) fn forget(&mut self, mut over: Vec<(Kind, Arc<str>)>) {
         let Self { leaving, route_needs, extension_needs, scope_needs, lined, .. } = self;
         over.retain(|(kind, name)| {
             if leaving.iter().any(|(_, other, later)| (other, later) == (kind, name)) {
