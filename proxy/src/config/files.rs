@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryResponse;
+use prost::Name;
+use tidegate_xds::pb::envoy::service::discovery::v3::{DiscoveryResponse, Resource as Wrapper};
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, Format, UnknownFields, any};
 
@@ -48,7 +49,8 @@ pub(crate) fn identity(path: &Path) -> Option<Identity> {
     Some(Identity { device: meta.dev(), inode: meta.ino(), born: meta.created().ok() })
 }
 
-/// Reads a `DiscoveryResponse` whose resources are all of `type_name`.
+/// Reads a `DiscoveryResponse` whose resources are all of `type_name`. They may be wrapped, as those of a stream: what the
+/// wrapper says of name, version and time to live is not looked at, as in Envoy.
 pub(crate) fn read(
     path: &Path,
     type_name: &str,
@@ -61,9 +63,14 @@ pub(crate) fn read(
     };
     let text =
         std::fs::read(path).map_err(|error| fail(format!("unable to read file: {}: {error}", path.display())))?;
-    let loaded: tidegate_xds::Loaded<DiscoveryResponse> =
+    let mut loaded: tidegate_xds::Loaded<DiscoveryResponse> =
         tidegate_xds::load(&text, Format::of_path(path), unknown).map_err(|errors| in_file(path, errors))?;
-    for (index, resource) in loaded.message.resources.iter().enumerate() {
+    for (index, resource) in loaded.message.resources.iter_mut().enumerate() {
+        if any::type_name(&resource.type_url) == Some(&Wrapper::full_name()) {
+            let path = tidegate_xds::FieldPath::root().field("resources").index(index);
+            let wrapper: Wrapper = any::unpack(resource, &path).map_err(|error| vec![error])?;
+            *resource = wrapper.resource.unwrap_or_default();
+        }
         if any::type_name(&resource.type_url) != Some(type_name) {
             let path = tidegate_xds::FieldPath::root().field("resources").index(index);
             let reason = format!("expected {type_name}, found '{}'", resource.type_url);
@@ -105,6 +112,29 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrapped_resource_is_what_it_holds() {
+        let path = std::env::temp_dir().join(format!("tidegate-wrapped-{}.yaml", std::process::id()));
+        let read = |resource: &str| {
+            let wrapper = "type.googleapis.com/envoy.service.discovery.v3.Resource";
+            let text = format!("resources: [{{ '@type': {wrapper}, name: other, version: '7', ttl: 1s{resource} }}]");
+            std::fs::write(&path, text).unwrap();
+            super::read(&path, "envoy.config.cluster.v3.Cluster", UnknownDynamicFields::Reject)
+        };
+        let read_one =
+            read(", resource: { '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a }").unwrap();
+        assert_eq!(read_one.resources[0].type_url, "type.googleapis.com/envoy.config.cluster.v3.Cluster");
+        assert!(
+            read(
+                ", resource: { '@type': type.googleapis.com/envoy.config.route.v3.VirtualHost, name: a, domains: [b] }"
+            )
+            .is_err()
+        );
+        let empty = read("").unwrap_err();
+        assert!(empty[0].to_string().contains("expected envoy.config.cluster.v3.Cluster, found ''"), "{}", empty[0]);
+        std::fs::remove_file(&path).unwrap();
+    }
 
     #[test]
     fn a_move_into_place_is_a_change_and_nothing_else_is() {
