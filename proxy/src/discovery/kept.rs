@@ -293,7 +293,8 @@ impl Discovery {
         };
         let carried = Carried::polled(kind, &name);
         let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
-        let mut apply = Apply { store, subscriptions, waits, unknown, carried: &carried };
+        let (carried, asked) = (&carried, &BTreeMap::new());
+        let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked };
         apply.take_polled(kind, &name, response, rest);
         self.sync(store);
         true

@@ -11,6 +11,7 @@ mod mux;
 mod polls;
 mod resources;
 mod stream;
+mod subscriptions;
 mod waits;
 
 use std::collections::BTreeMap;
@@ -33,8 +34,9 @@ use self::gate::Gate;
 use self::kept::Kept;
 use self::mux::Mux;
 use self::polls::{Polled, Polls, What};
-use self::resources::{Apply, Subscriptions};
+use self::resources::Apply;
 use self::stream::{Event, Happened};
+use self::subscriptions::Subscriptions;
 use self::waits::Waits;
 use crate::app::Shared;
 use crate::config::bootstrap::Bootstrap;
@@ -301,7 +303,8 @@ impl Discovery {
         }
         stream.mux.pause(&type_url);
         let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
-        let mut apply = Apply { store, subscriptions, waits, unknown, carried: &stream.carried };
+        let (carried, asked) = (&stream.carried, &stream.asked);
+        let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked };
         stream.mux.receive(happened, &mut apply, now);
         // What the update needs is asked for before it is answered.
         self.sync(store);
@@ -346,7 +349,8 @@ impl Discovery {
             What::Came(body) => {
                 let carried = Carried::polled(kind, &polled.name);
                 let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
-                let mut apply = Apply { store, subscriptions, waits, unknown, carried: &carried };
+                let (carried, asked) = (&carried, &BTreeMap::new());
+                let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked };
                 apply.polled(kind, name, &body, rest);
             }
         }
@@ -355,7 +359,8 @@ impl Discovery {
     fn time_passed(&mut self, store: &mut Store, now: Instant) {
         for stream in self.streams.values_mut() {
             let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
-            let mut apply = Apply { store, subscriptions, waits, unknown, carried: &stream.carried };
+            let (carried, asked) = (&stream.carried, &stream.asked);
+            let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked };
             stream.mux.expire(&mut apply, now);
         }
         for (kind, name) in self.waits.overdue(now) {

@@ -2,14 +2,13 @@
 //! read rejects the whole response; one that cannot act is rejected alone, and the others act.
 //! It must not know how the answer travels.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 use prost::{Message, Name};
 use tidegate_control::client::rest::{Brought, Rejected};
-use tidegate_control::client::{Handler, Resource, Rest, Update};
-use tidegate_stats::Scope;
+use tidegate_control::client::{Handler, Interest, Resource, Rest, Update};
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster as ClusterProto;
 use tidegate_xds::pb::envoy::config::core::v3::TypedExtensionConfig;
 use tidegate_xds::pb::envoy::config::endpoint::v3::ClusterLoadAssignment;
@@ -22,155 +21,11 @@ use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, FieldPath, Format, UnknownFields};
 
 use super::carried::Carried;
+use super::subscriptions::{Subscriptions, names_of};
 use super::waits::Waits;
-use crate::config::store::{Absent, Kind, Placed, Resource as Named, ScopeCame, Store, Text, routes_of, scope_entry};
+use crate::config::store::{Absent, Kind, Placed, Resource as Named, ScopeCame, Store, Text, scope_entry};
 use crate::config::unknown_fields::UnknownRule;
-use crate::stats::subscription::{Subscription, Update as Outcome};
-
-/// What is counted of each subscription, and the names that came without being asked for by name.
-pub(super) struct Subscriptions {
-    root: Scope,
-    clusters: Option<Subscription>,
-    listeners: Option<Subscription>,
-    /// Of what is asked for by name, but endpoints: clusters count those.
-    named: HashMap<(Kind, Arc<str>), Subscription>,
-    cluster_names: BTreeSet<Arc<str>>,
-    listener_names: BTreeSet<Arc<str>>,
-    /// What is polled for: a poll is an attempt. On a stream, the answer to what came asks for more.
-    polled: HashSet<(Kind, Arc<str>)>,
-}
-
-impl Subscriptions {
-    pub(super) fn new(root: &Scope) -> Self {
-        Self {
-            root: root.clone(),
-            clusters: None,
-            listeners: None,
-            named: HashMap::new(),
-            cluster_names: BTreeSet::new(),
-            listener_names: BTreeSet::new(),
-            polled: HashSet::new(),
-        }
-    }
-
-    /// A subscription begins.
-    pub(super) fn begin(&mut self, kind: Kind, name: &Arc<str>, store: &Store) {
-        match kind {
-            Kind::Cluster => {
-                self.clusters = Some(Subscription::with_reloads(&self.root.scope("cluster_manager.cds.")));
-            }
-            Kind::Listener => self.listeners = Some(Subscription::new(&self.root.scope("listener_manager.lds."))),
-            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope | Kind::VirtualHost | Kind::Secret => {
-                let stats = store.subscription_stats(kind, name);
-                self.named.extend(stats.map(|stats| ((kind, Arc::clone(name)), stats)));
-            }
-            Kind::Endpoints => {}
-        }
-        if !kind.is_whole() {
-            store.ledger().asks(kind, name);
-        }
-        self.asked_on_stream(kind, name, store);
-    }
-
-    /// Whether it is polled for from now on.
-    pub(super) fn set_polled(&mut self, kind: Kind, name: &str, polled: bool) {
-        if polled {
-            self.polled.insert((kind, name.into()));
-        } else if !self.polled.is_empty() {
-            self.polled.remove(&(kind, name.into()));
-        }
-    }
-
-    /// It is asked for.
-    pub(super) fn asked(&self, kind: Kind, name: &str, store: &Store) {
-        match self.of(kind, name) {
-            Some(stats) => stats.asked(),
-            None if kind == Kind::Endpoints => store.asked_assignment(name),
-            None => {}
-        }
-    }
-
-    pub(super) fn asked_on_stream(&self, kind: Kind, name: &str, store: &Store) {
-        if !self.is_polled(kind, name) {
-            self.asked(kind, name, store);
-        }
-    }
-
-    fn is_polled(&self, kind: Kind, name: &str) -> bool {
-        !self.polled.is_empty() && self.polled.contains(&(kind, Arc::from(name)))
-    }
-
-    pub(super) fn of(&self, kind: Kind, name: &str) -> Option<&Subscription> {
-        match kind {
-            Kind::Cluster => self.clusters.as_ref(),
-            Kind::Listener => self.listeners.as_ref(),
-            Kind::Endpoints => None,
-            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Scope | Kind::VirtualHost | Kind::Secret => {
-                self.named.get(&(kind, name.into()))
-            }
-        }
-    }
-
-    pub(super) fn count(&self, kind: Kind, name: &str, outcome: &Outcome, store: &Store, now: SystemTime) {
-        self.asked_on_stream(kind, name, store);
-        if kind == Kind::Endpoints {
-            store.count_assignment(name, outcome, now);
-        } else if let Some(stats) = self.of(kind, name) {
-            stats.count(outcome, now);
-        }
-    }
-
-    /// An update took so long to take in.
-    fn took(&self, kind: Kind, update: &Update, scopes: Option<&str>, time: Duration, store: &Store) {
-        // Polls do not measure it, as in Envoy.
-        let names = update.resources.iter().map(|resource| resource.name.as_str());
-        let names = names.filter(|name| !self.is_polled(kind, name));
-        match kind {
-            Kind::Cluster | Kind::Listener if self.is_polled(kind, "") => {}
-            Kind::Cluster | Kind::Listener => {
-                if let Some(stats) = self.of(kind, "") {
-                    stats.took(time);
-                }
-            }
-            Kind::Scope => {
-                let stats =
-                    scopes.filter(|source| !self.is_polled(kind, source)).and_then(|source| self.of(kind, source));
-                stats.into_iter().for_each(|stats| stats.took(time));
-            }
-            Kind::VirtualHost => {
-                let routes: BTreeSet<&str> = names.filter_map(routes_of).collect();
-                routes.into_iter().filter_map(|name| self.of(kind, name)).for_each(|stats| stats.took(time));
-            }
-            Kind::Endpoints => names.for_each(|name| store.assignment_took(name, time)),
-            Kind::Route | Kind::Runtime | Kind::Extension | Kind::Secret => {
-                names.filter_map(|name| self.of(kind, name)).for_each(|stats| stats.took(time))
-            }
-        }
-    }
-
-    /// Counts what became of everything that a stream carries.
-    pub(super) fn count_all(&self, all: &[(Kind, Arc<str>)], outcome: &Outcome, store: &Store, now: SystemTime) {
-        all.iter().for_each(|(kind, name)| self.count(*kind, name, outcome, store, now));
-    }
-
-    /// What nobody asks for any more is not counted any more.
-    pub(super) fn forget(&mut self, kind: Kind, name: &str) {
-        self.set_polled(kind, name, false);
-        self.named.remove(&(kind, name.into()));
-    }
-
-    /// What was asked for did not come in time: what waits for it goes on without.
-    pub(super) fn timed_out(&self, kind: Kind, name: &str, store: &mut Store) {
-        tracing::warn!(?kind, name, "gave up waiting for the first answer");
-        self.asked_on_stream(kind, name, store);
-        match self.of(kind, name) {
-            Some(stats) => stats.fetch_timed_out(),
-            None => store.assignment_timed_out(name),
-        }
-        store.ledger().lacks(kind, name, Absent::TimedOut);
-        store.go_on_without(kind, name);
-    }
-}
+use crate::stats::subscription::Update as Outcome;
 
 /// What all types begin with: a name in field 1.
 #[derive(Clone, PartialEq, Message)]
@@ -186,6 +41,8 @@ pub(super) struct Apply<'a> {
     pub(super) waits: &'a mut Waits,
     pub(super) unknown: &'a UnknownRule,
     pub(super) carried: &'a Carried,
+    /// What the stream asks for besides; a poll asks for nothing besides.
+    pub(super) asked: &'a BTreeMap<Kind, Interest>,
 }
 
 impl Handler for Apply<'_> {
@@ -203,7 +60,9 @@ impl Handler for Apply<'_> {
                 self.count(kind, &Outcome::Rejected, SystemTime::now());
             }
             Kind::Scope | Kind::VirtualHost => self.refuse_carried(kind),
-            _ => {}
+            Kind::Endpoints | Kind::Route | Kind::Runtime | Kind::Extension | Kind::Secret => {
+                self.refuse_asked(kind, &BTreeSet::new());
+            }
         }
     }
 
@@ -453,6 +312,14 @@ impl Apply<'_> {
         all.iter().for_each(|subscription| self.refuse_one(kind, subscription));
     }
 
+    /// A response is rejected for everybody who asks for something of its type, as in Envoy; but for those that are told
+    /// already.
+    fn refuse_asked(&mut self, kind: Kind, told: &BTreeSet<&str>) {
+        let Some(asked) = self.asked.get(&kind) else { return };
+        let others = asked.names_asked().iter().filter(|name| !told.contains(&***name));
+        others.for_each(|name| self.refuse_one(kind, name));
+    }
+
     /// Reads what is the control plane's to say and not as it was.
     fn read_own<M: Message + Name + Default>(&self, kind: Kind, update: &Update) -> Result<Read<M>, String> {
         let ledger = self.store.ledger();
@@ -494,16 +361,17 @@ impl Apply<'_> {
         let is_new =
             |name: &str, bytes: &[u8]| self.store.is_needed(R::KIND, name) && !self.store.keeps(R::KIND, name, bytes);
         let outcome = self.read::<R>(R::KIND, update, is_new).and_then(|Read { mut placed, mut wrong }| {
+            keep_firsts(&mut placed, update);
             placed.retain(|one| self.store.is_needed(R::KIND, one.resource.name()));
             let changed: Vec<String> = placed.iter().map(|one| one.resource.name().to_owned()).collect();
             wrong.extend(R::update(self.store, placed));
             if wrong.is_empty() {
                 return Ok(changed);
             }
-            update.resources.iter().for_each(|one| self.count_again(R::KIND, &one.name, update));
+            names_of(update).iter().for_each(|name| self.count_again(R::KIND, name, update));
             Err(joined("", &wrong))
         });
-        let now = SystemTime::now();
+        let (now, told) = (SystemTime::now(), names_of(update));
         for name in outcome.iter().flatten() {
             if let Some(stats) = self.subscriptions.of(R::KIND, name) {
                 stats.reloaded(now);
@@ -511,12 +379,15 @@ impl Apply<'_> {
         }
         let outcome = outcome.map(drop);
         let counted = counted(&outcome, update);
-        for Resource { name, .. } in &update.resources {
+        for name in &told {
             self.subscriptions.count(R::KIND, name, &counted, self.store, now);
             self.waits.came(R::KIND, name);
             if outcome.is_err() {
                 self.store.go_on_without(R::KIND, name);
             }
+        }
+        if outcome.is_err() {
+            self.refuse_asked(R::KIND, &told);
         }
         outcome
     }
@@ -553,6 +424,19 @@ fn replace(known: &mut BTreeSet<Arc<str>>, now: BTreeSet<Arc<str>>, update: &Upd
     known.extend(now);
     known.retain(|name| !gone.contains(name));
     gone
+}
+
+/// Of two resources of one name the first is taken, as in Envoy. (Where only changes are sent they are refused before.)
+fn keep_firsts<R: Named>(placed: &mut Vec<Placed<R>>, update: &Update) {
+    let mut firsts = HashMap::with_capacity(update.resources.len());
+    for resource in &update.resources {
+        firsts.entry(&*resource.name).or_insert(resource.body.as_ref().map(|body| &*body.value));
+    }
+    let is_first = |one: &Placed<R>| {
+        let Some(first) = firsts.get_mut(one.resource.name()) else { return true };
+        first.take().is_some_and(|bytes| *bytes == *one.text.bytes)
+    };
+    placed.retain(is_first);
 }
 
 fn counted(outcome: &Result<(), String>, update: &Update) -> Outcome {

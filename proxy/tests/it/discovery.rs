@@ -308,6 +308,52 @@ fn a_bad_first_assignment_lets_the_others_go_on() {
     gateway.wait_for("listening");
 }
 
+/// A response is rejected for everybody who asks for its type, also where it does not name them.
+#[test]
+fn a_rejected_first_assignment_holds_up_nobody() {
+    for dialect in ["GRPC", "DELTA_GRPC"] {
+        let (control, admin) = (ControlPlane::start(), free_port());
+        let _gateway = Gateway::spawn(&with_admin(&control.bootstrap(dialect), admin), &[]);
+        assert_eq!(control.asked(), "connected");
+        control.asked();
+        let (listeners, bad) = if dialect == "GRPC" {
+            control.answer("1", "a", &[cluster("bad"), cluster("other")]);
+            assert_eq!(control.asked(), "ClusterLoadAssignment v n [bad,other]");
+            let bad = format!("{{ '@type': {EDS}, cluster_name: bad, endpoints: [{{ priority: 200 }}] }}");
+            control.answer("1", "b", &[bad]);
+            ("Listener v n []", "ClusterLoadAssignment v nb [bad,other] !")
+        } else {
+            control.change(CDS, "a", &[("bad", "1", cluster("bad")), ("other", "1", cluster("other"))], &[]);
+            assert_eq!(control.asked(), "ClusterLoadAssignment n +[bad,other] -[] has[]");
+            let twice = [("bad", "1", endpoints("bad", 1)), ("bad", "1", endpoints("bad", 1))];
+            control.change(EDS, "b", &twice, &[]);
+            ("Listener n +[] -[] has[]", "ClusterLoadAssignment nb +[] -[] has[] !")
+        };
+        let next: Vec<_> = (0..3).map(|_| control.asked()).collect();
+        assert!(next.iter().any(|asked| asked == bad) && next.iter().any(|asked| asked == listeners), "{next:?}");
+        for name in ["bad", "other"] {
+            let told = Client::new(admin).get("/stats?filter=update_rejected").text();
+            assert!(told.contains(&format!("cluster.{name}.update_rejected: 1\n")), "{told}");
+        }
+    }
+}
+
+#[test]
+fn of_two_routes_of_one_name_the_first_serves() {
+    let upstream = Upstream::text("hello");
+    let (control, port, admin) = (ControlPlane::start(), free_port(), free_port());
+    let _gateway = serving_from(&control, &with_admin(&control.bootstrap("GRPC"), admin), &upstream, port);
+    control.answer("2", "e", &[routes("none"), routes("up")]);
+    assert_eq!(control.asked(), "RouteConfiguration v2 ne [routes]");
+    let mut client = Client::new(port);
+    eventually("the first", || client.get("/").status == 503);
+    let told = Client::new(admin).get("/stats?filter=rds.routes.(update_success|config_reload)$").text();
+    assert!(told.contains("config_reload: 2\n") && told.contains("update_success: 2\n"), "{told}");
+    control.answer("3", "f", &[routes("none"), routes("up")]);
+    assert_eq!(control.asked(), "RouteConfiguration v3 nf [routes]");
+    assert_eq!(client.get("/").status, 503, "the first acts already");
+}
+
 #[test]
 fn a_silent_control_plane_is_waited_for_as_long_as_it_says() {
     let (control, port) = (ControlPlane::start(), free_port());
