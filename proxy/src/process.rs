@@ -54,6 +54,8 @@ pub(crate) struct Process {
     pub(crate) bound: Mutex<Vec<(Arc<str>, Vec<ListenAddress>)>>,
     /// When what is served was kept on disk, while no control plane has answered.
     pub(crate) serves_kept: Mutex<Option<SystemTime>>,
+    /// Clusters are there; listeners are asked for.
+    pub(crate) initializing: AtomicBool,
     pub(crate) serving: AtomicBool,
     pub(crate) started: SystemTime,
     pub(crate) asked: mpsc::UnboundedSender<Asked>,
@@ -135,10 +137,10 @@ impl AdminState for Process {
             ServerState::Draining
         } else if self.serving.load(Relaxed) {
             ServerState::Live
-        } else if self.shared.snapshot().listeners.is_empty() {
-            ServerState::PreInitializing
-        } else {
+        } else if self.initializing.load(Relaxed) {
             ServerState::Initializing
+        } else {
+            ServerState::PreInitializing
         }
     }
 

@@ -210,6 +210,7 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
             ledger: Arc::clone(store.ledger()),
             bound: Mutex::default(),
             serves_kept: Mutex::default(),
+            initializing: AtomicBool::new(false),
             serving: AtomicBool::new(false),
             started: SystemTime::now(),
             asked: asking,
@@ -246,7 +247,8 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         look: tokio::time::interval(files::LOOK_EVERY),
         flush: tokio::time::interval_at(tokio::time::Instant::now() + flush_every, flush_every),
     };
-    if server.warm_up(&mut quitting).await {
+    server.process.refresh_stats();
+    if server.warm_up(&mut rhythm, &mut quitting).await {
         server.start_listening()?;
         server.process.gauges.initialized(Instant::now());
         server.process.refresh_stats();
@@ -294,7 +296,7 @@ struct Server {
 
 impl Server {
     /// Fetches what the configuration points at and waits until clusters, then listeners are warm. False: told to leave before.
-    async fn warm_up(&mut self, quitting: &mut watch::Receiver<Leave>) -> bool {
+    async fn warm_up(&mut self, rhythm: &mut Rhythm, quitting: &mut watch::Receiver<Leave>) -> bool {
         let deadline = tokio::time::Instant::now() + INITIAL_FETCH;
         let mut given_up = false;
         let away = tokio::time::Instant::now() + AWAY;
@@ -309,6 +311,7 @@ impl Server {
                 self.discovery.begin_clusters();
                 self.discovery.sync(&mut self.store);
                 if self.discovery.has_clusters() && !self.store.is_warming_clusters() {
+                    self.process.initializing.store(true, Relaxed);
                     self.discovery.begin_listeners();
                     self.discovery.sync(&mut self.store);
                     let settled = !self.store.is_warming() && self.sources.is_settled(&self.store);
@@ -321,6 +324,7 @@ impl Server {
                 _ = quitting.changed() => return false,
                 Some(name) = self.resolved.recv() => self.store.cluster_is_warm(&name),
                 report = self.discovery.next() => self.discovery.handle(report, &mut self.store),
+                _ = rhythm.flush.tick() => self.process.flush_stats(),
                 () = tokio::time::sleep(Duration::from_millis(20)) => {}
                 () = tokio::time::sleep_until(away), if waits_for_answer => {
                     waits_for_answer = false;
@@ -362,6 +366,7 @@ impl Server {
         match errors.first() {
             Some(error) => Err(StartError::Listen(error.to_string())),
             None => {
+                self.manager.started();
                 self.note_bound();
                 self.process.serving.store(true, Relaxed);
                 for (name, addresses) in self.manager.bound() {
@@ -429,6 +434,7 @@ impl Server {
 
     /// Brings sockets to the snapshot where that has moved.
     fn apply(&mut self) {
+        self.manager.show_warming(self.store.warming_listeners());
         let snapshot = self.shared.snapshot();
         if std::mem::replace(&mut self.applied, snapshot.version) == snapshot.version {
             return;

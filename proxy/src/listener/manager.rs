@@ -84,8 +84,18 @@ pub(crate) struct ListenerManager {
 
 impl ListenerManager {
     pub(crate) fn new(workers: Vec<Worker>, plan: DrainPlan, stats: ListenerManagerStats) -> Self {
-        stats.workers_started().set(1);
+        stats.workers_started().set(0);
         Self { active: HashMap::new(), workers, plan, stats, stopped: None, waiting: JoinSet::new() }
+    }
+
+    /// The first listeners have their sockets: from now on the workers serve.
+    pub(crate) fn started(&self) {
+        self.stats.workers_started().set(1);
+    }
+
+    /// So many listeners wait for what they need. At a start Envoy counts them among the active ones.
+    pub(crate) fn show_warming(&self, listeners: usize) {
+        self.stats.total_listeners_warming().set(listeners as u64);
     }
 
     /// Brings the sockets to `listeners`. What cannot be bound is reported and left out; the rest serves.

@@ -165,7 +165,8 @@ impl ServerGauges {
     /// Brings the process' stats up to date.
     pub fn update(&self, facts: &Facts, now: Instant) {
         self.stats.uptime().set(self.uptime(now).as_secs());
-        self.stats.live().set(u64::from(facts.state == ServerState::Live));
+        // Whoever starts lives already.
+        self.stats.live().set(u64::from(facts.state != ServerState::Draining));
         self.stats.state().set(match facts.state {
             ServerState::Live => 0,
             ServerState::Draining => 1,

@@ -354,6 +354,35 @@ fn of_two_routes_of_one_name_the_first_serves() {
     assert_eq!(client.get("/").status, 503, "the first acts already");
 }
 
+/// Readiness checks read these while a process starts.
+#[test]
+fn a_start_is_told_step_by_step() {
+    let upstream = Upstream::text("hello");
+    let (control, port, admin) = (ControlPlane::start(), free_port(), free_port());
+    let _gateway = Gateway::spawn(&with_admin(&control.bootstrap("GRPC"), admin), &[]);
+    let stats = || Client::new(admin).get("/stats?filter=^(server.(live|state)|.*workers_started|.*warming.*)$").text();
+    let shows = |what: &str| eventually(what, || what.split(", ").all(|line| stats().contains(&format!("{line}\n"))));
+    let ready = || Client::new(admin).get("/ready").text();
+    assert_eq!([control.asked(), control.asked()], ["connected", "Cluster v n []"]);
+    shows("listener_manager.workers_started: 0, server.live: 1, server.state: 2");
+    assert_eq!(ready(), "PRE_INITIALIZING\n");
+    control.answer("1", "a", &[cluster("up")]);
+    control.asked();
+    shows("cluster.up.warming_state: 1");
+    control.answer("1", "b", &[endpoints("up", upstream.port)]);
+    shows("cluster.up.warming_state: 0, server.live: 1, server.state: 3, listener_manager.workers_started: 0");
+    assert_eq!(ready(), "INITIALIZING\n");
+    control.answer("1", "c", &[listener("main", port)]);
+    control.answer("1", "d", &[routes("up")]);
+    shows("server.state: 0, server.live: 1, listener_manager.workers_started: 1");
+    shows("listener_manager.total_listeners_warming: 0");
+    let late = listener("late", free_port()).replace("route_config_name: routes", "route_config_name: late");
+    control.answer("2", "e", &[listener("main", port), late]);
+    shows("listener_manager.total_listeners_warming: 1");
+    control.answer("3", "f", &[listener("main", port)]);
+    shows("listener_manager.total_listeners_warming: 0");
+}
+
 #[test]
 fn a_silent_control_plane_is_waited_for_as_long_as_it_says() {
     let (control, port) = (ControlPlane::start(), free_port());

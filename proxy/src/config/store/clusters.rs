@@ -80,6 +80,7 @@ impl Store {
             self.services.begin_again(&eds.service_name);
         }
         tracing::debug!("warming cluster '{name}'");
+        cluster.stats().updates.warming_state().set(1);
         self.warming_clusters.insert(name, cluster);
         None
     }
@@ -201,6 +202,10 @@ impl Store {
         }
         for cluster in &clusters {
             tracing::debug!("cluster '{}' serves", cluster.name());
+            let warming = cluster.stats().updates.warming_state();
+            if warming.value() != 0 {
+                warming.set(0);
+            }
             self.ledger.acts(Kind::Cluster, cluster.name());
         }
         let mut replaced = Vec::new();

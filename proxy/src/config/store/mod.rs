@@ -193,6 +193,10 @@ impl Store {
         !self.warming_clusters.is_empty() || !self.warming_listeners.is_empty()
     }
 
+    pub(crate) fn warming_listeners(&self) -> usize {
+        self.warming_listeners.len()
+    }
+
     /// The resources of a kind that come from files of their own, by name.
     pub(crate) fn files(&self, kind: Kind) -> Option<&BTreeMap<String, PathBuf>> {
         match kind {
