@@ -200,11 +200,13 @@ impl Named {
     fn read_clusters(&mut self, store: &mut Store, rule: &UnknownRule) {
         let update = load::<ClusterProto>(&self.watched, store, rule).map(|(version, resources)| {
             let now: Vec<Arc<str>> = resources.iter().map(|placed| placed.resource.name.as_str().into()).collect();
+            let (moves, named) = (store.ledger().moves(Kind::Cluster), version.clone());
             let update = judge(&self.watched, version, store.update_clusters(resources));
             let gone = self.gone(&now);
             if !gone.is_empty() {
                 store.remove_clusters(&gone);
             }
+            store.ledger().loads(Kind::Cluster, &named, moves);
             self.names = now;
             update
         });
@@ -215,12 +217,14 @@ impl Named {
     fn read_listeners(&mut self, store: &mut Store, rule: &UnknownRule) {
         let update = load::<ListenerProto>(&self.watched, store, rule).map(|(version, resources)| {
             let now: Vec<Arc<str>> = resources.iter().map(|placed| placed.resource.name.as_str().into()).collect();
-            let gone = self.gone(&now);
+            let (gone, moves) = (self.gone(&now), store.ledger().moves(Kind::Listener));
             if !gone.is_empty() {
                 store.remove_listeners(&gone);
             }
             self.names = now;
-            judge(&self.watched, version, store.update_listeners(resources))
+            let errors = store.update_listeners(resources);
+            store.ledger().loads(Kind::Listener, &version, moves);
+            judge(&self.watched, version, errors)
         });
         self.count(update);
     }

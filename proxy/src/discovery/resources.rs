@@ -237,12 +237,14 @@ impl Apply<'_> {
     fn clusters(&mut self, update: &Update) -> Result<(), String> {
         // A rejected answer is an answer: what waited for it goes on, as in Envoy.
         self.waits.came(Kind::Cluster, "");
+        let moves = self.store.ledger().moves(Kind::Cluster);
         let Read { placed, mut wrong } = self.read_own::<ClusterProto>(Kind::Cluster, update)?;
         let changed = !placed.is_empty();
         wrong.extend(self.store.update_clusters(placed));
         let names = self.names(Kind::Cluster, update);
         let gone = replace(&mut self.subscriptions.cluster_names, names, update);
         self.store.remove_clusters(&gone);
+        self.store.ledger().loads(Kind::Cluster, &update.version, moves);
         self.finish(Kind::Cluster, "cluster", update, &wrong)?;
         if changed || !gone.is_empty() {
             self.subscriptions.clusters.iter().for_each(|stats| stats.reloaded(SystemTime::now()));
@@ -252,12 +254,14 @@ impl Apply<'_> {
 
     fn listeners(&mut self, update: &Update) -> Result<(), String> {
         self.waits.came(Kind::Listener, "");
+        let moves = self.store.ledger().moves(Kind::Listener);
         let Read { placed, mut wrong } = self.read_own::<ListenerProto>(Kind::Listener, update)?;
         let names = self.names(Kind::Listener, update);
         // What is gone goes first: its address may be another's now.
         let gone = replace(&mut self.subscriptions.listener_names, names, update);
         self.store.remove_listeners(&gone);
         wrong.extend(self.store.update_listeners(placed));
+        self.store.ledger().loads(Kind::Listener, &update.version, moves);
         self.finish(Kind::Listener, "listener", update, &wrong)
     }
 

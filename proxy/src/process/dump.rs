@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use chrono::{DateTime, SecondsFormat, Utc};
+use prost::Message as _;
 use serde_json::{Value, json};
+use tidegate_xds::pb::envoy::config::listener::v3::Listener;
 
 use crate::config::extensions;
 use crate::config::store::{
@@ -43,7 +45,7 @@ pub(super) fn sections(bootstrap: Bootstrap<'_>, static_endpoints: Option<Vec<Va
         ("dynamic_active_clusters", clusters.acting),
         ("dynamic_warming_clusters", clusters.others),
     ];
-    sections.push(section("ClustersConfigDump", lists));
+    sections.push(versioned("ClustersConfigDump", ledger.version(Kind::Cluster), lists));
     let extensions = Lists::of(ledger, Kind::Extension, "ecds_filter").dynamic();
     if !extensions.is_empty() {
         sections.push(section("EcdsConfigDump", vec![("ecds_filters", extensions)]));
@@ -60,7 +62,7 @@ pub(super) fn sections(bootstrap: Bootstrap<'_>, static_endpoints: Option<Vec<Va
         ("static_listeners", fixed.map(|text| state(Kind::Listener, text, "listener")).collect()),
         ("dynamic_listeners", listeners(&dynamic, &ledger.draining_listeners())),
     ];
-    sections.push(section("ListenersConfigDump", lists));
+    sections.push(versioned("ListenersConfigDump", ledger.version(Kind::Listener), lists));
     sections.push(section("ScopedRoutesConfigDump", scoped_routes(ledger)));
     let routes = Lists::of(ledger, Kind::Route, "route_config");
     let (fixed, mut dynamic) = routes.split();
@@ -184,6 +186,16 @@ fn listeners(dynamic: &[(Arc<str>, Entry)], draining: &[(Arc<str>, Text)]) -> Ve
     for (name, text) in draining {
         shown.entry(name).or_insert_with(|| json!({ "name": **name }))["draining_state"] = of(text);
     }
+    // One that has an address stands with its name besides.
+    let with_address =
+        |refused: &Refused| Listener::decode(&*refused.text.bytes).is_ok_and(|one| one.address.is_some());
+    for (name, entry) in dynamic {
+        if let Some(refused) = entry.refused.as_deref().filter(|refused| with_address(refused)) {
+            let listener = shown.entry(name).or_insert_with(|| json!({ "name": **name }));
+            listener["error_state"] = error_state(Kind::Listener, refused);
+            listener["client_status"] = client_status(entry).into();
+        }
+    }
     let refused = dynamic.iter().filter_map(|(_, entry)| entry.refused.as_deref());
     let refused = refused.map(|refused| json!({ "error_state": error_state(Kind::Listener, refused) }));
     shown.into_values().chain(refused).collect()
@@ -256,7 +268,15 @@ fn client_status(entry: &Entry) -> &'static str {
 
 /// A section of a dump; empty lists are left out.
 fn section(kind: &str, lists: Vec<(&str, Vec<Value>)>) -> Value {
+    versioned(kind, None, lists)
+}
+
+/// The same of what comes as a whole, with its version.
+fn versioned(kind: &str, version: Option<Arc<str>>, lists: Vec<(&str, Vec<Value>)>) -> Value {
     let mut section = json!({ "@type": format!("type.googleapis.com/envoy.admin.v3.{kind}") });
+    if let Some(version) = version.filter(|version| !version.is_empty()) {
+        section["version_info"] = (*version).into();
+    }
     for (field, list) in lists {
         if !list.is_empty() {
             section[field] = Value::Array(list);

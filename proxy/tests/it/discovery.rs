@@ -10,8 +10,8 @@ use crate::support::control_plane::{Asked, ControlPlane, any};
 use crate::support::gateway::{Directory, eventually, free_port};
 use crate::support::{Client, Gateway, Upstream};
 
-const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
-const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
+pub const CDS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+pub const EDS: &str = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment";
 const LDS: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
 const RTDS: &str = "type.googleapis.com/envoy.service.runtime.v3.Runtime";
 const RDS: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
@@ -43,7 +43,7 @@ fn serving(control: &ControlPlane, upstream: &Upstream, port: u16) -> Gateway {
     serving_from(control, &control.bootstrap("GRPC"), upstream, port)
 }
 
-fn serving_from(control: &ControlPlane, bootstrap: &str, upstream: &Upstream, port: u16) -> Gateway {
+pub fn serving_from(control: &ControlPlane, bootstrap: &str, upstream: &Upstream, port: u16) -> Gateway {
     let mut gateway = Gateway::spawn(bootstrap, &[]);
     assert_eq!(control.asked(), "connected");
     let first = control.next();
@@ -241,7 +241,7 @@ fn ads_without_a_stream_is_refused() {
 }
 
 /// A bootstrap with a listener of its own, beside what the control plane says.
-fn with_admin(bootstrap: &str, admin: u16) -> String {
+pub fn with_admin(bootstrap: &str, admin: u16) -> String {
     let admin = format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}");
     bootstrap.replace("static_resources:", &format!("{admin}\nstats_flush_interval: 0.1s\nstatic_resources:"))
 }
@@ -306,81 +306,6 @@ fn a_bad_first_assignment_lets_the_others_go_on() {
     assert_eq!(control.asked(), "Listener v n []");
     control.answer_as(LDS, "1", "c", Vec::new());
     gateway.wait_for("listening");
-}
-
-/// A response is rejected for everybody who asks for its type, also where it does not name them.
-#[test]
-fn a_rejected_first_assignment_holds_up_nobody() {
-    for dialect in ["GRPC", "DELTA_GRPC"] {
-        let (control, admin) = (ControlPlane::start(), free_port());
-        let _gateway = Gateway::spawn(&with_admin(&control.bootstrap(dialect), admin), &[]);
-        assert_eq!(control.asked(), "connected");
-        control.asked();
-        let (listeners, bad) = if dialect == "GRPC" {
-            control.answer("1", "a", &[cluster("bad"), cluster("other")]);
-            assert_eq!(control.asked(), "ClusterLoadAssignment v n [bad,other]");
-            let bad = format!("{{ '@type': {EDS}, cluster_name: bad, endpoints: [{{ priority: 200 }}] }}");
-            control.answer("1", "b", &[bad]);
-            ("Listener v n []", "ClusterLoadAssignment v nb [bad,other] !")
-        } else {
-            control.change(CDS, "a", &[("bad", "1", cluster("bad")), ("other", "1", cluster("other"))], &[]);
-            assert_eq!(control.asked(), "ClusterLoadAssignment n +[bad,other] -[] has[]");
-            let twice = [("bad", "1", endpoints("bad", 1)), ("bad", "1", endpoints("bad", 1))];
-            control.change(EDS, "b", &twice, &[]);
-            ("Listener n +[] -[] has[]", "ClusterLoadAssignment nb +[] -[] has[] !")
-        };
-        let next: Vec<_> = (0..3).map(|_| control.asked()).collect();
-        assert!(next.iter().any(|asked| asked == bad) && next.iter().any(|asked| asked == listeners), "{next:?}");
-        for name in ["bad", "other"] {
-            let told = Client::new(admin).get("/stats?filter=update_rejected").text();
-            assert!(told.contains(&format!("cluster.{name}.update_rejected: 1\n")), "{told}");
-        }
-    }
-}
-
-#[test]
-fn of_two_routes_of_one_name_the_first_serves() {
-    let upstream = Upstream::text("hello");
-    let (control, port, admin) = (ControlPlane::start(), free_port(), free_port());
-    let _gateway = serving_from(&control, &with_admin(&control.bootstrap("GRPC"), admin), &upstream, port);
-    control.answer("2", "e", &[routes("none"), routes("up")]);
-    assert_eq!(control.asked(), "RouteConfiguration v2 ne [routes]");
-    let mut client = Client::new(port);
-    eventually("the first", || client.get("/").status == 503);
-    let told = Client::new(admin).get("/stats?filter=rds.routes.(update_success|config_reload)$").text();
-    assert!(told.contains("config_reload: 2\n") && told.contains("update_success: 2\n"), "{told}");
-    control.answer("3", "f", &[routes("none"), routes("up")]);
-    assert_eq!(control.asked(), "RouteConfiguration v3 nf [routes]");
-    assert_eq!(client.get("/").status, 503, "the first acts already");
-}
-
-/// Readiness checks read these while a process starts.
-#[test]
-fn a_start_is_told_step_by_step() {
-    let upstream = Upstream::text("hello");
-    let (control, port, admin) = (ControlPlane::start(), free_port(), free_port());
-    let _gateway = Gateway::spawn(&with_admin(&control.bootstrap("GRPC"), admin), &[]);
-    let stats = || Client::new(admin).get("/stats?filter=^(server.(live|state)|.*workers_started|.*warming.*)$").text();
-    let shows = |what: &str| eventually(what, || what.split(", ").all(|line| stats().contains(&format!("{line}\n"))));
-    let ready = || Client::new(admin).get("/ready").text();
-    assert_eq!([control.asked(), control.asked()], ["connected", "Cluster v n []"]);
-    shows("listener_manager.workers_started: 0, server.live: 1, server.state: 2");
-    assert_eq!(ready(), "PRE_INITIALIZING\n");
-    control.answer("1", "a", &[cluster("up")]);
-    control.asked();
-    shows("cluster.up.warming_state: 1");
-    control.answer("1", "b", &[endpoints("up", upstream.port)]);
-    shows("cluster.up.warming_state: 0, server.live: 1, server.state: 3, listener_manager.workers_started: 0");
-    assert_eq!(ready(), "INITIALIZING\n");
-    control.answer("1", "c", &[listener("main", port)]);
-    control.answer("1", "d", &[routes("up")]);
-    shows("server.state: 0, server.live: 1, listener_manager.workers_started: 1");
-    shows("listener_manager.total_listeners_warming: 0");
-    let late = listener("late", free_port()).replace("route_config_name: routes", "route_config_name: late");
-    control.answer("2", "e", &[listener("main", port), late]);
-    shows("listener_manager.total_listeners_warming: 1");
-    control.answer("3", "f", &[listener("main", port)]);
-    shows("listener_manager.total_listeners_warming: 0");
 }
 
 #[test]
@@ -515,8 +440,8 @@ fn what_became_of_each_resource_is_shown() {
     assert!(clusters["error_state"]["details"].as_str().unwrap().starts_with("lb_policy"), "{clusters}");
     let warming = &dump("dynamic_warming_clusters")["configs"][0];
     assert_eq!((&warming["cluster"]["name"], &warming["version_info"]), (&"more".into(), &"2".into()));
-    let listener = &dump("dynamic_listeners")["configs"][0];
-    assert_eq!((&listener["active_state"]["version_info"], &listener["client_status"]), (&"1".into(), &"ACKED".into()));
+    let active = &dump("dynamic_listeners")["configs"][0];
+    assert_eq!((&active["active_state"]["version_info"], &active["client_status"]), (&"1".into(), &"ACKED".into()));
     let program = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
     let told = { program }.args(["status", "--admin", &format!("127.0.0.1:{admin}")]).output().unwrap();
     let told = String::from_utf8(told.stdout).unwrap();
@@ -527,7 +452,21 @@ fn what_became_of_each_resource_is_shown() {
     ] {
         assert!(told.contains(line), "{told}");
     }
-    control.answer("3", "f", &[cluster("up")]);
+    let section = |index: usize| {
+        let told = Client::new(admin).get("/config_dump").text();
+        serde_json::from_str::<serde_json::Value>(&told).unwrap()["configs"][index].take()
+    };
+    assert_eq!(section(1)["version_info"], "2", "what changed something, whatever was refused beside it");
+    let refused = listener("refused", port);
+    control.answer("2", "f", &[listener("main", port), refused]);
+    assert_eq!(control.asked(), "Listener v1 nf [] !");
+    let listeners = section(2);
+    assert_eq!(listeners["version_info"], "1", "nothing changed");
+    let named = listeners["dynamic_listeners"].as_array().unwrap().iter().find(|one| one["name"] == "refused").unwrap();
+    assert_eq!(named["client_status"], "NACKED");
+    assert!(named["error_state"]["details"].as_str().unwrap().contains("duplicate address"), "{named}");
+    control.answer("3", "g", &[cluster("up")]);
+    control.answer("3", "h", &[listener("main", port)]);
     eventually("nothing wrong any more", || client.get("/status").text().contains("rejected        0\n"));
 }
 
@@ -593,32 +532,6 @@ fn a_stream_asks_no_more_often_than_it_may() {
     eventually("none waits", || {
         Client::new(admin).get("/stats?filter=^control_plane").text().contains("control_plane.pending_requests: 0\n")
     });
-}
-
-/// With each subscription that a stream carries, as if each had one of its own; the bare place is ADS's.
-#[test]
-fn a_stream_counts_with_what_it_carries() {
-    let (aggregated, own, admin) = (ControlPlane::start(), ControlPlane::start(), free_port());
-    let bootstrap = with_admin(&aggregated.bootstrap("GRPC"), admin);
-    let second = own.bootstrap("GRPC").split_once("  clusters:\n").unwrap().1.replace("xds", "second");
-    let _gateway = Gateway::spawn(&(bootstrap + &second), &[]);
-    assert_eq!([aggregated.asked(), aggregated.asked()], ["connected", "Cluster v n []"]);
-    let source = "api_config_source: { api_type: GRPC, transport_api_version: V3, grpc_services: [{ envoy_grpc: { cluster_name: second } }] }";
-    let from_second = |name: &str, more: &str| {
-        cluster(name).replace("ads: {}", source).replace("type: EDS", &format!("type: EDS{more}"))
-    };
-    aggregated.answer("1", "a", &[from_second("a", ""), from_second("b", ", alt_stat_name: beta")]);
-    assert_eq!([own.asked(), own.asked()], ["connected", "ClusterLoadAssignment v n [a,b]"]);
-    own.answer_by("EDS", "1", "b", &[endpoints("a", 1), endpoints("b", 1)]);
-    assert_eq!(own.asked(), "ClusterLoadAssignment v1 nb [a,b]");
-    let shown = |text: &str| Client::new(admin).get("/stats?filter=control_plane.(ident|conn)").text().contains(text);
-    for name in ["cluster.a", "cluster.beta"] {
-        eventually("who it is", || shown(&format!("{name}.control_plane.identifier: \"EDS\"\n")));
-        assert!(shown(&format!("{name}.control_plane.connected_state: 1\n")));
-    }
-    assert!(shown("\ncontrol_plane.identifier: \"\"\n"), "ADS has not said who it is");
-    let status = Client::new(admin).get("/status").text();
-    assert!(status.contains("control plane   ads connected\n"), "{status}");
 }
 
 /// A stream of one type lasts as long as somebody needs something from it.

@@ -15,6 +15,7 @@ mod connect_udp;
 mod control;
 mod debug_log;
 mod discovery;
+mod discovery_told;
 mod drain;
 mod errors;
 mod files;

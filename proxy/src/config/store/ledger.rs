@@ -159,6 +159,10 @@ pub(crate) struct Ledger {
     /// By the route configuration that they are of.
     host_updates: Mutex<BTreeMap<Arc<str>, Loaded>>,
     changes: AtomicU64,
+    /// How many of a kind were taken or removed.
+    moves: [AtomicU64; Kind::ALL.len()],
+    /// Of a kind: the version of what changed something of it last.
+    versions: Mutex<BTreeMap<Kind, Arc<str>>>,
 }
 
 /// By kind, then by name.
@@ -217,6 +221,25 @@ impl Ledger {
         entry.is_static = is_static;
         entry.refused = None;
         entry.warming = Some(Box::new(text));
+        self.moves[kind as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How many of a kind were taken or removed.
+    pub(crate) fn moves(&self, kind: Kind) -> u64 {
+        self.moves[kind as usize].load(Relaxed)
+    }
+
+    /// What came of a kind has this version: it counts where something was taken or removed since there were so many `moves`,
+    /// whatever was refused beside it.
+    pub(crate) fn loads(&self, kind: Kind, version: &str, moves: u64) {
+        if self.moves(kind) != moves {
+            self.versions.lock().insert(kind, version.into());
+        }
+    }
+
+    /// The version of what changed something of a kind last.
+    pub(crate) fn version(&self, kind: Kind) -> Option<Arc<str>> {
+        self.versions.lock().get(&kind).cloned()
     }
 
     /// What was taken last acts from now on.
@@ -280,7 +303,10 @@ impl Ledger {
 
     /// It is gone.
     pub(crate) fn remove(&self, kind: Kind, name: &str) {
-        self.entries.lock().of_mut(kind).remove(name);
+        let gone = self.entries.lock().of_mut(kind).remove(name);
+        if gone.is_some_and(|entry| entry.latest().is_some()) {
+            self.moves[kind as usize].fetch_add(1, Relaxed);
+        }
         self.changes.fetch_add(1, Relaxed);
     }
 
