@@ -3,8 +3,11 @@
 use std::net::TcpListener;
 
 use crate::access_logs::log;
-use crate::support::frames::{ACK, Frame, GET, GOAWAY, HEADERS, PING, Peer, RST_STREAM, SETTINGS, WHOLE};
+use crate::support::frames::{
+    ACK, Frame, GET, GOAWAY, HEADERS, PING, Peer, RST_STREAM, SETTINGS, WHOLE, WINDOW_UPDATE,
+};
 use crate::support::gateway::{Directory, eventually, free_port};
+use crate::support::http::Response;
 use crate::support::{Client, Gateway, Upstream, http_bootstrap_with};
 
 const ROUTES: &str = "[{ match: { prefix: / }, route: { cluster: up } }]";
@@ -122,6 +125,45 @@ fn a_host_that_answers_no_ping_is_left() {
     assert_eq!(response.status, 503);
     assert!(response.text().ends_with("reset reason: connection termination"), "{}", response.text());
     assert_eq!(host.join().unwrap(), None);
+}
+
+/// The port of a host that answers the first request of each connection with these bytes, and waits until it is left.
+fn host_that_says(bytes: Vec<u8>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut peer = Peer::server(stream.unwrap());
+            assert!(peer.next_of(HEADERS).is_some());
+            // It may be left before all of it has been written.
+            let _ = std::io::Write::write_all(&mut peer.stream, &bytes);
+            while peer.try_next().is_some() {}
+        }
+    });
+    port
+}
+
+/// What a client gets from such a host.
+fn response_from(bytes: Vec<u8>) -> Response {
+    let (port, host) = (free_port(), host_that_says(bytes));
+    let _gateway = Gateway::start(&http_bootstrap_with(port, "", ROUTES, &[("up", host)], &http2("{}")));
+    Client::new(port).get("/")
+}
+
+#[test]
+fn a_host_that_breaks_its_connection_is_a_protocol_error() {
+    let answers = [
+        b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\n\r\n".to_vec(),
+        Frame::new(PING, 0, 0, &[0; 8]).bytes().repeat(20_000),
+        Frame::new(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).bytes().repeat(1000),
+        Frame::new(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).bytes(),
+        Frame::new(HEADERS, WHOLE, 1, &[0xff; 5]).bytes(),
+    ];
+    for (number, answer) in answers.into_iter().enumerate() {
+        let response = response_from(answer);
+        assert_eq!(response.status, 502, "answer {number}");
+        assert!(response.text().ends_with("reset reason: protocol error"), "answer {number}: {}", response.text());
+    }
 }
 
 /// A graceful end: first a GOAWAY that takes every stream, then, once the client has answered, one that names the last.

@@ -281,7 +281,7 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
     let shared = Arc::new(Shared::new());
     let epoch = open.epoch;
     let ping = connection.ping_pong();
-    let mut running = Running { open: Some(open), shared: Arc::clone(&shared), pool: Arc::clone(pool) };
+    let mut running = Running { open: Some(open), shared: Arc::clone(&shared), pool: Arc::clone(pool), broken: false };
     let tags = Tags::connection(facts.id);
     let counting = Arc::clone(&meter);
     let keepalive = settings.keepalive;
@@ -289,15 +289,23 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
         let cluster = Arc::clone(&running.pool.cluster);
         let stats = cluster.stats();
         tokio::select! {
-            result = connection => {
-                if let Err(error) = result {
+            result = connection => match result {
+                // The codec has ended it for what the host sent.
+                Err(error) if error.is_library() => {
                     tracing::debug!(target: CLIENT, "{tags} protocol error: {error}");
+                    stats.traffic.upstream_cx_protocol_error().inc();
+                    running.broken_by_host();
                 }
-                running.closed_by_host();
-            }
+                Err(error) => {
+                    tracing::debug!(target: CLIENT, "{tags} connection error: {error}");
+                    running.closed_by_host();
+                }
+                Ok(()) => running.closed_by_host(),
+            },
             flood = meter.flooded() => {
                 stats.traffic.upstream_cx_protocol_error().inc();
                 stats.codec.http2().count_flood(flood);
+                running.broken_by_host();
             }
             () = keepalive::watch(ping, keepalive, &running.shared.woken) => {
                 stats.codec.http2().keepalive_timeout().inc();
@@ -312,9 +320,15 @@ struct Running {
     open: Option<Open>,
     shared: Arc<Shared>,
     pool: Arc<Pool>,
+    /// The host broke the protocol: its streams were reset before the connection was closed, as Envoy counts it.
+    broken: bool,
 }
 
 impl Running {
+    fn broken_by_host(&mut self) {
+        self.broken = true;
+    }
+
     fn closed_by_host(&mut self) {
         if let Some(open) = &mut self.open {
             open.remote = true;
@@ -324,11 +338,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let Self { open, shared, pool } = self;
+        let Self { open, shared, pool, broken } = self;
         shared.closing.store(true, Relaxed);
         if let Some(open) = open {
             open.requests = u32::try_from(shared.opened.load(Relaxed)).unwrap_or(u32::MAX);
-            open.busy = shared.active.load(Relaxed) > 0;
+            open.busy = !*broken && shared.active.load(Relaxed) > 0;
         }
         *open = None;
         {

@@ -130,6 +130,11 @@ impl Meter {
         self.hurried.store(true, Relaxed);
     }
 
+    /// Whether there was too much of something.
+    pub(crate) fn is_flooded(&self) -> bool {
+        self.flood.lock().is_some()
+    }
+
     /// Waits until there was too much of something; nothing is read after that.
     pub(crate) async fn flooded(&self) -> Flood {
         loop {

@@ -8,6 +8,7 @@ use h2::RecvStream;
 use tidegate_filters::http::BodyError;
 
 use super::stream::StreamGuard;
+use crate::cluster::pool::StreamReset;
 use crate::http::codec::h2::body_error;
 use crate::http::codec::h2::fields_bytes;
 
@@ -20,8 +21,12 @@ pub(super) struct ResponseBody {
 
 impl ResponseBody {
     fn failed(&mut self, error: &h2::Error) -> BodyError {
+        let reset = self.stream.reset_of(error);
         self.stream.failed(error);
-        body_error(error)
+        match reset {
+            StreamReset::Protocol => BodyError::Malformed("http2.protocol_error"),
+            _ => body_error(error),
+        }
     }
 }
 

@@ -53,11 +53,30 @@ impl StreamGuard {
                 self.codec().rx_reset().inc();
                 traffic.upstream_rq_rx_reset().inc();
             }
+            // The connection goes with it, so that no frame says so.
+            _ if error.is_library() && error.is_go_away() || self.connection.meter.is_flooded() => {
+                traffic.upstream_rq_tx_reset().inc();
+            }
             // Ours, counted when it is dropped.
             Some(_) if !error.is_remote() => return,
             _ => traffic.upstream_rq_pending_failure_eject().inc(),
         }
         self.settled();
+    }
+
+    /// How the stream failed, in Envoy's words.
+    pub(super) fn reset_of(&self, error: &h2::Error) -> StreamReset {
+        match error.reason() {
+            // The host will not look at this stream any more.
+            Some(_) if error.is_remote() && error.is_go_away() => StreamReset::Refused,
+            Some(Reason::REFUSED_STREAM) => StreamReset::Refused,
+            Some(reason) if error.is_remote() && error.is_reset() => StreamReset::Remote(reason.into()),
+            // Our codec gave it up, or all of the connection, for what the host sent.
+            Some(_) if error.is_library() => StreamReset::Protocol,
+            // Nothing was read any more, so that all the codec knows is that the transport is gone.
+            _ if self.connection.meter.is_flooded() => StreamReset::Protocol,
+            _ => StreamReset::Termination,
+        }
     }
 
     pub(super) fn codec(&self) -> &Http2CodecStats {
@@ -127,7 +146,7 @@ pub(crate) async fn send(lease: Lease, request: &StreamRequest<'_>, body: Body) 
         Ok(sender) => sender,
         Err(error) => {
             stream.connection.shared.closing.store(true, Relaxed);
-            return Err(reset_of(&error));
+            return Err(stream.reset_of(&error));
         }
     };
     let Some(head) = encode(request.head, request.tunnel) else { return Err(StreamReset::Protocol) };
@@ -139,7 +158,7 @@ pub(crate) async fn send(lease: Lease, request: &StreamRequest<'_>, body: Body) 
         Ok(sent) => sent,
         Err(error) => {
             stream.connection.shared.closing.store(true, Relaxed);
-            return Err(reset_of(&error));
+            return Err(stream.reset_of(&error));
         }
     };
     let uploaded = Arc::new(AtomicBool::new(end));
@@ -188,7 +207,7 @@ async fn wait(
         }
         Pin::new(&mut response).poll(cx).map_err(|error| {
             stream.failed(&error);
-            reset_of(&error)
+            stream.reset_of(&error)
         })
     })
     .await?;
@@ -224,17 +243,6 @@ fn accept_upgrade(request: &StreamRequest<'_>, head: &mut ResponseHead) {
         head.status = http::StatusCode::SWITCHING_PROTOCOLS;
         head.headers.insert(http::header::UPGRADE, protocol.clone());
         head.headers.insert(http::header::CONNECTION, http::HeaderValue::from_static("upgrade"));
-    }
-}
-
-fn reset_of(error: &h2::Error) -> StreamReset {
-    match error.reason() {
-        // The host will not look at this stream any more.
-        Some(_) if error.is_remote() && error.is_go_away() => StreamReset::Refused,
-        Some(Reason::REFUSED_STREAM) => StreamReset::Refused,
-        Some(reason) if error.is_remote() && error.is_reset() => StreamReset::Remote(reason.into()),
-        Some(Reason::PROTOCOL_ERROR) if !error.is_remote() => StreamReset::Protocol,
-        _ => StreamReset::Termination,
     }
 }
 
