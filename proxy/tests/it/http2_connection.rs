@@ -157,6 +157,7 @@ fn a_host_that_breaks_its_connection_is_a_protocol_error() {
         Frame::new(PING, 0, 0, &[0; 8]).bytes().repeat(20_000),
         Frame::new(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).bytes().repeat(1000),
         Frame::new(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]).bytes(),
+        Frame::new(WINDOW_UPDATE, 0, 1, &[0x7f, 0xff, 0xff, 0xff]).bytes().repeat(2),
         Frame::new(HEADERS, WHOLE, 1, &[0xff; 5]).bytes(),
     ];
     for (number, answer) in answers.into_iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Counts an HTTP/2 peer's frames in front of the codec (Envoy's `ProtocolConstraints`), for the `h2` crate bounds what a
 //! frame may hold, not how many of the cheap ones come. It must not know what frames mean beyond that.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::stream_bytes::StreamBytes;
@@ -8,6 +9,8 @@ use crate::http::protocol::FloodLimits;
 
 const PREFACE_BYTES: usize = 24;
 const HEADER_BYTES: usize = 9;
+/// Of a WINDOW_UPDATE.
+const INCREMENT_BYTES: usize = 4;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -20,6 +23,11 @@ const CONTINUATION: u8 = 9;
 
 const ACK_OR_END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
+
+/// The most that a window may hold (RFC 9113 §6.9.1).
+const MAX_WINDOW: i64 = (1 << 31) - 1;
+/// Of how many streams the windows are followed; beyond that the oldest is forgotten.
+const WINDOWS: usize = 256;
 
 /// How fast the budget for control frames comes back, beside what is sent.
 const CONTROL_FRAMES_PER_SECOND: u64 = 100;
@@ -35,6 +43,8 @@ pub(crate) enum Flood {
     Control,
     /// Streams that their client has reset.
     Resets,
+    /// More than a stream's window holds.
+    Window,
 }
 
 /// One frame, as its header says.
@@ -46,6 +56,8 @@ pub(super) struct Frame {
     pub length: u32,
     /// Without padding.
     pub payload: u32,
+    /// Of a WINDOW_UPDATE.
+    pub increment: u32,
 }
 
 impl Frame {
@@ -76,7 +88,7 @@ impl Frame {
 struct Parser {
     /// Bytes that are no frame's, or of a payload that nobody looks at.
     skip: usize,
-    header: [u8; HEADER_BYTES + 1],
+    header: [u8; HEADER_BYTES + INCREMENT_BYTES],
     have: usize,
 }
 
@@ -96,11 +108,11 @@ impl Parser {
         }
     }
 
-    /// A frame's header, once it is whole: with the padding's length, where there is padding.
+    /// A frame's header, once it is whole: with the padding's length or the window's increment, where there is one.
     fn header<'a>(&mut self, mut bytes: &'a [u8]) -> Option<(Frame, &'a [u8])> {
         loop {
-            let wanted = if self.is_padded_data() { HEADER_BYTES + 1 } else { HEADER_BYTES };
-            if self.have >= HEADER_BYTES && self.have >= wanted {
+            let wanted = HEADER_BYTES + self.wanted_of_payload();
+            if self.have >= wanted {
                 break;
             }
             let n = (wanted - self.have).min(bytes.len());
@@ -111,19 +123,27 @@ impl Parser {
             self.have += n;
             bytes = &bytes[n..];
         }
-        let [a, b, c, kind, flags, s1, s2, s3, s4, padding] = self.header;
+        let [a, b, c, kind, flags, s1, s2, s3, s4, p1, p2, p3, p4] = self.header;
         let length = u32::from_be_bytes([0, a, b, c]);
         let looked_at = self.have - HEADER_BYTES;
         self.skip = (length as usize).saturating_sub(looked_at);
-        let padding = if looked_at == 0 { 0 } else { u32::from(padding) + 1 };
+        let padding = if looked_at == 1 { u32::from(p1) + 1 } else { 0 };
+        let increment =
+            if looked_at == INCREMENT_BYTES { u32::from_be_bytes([p1, p2, p3, p4]) & 0x7fff_ffff } else { 0 };
         self.have = 0;
         let stream = u32::from_be_bytes([s1, s2, s3, s4]) & 0x7fff_ffff;
-        Some((Frame { kind, flags, stream, length, payload: length.saturating_sub(padding) }, bytes))
+        Some((Frame { kind, flags, stream, length, payload: length.saturating_sub(padding), increment }, bytes))
     }
 
-    fn is_padded_data(&self) -> bool {
+    /// How much of a frame's payload is looked at; nothing before its header is whole.
+    fn wanted_of_payload(&self) -> usize {
         let [a, b, c, kind, flags, ..] = self.header;
-        self.have >= HEADER_BYTES && kind == DATA && flags & PADDED != 0 && (a, b, c) != (0, 0, 0)
+        match (kind, u32::from_be_bytes([0, a, b, c]) as usize) {
+            _ if self.have < HEADER_BYTES => 0,
+            (DATA, 1..) if flags & PADDED != 0 => 1,
+            (WINDOW_UPDATE, INCREMENT_BYTES) => INCREMENT_BYTES,
+            _ => 0,
+        }
     }
 }
 
@@ -143,6 +163,9 @@ pub(crate) struct FrameMeter {
     data_sent: u64,
     /// PING and SETTINGS frames that were sent and wait to be acknowledged.
     unanswered: u64,
+    /// By how much a host has widened the windows of streams beyond what was sent since: at most what they hold. The codec
+    /// looks at them only while it has something to send.
+    widened: BTreeMap<u32, i64>,
     /// Control frames that may still come.
     control: u64,
     refilled: Instant,
@@ -167,6 +190,7 @@ impl FrameMeter {
             window_updates: 0,
             data_sent: 0,
             unanswered: 0,
+            widened: BTreeMap::new(),
             control: u64::from(limits.control_frames),
             refilled: now,
             resets: limits.reset_burst,
@@ -206,6 +230,13 @@ impl FrameMeter {
                 self.data_sent += u64::from(frame.kind == DATA);
                 self.refill(1);
             }
+            if frame.is_data()
+                && let Some(widened) = self.widened.get_mut(&frame.stream)
+            {
+                *widened -= i64::from(frame.length);
+            } else if frame.is_reset() {
+                self.widened.remove(&frame.stream);
+            }
             Ok::<_, Flood>(())
         });
         self.outbound = parser;
@@ -215,8 +246,25 @@ impl FrameMeter {
         self.control = self.control.saturating_add(frames).min(u64::from(self.limits.control_frames));
     }
 
+    /// A host may widen the window of a stream as far as it goes and no further.
+    fn widen(&mut self, frame: &Frame) -> Result<(), Flood> {
+        if self.client || frame.stream == 0 {
+            return Ok(());
+        }
+        let widened = self.widened.entry(frame.stream).or_default();
+        *widened += i64::from(frame.increment);
+        within(*widened <= MAX_WINDOW, Flood::Window)?;
+        if self.widened.len() > WINDOWS {
+            self.widened.pop_first();
+        }
+        Ok(())
+    }
+
     fn inbound(&mut self, frame: Frame, now: &impl Fn() -> Instant) -> Result<(), Flood> {
         let limits = self.limits;
+        if frame.ends_stream() {
+            self.widened.remove(&frame.stream);
+        }
         match frame.kind {
             DATA | HEADERS | CONTINUATION => {
                 if frame.kind == HEADERS && frame.stream > self.last_stream {
@@ -236,7 +284,8 @@ impl FrameMeter {
                 self.window_updates += 1;
                 let for_data = u64::from(limits.window_updates_per_data_frame).saturating_mul(self.data_sent);
                 let most = 5 + self.streams.saturating_add(for_data).saturating_mul(2);
-                within(self.window_updates <= most, Flood::WindowUpdate)
+                within(self.window_updates <= most, Flood::WindowUpdate)?;
+                self.widen(&frame)
             }
             PING | SETTINGS if frame.flags & ACK_OR_END_STREAM != 0 && self.unanswered > 0 => {
                 self.unanswered -= 1;
@@ -291,6 +340,7 @@ mod tests {
     use super::*;
 
     const GET: [u8; 3] = [0x82, 0x86, 0x84];
+    const WHOLE: u8 = ACK_OR_END_STREAM | 4;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -350,6 +400,32 @@ mod tests {
         meter.sent(&frame(DATA, 0, 1, b"abc"), None);
         feed(&mut meter, &update, 20).unwrap();
         assert_eq!(feed(&mut meter, &update, 1), Err(Flood::WindowUpdate));
+    }
+
+    #[test]
+    fn a_host_may_widen_a_window_as_far_as_it_goes() {
+        let update = |stream: u32, by: u32| frame(WINDOW_UPDATE, 0, stream, &by.to_be_bytes());
+        let limits = FloodLimits { window_updates_per_data_frame: 1000, ..FloodLimits::default() };
+        let now = Instant::now();
+        let mut meter = FrameMeter { outbound: Parser::default(), ..FrameMeter::new(limits, false, now) };
+        meter.sent(&frame(DATA, 0, 1, b"abc"), None);
+        let feed = |meter: &mut FrameMeter, bytes: &[u8]| {
+            // In pieces of any size.
+            bytes.iter().try_for_each(|byte| meter.received(&[*byte], || now, None))
+        };
+        feed(&mut meter, &update(1, 0x7fff_ffff)).unwrap();
+        // What is sent makes room; what other streams have is theirs.
+        meter.sent(&frame(DATA, 0, 1, b"abc"), None);
+        feed(&mut meter, &[update(1, 3), update(3, 5)].concat()).unwrap();
+        assert_eq!(feed(&mut meter, &update(1, 1)), Err(Flood::Window));
+        // A stream that is over has no window.
+        let mut meter = FrameMeter { outbound: Parser::default(), ..FrameMeter::new(limits, false, now) };
+        meter.sent(&frame(DATA, 0, 1, b"abc"), None);
+        feed(&mut meter, &[update(1, 0x7fff_ffff), frame(HEADERS, WHOLE, 1, &[0x88])].concat()).unwrap();
+        feed(&mut meter, &update(1, 0x7fff_ffff)).unwrap();
+        // However many there are, few are remembered.
+        (1..2000).for_each(|n| feed(&mut meter, &update(2 * n + 1, 1)).unwrap());
+        assert_eq!(meter.widened.len(), WINDOWS);
     }
 
     #[test]

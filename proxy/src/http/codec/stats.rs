@@ -47,7 +47,7 @@ impl Http2CodecStats {
             Flood::WindowUpdate => self.inbound_window_update_frames_flood().inc(),
             Flood::Control => self.outbound_control_flood().inc(),
             // Envoy leaves these to its library, which counts nothing.
-            Flood::Resets => {}
+            Flood::Resets | Flood::Window => {}
         }
     }
 }

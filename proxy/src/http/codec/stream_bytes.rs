@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     fn frame(kind: u8, flags: u8, stream: u32, length: u32) -> Frame {
-        Frame { kind, flags, stream, length, payload: length }
+        Frame { kind, flags, stream, length, payload: length, increment: 0 }
     }
 
     const HEADERS: u8 = 1;
