@@ -130,6 +130,12 @@ pub(super) async fn serve(
                 serving.close(error).await;
                 break;
             }
+            () = meter.late_head(hcm.timeouts.request_headers) => {
+                exchange::note_late_head(connection);
+                // The codec has no stream to answer on, and reads no other before the rest of this head.
+                serving.close(Reason::NO_ERROR).await;
+                break;
+            }
             () = &mut alive => {
                 hcm.codec_stats.http2().keepalive_timeout().inc();
                 reason = "http2_ping_timeout";

@@ -1,5 +1,6 @@
 //! HTTP/2 connections as such: settings, PINGs, GOAWAY, and what is done about floods; on both sides.
 
+use std::io::Write;
 use std::net::TcpListener;
 
 use crate::access_logs::log;
@@ -46,7 +47,7 @@ fn floods_of_cheap_frames_end_the_connection() {
         upstream.next();
         assert_eq!(peer.next_of(HEADERS).unwrap().stream, 1);
         // It may close before all of it has been written.
-        let _ = std::io::Write::write_all(&mut peer.stream, &frame.bytes().repeat(5000));
+        let _ = peer.stream.write_all(&frame.bytes().repeat(5000));
         let goaway = peer.next_of(GOAWAY);
         assert!(goaway.is_none_or(|goaway| goaway.goaway().1 == ENHANCE_YOUR_CALM), "kind {}", frame.kind);
         assert_eq!(peer.next(), None, "kind {}", frame.kind);
@@ -65,7 +66,7 @@ fn streams_that_are_reset_at_once_end_the_connection() {
             [Frame::new(HEADERS, WHOLE, stream, GET).bytes(), reset].concat()
         })
         .collect();
-    let _ = std::io::Write::write_all(&mut peer.stream, &attack);
+    let _ = peer.stream.write_all(&attack);
     let goaway = peer.next_of(GOAWAY);
     assert!(goaway.is_none_or(|goaway| goaway.goaway().1 == INTERNAL_ERROR));
 }
@@ -127,6 +128,22 @@ fn a_host_that_answers_no_ping_is_left() {
     assert_eq!(host.join().unwrap(), None);
 }
 
+#[test]
+fn a_head_that_does_not_come_ends_the_connection() {
+    let (_gateway, upstream, port) = gateway("request_headers_timeout: 0.3s");
+    let whole = Frame::new(HEADERS, WHOLE, 3, GET).bytes();
+    for part in [Frame::new(HEADERS, 1, 3, GET).bytes(), whole[..12].to_vec()] {
+        let mut peer = Peer::client(port);
+        // What is whole in time is served, however long it takes to ask again.
+        peer.send(&Frame::new(HEADERS, WHOLE, 1, GET));
+        upstream.next();
+        assert_eq!(peer.next_of(HEADERS).unwrap().stream, 1);
+        peer.stream.write_all(&part).unwrap();
+        assert_eq!(peer.next_of(GOAWAY).unwrap().goaway(), (1, 0));
+        assert_eq!(peer.next(), None);
+    }
+}
+
 /// The port of a host that answers the first request of each connection with these bytes, and waits until it is left.
 fn host_that_says(bytes: Vec<u8>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -136,7 +153,7 @@ fn host_that_says(bytes: Vec<u8>) -> u16 {
             let mut peer = Peer::server(stream.unwrap());
             assert!(peer.next_of(HEADERS).is_some());
             // It may be left before all of it has been written.
-            let _ = std::io::Write::write_all(&mut peer.stream, &bytes);
+            let _ = peer.stream.write_all(&bytes);
             while peer.try_next().is_some() {}
         }
     });

@@ -22,6 +22,7 @@ const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 
 const ACK_OR_END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
 
 /// The most that a window may hold (RFC 9113 §6.9.1).
@@ -147,6 +148,14 @@ impl Parser {
     }
 }
 
+/// A head of which not all has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct PartOfHead {
+    stream: u32,
+    /// Its last frame has begun.
+    last: bool,
+}
+
 /// The counts of one connection.
 #[derive(Debug)]
 pub(crate) struct FrameMeter {
@@ -157,6 +166,8 @@ pub(crate) struct FrameMeter {
     outbound: Parser,
     last_stream: u32,
     streams: u64,
+    /// A request's head that has begun and is not whole.
+    head: Option<PartOfHead>,
     empty_run: u32,
     priority: u64,
     window_updates: u64,
@@ -185,6 +196,7 @@ impl FrameMeter {
             outbound: preface(!client),
             last_stream: 0,
             streams: 0,
+            head: None,
             empty_run: 0,
             priority: 0,
             window_updates: 0,
@@ -212,8 +224,16 @@ impl FrameMeter {
             }
             self.inbound(frame, &now)
         });
+        if parser.skip == 0 && self.head.is_some_and(|head| head.last) {
+            self.head = None;
+        }
         self.inbound = parser;
         outcome
+    }
+
+    /// The stream that a head opens of which not all has come.
+    pub(super) fn part_of_head(&self) -> Option<u32> {
+        self.head.map(|head| head.stream)
     }
 
     /// Counts what was sent, also for `streams`: an answer pays for what was asked.
@@ -262,14 +282,22 @@ impl FrameMeter {
 
     fn inbound(&mut self, frame: Frame, now: &impl Fn() -> Instant) -> Result<(), Flood> {
         let limits = self.limits;
+        if frame.kind != CONTINUATION {
+            // Whole, or broken by what must not stand within it.
+            self.head = None;
+        }
         if frame.ends_stream() {
             self.widened.remove(&frame.stream);
         }
         match frame.kind {
             DATA | HEADERS | CONTINUATION => {
+                let last = frame.flags & END_HEADERS != 0;
                 if frame.kind == HEADERS && frame.stream > self.last_stream {
                     self.last_stream = frame.stream;
                     self.streams += 1;
+                    self.head = Some(PartOfHead { stream: frame.stream, last });
+                } else if let Some(head) = &mut self.head {
+                    head.last |= last;
                 }
                 let empty = frame.payload == 0 && frame.flags & ACK_OR_END_STREAM == 0;
                 self.empty_run = if empty { self.empty_run + 1 } else { 0 };
@@ -340,7 +368,7 @@ mod tests {
     use super::*;
 
     const GET: [u8; 3] = [0x82, 0x86, 0x84];
-    const WHOLE: u8 = ACK_OR_END_STREAM | 4;
+    const WHOLE: u8 = ACK_OR_END_STREAM | END_HEADERS;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -370,6 +398,31 @@ mod tests {
         }
         assert_eq!((meter.streams, meter.empty_run), (2, 0));
         assert_eq!(meter.control, u64::from(FloodLimits::default().control_frames) - 1);
+    }
+
+    #[test]
+    fn a_head_is_whole_with_the_last_byte_of_its_last_frame() {
+        let mut meter = meter();
+        let parts = |meter: &mut FrameMeter, bytes: &[u8]| -> Vec<Option<u32>> {
+            let part = |byte: &u8| {
+                meter.received(&[*byte], Instant::now, None).unwrap();
+                meter.part_of_head()
+            };
+            bytes.iter().map(part).collect()
+        };
+        let one = frame(HEADERS, WHOLE, 1, &GET);
+        assert_eq!(parts(&mut meter, &one), [vec![None; 8], vec![Some(1); 3], vec![None]].concat());
+        let begin = frame(HEADERS, ACK_OR_END_STREAM, 3, &GET);
+        assert_eq!(parts(&mut meter, &begin), [vec![None; 8], vec![Some(3); 4]].concat());
+        assert_eq!(parts(&mut meter, &frame(CONTINUATION, 0, 3, &[0x84])), vec![Some(3); 10]);
+        let end = frame(CONTINUATION, END_HEADERS, 3, &[0x84]);
+        assert_eq!(parts(&mut meter, &end), [vec![Some(3); 9], vec![None]].concat());
+        // Trailers have the time of their stream.
+        assert_eq!(parts(&mut meter, &frame(HEADERS, ACK_OR_END_STREAM, 1, &GET)), vec![None; 12]);
+        // One after the other.
+        let next = frame(HEADERS, ACK_OR_END_STREAM, 7, &GET);
+        meter.received(&[frame(HEADERS, WHOLE, 5, &GET), next].concat(), Instant::now, None).unwrap();
+        assert_eq!(meter.part_of_head(), Some(7));
     }
 
     #[test]

@@ -28,6 +28,9 @@ const RST_STREAM_BYTES: u64 = 13;
 pub(crate) struct Meter {
     flood: Mutex<Option<Flood>>,
     told: Notify,
+    /// The request's head of which not all has come: its stream, and since when.
+    head: Mutex<Option<(u32, Instant)>>,
+    head_told: Notify,
     /// The codec has said its last.
     closing: AtomicBool,
     /// The peer has broken the protocol of the connection.
@@ -135,6 +138,29 @@ impl Meter {
         self.flood.lock().is_some()
     }
 
+    /// Waits until a request's head has taken longer than that; without a limit it may take any time.
+    pub(crate) async fn late_head(&self, limit: Option<Duration>) {
+        loop {
+            let told = self.head_told.notified();
+            let over = self.head.lock().and_then(|(_, since)| since.checked_add(limit?));
+            match over {
+                Some(over) if over <= Instant::now() => return,
+                // Either way it is looked at again.
+                Some(over) => tokio::time::timeout_at(over.into(), told).await.unwrap_or_default(),
+                None => told.await,
+            }
+        }
+    }
+
+    fn note_head(&self, stream: Option<u32>) {
+        let mut head = self.head.lock();
+        if head.map(|(stream, _)| stream) != stream {
+            *head = stream.map(|stream| (stream, Instant::now()));
+            drop(head);
+            self.head_told.notify_one();
+        }
+    }
+
     /// Waits until there was too much of something; nothing is read after that.
     pub(crate) async fn flooded(&self) -> Flood {
         loop {
@@ -153,6 +179,8 @@ pub(crate) struct Metered<T> {
     frames: FrameMeter,
     /// There was too much of something: nothing is read any more.
     flooded: bool,
+    /// Of which stream the shared state says that its head is not whole.
+    told_head: Option<u32>,
     /// How long the peer is given to close once all is sent (Envoy's `delayed_close_timeout`).
     patience: Option<Duration>,
     waiting: Option<Pin<Box<Sleep>>>,
@@ -165,7 +193,8 @@ impl<T> Metered<T> {
         let streams = Costly::WireBytes.is_asked_for().then(Mutex::default);
         let meter = Arc::new(Meter { streams, ..Meter::default() });
         let frames = FrameMeter::new(limits, client, Instant::now());
-        let metered = Self { inner, frames, flooded: false, patience, waiting: None, meter: Arc::clone(&meter) };
+        let metered =
+            Self { inner, frames, flooded: false, told_head: None, patience, waiting: None, meter: Arc::clone(&meter) };
         (metered, meter)
     }
 
@@ -207,6 +236,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Metered<T> {
         let mut streams = this.meter.streams.as_ref().map(Mutex::lock);
         let counted = this.frames.received(came, Instant::now, streams.as_deref_mut());
         drop(streams);
+        let head = this.frames.part_of_head();
+        if head != this.told_head {
+            this.told_head = head;
+            this.meter.note_head(head);
+        }
         match counted {
             Ok(()) => Poll::Ready(Ok(())),
             Err(flood) => {

@@ -278,6 +278,17 @@ pub(crate) fn note_refused_stream(connection: &Arc<Connection>, details: &'stati
     exchange.complete(None);
 }
 
+/// Accounts for a request over HTTP/2 whose head did not come in time; its connection is closed.
+pub(crate) fn note_late_head(connection: &Arc<Connection>) {
+    let limits = Limits::of(&connection.hcm);
+    let mut exchange = Exchange::undecoded(connection, &limits, Version::HTTP_2);
+    connection.hcm.stats.downstream_rq_header_timeout().inc();
+    connection.hcm.stats.downstream_rq_rx_reset().inc();
+    tracing::debug!("{} request header timeout", exchange.tags());
+    exchange.stream.info.details = Some("request_header_timeout".into());
+    exchange.complete(None);
+}
+
 impl<'a> Exchange<'a> {
     fn undecoded(connection: &'a Arc<Connection>, limits: &'a Limits, version: Version) -> Self {
         let nothing = http::HeaderValue::from_static("");
