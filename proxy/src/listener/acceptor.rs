@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -125,7 +125,9 @@ impl Acceptor {
                     self.admit(accepted);
                 }
                 Err(error) if is_exhaustion(&error) => {
-                    tracing::warn!(%error, "cannot accept; waiting for resources");
+                    if let Some(times) = self.shared.global_load().exhaustion.note(Instant::now()) {
+                        tracing::warn!(%error, times, "cannot accept; waiting for resources");
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
                 // The peer gave up between connecting and being accepted.

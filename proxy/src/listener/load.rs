@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::Listener;
+use super::exhaustion::Exhaustion;
 use crate::app::Shared;
 use crate::stats::listener::WorkerListenerStats;
 use crate::stats::server::ConnectionMonitorStats;
@@ -23,6 +24,8 @@ pub(crate) struct GlobalLoad {
     accepted: AtomicU64,
     /// Without those.
     limited: AtomicU64,
+    /// Those that could not be accepted.
+    pub(super) exhaustion: Exhaustion,
 }
 
 /// The overload manager's limit of all connections.

@@ -4,6 +4,7 @@
 pub mod accept;
 pub(crate) mod acceptor;
 pub mod drain;
+mod exhaustion;
 pub mod filter_chain;
 pub(crate) mod load;
 pub mod manager;
