@@ -1,6 +1,7 @@
 //! TLS both ways: a gateway that re-encrypts to a gateway that asks who comes.
 
 use crate::support::certificates::Authority;
+use crate::support::control_plane::{ControlPlane, bootstrap_of};
 use crate::support::gateway::{Directory, eventually, free_port};
 use crate::support::{Client, Gateway};
 
@@ -208,6 +209,85 @@ fn secrets_from_files_are_waited_for_and_follow_their_files() {
     let certificate = root.certificate(&directory, "third", &["a.test"]);
     secret("server", &format!("tls_certificate: {certificate}"));
     eventually("the other secret is presented", || told(port, "/up").0 == 503);
+}
+
+#[test]
+fn secrets_from_a_control_plane_are_waited_for() {
+    const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
+    const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+    let (root, control) = (Authority::new("root"), ControlPlane::start());
+    let (port, inner) = (free_port(), free_port());
+    let inline = |text: &str| format!("{{ inline_string: {} }}", serde_json::to_string(text).unwrap());
+    let secret = |name: &str, body: &str| format!("{{ '@type': {SECRET}, name: {name}, {body} }}");
+    let sds = |name: &str| format!("{{ name: {name}, sds_config: {{ ads: {{}}, resource_api_version: V3 }} }}");
+    let trust = secret("trust", &format!("validation_context: {{ trusted_ca: {} }}", inline(&root.pem)));
+    let (chain, key) = root.issue(&["a.test"]);
+    let pair = format!("certificate_chain: {}, private_key: {}", inline(&chain), inline(&key));
+    let server = secret("server", &format!("tls_certificate: {{ {pair} }}"));
+    // Of a resource in a list the first line is its item; here it is by itself.
+    let alone = |kind: &str, item: &str| format!("'@type': {kind}\n{}", item.replacen("  - ", "    ", 1));
+    let outdented = |text: String| {
+        text.lines()
+            .map(|line| line.strip_prefix("    ").unwrap_or(line))
+            .fold(String::new(), |all, line| all + line + "\n")
+    };
+    let context =
+        format!("sni: a.test, common_tls_context: {{ validation_context_sds_secret_config: {} }}", sds("trust"));
+    let up = outdented(alone(CLUSTER, &cluster("up", inner, &context, "")));
+    let chain = telling_chain(
+        "",
+        &format!("common_tls_context: {{ tls_certificate_sds_secret_configs: [{}] }}", sds("server")),
+    );
+    let inside = outdented(alone(LISTENER, &listener("inner", inner, &chain)));
+    let outside = outdented(alone(LISTENER, &entrance(port, &["up"])));
+    let mut gateway = Gateway::spawn(&control.bootstrap("GRPC"), &[]);
+    assert_eq!(control.asked(), "connected");
+    assert_eq!(control.asked(), "Cluster v n []");
+    control.answer("1", "a", &[up]);
+    assert_eq!(control.asked(), "Secret v n [trust]");
+    assert_eq!(control.asked(), "Cluster v1 na []");
+    control.answer("1", "b", std::slice::from_ref(&trust));
+    assert_eq!(control.asked(), "Secret v1 nb [trust]");
+    assert_eq!(control.asked(), "Listener v n []");
+    control.answer("1", "c", &[inside, outside]);
+    assert_eq!(control.asked(), "Secret v1 nb [server,trust]");
+    assert_eq!(control.asked(), "Listener v1 nc []");
+    control.answer("2", "d", &[trust, server]);
+    assert_eq!(control.asked(), "Secret v2 nd [server,trust]");
+    gateway.wait_for("listening");
+    assert_eq!(told(port, "/up").0, 200);
+}
+
+#[test]
+fn a_control_plane_is_asked_over_tls_and_no_other_one() {
+    let (directory, root, other) = (Directory::new(), Authority::new("root"), Authority::new("other"));
+    let (control, front) = (ControlPlane::start(), free_port());
+    let server = root.certificate(&directory, "server", &["xds.test"]);
+    // Something else ends TLS before the control plane.
+    let chain = format!(
+        "    - transport_socket:
+        name: tls
+        typed_config: {{ '@type': {DOWNSTREAM}, common_tls_context: {{ alpn_protocols: [h2], tls_certificates: [{server}] }} }}
+      filters:
+      - name: tcp
+        typed_config: {{ '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: xds }}
+"
+    );
+    let plain = crate::support::cluster("xds", control.port, "");
+    let _front = Gateway::start(&bootstrap(&listener("front", front, &chain), &plain));
+    let asking = |authority: &Authority, name: &str| {
+        let ca = authority.trusted(&directory, name);
+        let socket = format!(
+            "transport_socket: {{ name: tls, typed_config: {{ '@type': {UPSTREAM}, sni: xds.test, auto_sni_san_validation: true, \
+             common_tls_context: {{ validation_context: {{ trusted_ca: {ca} }} }} }} }}"
+        );
+        bootstrap_of(front, "GRPC").replace("connect_timeout: 1s", &format!("connect_timeout: 1s\n    {socket}"))
+    };
+    let mut misled = Gateway::spawn(&asking(&other, "other.pem"), &[]);
+    misled.wait_for("CERTIFICATE_VERIFY_FAILED");
+    let _gateway = Gateway::spawn(&asking(&root, "root.pem"), &[]);
+    assert_eq!(control.asked(), "connected");
+    assert_eq!(control.asked(), "Cluster v n []");
 }
 
 #[test]
