@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidegate_control::run::{self, Listen, RunError};
+use tidegate_control::server::tls::{Tls, TlsError, TlsFiles};
 use tidegate_control::source::registry::{self, RegistryError};
 use tidegate_control::source::{Directory, EtcdUrl, EtcdUrlError, Password, Registered, Registries, Registry, Store};
 use tokio::net::{TcpListener, TcpSocket};
@@ -39,6 +40,8 @@ pub enum ControlError {
     NoPassword(PathBuf),
     #[error("--source: etcd keeps what is changed over the admin interface: --store etcd://...")]
     NoSource,
+    #[error("TLS of clients: {0}")]
+    Tls(#[from] TlsError),
     #[error("cannot listen for signals: {0}")]
     Signals(io::Error),
     #[error(transparent)]
@@ -69,13 +72,20 @@ pub async fn run(flags: ControlFlags) -> Result<(), ControlError> {
         store = store(&flags, &registries) => store?,
         () = &mut end => return Ok(()),
     };
+    let tls = match (flags.tls_certificate, flags.tls_key) {
+        (Some(certificate), Some(key)) => {
+            Some(Tls::new(TlsFiles { certificate, key, client_ca: flags.tls_client_ca })?)
+        }
+        // The command line has both or none.
+        _ => None,
+    };
     let clients = listen(flags.listen)?;
     let admin = match flags.admin {
         Some(address) => Some(listen(address)?),
         None => None,
     };
     tracing::info!(address = %flags.listen, admin = ?flags.admin, "control plane starts");
-    let listen = Listen { clients, admin, tokens, store: store.clone() };
+    let listen = Listen { clients, admin, tokens, tls, store: store.clone() };
     if let Some(store) = store {
         return Ok(run::run(Registered::new(store.source(), registries), listen, end).await?);
     }

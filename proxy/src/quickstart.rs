@@ -145,7 +145,7 @@ Ctrl-C drains and ends; a second one does not wait.",
         let clients = TcpListener::bind("127.0.0.1:0").await.map_err(QuickstartError::Listen)?;
         let control = clients.local_addr().map_err(QuickstartError::Listen)?;
         let bootstrap = Bootstrap::asking(control, admin).map_err(StartError::Configuration)?;
-        let listen = Listen { clients, admin: None, tokens: Vec::new(), store: None };
+        let listen = Listen { clients, admin: None, tokens: Vec::new(), tls: None, store: None };
         let control_plane = run::run(Checked(Directory::new(self.path, [])), listen, std::future::pending());
         tokio::select! {
             ended = server::run(bootstrap, options) => Ok(ended?),

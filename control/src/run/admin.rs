@@ -40,7 +40,7 @@ pub(super) async fn serve(
     listener: TcpListener,
     end: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
-    let incoming = Incoming::new(listener, CONNECTIONS);
+    let incoming = Incoming::new(listener, CONNECTIONS, None);
     tonic::transport::Server::builder()
         .accept_http1(true)
         .http2_keepalive_interval(Some(CONNECTIONS.idle))

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::server::services::token::Tokens;
+use crate::server::tls::Tls;
 use crate::server::{Options, Server, Sets};
 use crate::source::{Refused, Source, Store};
 
@@ -65,6 +66,8 @@ pub struct Listen {
     pub admin: Option<TcpListener>,
     /// One of these is to come with each call of a client, and with all that people ask but `/ready`; with none, anybody may call.
     pub tokens: Vec<String>,
+    /// What clients shake hands with; none: they are spoken to in the clear.
+    pub tls: Option<Arc<Tls>>,
     /// Where people change resources, if they may.
     pub store: Option<Arc<Store>>,
 }
@@ -86,7 +89,7 @@ pub async fn run(mut source: impl Source, listen: Listen, end: impl Future<Outpu
     let plane = Arc::new(Plane {
         server: Server::new(
             receiver,
-            Options { identifier, load_interval: LOAD_INTERVAL, tokens: listen.tokens.clone() },
+            Options { identifier, load_interval: LOAD_INTERVAL, tokens: listen.tokens.clone(), tls: listen.tls },
         ),
         sets,
         store: listen.store,

@@ -66,7 +66,7 @@ async fn it_serves_tells_and_ends() {
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, admin_address) = (listener.local_addr().unwrap(), admin.local_addr().unwrap());
     let (end, ended) = oneshot::channel::<()>();
-    let listen = Listen { clients: listener, admin: Some(admin), tokens: Vec::new(), store: None };
+    let listen = Listen { clients: listener, admin: Some(admin), tokens: Vec::new(), tls: None, store: None };
     let running = tokio::spawn(run(Given(given), listen, async { drop(ended.await) }));
 
     let mut client = ClusterDiscoveryServiceClient::connect(format!("http://{address}")).await.unwrap();
@@ -108,7 +108,7 @@ async fn what_is_wrong_at_the_start_ends_it() {
     let (give, given) = mpsc::channel(1);
     give.send(Err(Refused { faults: vec!["a.yaml:1: no".to_owned()] })).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let listen = Listen { clients: listener, admin: None, tokens: Vec::new(), store: None };
+    let listen = Listen { clients: listener, admin: None, tokens: Vec::new(), tls: None, store: None };
     let failed = run(Given(given), listen, std::future::pending()).await.unwrap_err();
     assert_eq!(failed.to_string(), "a.yaml:1: no");
 }
@@ -120,7 +120,8 @@ async fn resources_are_changed_over_http() {
     let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (served, address) = (clients.local_addr().unwrap(), admin.local_addr().unwrap());
-    let listen = Listen { clients, admin: Some(admin), tokens: vec!["t".to_owned()], store: Some(store.clone()) };
+    let listen =
+        Listen { clients, admin: Some(admin), tokens: vec!["t".to_owned()], tls: None, store: Some(store.clone()) };
     let running = tokio::spawn(run(store.source(), listen, std::future::pending()));
     let token = "authorization: Bearer t\r\ncontent-type: application/yaml\r\n";
     let said = async |method: &str, path: &str, headers: &str, body: &str| {

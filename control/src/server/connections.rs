@@ -20,6 +20,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::server::Connected;
 
+use super::tls::{Carrier, Tls};
+
 /// How long to wait after a connection could not be accepted: most often there are too many files open.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -39,6 +41,7 @@ pub(crate) struct Limits {
 pub(crate) struct Incoming {
     listener: TcpListener,
     limits: Limits,
+    tls: Option<Arc<Tls>>,
     places: Arc<Semaphore>,
     /// Some were turned away since there was room last.
     full: bool,
@@ -46,8 +49,8 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    pub(crate) fn new(listener: TcpListener, limits: Limits) -> Self {
-        Self { listener, limits, places: Arc::new(Semaphore::new(limits.most)), full: false, pause: None }
+    pub(crate) fn new(listener: TcpListener, limits: Limits, tls: Option<Arc<Tls>>) -> Self {
+        Self { listener, limits, tls, places: Arc::new(Semaphore::new(limits.most)), full: false, pause: None }
     }
 
     /// None: there are too many already, and this one is closed.
@@ -59,7 +62,7 @@ impl Incoming {
                 }
                 // A reason to fail is one to find it closed when it is read.
                 let _ = stream.set_nodelay(true);
-                Some(Guarded::new(stream, peer, place, self.limits))
+                Some(Guarded::new(Carrier::new(stream, self.tls.as_ref()), peer, place, self.limits))
             }
             Err(_) => {
                 if !std::mem::replace(&mut self.full, true) {
@@ -206,7 +209,7 @@ impl http_body::Body for Told {
 /// A connection with its limits.
 #[derive(Debug)]
 pub(crate) struct Guarded {
-    stream: TcpStream,
+    stream: Carrier,
     peer: SocketAddr,
     doing: Arc<Doing>,
     look: Pin<Box<Sleep>>,
@@ -214,7 +217,7 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    fn new(stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit, limits: Limits) -> Self {
+    fn new(stream: Carrier, peer: SocketAddr, place: OwnedSemaphorePermit, limits: Limits) -> Self {
         let now = Instant::now();
         let doing = Arc::new(Doing { limits, now: Mutex::new(Now::Beginning(now)) });
         let look = Box::pin(tokio::time::sleep_until(now + limits.head.min(limits.idle)));
@@ -337,7 +340,7 @@ mod tests {
         async fn start(limits: Limits) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            let (answers, incoming) = (Answers::default(), Incoming::new(listener, limits));
+            let (answers, incoming) = (Answers::default(), Incoming::new(listener, limits, None));
             let service = answers.clone();
             let task = tokio::spawn(async move {
                 let server = tonic::transport::Server::builder().accept_http1(true);

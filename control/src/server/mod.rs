@@ -19,6 +19,7 @@ mod stream;
 mod subscription;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tls;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -30,6 +30,15 @@ pub struct ControlFlags {
     /// (`authorization: Bearer TOKEN`)
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// A certificate chain in PEM: clients are spoken to in TLS alone. It is read again when the file changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_certificate: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub tls_key: Option<PathBuf>,
+    /// Clients have to show a certificate that comes from one of these authorities
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    pub tls_client_ca: Option<PathBuf>,
     /// A service registry: `[NAME=]consul://HOST[:PORT]`, `[NAME=]nacos://HOST[:PORT]` or `[NAME=]dns://[SERVER]`; EDS clusters
     /// whose service is `NAME/SERVICE` get their endpoints from it; may be given again
     #[arg(long, value_name = "[NAME=]URL")]

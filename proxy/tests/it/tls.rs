@@ -291,6 +291,48 @@ fn a_control_plane_is_asked_over_tls_and_no_other_one() {
 }
 
 #[test]
+fn our_control_plane_lets_in_who_has_a_certificate() {
+    let (directory, root, other) = (Directory::new(), Authority::new("root"), Authority::new("other"));
+    let source = Directory::new();
+    source.put(
+        "a.yaml",
+        "resources:\n- { '@type': type.googleapis.com/envoy.config.cluster.v3.Cluster, name: a, type: STATIC }\n",
+    );
+    let (port, admin) = (free_port(), free_port());
+    let (chain, key) = root.issue(&["xds.test"]);
+    let (chain, key) = (directory.put("control.pem", &chain), directory.put("control.key", &key));
+    let ca = directory.put("root.pem", &root.pem);
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.arg("control").arg("--source").arg(&source.0).args(["--listen", &format!("127.0.0.1:{port}")]);
+    command.arg("--tls-certificate").arg(&chain).arg("--tls-key").arg(key).arg("--tls-client-ca").arg(&ca);
+    let mut control = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let asking = |certificate: &str| {
+        let socket = format!(
+            "transport_socket: {{ name: tls, typed_config: {{ '@type': {UPSTREAM}, sni: xds.test, auto_sni_san_validation: true, \
+             common_tls_context: {{ {certificate} validation_context: {{ trusted_ca: {{ filename: {} }} }} }} }} }}",
+            ca.display()
+        );
+        let bootstrap = bootstrap_of(port, "DELTA_GRPC")
+            .replace("connect_timeout: 1s", &format!("connect_timeout: 1s\n    {socket}"));
+        format!(
+            "admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\n{bootstrap}"
+        )
+    };
+    let shown = |authority: &Authority, name: &str| {
+        format!("tls_certificates: [{}],", authority.certificate(&directory, name, &["spiffe://td/gateway"]))
+    };
+    for certificate in [String::new(), shown(&other, "foreign")] {
+        let mut turned_away = Gateway::spawn(&asking(&certificate), &[]);
+        turned_away.wait_for("the stream to the control plane closed");
+    }
+    let known = |name: &str| Client::new(admin).get("/clusters").text().contains(&format!("{name}::"));
+    let _gateway = Gateway::spawn(&asking(&shown(&root, "gateway")), &[]);
+    eventually("it is let in", || std::net::TcpStream::connect(("127.0.0.1", admin)).is_ok() && known("a"));
+    control.kill().unwrap();
+    control.wait().unwrap();
+}
+
+#[test]
 fn what_is_wrong_with_a_context_is_told_at_its_field() {
     let (directory, root) = (Directory::new(), Authority::new("root"));
     let server = root.certificate(&directory, "server", &["a.test"]);

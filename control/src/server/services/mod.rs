@@ -36,6 +36,7 @@ use super::connections::{Asked, Caller, Incoming, Limits};
 use super::groups::Sets;
 use super::loads::Loads;
 use super::stream::Context;
+use super::tls::Tls;
 
 /// Connections that say nothing are asked whether they are still there.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -55,6 +56,8 @@ pub struct Options {
     pub load_interval: Duration,
     /// One of these is to come with each call (`authorization: Bearer ...`); with none, anybody may call.
     pub tokens: Vec<String>,
+    /// None: clients are spoken to in the clear.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// A control plane's server.
@@ -64,6 +67,7 @@ pub struct Server {
     loads: Arc<Loads>,
     load_interval: Duration,
     tokens: Arc<Tokens>,
+    tls: Option<Arc<Tls>>,
     end: watch::Sender<bool>,
 }
 
@@ -78,6 +82,7 @@ impl Server {
             loads: Arc::default(),
             load_interval: options.load_interval,
             tokens: Arc::new(Tokens::new(options.tokens)),
+            tls: options.tls,
             end,
         }
     }
@@ -110,7 +115,7 @@ impl Server {
             status,
             reporting: LoadReportingServiceServer::new(reporting),
         };
-        let incoming = Incoming::new(listener, CONNECTIONS);
+        let incoming = Incoming::new(listener, CONNECTIONS, self.tls.clone());
         let ended = async {
             end.await;
             self.end.send_replace(true);

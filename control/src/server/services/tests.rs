@@ -36,7 +36,7 @@ impl Running {
 
     async fn start_with(sets: Sets, tokens: Vec<String>) -> Self {
         let (sender, receiver) = watch::channel(Arc::new(sets));
-        let options = Options { identifier: "me".to_owned(), load_interval: Duration::from_secs(1), tokens };
+        let options = Options { identifier: "me".to_owned(), load_interval: Duration::from_secs(1), tokens, tls: None };
         let server = Arc::new(Server::new(receiver, options));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

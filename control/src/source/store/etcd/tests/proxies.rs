@@ -30,7 +30,7 @@ impl Plane {
         let store = within(Store::connect(url, None, [], Registries::default())).await.unwrap();
         let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", clients.local_addr().unwrap());
-        let listen = Listen { clients, admin: None, tokens: Vec::new(), store: Some(store.clone()) };
+        let listen = Listen { clients, admin: None, tokens: Vec::new(), tls: None, store: Some(store.clone()) };
         let task = tokio::spawn(run::run(store.source(), listen, std::future::pending()));
         Self { store, address, task }
     }
@@ -112,7 +112,7 @@ async fn what_etcd_has_against_a_change_is_told_over_http() {
     let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = admin.local_addr().unwrap();
-    let listen = Listen { clients, admin: Some(admin), tokens: Vec::new(), store: Some(store.clone()) };
+    let listen = Listen { clients, admin: Some(admin), tokens: Vec::new(), tls: None, store: Some(store.clone()) };
     let running = tokio::spawn(run::run(store.source(), listen, std::future::pending()));
     let said = async |method: &str, path: &str, headers: &str, body: &str| {
         let headers = format!("content-type: application/yaml\r\n{headers}");
