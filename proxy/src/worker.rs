@@ -48,6 +48,10 @@ pub(crate) enum Command {
 /// Where a worker is told; as many commands wait as there are changes of listeners and connections handed over.
 pub(crate) type Commands = mpsc::UnboundedSender<Command>;
 
+/// What a worker may use for calls within calls: one in a build that is not optimised takes more than 2 MiB for a request that
+/// goes from cluster to cluster. Only what is used takes memory.
+const STACK_BYTES: usize = 4 << 20;
+
 /// A running worker.
 pub(crate) struct Worker {
     commands: Commands,
@@ -58,7 +62,8 @@ impl Worker {
     pub(crate) fn start(index: usize, shared: Arc<Shared>) -> io::Result<Self> {
         let (commands, receiver) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(61).build()?;
-        let thread = std::thread::Builder::new().name(format!("worker_{index}")).spawn(move || {
+        let thread = std::thread::Builder::new().name(format!("worker_{index}")).stack_size(STACK_BYTES);
+        let thread = thread.spawn(move || {
             tidegate_stats::enter_worker(index);
             runtime.block_on(run(index, shared, receiver));
             runtime.shutdown_timeout(Duration::from_millis(100));

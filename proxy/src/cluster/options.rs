@@ -9,7 +9,6 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use socket2::SockRef;
 use tidegate_filters::metadata::Metadata;
-use tidegate_stats::OwnedCounter;
 use tokio::net::TcpSocket;
 
 use super::circuit_breaker::{RoutingPriority, Thresholds};
@@ -134,21 +133,11 @@ pub struct TransportSockets {
 }
 
 /// One of `transport_socket_matches`.
+#[derive(Debug)]
 pub struct SocketMatch {
     /// What `envoy.transport_socket_match` of the host's metadata must have.
     pub criteria: Map<String, Value>,
     pub socket: TransportSocket,
-    /// Hosts that were matched.
-    pub counter: Arc<OwnedCounter>,
-}
-
-impl std::fmt::Debug for SocketMatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SocketMatch")
-            .field("criteria", &self.criteria)
-            .field("socket", &self.socket)
-            .finish_non_exhaustive()
-    }
 }
 
 /// Where a host's metadata says which socket it wants.
@@ -165,13 +154,7 @@ impl TransportSockets {
         let has = |given: &&SocketMatch| {
             given.criteria.iter().all(|(key, wanted)| metadata.get(SOCKET_MATCH, [key.as_str()]) == Some(wanted))
         };
-        match self.matches.iter().find(has) {
-            Some(given) => {
-                given.counter.inc();
-                &given.socket
-            }
-            None => &self.default,
-        }
+        self.matches.iter().find(has).map_or(&self.default, |given| &given.socket)
     }
 }
 

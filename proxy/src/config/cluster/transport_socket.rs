@@ -1,8 +1,6 @@
 //! What wraps connections to hosts: a cluster's `transport_socket`, and those of hosts whose metadata asks for another
 //! (`transport_socket_matches`). The one place where transport sockets to hosts are compiled.
 
-use std::sync::Arc;
-
 use tidegate_filters::context::CompileContext;
 use tidegate_filters::metadata::object;
 use tidegate_stats::Scope;
@@ -36,9 +34,8 @@ pub(super) fn compile(
         let socket = context.within_item("transport_socket_matches", index, |context| {
             compile(given.transport_socket.as_ref(), context)
         })?;
-        let counter = scope.counter(&format!("transport_socket_match.{}.total_match_count", given.name));
         let criteria = given.r#match.as_ref().map(object);
-        matches.push(SocketMatch { criteria: criteria.unwrap_or_default(), socket, counter: Arc::new(counter) });
+        matches.push(SocketMatch { criteria: criteria.unwrap_or_default(), socket });
     }
     let sockets = TransportSockets { default, matches: matches.into() };
     if matches!(http.protocol, HttpProtocol::Auto(..)) && !sockets.all().all(TransportSocket::can_agree) {
