@@ -24,7 +24,7 @@ pub enum Command {
     /// Ask a running process how it is.
     Status(StatusFlags),
     /// Serve configuration to proxies.
-    Control(ControlFlags),
+    Control(Box<ControlFlags>),
     /// Change resources of a control plane.
     Apply(ApplyFlags),
     /// Show resources of a control plane.
@@ -62,7 +62,7 @@ enum Sub {
     /// Tell how a running process is: its control planes, which versions act, what was refused and why
     Status(StatusFlags),
     /// Serve configuration to proxies and gRPC clients: xDS from a directory of resources, or a store
-    Control(ControlFlags),
+    Control(Box<ControlFlags>),
     /// Change or create the resources of a file in a control plane's store, all or none
     Apply(ApplyFlags),
     /// Show what a control plane serves: all resources, those of a type, or one

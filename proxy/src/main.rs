@@ -32,7 +32,7 @@ fn main() -> ExitCode {
         Command::Check(flags) => run_check(&flags),
         Command::Status(flags) => printed(status::ask(&flags.admin, if flags.json { "json" } else { "text" })),
         Command::Quickstart(flags) => run_quickstart(flags),
-        Command::Control(flags) => run_control(flags),
+        Command::Control(flags) => run_control(*flags),
         Command::Expand(flags) => printed(expand::print(&flags)),
         Command::Apply(flags) => printed(resources::apply(&flags)),
         Command::Get(flags) => printed(resources::get(&flags)),
