@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use aws_lc_rs::digest::{Context as Digest, SHA256};
 use parking_lot::Mutex;
 use rustls::pki_types::UnixTime;
 use rustls::server::{
@@ -184,7 +185,14 @@ impl ServerContext {
 
     /// rustls asks no verifier about a client whose session it resumes: its chain is looked at again.
     fn check_resumed(&self, session: &mut Session, notes: &Notes) -> Result<(), Failure> {
-        if !session.resumed || notes.outcome.is_some() || session.peer_chain.is_empty() || !self.validation.asks() {
+        if !session.resumed || notes.outcome.is_some() {
+            return Ok(());
+        }
+        let demanded = self.shape.verifier.as_ref().is_some_and(|verifier| verifier.mandatory);
+        if session.peer_chain.is_empty() && demanded {
+            return Err(Failure::NoCertificate);
+        }
+        if session.peer_chain.is_empty() || !self.validation.asks() {
             return Ok(());
         }
         let outcome = self.validation.check(&session.peer_chain, None, Peer::Client, UnixTime::now());
@@ -291,8 +299,12 @@ struct Shape {
 impl Shape {
     fn new(settings: &ServerSettings) -> Result<Self, Refused> {
         let lifetime = settings.session_timeout.unwrap_or(SESSION_TIMEOUT);
-        let tickets =
-            settings.tickets.as_ref().map(|keys| Tickets::new(keys, settings.digest, lifetime)).transpose()?;
+        // Who demands certificates opens no ticket of one who does not.
+        let mut digest = Digest::new(&SHA256);
+        digest.update(&settings.digest);
+        digest.update(&[u8::from(settings.require_client_certificate)]);
+        let digest = digest.finish().as_ref().try_into().unwrap_or_default();
+        let tickets = settings.tickets.as_ref().map(|keys| Tickets::new(keys, digest, lifetime)).transpose()?;
         Ok(Self {
             parameters: settings.parameters.clone(),
             verifier: verifier(settings).map(Arc::new),

@@ -333,3 +333,26 @@ async fn what_a_client_has_is_known_whether_or_not_it_was_asked() {
     assert!(server.unwrap().1.peer_chain.is_empty());
     assert_eq!(client.unwrap().1.local.unwrap().leaf().sha256, guest.leaf().sha256);
 }
+
+/// A ticket that was given where nobody has to show a certificate lets nobody in where everybody has to.
+#[tokio::test]
+async fn nobody_without_a_certificate_is_resumed_where_one_is_demanded() {
+    let root = Authority::new("root");
+    for version in [Version::Tls12, Version::Tls13] {
+        let context = build_client(client(None, root.validation()));
+        let lax = ServerSettings { require_client_certificate: false, ..asking(&root, root.validation(), 0, version) };
+        let lax = build(lax);
+        assert!(shake(&lax, &context, Some("a.test")).await.0.is_ok());
+        assert!(shake(&lax, &context, Some("a.test")).await.0.unwrap().1.resumed, "{version:?}");
+        let strict = build(asking(&root, root.validation(), 0, version));
+        let (refused, _) = shake(&strict, &context, Some("a.test")).await;
+        assert!(matches!(refused, Err(Failure::NoCertificate)), "{version:?} {refused:?}");
+        // Nor where the ticket could be opened.
+        let shape = Shape { tickets: lax.shape.tickets.clone(), ..strict.shape };
+        let identities = lax.identities().map(|identity| Presented::new(identity, &shape).unwrap()).collect();
+        let strict = ServerContext { shape, identities, ..strict };
+        assert!(shake(&lax, &context, Some("a.test")).await.0.is_ok());
+        let (refused, _) = shake(&strict, &context, Some("a.test")).await;
+        assert!(matches!(refused, Err(Failure::NoCertificate)), "{version:?} {refused:?}");
+    }
+}
