@@ -142,7 +142,7 @@ impl Pool {
             !old
         });
         state.leave_if_empty();
-        !(removed && state.active == 0 && state.connecting == 0 && state.waiters.len() == 0)
+        !(state.is_empty() && (removed || self.is_for_one_name()))
     }
 
     fn take_idle(&self) -> Option<Box<Connection>> {

@@ -157,7 +157,7 @@ impl Pool {
             !(expired || old && idle)
         });
         state.leave_if_empty();
-        !(removed && state.connections.is_empty() && !state.connecting && state.waiters.len() == 0)
+        !(state.is_empty() && (removed || self.is_for_one_name()))
     }
 
     /// A place on a connection with room for one more stream.

@@ -80,6 +80,12 @@ impl<S: Content> Pool<S> {
         Arc::clone(pool)
     }
 
+    /// Whether requests chose the name that its host is asked by: there may be any number of such pools, which nobody may ever
+    /// ask for again.
+    pub(super) fn is_for_one_name(&self) -> bool {
+        self.server_name.is_some()
+    }
+
     /// Whether the host chooses the protocol.
     pub(super) fn is_auto(&self) -> bool {
         matches!(self.cluster.config().http.protocol, HttpProtocol::Auto(..))

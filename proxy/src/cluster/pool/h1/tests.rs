@@ -158,3 +158,23 @@ async fn a_pool_that_rests_makes_room_for_another_of_its_host_only() {
     drop(place);
     POOLS.with_borrow_mut(|pools| pools.h1.remove(&key));
 }
+
+/// Clients choose the names of `auto_sni`: what was asked for once is not kept for ever.
+#[tokio::test]
+async fn a_pool_for_a_name_is_forgotten_once_it_is_empty() {
+    let (plain, named) = (pool(), pool());
+    let Some(named) = Arc::into_inner(named) else { unreachable!("nobody else has it") };
+    let named = Arc::new(Pool { server_name: Some("a.test".into()), ..named });
+    let (connection, host) = connection(&named);
+    named.hand_out(&mut named.state.lock(), connection);
+    assert!(plain.sweep(Instant::now(), None) && named.sweep(Instant::now(), None));
+    drop(host);
+    // The runtime tells of the host's end when it looks.
+    let forgotten = async {
+        while named.sweep(Instant::now(), None) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), forgotten).await.expect("it is kept");
+    assert!(plain.sweep(Instant::now(), None));
+}
