@@ -61,7 +61,8 @@ impl Store {
         if let Some(superseded) = self.warming_clusters.remove(&name) {
             self.retire(&superseded);
         }
-        self.set_secret_needs(&Owner::Cluster(Arc::clone(&name)), &needs.secrets);
+        let secrets = self.secret_needs.set(&Owner::NextCluster(Arc::clone(&name)), &needs.secrets);
+        self.forget_secrets(secrets);
         self.unsecured.remove(&name);
         let has_secrets = self.has_secrets(needs.secrets.keys());
         let has_hosts = self.is_warm(&cluster);
@@ -165,7 +166,11 @@ impl Store {
             tracing::debug!("removing cluster '{name}'");
             self.ledger.remove(Kind::Cluster, name);
             self.unsecured.remove(name);
-            self.set_secret_needs(&Owner::Cluster(Arc::clone(name)), &BTreeMap::new());
+            // None is to come, and what is not there needs nothing.
+            let next = Owner::NextCluster(Arc::clone(name));
+            let mut secrets = self.secret_needs.set(&next, &BTreeMap::new());
+            secrets.extend(self.secret_needs.pass(&next, Owner::Cluster(Arc::clone(name))));
+            self.forget_secrets(secrets);
             gone.extend(self.warming_clusters.remove(name));
         }
         self.publish(|snapshot| gone.extend(names.iter().filter_map(|name| snapshot.clusters.remove(name))));
@@ -202,6 +207,9 @@ impl Store {
         }
         for cluster in &clusters {
             tracing::debug!("cluster '{}' serves", cluster.name());
+            let next = Owner::NextCluster(Arc::clone(cluster.name()));
+            let secrets = self.secret_needs.pass(&next, Owner::Cluster(Arc::clone(cluster.name())));
+            self.forget_secrets(secrets);
             let warming = cluster.stats().updates.warming_state();
             if warming.value() != 0 {
                 warming.set(0);

@@ -23,6 +23,12 @@ pub(super) type Tables = Vec<(Arc<str>, Compiled)>;
 pub(super) struct Lined(BTreeMap<Arc<str>, Option<Arc<str>>>);
 
 impl Lined {
+    /// A listener that is to come has these, beside what the one that serves has.
+    pub(super) fn add(&mut self, listener: &Arc<str>, needs: &Needs) {
+        let more = needs.routes_in_line.keys().map(|name| (Arc::from(name.as_str()), Some(Arc::clone(listener))));
+        self.0.extend(more);
+    }
+
     /// A listener has these from now on, and no others; returns what it had before and has no more.
     pub(super) fn set(&mut self, listener: &Arc<str>, needs: &Needs) -> Vec<Arc<str>> {
         let mut over = Vec::new();
@@ -32,8 +38,7 @@ impl Lined {
                 over.push(Arc::clone(name));
             }
         }
-        let now = needs.routes_in_line.keys().map(|name| (Arc::from(name.as_str()), Some(Arc::clone(listener))));
-        self.0.extend(now);
+        self.add(listener, needs);
         over
     }
 

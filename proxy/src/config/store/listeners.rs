@@ -99,11 +99,10 @@ impl Store {
         self.ledger.takes(Kind::Listener, &name, placed.text, !self.started);
         self.ledger.inline_routes(&name, &inline_routes::of(&placed.resource));
         self.ledger.inline_scopes(&name, inline_routes::scopes_of(&placed.resource));
-        self.set_needs(&name, &warming.needs);
+        self.need_next(&name, &warming.needs);
         self.warming_listeners.remove(&name);
         if self.has_all(&warming.needs) {
-            self.settle_scopes(&warming.needs);
-            return Some(warming.compiled);
+            return Some(self.take_over(warming));
         }
         tracing::debug!("warming listener '{name}'");
         self.warming_listeners.insert(name, warming);
@@ -134,22 +133,52 @@ impl Store {
             && self.has_secrets(needs.secrets.keys())
     }
 
-    fn set_needs(&mut self, listener: &Arc<str>, needs: &Needs) {
-        let owner = Owner::Listener(Arc::clone(listener));
-        let routes = self.route_needs.set(&owner, &needs.route_configurations);
-        let lined = self.lined.set(listener, needs);
-        let mut ended: Vec<_> = routes.into_iter().chain(lined).map(|name| (Kind::Route, name)).collect();
+    /// What a listener needs that is to come, beside what the one that serves under its name needs.
+    fn need_next(&mut self, listener: &Arc<str>, needs: &Needs) {
+        let next = Owner::NextListener(Arc::clone(listener));
+        self.lined.add(listener, needs);
         self.open_scopes(needs);
-        let scopes = self.scope_needs.set(&owner, &needs.scopes);
-        ended.extend(scopes.into_iter().map(|source| (Kind::Scope, source)));
-        self.set_secret_needs(&owner, &needs.secrets);
-        let extensions = self.extension_needs.set(&owner, &needs.extensions);
-        ended.extend(extensions.into_iter().map(|name| (Kind::Extension, name)));
-        self.let_go(listener, ended);
+        let routes = self.route_needs.set(&next, &needs.route_configurations);
+        let scopes = self.scope_needs.set(&next, &needs.scopes);
+        let extensions = self.extension_needs.set(&next, &needs.extensions);
+        let secrets = self.secret_needs.set(&next, &needs.secrets);
+        self.forget_secrets(secrets);
+        self.let_go(listener, Vec::new(), routes, scopes, extensions);
+    }
+
+    /// A listener has what it needs and serves from now on; what only the one before it needed is let go of.
+    pub(super) fn take_over(&mut self, warm: Warming<Listener>) -> Arc<Listener> {
+        self.settle_scopes(&warm.needs);
+        let listener = &warm.compiled.name;
+        let lined = self.lined.set(listener, &warm.needs);
+        self.pass_needs(listener, lined);
+        warm.compiled
+    }
+
+    /// What the next listener of a name needs, the one that serves needs; nothing where there is none.
+    fn pass_needs(&mut self, listener: &Arc<str>, lined: Vec<Arc<str>>) {
+        let (next, now) = (Owner::NextListener(Arc::clone(listener)), Owner::Listener(Arc::clone(listener)));
+        let routes = self.route_needs.pass(&next, now.clone());
+        let scopes = self.scope_needs.pass(&next, now.clone());
+        let extensions = self.extension_needs.pass(&next, now.clone());
+        let secrets = self.secret_needs.pass(&next, now);
+        self.forget_secrets(secrets);
+        self.let_go(listener, lined, routes, scopes, extensions);
     }
 
     /// What nobody names any more acts on for chains that drain; what never came for a listener that never served is forgotten.
-    fn let_go(&mut self, listener: &str, ended: Vec<(Kind, Arc<str>)>) {
+    fn let_go(
+        &mut self,
+        listener: &str,
+        lined: Vec<Arc<str>>,
+        routes: Vec<Arc<str>>,
+        scopes: Vec<Arc<str>>,
+        extensions: Vec<Arc<str>>,
+    ) {
+        let of = |kind: Kind, names: Vec<Arc<str>>| names.into_iter().map(move |name| (kind, name));
+        let ended = of(Kind::Route, lined).chain(of(Kind::Route, routes));
+        let ended = ended.chain(of(Kind::Scope, scopes)).chain(of(Kind::Extension, extensions));
+        let ended: Vec<(Kind, Arc<str>)> = ended.collect();
         let serves = self.shared.snapshot().listeners.get(listener).cloned();
         let chains = || serves.iter().flat_map(|serves| serves.chains.all.iter().chain(&serves.chains.default));
         let is_named = |name: &str| {
@@ -174,7 +203,10 @@ impl Store {
             self.ledger.inline_routes(name, &[]);
             self.ledger.inline_scopes(name, Vec::new());
             self.warming_listeners.remove(name);
-            self.set_needs(name, &Needs::default());
+            // None is to come, and what is not there needs nothing.
+            self.need_next(name, &Needs::default());
+            let lined = self.lined.set(name, &Needs::default());
+            self.pass_needs(name, lined);
         }
         if names.is_empty() {
             return;
@@ -191,8 +223,8 @@ impl Store {
         let has_all = |(_, warming): &(&Arc<str>, &Warming<Listener>)| self.has_all(&warming.needs);
         let warm: Vec<_> = self.warming_listeners.iter().filter(has_all).map(|(name, _)| Arc::clone(name)).collect();
         let warm: Vec<_> = warm.iter().filter_map(|name| self.warming_listeners.remove(name)).collect();
-        warm.iter().for_each(|warming| self.settle_scopes(&warming.needs));
-        self.publish_listeners(warm.into_iter().map(|warming| warming.compiled).collect());
+        let warm = warm.into_iter().map(|warming| self.take_over(warming)).collect();
+        self.publish_listeners(warm);
     }
 
     pub(super) fn publish_listeners(&mut self, listeners: Vec<Arc<Listener>>) {
@@ -226,10 +258,14 @@ mod tests {
         "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
     fn listener(port: u16) -> Placed<ListenerProto> {
+        listener_of("r", port)
+    }
+
+    fn listener_of(routes: &str, port: u16) -> Placed<ListenerProto> {
         let text = format!(
             "{{name: l, address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}, filter_chains: [\
              {{filters: [{{name: h, typed_config: {{'@type': {HCM}, stat_prefix: s, \
-               rds: {{route_config_name: r, config_source: {{resource_api_version: V3, ads: {{}}}}}}, \
+               rds: {{route_config_name: {routes}, config_source: {{resource_api_version: V3, ads: {{}}}}}}, \
                http_filters: [{{name: router, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.http.router.v3.Router}}}}]}}}}]}}, \
              {{filter_chain_match: {{destination_port: {port}}}, filters: [\
                {{name: e, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo}}}}]}}]}}"
@@ -251,6 +287,7 @@ mod tests {
     #[test]
     fn a_chain_that_stays_keeps_its_routes() {
         let mut store = store();
+        store.started = true;
         for port in [1, 2] {
             assert_eq!(store.update_listeners(vec![listener(port)]), []);
             store.stop_waiting();
@@ -260,6 +297,34 @@ mod tests {
         }
         store.remove_listeners(&["l".into()]);
         assert_eq!(store.leaving.len(), 1);
+    }
+
+    /// What is to come takes nothing away from what serves, however long it warms; once it serves, what is of no use goes.
+    #[test]
+    fn what_serves_keeps_what_it_needs_while_another_warms() {
+        let mut store = store();
+        store.started = true;
+        assert_eq!(store.update_listeners(vec![listener_of("r", 1)]), []);
+        store.stop_waiting();
+        assert_eq!(store.update_listeners(vec![listener_of("other", 1)]), []);
+        assert!(store.is_warming());
+        let mut later = Instant::now();
+        let mut drained = |store: &mut Store| {
+            later += std::time::Duration::from_secs(3600);
+            store.forget_drained(std::time::Duration::from_secs(600), later);
+        };
+        drained(&mut store);
+        assert!(store.is_needed(Kind::Route, "r") && store.is_needed(Kind::Route, "other"));
+        // It is replaced before it served.
+        assert_eq!(store.update_listeners(vec![listener_of("third", 1)]), []);
+        drained(&mut store);
+        assert!(store.is_needed(Kind::Route, "r") && !store.is_needed(Kind::Route, "other"));
+        store.stop_waiting();
+        drained(&mut store);
+        assert!(!store.is_needed(Kind::Route, "r") && store.is_needed(Kind::Route, "third"));
+        store.remove_listeners(&["l".into()]);
+        drained(&mut store);
+        assert!(!store.is_needed(Kind::Route, "third"));
     }
 
     /// Routes that never came are not followed for a listener that is gone before it served.

@@ -186,7 +186,8 @@ impl Store {
         let clusters = std::mem::take(&mut self.warming_clusters).into_values().collect();
         self.publish_clusters(clusters);
         let listeners = std::mem::take(&mut self.warming_listeners);
-        self.publish_listeners(listeners.into_values().map(|warming| warming.compiled).collect());
+        let listeners = listeners.into_values().map(|warming| self.take_over(warming)).collect();
+        self.publish_listeners(listeners);
     }
 
     pub(crate) fn is_warming(&self) -> bool {

@@ -159,7 +159,11 @@ impl Subscription for ScopesSubscription {
 pub(crate) enum Owner {
     Bootstrap,
     Listener(Arc<str>),
+    /// The listener that takes the place of the one of this name once it is warm.
+    NextListener(Arc<str>),
     Cluster(Arc<str>),
+    /// The cluster that takes the place of the one of this name once it is warm.
+    NextCluster(Arc<str>),
     /// A scope of routes, of a source.
     Scope(Arc<str>, Arc<str>),
     /// A route configuration.
@@ -200,6 +204,13 @@ impl<S: Subscription> Wanted<S> {
         }
         let ended = before.difference(&now).filter(|name| self.end(name));
         ended.cloned().collect::<Vec<_>>()
+    }
+
+    /// What one owner needs is another's need from now on; returns what no owner names any more.
+    pub(super) fn pass(&mut self, from: &Owner, to: Owner) -> Vec<Arc<str>> {
+        let now = self.by_owner.remove(from).unwrap_or_default();
+        let before = if now.is_empty() { self.by_owner.remove(&to) } else { self.by_owner.insert(to, now) };
+        before.into_iter().flatten().filter(|name| self.end(name)).collect()
     }
 
     fn begin(&mut self, name: &str, subscription: &S, one_more: bool) {
@@ -326,6 +337,11 @@ mod tests {
         routes.give_up("b");
         assert!(routes.is_given_up("b"));
         assert_eq!(routes.set(&other, &needs(&[])), [Arc::from("b")]);
+        // What is to come is needed beside what is there, until it takes its place.
+        let (now, next) = (Owner::Cluster("c".into()), Owner::NextCluster("c".into()));
+        assert!(routes.set(&now, &needs(&["d", "e"])).is_empty() && routes.set(&next, &needs(&["e", "f"])).is_empty());
+        assert_eq!(routes.pass(&next, now.clone()), [Arc::from("d")]);
+        assert!(routes.pass(&next, now.clone()).len() == 2, "nothing takes its place");
         assert!(routes.forget(&"b".into()));
         assert!(!routes.is_needed("b") && !routes.is_given_up("b"));
     }

@@ -1,13 +1,12 @@
 //! Secrets that are discovered (SDS), by name, and who waits for them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidegate_filters::context::{ConfigSource, Needs};
+use tidegate_filters::context::Needs;
 use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::Secret as SecretProto;
 
-use super::{Kind, Owner, Placed, Store};
+use super::{Kind, Placed, Store};
 use crate::config::files::Watched;
 use crate::config::tls::{self, Secret};
 
@@ -122,9 +121,9 @@ impl Store {
         self.compiler.secrets().forget(name);
     }
 
-    /// What an owner needs from now on. What nobody names any more is forgotten at once: contexts keep what they were made of.
-    pub(super) fn set_secret_needs(&mut self, owner: &Owner, needs: &BTreeMap<String, ConfigSource>) {
-        for name in self.secret_needs.set(owner, needs) {
+    /// Forgets secrets that nobody names any more, at once: contexts keep what they were made of.
+    pub(super) fn forget_secrets(&mut self, names: Vec<Arc<str>>) {
+        for name in names {
             if self.secret_needs.forget(&name) {
                 self.compiler.secrets().forget(&name);
                 self.secret_files.remove(&*name);
