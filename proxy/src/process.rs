@@ -27,6 +27,7 @@ use crate::app::Shared;
 use crate::application_log;
 use crate::cluster;
 use crate::config::admin::AdminOptions;
+use crate::config::origin::name_of;
 use crate::config::store::{Entry, Kind, Ledger};
 use crate::listener::ListenAddress;
 use crate::runtime::Layers;
@@ -192,8 +193,11 @@ impl AdminState for Process {
             let rejected = move |(name, entry): (Arc<str>, Entry)| {
                 let Entry { acting, refused, .. } = entry;
                 // Whose scope it is has no name that says something to people.
-                let own = if kind == Kind::Scope { name.split_once('/').map(|(_, name)| name.into()) } else { None };
-                let name = own.unwrap_or(name);
+                let own = match kind {
+                    Kind::Scope => name.split_once('/').map_or(&*name, |(_, name)| name).into(),
+                    _ => name_of(&name).into(),
+                };
+                let name: Arc<str> = own;
                 refused.map(|refused| Rejected {
                     type_url: kind.type_url(),
                     name,

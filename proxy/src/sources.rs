@@ -20,6 +20,7 @@ use tidegate_xds::{FieldError, FieldPath};
 
 use crate::config::bootstrap::{Bootstrap, file_of};
 use crate::config::files::{self, UnknownDynamicFields, Watched};
+use crate::config::origin::name_of;
 use crate::config::store::{Kind, Placed, Resource, ScopeCame, Store};
 use crate::config::unknown_fields::UnknownRule;
 use crate::stats::subscription::{Subscription, Update};
@@ -181,7 +182,8 @@ impl Single {
                 store.missing(R::KIND, name);
                 Ok(Update::Success(version))
             }
-            (Some(one), true) if one.resource.name() == name => {
+            (Some(mut one), true) if one.resource.name() == name_of(name) => {
+                one.resource.call(name.to_owned());
                 if store.keeps(R::KIND, name, &one.text.bytes) {
                     return Ok(Update::Success(version));
                 }
@@ -245,7 +247,7 @@ impl Named {
 
 /// A file of one resource holds others, or too many.
 fn unexpected(watched: &Watched, kind: Kind, name: &str) -> Update {
-    let reason = format!("the file must hold one {}, '{name}'", kind.message());
+    let reason = format!("the file must hold one {}, '{}'", kind.message(), name_of(name));
     report(watched, vec![FieldError::new(FieldPath::root().field("resources"), reason)]);
     Update::Rejected
 }

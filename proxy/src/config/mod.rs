@@ -17,6 +17,7 @@ mod http_coverage;
 pub(crate) mod inline_routes;
 pub(crate) mod listener;
 mod node;
+pub(crate) mod origin;
 mod overload;
 pub mod registry;
 mod request_rules;

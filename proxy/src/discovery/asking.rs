@@ -8,6 +8,7 @@ use tidegate_control::client::WILDCARD;
 use tidegate_filters::context::ConfigSource;
 
 use super::{Discovery, Stream, polled_from};
+use crate::config::origin::name_of;
 use crate::config::store::{AskedHost, Kind, Moved, Store};
 
 impl Discovery {
@@ -42,13 +43,12 @@ impl Discovery {
                     }
                 }
                 let (asks, is_to_ask) = (stream.asks(kind, &name), place == Some(at));
-                if asks && begins_anew && is_to_ask {
-                    changes.entry(at).or_default().again.push(Arc::clone(&name));
-                }
+                let name = || Arc::<str>::from(name_of(&name));
                 // What nobody needs any more is let go.
                 match (asks, is_to_ask) {
-                    (false, true) => changes.entry(at).or_default().more.push(Arc::clone(&name)),
-                    (true, false) => changes.entry(at).or_default().less.push(Arc::clone(&name)),
+                    (false, true) => changes.entry(at).or_default().more.push(name()),
+                    (true, false) => changes.entry(at).or_default().less.push(name()),
+                    (true, true) if begins_anew => changes.entry(at).or_default().again.push(name()),
                     (true, true) | (false, false) => {}
                 }
             }

@@ -21,6 +21,7 @@ use super::carried::Carried;
 use super::resources::Apply;
 use super::stream::{Event, Happened};
 use super::{Discovery, Stream};
+use crate::config::origin::{Origin, name_of};
 use crate::config::store::{Kind, Ledger, Store, routes_of, scope_of};
 
 /// The format, in its name: another one is not read.
@@ -85,6 +86,7 @@ impl Kept {
         kind: Kind,
         interest: &Interest,
         carried: &Carried,
+        origin: &Origin,
         has_come: impl Fn(&str) -> bool,
     ) -> Vec<Resource> {
         let Some(all) = self.by_kind.get(&kind) else { return Vec::new() };
@@ -101,8 +103,10 @@ impl Kept {
         if matches!(kind, Kind::Cluster | Kind::Listener) {
             return if has_come("") { Vec::new() } else { all.values().cloned().collect() };
         }
-        let names = interest.names_asked().iter().filter(|name| !has_come(name));
-        names.filter_map(|name| all.get(&**name)).cloned().collect()
+        let called = interest.names_asked().iter().map(|name| (name, origin.call(name)));
+        let lacking = called.filter(|(_, called)| !has_come(called));
+        let kept = lacking.filter_map(|(name, called)| Some((name, all.get(&called)?)));
+        kept.map(|(name, resource)| Resource { name: name.to_string(), ..resource.clone() }).collect()
     }
 }
 
@@ -240,7 +244,8 @@ impl Discovery {
                 ORDER.into_iter().flat_map(|kind| self.streams.iter().map(move |(place, one)| (kind, *place, one)));
             let next = next.into_iter().find_map(|(kind, place, stream)| {
                 let asked = stream.asked.get(&kind)?;
-                let resources = kept.wanted(kind, asked, &stream.carried, |name| self.waits.is_over(kind, name));
+                let resources =
+                    kept.wanted(kind, asked, &stream.carried, &stream.origin, |name| self.waits.is_over(kind, name));
                 (!resources.is_empty()).then_some((kind, place, resources))
             });
             let Some((kind, place, resources)) = next else {
@@ -278,10 +283,9 @@ impl Discovery {
     fn answer_poll_from_kept(&mut self, store: &mut Store) -> bool {
         let Some(kept) = &self.kept else { return false };
         let next = self.polls.asked().find_map(|(kind, name)| {
-            let interest =
-                if kind.is_whole() { Interest::everything() } else { Interest::names([std::sync::Arc::clone(name)]) };
-            let resources =
-                kept.wanted(*kind, &interest, &Carried::polled(*kind, name), |name| self.waits.is_over(*kind, name));
+            let interest = if kind.is_whole() { Interest::everything() } else { Interest::names([name_of(name)]) };
+            let (carried, origin) = (Carried::polled(*kind, name), Origin::of_called(name));
+            let resources = kept.wanted(*kind, &interest, &carried, &origin, |name| self.waits.is_over(*kind, name));
             (!resources.is_empty()).then(|| (*kind, name.clone(), resources))
         });
         let Some((kind, name, resources)) = next else { return false };
@@ -293,8 +297,8 @@ impl Discovery {
         };
         let carried = Carried::polled(kind, &name);
         let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
-        let (carried, asked) = (&carried, &BTreeMap::new());
-        let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked };
+        let (carried, asked, origin) = (&carried, &BTreeMap::new(), &Origin::of_called(&name));
+        let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked, origin };
         apply.take_polled(kind, &name, response, rest);
         self.sync(store);
         true
@@ -367,14 +371,20 @@ mod tests {
         let (none, mut carried) = (Carried::default(), Carried::default());
         carried.set(Kind::Scope, &"one".into(), true);
         carried.set(Kind::VirtualHost, &"one/a".into(), true);
-        let clusters = kept.wanted(Kind::Cluster, &Interest::everything(), &none, |_| false);
+        let clusters = kept.wanted(Kind::Cluster, &Interest::everything(), &none, &Origin::default(), |_| false);
         assert_eq!(clusters.iter().map(|one| (&*one.name, &*one.version)).collect::<Vec<_>>(), [("acting", "7")]);
-        assert_eq!(kept.wanted(Kind::Route, &Interest::names(["r", "s"]), &none, |_| false).len(), 1);
-        assert!(kept.wanted(Kind::Route, &Interest::names(["r"]), &none, |_| true).is_empty());
-        let scopes = kept.wanted(Kind::Scope, &Interest::everything(), &carried, |_| false);
+        assert_eq!(
+            kept.wanted(Kind::Route, &Interest::names(["r", "s"]), &none, &Origin::default(), |_| false).len(),
+            1
+        );
+        assert!(kept.wanted(Kind::Route, &Interest::names(["r"]), &none, &Origin::default(), |_| true).is_empty());
+        let scopes = kept.wanted(Kind::Scope, &Interest::everything(), &carried, &Origin::default(), |_| false);
         assert_eq!(scopes.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["a/b"]);
-        assert!(kept.wanted(Kind::Scope, &Interest::everything(), &carried, |source| source == "one").is_empty());
-        let hosts = kept.wanted(Kind::VirtualHost, &Interest::everything(), &carried, |_| false);
+        assert!(
+            kept.wanted(Kind::Scope, &Interest::everything(), &carried, &Origin::default(), |source| source == "one")
+                .is_empty()
+        );
+        let hosts = kept.wanted(Kind::VirtualHost, &Interest::everything(), &carried, &Origin::default(), |_| false);
         assert_eq!(hosts.iter().map(|one| &*one.name).collect::<Vec<_>>(), ["one/a/b"]);
         assert!(Kept::read(&directory, &node("b")).is_empty());
         fs::write(directory.join(FILE), b"\xff\xff").unwrap();

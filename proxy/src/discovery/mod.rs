@@ -22,7 +22,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::uri::PathAndQuery;
 use tidegate_control::client::Interest;
-use tidegate_filters::context::{ConfigSource, ControlPlane, RestControlPlane};
+use tidegate_filters::context::{ConfigSource, ControlPlane, RestControlPlane, Wait};
 use tidegate_stats::{Scope, Store as StatsStore};
 use tidegate_xds::pb::envoy::config::core::v3::Node;
 use tokio::sync::mpsc;
@@ -41,6 +41,7 @@ use self::waits::Waits;
 use crate::app::Shared;
 use crate::config::bootstrap::Bootstrap;
 use crate::config::files::UnknownDynamicFields;
+use crate::config::origin::{Origin, name_of};
 use crate::config::store::{Kind, Store};
 use crate::config::unknown_fields::UnknownRule;
 use crate::demand::{Demand, MOST as MOST_DEMANDS};
@@ -131,6 +132,8 @@ struct Stream {
     mux: Mux,
     gate: Gate,
     asked: BTreeMap<Kind, Interest>,
+    /// Of what it brings, where names alone do not tell.
+    origin: Origin,
     /// What it carries everything of.
     carried: Carried,
     stats: ControlPlaneStats,
@@ -303,8 +306,8 @@ impl Discovery {
         }
         stream.mux.pause(&type_url);
         let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
-        let (carried, asked) = (&stream.carried, &stream.asked);
-        let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked };
+        let (carried, asked, origin) = (&stream.carried, &stream.asked, &stream.origin);
+        let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked, origin };
         stream.mux.receive(happened, &mut apply, now);
         // What the update needs is asked for before it is answered.
         self.sync(store);
@@ -349,8 +352,8 @@ impl Discovery {
             What::Came(body) => {
                 let carried = Carried::polled(kind, &polled.name);
                 let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
-                let (carried, asked) = (&carried, &BTreeMap::new());
-                let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked };
+                let (carried, asked, origin) = (&carried, &BTreeMap::new(), &Origin::of_called(name));
+                let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked, origin };
                 apply.polled(kind, name, &body, rest);
             }
         }
@@ -359,8 +362,8 @@ impl Discovery {
     fn time_passed(&mut self, store: &mut Store, now: Instant) {
         for stream in self.streams.values_mut() {
             let (subscriptions, waits, unknown) = (&mut self.subscriptions, &mut self.waits, &self.unknown);
-            let (carried, asked) = (&stream.carried, &stream.asked);
-            let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked };
+            let (carried, asked, origin) = (&stream.carried, &stream.asked, &stream.origin);
+            let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked, origin };
             stream.mux.expire(&mut apply, now);
         }
         for (kind, name) in self.waits.overdue(now) {
@@ -443,7 +446,12 @@ impl Discovery {
             Some(Kind::Listener) => ControlPlaneStats::at(&self.root.scope("listener_manager.lds.")),
             Some(_) => ControlPlaneStats::of_subscriptions(),
         };
+        let origin = match kind {
+            Some(Kind::Secret) => Origin::of(&ConfigSource::Stream(Arc::clone(&control_plane), Wait(None))),
+            _ => Origin::default(),
+        };
         let stream = Stream {
+            origin,
             mux: Mux::new(&control_plane, self.node.clone()),
             gate: Gate::new(control_plane.rate_limit, Instant::now()),
             stats,
@@ -526,7 +534,8 @@ impl Stream {
         if kind.is_whole() {
             return self.carried.has(kind, name);
         }
-        self.asked.get(&kind).is_some_and(|asked| asked.names_asked().contains(name))
+        let asked = self.asked.get(&kind).filter(|_| self.origin.is_of(name));
+        asked.is_some_and(|asked| asked.names_asked().contains(name_of(name)))
     }
 
     /// Everything that is counted of what comes this way.
@@ -536,7 +545,7 @@ impl Stream {
             let names: Vec<Arc<str>> = match kind {
                 Kind::Cluster | Kind::Listener => vec!["".into()],
                 Kind::Scope | Kind::VirtualHost => self.carried.of(*kind).cloned().collect(),
-                _ => interest.names_asked().iter().cloned().collect(),
+                _ => interest.names_asked().iter().map(|name| self.origin.call(name).into()).collect(),
             };
             names.into_iter().map(|name| (*kind, name))
         });

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use super::{Kind, Report, channel};
 use crate::app::Shared;
+use crate::config::origin::name_of;
 use crate::http::headers::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS;
 use crate::services;
 
@@ -110,7 +111,7 @@ impl Polls {
         }
         let number = self.next_number;
         self.next_number += 1;
-        let asked = Some(&**name).filter(|_| !kind.is_whole());
+        let asked = Some(name_of(name)).filter(|_| !kind.is_whole());
         let rest = Rest::new(self.node.clone(), kind.type_url(), asked);
         let poller = Poller {
             shared: Weak::clone(&self.shared),

@@ -23,6 +23,7 @@ use tidegate_xds::{FieldError, FieldPath, Format, UnknownFields};
 use super::carried::Carried;
 use super::subscriptions::{Subscriptions, names_of};
 use super::waits::Waits;
+use crate::config::origin::{Origin, is_name, name_of};
 use crate::config::store::{Absent, Kind, Placed, Resource as Named, ScopeCame, Store, Text, scope_entry};
 use crate::config::unknown_fields::UnknownRule;
 use crate::stats::subscription::Update as Outcome;
@@ -43,6 +44,8 @@ pub(super) struct Apply<'a> {
     pub(super) carried: &'a Carried,
     /// What the stream asks for besides; a poll asks for nothing besides.
     pub(super) asked: &'a BTreeMap<Kind, Interest>,
+    /// Where it comes from, which is part of what it is called.
+    pub(super) origin: &'a Origin,
 }
 
 impl Handler for Apply<'_> {
@@ -66,8 +69,9 @@ impl Handler for Apply<'_> {
         }
     }
 
-    fn apply(&mut self, update: Update) -> Result<(), String> {
+    fn apply(&mut self, mut update: Update) -> Result<(), String> {
         let Some(kind) = Kind::of(&update.type_url) else { return Ok(()) };
+        self.call(kind, &mut update);
         let began = Instant::now();
         let (resources, removed) = (update.resources.len(), update.removed.len());
         tracing::debug!(
@@ -147,6 +151,22 @@ impl Apply<'_> {
         }
         self.unknown.note(kind.rest_path(), &decoded.unknown);
         DiscoveryResponse::decode(&*decoded.bytes).map_err(|error| error.to_string())
+    }
+}
+
+impl Apply<'_> {
+    /// From here on everything is called as it is called here.
+    fn call(&self, kind: Kind, update: &mut Update) {
+        if kind == Kind::Secret {
+            // Nobody asks for such a name: it would be that of another source.
+            update.resources.retain(|resource| is_name(&resource.name));
+            update.removed.retain(|name| is_name(name));
+        }
+        if *self.origin == Origin::default() {
+            return;
+        }
+        let names = update.resources.iter_mut().map(|resource| &mut resource.name);
+        names.chain(&mut update.removed).for_each(|name| *name = self.origin.call(name));
     }
 }
 
@@ -320,8 +340,8 @@ impl Apply<'_> {
     /// already.
     fn refuse_asked(&mut self, kind: Kind, told: &BTreeSet<&str>) {
         let Some(asked) = self.asked.get(&kind) else { return };
-        let others = asked.names_asked().iter().filter(|name| !told.contains(&***name));
-        others.for_each(|name| self.refuse_one(kind, name));
+        let called = asked.names_asked().iter().map(|name| self.origin.call(name));
+        called.filter(|name| !told.contains(&**name)).for_each(|name| self.refuse_one(kind, &name));
     }
 
     /// Reads what is the control plane's to say and not as it was.
@@ -365,6 +385,7 @@ impl Apply<'_> {
         let is_new =
             |name: &str, bytes: &[u8]| self.store.is_needed(R::KIND, name) && !self.store.keeps(R::KIND, name, bytes);
         let outcome = self.read::<R>(R::KIND, update, is_new).and_then(|Read { mut placed, mut wrong }| {
+            placed.iter_mut().for_each(|one| one.resource.call(self.origin.call(one.resource.name())));
             keep_firsts(&mut placed, update);
             placed.retain(|one| self.store.is_needed(R::KIND, one.resource.name()));
             let changed: Vec<String> = placed.iter().map(|one| one.resource.name().to_owned()).collect();
@@ -453,7 +474,7 @@ fn counted(outcome: &Result<(), String>, update: &Update) -> Outcome {
 /// `name: path: reason`, one after the other.
 pub(super) fn joined(name: &str, errors: &[FieldError]) -> String {
     let one = |error: &FieldError| {
-        let name = error.resource.as_deref().unwrap_or(name);
+        let name = name_of(error.resource.as_deref().unwrap_or(name));
         let plain = FieldError { resource: None, ..error.clone() };
         if name.is_empty() { plain.to_string() } else { format!("{name}: {plain}") }
     };

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use tidegate_control::client::Update;
 use tidegate_stats::Scope;
 
+use crate::config::origin::name_of;
 use crate::config::store::{Absent, Kind, Store, routes_of};
 use crate::stats::subscription::{Subscription, Update as Outcome};
 
@@ -143,7 +144,7 @@ impl Subscriptions {
 
     /// What was asked for did not come in time: what waits for it goes on without.
     pub(super) fn timed_out(&self, kind: Kind, name: &str, store: &mut Store) {
-        tracing::warn!(?kind, name, "gave up waiting for the first answer");
+        tracing::warn!(?kind, name = name_of(name), "gave up waiting for the first answer");
         self.asked_on_stream(kind, name, store);
         match self.of(kind, name) {
             Some(stats) => stats.fetch_timed_out(),

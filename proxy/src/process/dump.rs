@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tidegate_xds::pb::envoy::config::listener::v3::Listener;
 
 use crate::config::extensions;
+use crate::config::origin::name_of;
 use crate::config::store::{
     Absent, Entry, InlineScopes, Kind, Ledger, Refused, ScopeSource, Text, routes_of, scope_of,
 };
@@ -204,7 +205,7 @@ fn listeners(dynamic: &[(Arc<str>, Entry)], draining: &[(Arc<str>, Text)]) -> Ve
 /// A resource that nothing is known of but its name.
 fn unknown(kind: Kind, name: &str) -> Value {
     let field = if kind == Kind::Endpoints { "cluster_name" } else { "name" };
-    json!({ "@type": kind.type_url(), field: name })
+    json!({ "@type": kind.type_url(), field: name_of(name) })
 }
 
 fn state(kind: Kind, text: &Text, field: &str) -> Value {

@@ -211,6 +211,60 @@ fn secrets_from_files_are_waited_for_and_follow_their_files() {
     eventually("the other secret is presented", || told(port, "/up").0 == 503);
 }
 
+/// Two files and a control plane have each a secret of one name: whoever names one of them trusts nobody else's.
+#[test]
+fn a_secret_of_one_source_is_never_that_of_another() {
+    let (directory, control) = (Directory::new(), ControlPlane::start());
+    let (root, other) = (Authority::new("root"), Authority::new("other"));
+    let (port, inner) = (free_port(), free_port());
+    let trust = |authority: &Authority| {
+        let ca = serde_json::to_string(&authority.pem).unwrap();
+        format!("{{ '@type': {SECRET}, name: trust, validation_context: {{ trusted_ca: {{ inline_string: {ca} }} }} }}")
+    };
+    let put = |file: &str, authority: &Authority| {
+        directory.put(file, &format!("resources:\n- {}\n", trust(authority)));
+    };
+    put("root.yaml", &root);
+    put("other.yaml", &other);
+    let file = |name: &str| format!("{{ path_config_source: {{ path: {} }} }}", directory.0.join(name).display());
+    let own = "{ resource_api_version: V3, initial_fetch_timeout: 0s, api_config_source: { api_type: GRPC, transport_api_version: V3, \
+               grpc_services: [{ envoy_grpc: { cluster_name: xds } }] } }";
+    let trusting = |name: &str, source: &str| {
+        let context = format!(
+            "sni: a.test, common_tls_context: {{ validation_context_sds_secret_config: {{ name: trust, sds_config: {source} }} }}"
+        );
+        cluster(name, inner, &context, "max_requests_per_connection: 1")
+    };
+    let server = root.certificate(&directory, "server", &["a.test"]);
+    let chain = telling_chain("", &format!("common_tls_context: {{ tls_certificates: [{server}] }}"));
+    let listeners = entrance(port, &["up", "stray", "own"]) + &listener("inner", inner, &chain);
+    let clusters = trusting("up", &file("root.yaml")) + &trusting("stray", &file("other.yaml")) + &trusting("own", own);
+    let xds = bootstrap_of(control.port, "GRPC");
+    let (_, xds) = xds.split_once("  clusters:\n").unwrap();
+    let admin = free_port();
+    let admin_at =
+        format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\n");
+    let gateway = Gateway::spawn(&(admin_at + &bootstrap(&listeners, &(clusters + xds))), &[]);
+    assert_eq!(control.asked(), "connected");
+    assert_eq!(control.asked(), "Secret v n [trust]");
+    control.answer("1", "a", &[trust(&other)]);
+    assert_eq!(control.asked(), "Secret v1 na [trust]");
+    let mut gateway = gateway;
+    gateway.wait_for("listening");
+    assert_eq!([told(port, "/up").0, told(port, "/stray").0, told(port, "/own").0], [200, 503, 503]);
+    control.answer("2", "b", &[trust(&root)]);
+    assert_eq!(control.asked(), "Secret v2 nb [trust]");
+    eventually("the control plane's is trusted", || told(port, "/own").0 == 200);
+    assert_eq!([told(port, "/up").0, told(port, "/stray").0], [200, 503]);
+    put("other.yaml", &root);
+    put("root.yaml", &other);
+    eventually("the files' are trusted", || told(port, "/stray").0 == 200 && told(port, "/up").0 == 503);
+    assert_eq!(told(port, "/own").0, 200);
+    // What tells them apart is nobody's business.
+    let dump = Client::new(admin).get("/config_dump?mask=dynamic_active_secrets").text();
+    assert!(dump.matches("\"name\": \"trust\"").count() >= 3 && !dump.contains("\\u0000"), "{dump}");
+}
+
 #[test]
 fn secrets_from_a_control_plane_are_waited_for() {
     const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";

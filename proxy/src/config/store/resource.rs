@@ -11,6 +11,7 @@ use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use tidegate_xds::pb::envoy::service::runtime::v3::Runtime;
 
 use super::{Kind, Placed, Store};
+use crate::config::origin::name_of;
 use crate::stats::subscription::Subscription;
 
 /// A message that is a resource.
@@ -18,6 +19,9 @@ pub(crate) trait Resource: Message + Name + Default {
     const KIND: Kind;
 
     fn name(&self) -> &str;
+
+    /// Gives it the name that it has here, where that is not what its source calls it.
+    fn call(&mut self, called: String);
 
     /// Hands it to the store, which tells what is wrong.
     fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError>;
@@ -28,6 +32,10 @@ impl Resource for ClusterLoadAssignment {
 
     fn name(&self) -> &str {
         &self.cluster_name
+    }
+
+    fn call(&mut self, called: String) {
+        self.cluster_name = called;
     }
 
     fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError> {
@@ -42,6 +50,10 @@ impl Resource for RouteConfiguration {
         &self.name
     }
 
+    fn call(&mut self, called: String) {
+        self.name = called;
+    }
+
     fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError> {
         store.update_routes(resources)
     }
@@ -52,6 +64,10 @@ impl Resource for TypedExtensionConfig {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn call(&mut self, called: String) {
+        self.name = called;
     }
 
     fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError> {
@@ -66,6 +82,10 @@ impl Resource for Runtime {
         &self.name
     }
 
+    fn call(&mut self, called: String) {
+        self.name = called;
+    }
+
     fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError> {
         store.update_runtime(resources)
     }
@@ -76,6 +96,10 @@ impl Resource for Secret {
 
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn call(&mut self, called: String) {
+        self.name = called;
     }
 
     fn update(store: &mut Store, resources: Vec<Placed<Self>>) -> Vec<FieldError> {
@@ -116,7 +140,7 @@ impl Store {
                 let wanted = self.scope_needs.subscription(name)?;
                 root.scope(&wanted.stats_prefix).scope(&format!("scoped_rds.{}.", wanted.name))
             }
-            Kind::Secret => root.scope(&format!("sds.{name}.")),
+            Kind::Secret => root.scope(&format!("sds.{}.", name_of(name))),
             Kind::Endpoints | Kind::Cluster | Kind::Listener => return None,
         })
     }

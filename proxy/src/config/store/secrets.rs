@@ -8,6 +8,7 @@ use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::Secret as S
 
 use super::{Kind, Placed, Store};
 use crate::config::files::Watched;
+use crate::config::origin;
 use crate::config::tls::{self, Secret};
 
 /// A secret whose parts are in files.
@@ -38,7 +39,7 @@ impl Store {
             let name = placed.resource.name.clone();
             self.follow_files(&name, &placed);
             let mut needs = Needs::default();
-            let mut context = self.compiler.context(&name, placed.path.clone(), &mut needs);
+            let mut context = self.compiler.context(origin::name_of(&name), placed.path.clone(), &mut needs);
             let compiled = Secret::compile(&placed.resource, &mut context);
             let error_at = |reason: String| context.error(reason);
             let set = compiled.and_then(|secret| self.compiler.secrets().set(&name, secret).map_err(error_at));
@@ -97,12 +98,13 @@ impl Store {
                 let kind = secret.kind();
                 let is_new = self.compiler.secrets().fix(&name, secret);
                 let duplicate = || context.error_at("name", format!("Duplicate static {kind} secret name {name}"));
-                if is_new { Ok(()) } else { Err(duplicate()) }
+                if is_new { Ok(kind) } else { Err(duplicate()) }
             });
             match fixed {
-                Ok(()) => {
-                    self.ledger.takes(Kind::Secret, &name.as_str().into(), placed.text, true);
-                    self.ledger.acts(Kind::Secret, &name);
+                Ok(kind) => {
+                    let called: Arc<str> = origin::fixed(&name, kind).into();
+                    self.ledger.takes(Kind::Secret, &called, placed.text, true);
+                    self.ledger.acts(Kind::Secret, &called);
                 }
                 Err(error) => errors.push(error),
             }

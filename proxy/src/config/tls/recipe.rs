@@ -14,6 +14,7 @@ use tidegate_xds::{FieldError, FieldPath};
 use super::secrets::{Given, Secret};
 use super::values::{Side, parameters};
 use super::{Around, certificate, validation};
+use crate::config::origin;
 use crate::config::sources::config_source;
 
 /// A context but for secrets that are discovered.
@@ -121,7 +122,7 @@ impl Recipe {
 fn compile_late(name: &str, proto: &proto::CertificateValidationContext) -> Result<validation::Compiled, String> {
     let mut needs = Needs::default();
     let mut context = CompileContext {
-        resource: name,
+        resource: origin::name_of(name),
         path: FieldPath::root().field("validation_context"),
         defaults: tidegate_filters::context::Defaults::Safe,
         stats: tidegate_stats::Store::new().root(),
@@ -234,6 +235,7 @@ pub(super) fn secret(
         });
     };
     let source = context.within("sds_config", |context| config_source(source, &around.known, context))?;
-    context.needs.secrets.insert(config.name.clone(), source);
-    Ok(Found::Named(config.name.clone()))
+    let called = origin::call(&config.name, &source, context)?;
+    context.needs.secrets.insert(called.clone(), source);
+    Ok(Found::Named(called))
 }

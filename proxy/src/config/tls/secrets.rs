@@ -16,6 +16,7 @@ use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3 as proto;
 
 use super::{certificate, validation};
 use crate::config::data_source;
+use crate::config::origin::name_of;
 
 /// A secret that was read and found good.
 #[derive(Debug, Clone)]
@@ -160,6 +161,7 @@ impl Given<'_> {
 }
 
 fn wrong(name: &str, secret: &Secret, wanted: &str) -> String {
+    let name = name_of(name);
     format!("secret '{name}' is a {}, but a {wanted} is needed", secret.kind())
 }
 

@@ -18,6 +18,9 @@ use tidegate_xds::pb::envoy::service::endpoint::v3::endpoint_discovery_service_s
 use tidegate_xds::pb::envoy::service::route::v3::route_discovery_service_server::{
     RouteDiscoveryService, RouteDiscoveryServiceServer,
 };
+use tidegate_xds::pb::envoy::service::secret::v3::secret_discovery_service_server::{
+    SecretDiscoveryService, SecretDiscoveryServiceServer,
+};
 use tidegate_xds::pb::google::protobuf::Any;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_stream::Stream;
@@ -152,6 +155,31 @@ impl RouteDiscoveryService for Service {
     }
 }
 
+/// Secrets, on a stream of their own.
+#[tonic::async_trait]
+impl SecretDiscoveryService for Service {
+    type StreamSecretsStream = Answers<DiscoveryResponse>;
+    type DeltaSecretsStream = Answers<DeltaDiscoveryResponse>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        Ok(self.follow_own(request))
+    }
+
+    async fn delta_secrets(
+        &self,
+        _: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        Err(Status::unimplemented("only state of the world"))
+    }
+
+    async fn fetch_secrets(&self, _: Request<DiscoveryRequest>) -> Result<Response<DiscoveryResponse>, Status> {
+        Err(Status::unimplemented("no REST"))
+    }
+}
+
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -211,11 +239,12 @@ impl ControlPlane {
         let all = AggregatedDiscoveryServiceServer::from_arc(Arc::clone(&service));
         let routes = RouteDiscoveryServiceServer::from_arc(Arc::clone(&service));
         let endpoints = EndpointDiscoveryServiceServer::from_arc(Arc::clone(&service));
+        let secrets = SecretDiscoveryServiceServer::from_arc(Arc::clone(&service));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let mut server = tonic::transport::Server::builder();
-                let server = server.add_service(all).add_service(routes).add_service(endpoints);
+                let server = server.add_service(all).add_service(routes).add_service(endpoints).add_service(secrets);
                 server.serve_with_incoming(incoming()).await.unwrap();
             });
         });
