@@ -114,6 +114,11 @@ impl Store {
                         crate::config::sources::config_source(source, &self.compiler.known, context)
                     })
                 })?;
+                if self.services.is_from_elsewhere(&eds.service_name, &source, &resource.name) {
+                    let service = &eds.service_name;
+                    let reason = format!("not supported yet: endpoints of one name, '{service}', from two sources");
+                    return Err(context.error_at("eds_cluster_config", reason));
+                }
                 Some((Arc::clone(&eds.service_name), source))
             }
             _ => None,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tidegate_filters::context::Needs;
-use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::config::listener::v3::Listener as ListenerProto;
+use tidegate_xds::{FieldError, FieldPath};
 
 use super::lined::Tables;
 use super::{Kind, Owner, Placed, Store, Warming};
@@ -65,6 +65,7 @@ impl Store {
         if let Some(error) = self.unknown_cluster(&needs) {
             return Err(error.in_resource(&resource.name));
         }
+        self.check_sources(&resource.name, &needs)?;
         if let Some(address) = self.duplicate_address(&compiled, ready) {
             let name = &compiled.name;
             let reason = format!("listener '{name}' has duplicate address '{address}' as existing listener");
@@ -77,6 +78,18 @@ impl Store {
             compiled.position = self.last_position;
         }
         Ok((Warming { compiled: Arc::new(compiled), needs }, lined))
+    }
+
+    /// What another listener has under the same name from another source would be taken for what this one means.
+    fn check_sources(&self, listener: &str, needs: &Needs) -> Result<(), FieldError> {
+        let name: Arc<str> = listener.into();
+        let owners = [Owner::Listener(Arc::clone(&name)), Owner::NextListener(name)];
+        let routes = self.route_needs.from_elsewhere(&needs.route_configurations, &owners);
+        let extensions = self.extension_needs.from_elsewhere(&needs.extensions, &owners);
+        let shared = routes.map(|name| ("route configuration", name)).or(extensions.map(|name| ("filter", name)));
+        let Some((what, name)) = shared else { return Ok(()) };
+        let reason = format!("not supported yet: a {what} of one name, '{name}', from two sources");
+        Err(FieldError::new(FieldPath::root(), reason).in_resource(listener))
     }
 
     /// A cluster that must be there and is not.
@@ -249,7 +262,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_xds::{FieldPath, Format, UnknownFields, any, decode};
+    use tidegate_xds::{Format, UnknownFields, any, decode};
 
     use super::*;
     use crate::config::store::testing::store;

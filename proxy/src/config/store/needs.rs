@@ -64,6 +64,12 @@ impl Service {
 }
 
 impl Services {
+    /// Whether clusters of other names have it from somewhere else: there is one of a name so far.
+    pub(super) fn is_from_elsewhere(&self, name: &str, source: &ConfigSource, cluster: &str) -> bool {
+        let known = self.by_name.get(name).filter(|service| !same(&service.source, source));
+        known.is_some_and(|service| service.users.iter().any(|user| &**user.name() != cluster))
+    }
+
     /// A cluster needs it from there.
     pub(super) fn enter(&mut self, name: &Arc<str>, source: ConfigSource, cluster: &Arc<Cluster>) {
         let is_new = self.by_name.get(name).is_none_or(|service| service.source != source);
@@ -123,6 +129,10 @@ impl Services {
         let Self { by_name, moves, .. } = self;
         taken(moves, |name| by_name.get(name).map(|service| service.source.clone()))
     }
+}
+
+fn same(one: &ConfigSource, other: &ConfigSource) -> bool {
+    one == other || one.clone().without_wait() == other.clone().without_wait()
 }
 
 /// What is said of something that is asked for by name.
@@ -211,6 +221,19 @@ impl<S: Subscription> Wanted<S> {
         let now = self.by_owner.remove(from).unwrap_or_default();
         let before = if now.is_empty() { self.by_owner.remove(&to) } else { self.by_owner.insert(to, now) };
         before.into_iter().flatten().filter(|name| self.end(name)).collect()
+    }
+
+    /// A name that others than these owners have from somewhere else: there is one of a name so far.
+    pub(super) fn from_elsewhere<'a>(&self, needs: &'a BTreeMap<String, S>, owners: &[Owner]) -> Option<&'a str> {
+        let is_others = |name: &str| {
+            let mut others = self.by_owner.iter().filter(|(owner, _)| !owners.contains(owner));
+            others.any(|(_, names)| names.contains(name))
+        };
+        let mut elsewhere = needs.iter().filter(|(name, subscription)| {
+            let known = self.by_name.get(name.as_str());
+            known.is_some_and(|known| !same(known.subscription.source(), subscription.source())) && is_others(name)
+        });
+        elsewhere.next().map(|(name, _)| name.as_str())
     }
 
     fn begin(&mut self, name: &str, subscription: &S, one_more: bool) {
@@ -336,6 +359,12 @@ mod tests {
         assert!(routes.set(&one, &needs(&[])).is_empty());
         routes.give_up("b");
         assert!(routes.is_given_up("b"));
+        // Another's of that name, from somewhere else, would be taken for it.
+        let ads = RouteSubscription { source: ConfigSource::Ads(Wait(None)), stats_prefix: String::new() };
+        let elsewhere = BTreeMap::from([("b".to_owned(), ads)]);
+        assert_eq!(routes.from_elsewhere(&elsewhere, std::slice::from_ref(&other)), None);
+        assert_eq!(routes.from_elsewhere(&elsewhere, std::slice::from_ref(&one)), Some("b"));
+        assert_eq!(routes.from_elsewhere(&needs(&["b"]), std::slice::from_ref(&one)), None);
         assert_eq!(routes.set(&other, &needs(&[])), [Arc::from("b")]);
         // What is to come is needed beside what is there, until it takes its place.
         let (now, next) = (Owner::Cluster("c".into()), Owner::NextCluster("c".into()));
