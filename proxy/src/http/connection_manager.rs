@@ -75,7 +75,8 @@ pub(crate) async fn serve(
         Ok((Protocol::Http2, transport)) => {
             stats.downstream_cx_http2_total().inc();
             stats.downstream_cx_http2_active().inc();
-            let (ended, reason) = super::http2_connection::serve(&connection, transport, lifetime.end()).await;
+            let serving = super::http2_connection::serve(&connection, transport, lifetime.end());
+            let (ended, reason) = Box::pin(serving).await;
             stats.downstream_cx_http2_active().dec();
             settle(ended, seen.as_ref(), stats);
             (Some(Version::HTTP_2), reason)
@@ -223,14 +224,7 @@ async fn serve_http1(
         }
         let (decoded, body) = match read_request(connection, &mut server).await {
             Ok(request) => request,
-            Err(Some(reply)) => {
-                hcm.stats.downstream_rq_http1_total().inc();
-                if reply.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
-                    hcm.stats.downstream_cx_protocol_error().inc();
-                }
-                exchange::reply_to_bad_request(connection, reply, &mut server).await;
-                break Leave::Politely;
-            }
+            Err(Some(reply)) => break Leave::Refusing(Box::new(reply)),
             Err(None) if server.has_part_of_head() => {
                 hcm.stats.downstream_rq_http1_total().inc();
                 exchange::note_part_of_head(connection);
@@ -249,7 +243,8 @@ async fn serve_http1(
         lifetime.check();
         let asked = worn || !decoded.keep_alive || lifetime.ends_safely();
         let last = asked || lifetime.drains();
-        let finished = run_http1(connection, &mut server, decoded, body, last).await;
+        // What a request needs is there while it runs, not while its connection waits for the next.
+        let finished = Box::pin(run_http1(connection, &mut server, decoded, body, last)).await;
         match finished {
             Finished::Complete => {}
             Finished::Left => {
@@ -268,14 +263,25 @@ async fn serve_http1(
         }
         count_bytes(&server);
     };
+    let leave = match leave {
+        Leave::Refusing(reply) => {
+            hcm.stats.downstream_rq_http1_total().inc();
+            if reply.flags.contains(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR) {
+                hcm.stats.downstream_cx_protocol_error().inc();
+            }
+            Box::pin(exchange::reply_to_bad_request(connection, *reply, &mut server)).await;
+            Leave::Politely
+        }
+        other => other,
+    };
     lifetime.check();
     count_bytes(&server);
     let delayed = match leave {
         Leave::Gone => return (Ended::Remote, None),
         Leave::AtOnce => None,
-        Leave::Politely => hcm.timeouts.delayed_close,
+        Leave::Politely | Leave::Refusing(_) => hcm.timeouts.delayed_close,
     };
-    match server.close(delayed).await {
+    match Box::pin(server.close(delayed)).await {
         Closed::ByClient => (Ended::Remote, Some(DRAINED)),
         Closed::ByProxy if delayed.is_some() => {
             hcm.stats.downstream_cx_delayed_close_timeout().inc();
@@ -292,6 +298,8 @@ enum Leave {
     AtOnce,
     /// The client is given time to leave first (`delayed_close_timeout`): what it still sends cannot cost it the response.
     Politely,
+    /// The same, once it was told what is wrong with its request.
+    Refusing(Box<LocalReply>),
 }
 
 async fn run_http1(

@@ -74,7 +74,7 @@ pub(super) async fn serve(
     let hcm = &connection.hcm;
     let transport = transport.counted(Box::new(DownstreamBytes(Arc::clone(hcm))));
     let (transport, meter) = Metered::new(transport, hcm.http2.floods, true, hcm.timeouts.delayed_close);
-    let Ok(mut server) = builder(hcm).handshake::<_, Bytes>(transport).await else {
+    let Ok(mut server) = Box::pin(builder(hcm).handshake::<_, Bytes>(transport)).await else {
         hcm.stats.downstream_cx_protocol_error().inc();
         return (Ended::Local, Some(DRAINED));
     };
@@ -168,7 +168,7 @@ pub(super) async fn serve(
     if serving.drained.is_some() && !meter.is_left() || meter.is_late() {
         hcm.codec_stats.http2().goaway_sent().inc();
     }
-    let ended = serving.end().await;
+    let ended = Box::pin(serving.end()).await;
     if meter.is_late() {
         hcm.stats.downstream_cx_delayed_close_timeout().inc();
         reason = "triggered_delayed_close_timeout";
@@ -315,4 +315,19 @@ async fn run(connection: Arc<Connection>, opened: codec::Opened, _active: Active
     stats.streams_active().inc();
     exchange::run(&connection, Request { head, body }, continues, &mut stream).await;
     stats.streams_active().dec();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a function's future takes.
+    fn bytes<A, B, C, F: Future>(_: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_request_holds_each_of_its_waits_once() {
+        assert!(bytes(run) < 10 << 10, "{}", bytes(run));
+    }
 }

@@ -22,7 +22,7 @@ use crate::app::Shared;
 use crate::application_log::levels::CONNECTION;
 use crate::application_log::shown::Tags;
 use crate::io::Transport;
-use crate::tls::NoHandshake;
+use crate::tls::{NoHandshake, ServerTls};
 
 /// A socket that was just accepted.
 pub(crate) enum Accepted {
@@ -46,9 +46,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Arc<Listener>, mut 
     let tags = Tags::connection(info.id);
     tracing::debug!("{tags} new connection from {}", info.remote);
     let times = (Instant::now(), SystemTime::now());
-    if let Err(reason) = run_listener_filters(&listener, &mut accepted, &mut info).await {
+    let filtered = match listener.filters.is_empty() {
+        true => Ok(()),
+        false => Box::pin(run_listener_filters(&listener, &mut accepted, &mut info)).await,
+    };
+    if let Err(reason) = filtered {
         tracing::debug!("{tags} closing connection: listener filters: {reason}");
-        return log_end(&listener, &shared, StreamInfo::new(Arc::new(info), times.0, times.1));
+        return log_end(&listener, &shared, StreamInfo::new(info.into(), times.0, times.1));
     }
     if info.transport_protocol.is_empty() {
         info.transport_protocol = "raw_buffer".into();
@@ -69,7 +73,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Arc<Listener>, mut 
         listener.stats.downstream_cx_total().inc();
         listener.stats.downstream_cx_destroy().inc();
         listener.stats.no_filter_chain_match().inc();
-        let mut stream = StreamInfo::new(Arc::new(info), times.0, times.1);
+        let mut stream = StreamInfo::new(info.into(), times.0, times.1);
         stream.flags |= ResponseFlags::NO_ROUTE_FOUND;
         stream.details = Some("filter_chain_not_found".into());
         return log_end(&listener, &shared, stream);
@@ -112,7 +116,7 @@ fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-fn describe(accepted: &Accepted, listener: &Listener) -> Option<ConnectionInfo> {
+fn describe(accepted: &Accepted, listener: &Listener) -> Option<Box<ConnectionInfo>> {
     let (remote, local) = match accepted {
         // A peer that is gone before anyone looked has no address any more.
         Accepted::Tcp(stream, remote) => {
@@ -123,7 +127,7 @@ fn describe(accepted: &Accepted, listener: &Listener) -> Option<ConnectionInfo> 
             (Address::Pipe("".into()), Address::Pipe(path))
         }
     };
-    let mut info = ConnectionInfo::new(crate::io::next_connection_id(), remote, local, Instant::now());
+    let mut info = Box::new(ConnectionInfo::new(crate::io::next_connection_id(), remote, local, Instant::now()));
     belongs_to(&mut info, listener);
     Some(info)
 }
@@ -328,25 +332,29 @@ async fn run_chain(
     shared: &Arc<Shared>,
     listener: &Listener,
     chain: Arc<FilterChain>,
-    mut info: ConnectionInfo,
+    mut info: Box<ConnectionInfo>,
     times: Times,
     transport: Transport,
 ) -> StreamInfo {
     let _active = chain.drain.enter();
     if !chain.filters.iter().all(|filter| filter.is_there()) {
         listener.stats.network_extension_config_missing().inc();
-        let mut stream = stream_of(&Arc::new(info), times);
+        let mut stream = stream_of(&info.into(), times);
         crate::tcp::note_closing(&mut stream, Closing::new("no_filters"));
         return stream;
     }
     let mut filters: Vec<_> = chain.filters.iter().filter_map(|config| Arc::clone(config).new_connection()).collect();
-    let secured = secure(&chain, listener, &mut filters, &mut info, shared, transport).await;
-    let mut transport = match secured {
+    let secured = match &chain.tls {
+        // What a handshake needs is gone after it.
+        Some(tls) => Box::pin(secure(tls, &chain, listener, &mut filters, &mut info, shared, transport)).await,
+        None => Ok(transport),
+    };
+    let mut transport = match secured.map_err(Box::new) {
         Ok(transport) => transport,
         Err(stopped) => return stopped.settle(&chain, shared, info, times),
     };
     let closing = admit(&mut filters, false, &mut info, shared).await;
-    let info = Arc::new(info);
+    let info: Arc<ConnectionInfo> = info.into();
     if let Some(closing) = closing {
         return closed(&chain, shared, &info, times, closing, transport);
     }
@@ -411,9 +419,15 @@ enum Unsecured {
 
 impl Stopped {
     /// Writes the connection's end down.
-    fn settle(self, chain: &FilterChain, shared: &Shared, mut info: ConnectionInfo, times: Times) -> StreamInfo {
-        match self {
-            Self::Closed(closing, transport) => closed(chain, shared, &Arc::new(info), times, closing, transport),
+    fn settle(
+        self: Box<Self>,
+        chain: &FilterChain,
+        shared: &Shared,
+        mut info: Box<ConnectionInfo>,
+        times: Times,
+    ) -> StreamInfo {
+        match *self {
+            Self::Closed(closing, transport) => closed(chain, shared, &info.into(), times, closing, transport),
             Self::Unsecured(unsecured) => {
                 let tags = Tags::connection(info.id);
                 let (reason, remote) = match unsecured {
@@ -423,7 +437,7 @@ impl Stopped {
                 };
                 tracing::debug!(target: CONNECTION, "{tags} remote address:{},{reason}", info.remote);
                 info.transport_failure_reason = Some(Arc::clone(&reason)).filter(|reason| !reason.is_empty());
-                let mut stream = stream_of(&Arc::new(info), times);
+                let mut stream = stream_of(&info.into(), times);
                 match &chain.terminal {
                     Terminal::Http(hcm, _) => crate::http::count_unsecured(hcm, remote, times.0.elapsed()),
                     Terminal::Tcp(proxy) => crate::tcp::count_refused(proxy, 0, true),
@@ -441,6 +455,7 @@ impl Stopped {
 
 /// What need not wait for a handshake, then the handshake.
 async fn secure(
+    tls: &ServerTls,
     chain: &FilterChain,
     listener: &Listener,
     filters: &mut [Box<dyn tidegate_filters::network::NetworkFilter>],
@@ -448,7 +463,6 @@ async fn secure(
     shared: &Arc<Shared>,
     transport: Transport,
 ) -> Result<Transport, Stopped> {
-    let Some(tls) = &chain.tls else { return Ok(transport) };
     if let Some(closing) = admit(filters, true, info, shared).await {
         return Err(Stopped::Closed(closing, transport));
     }
@@ -520,13 +534,13 @@ async fn serve_chosen(chosen: Chosen, times: Times) -> StreamInfo {
             let (protocol, reason) = crate::http::serve(chosen, hcm, listener_stats).await;
             StreamInfo { protocol, local_close_reason: reason.map(Into::into), ..stream_of(&info, times) }
         }
-        Terminal::Tcp(proxy) => crate::tcp::serve(chosen, stream_of(&info, times), &proxy).await,
+        Terminal::Tcp(proxy) => Box::pin(crate::tcp::serve(chosen, stream_of(&info, times), &proxy)).await,
         Terminal::Echo => {
-            crate::tcp::echo(chosen).await;
+            Box::pin(crate::tcp::echo(chosen)).await;
             stream_of(&info, times)
         }
         Terminal::DirectResponse(bytes) => {
-            crate::tcp::direct_response(chosen, bytes).await;
+            Box::pin(crate::tcp::direct_response(chosen, bytes)).await;
             stream_of(&info, times)
         }
         Terminal::Close => stream_of(&info, times),
@@ -548,5 +562,20 @@ impl AsRawFd for Accepted {
             Self::Tcp(stream, _) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a function's future takes.
+    fn bytes<A, B, C, D, F: Future>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_connection_that_waits_holds_nothing_of_handshakes_and_requests() {
+        assert!(bytes(serve) < 2560, "{}", bytes(serve));
     }
 }

@@ -190,7 +190,7 @@ pub(crate) async fn serve(chosen: Chosen, mut stream: StreamInfo, proxy: &TcpPro
     };
     match proxy.tunnel.as_ref().filter(|_| !wishes.disable_tunneling) {
         None => session.plain(transport, early, &mut stream).await,
-        Some(tunnel) => session.tunnelled(tunnel, transport.rewind(early.into()), &mut stream).await,
+        Some(tunnel) => Box::pin(session.tunnelled(tunnel, transport.rewind(early.into()), &mut stream)).await,
     }
     stream
 }
@@ -264,7 +264,8 @@ impl Session<'_> {
     /// Bytes to a host as they are.
     async fn plain(&self, mut transport: Transport, mut early: Vec<u8>, stream: &mut StreamInfo) {
         let connecting = async {
-            let connecting = connect::connect(self.proxy, Dial::Plain, self.target, self.cluster, stream);
+            // What it takes to connect is gone once the bytes flow.
+            let connecting = Box::pin(connect::connect(self.proxy, Dial::Plain, self.target, self.cluster, stream));
             match self.proxy.early_bytes {
                 Some(most) => early::beside(self.proxy, connecting, &mut transport, &mut early, most).await,
                 None => connecting.await,

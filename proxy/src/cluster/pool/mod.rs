@@ -204,7 +204,8 @@ impl Stream {
     pub(crate) async fn open(request: &StreamRequest<'_>) -> Result<Self, PoolError> {
         match request.terminate {
             Some(Terminate::Tcp { .. }) => {
-                let lease = connect_tcp(request.cluster, request.host, request.priority, request.state).await?;
+                let lease = connect_tcp(request.cluster, request.host, request.priority, request.state);
+                let lease = Box::pin(lease).await?;
                 return Ok(Self::Tcp(Box::new(lease)));
             }
             Some(Terminate::Udp) => return udp::open(request.cluster, request.host).map(Self::Udp),

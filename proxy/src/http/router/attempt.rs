@@ -1,7 +1,7 @@
 //! One try of a request: a connection, the request upwards, the response's head. It must not know whether there will be
 //! another.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -100,7 +100,10 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
     let mut measure = Measure::begin(shared, head);
     let mut body = ReadAhead::new(body, shared.buffer_limit());
     let began = Costly::PoolWait.is_asked_for().then(Instant::now);
-    let opened = body.while_waiting(Stream::open(&request(shared, host, head, stream))).await;
+    let opened = {
+        let request = request(shared, host, head, stream);
+        body.while_waiting(pin!(Stream::open(&request))).await
+    };
     let waited = began.map(|began| began.elapsed());
     let opened = match opened {
         Ok(opened) => opened,
@@ -152,21 +155,25 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
     if let Some(measure) = &mut measure {
         body = measure.connected(request.head, body);
     }
-    let sent = opened.send(&request, body);
-    let sent = async {
-        match connected {
-            Some(connected) => {
-                // Nobody else sets it.
-                let _ = connected.set(Instant::now());
-                sent.await.map_err(Failure::Reset)
+    // Each is pinned where it is: what takes another future by value has room for it twice.
+    let mut sent = {
+        let sent = pin!(opened.send(&request, body));
+        let within = pin!(async {
+            match connected {
+                Some(connected) => {
+                    // Nobody else sets it.
+                    let _ = connected.set(Instant::now());
+                    sent.await.map_err(Failure::Reset)
+                }
+                None => within_limits(shared, host, sent).await,
             }
-            None => within_limits(shared, host, sent).await,
+        });
+        let limit = shared.cluster.config().http.max_stream_duration;
+        let sent = pin!(lasting::within(limit, &shared.cluster, within));
+        match log {
+            Some(log) => logged(log, sent, stream).await,
+            None => sent.await,
         }
-    };
-    let sent = lasting::within(shared.cluster.config().http.max_stream_duration, &shared.cluster, sent);
-    let mut sent = match log {
-        Some(log) => logged(log, sent, stream).await,
-        None => sent.await,
     };
     match (measure, &mut sent) {
         (Some(measure), Ok(begun)) => measure.begun(begun),
@@ -191,7 +198,7 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
 /// What the try comes to goes into its log.
 async fn logged(
     mut log: Box<TryLog>,
-    sent: impl Future<Output = Result<Begun, Failure>>,
+    sent: Pin<&mut impl Future<Output = Result<Begun, Failure>>>,
     stream: &StreamContext,
 ) -> Result<Begun, Failure> {
     let mut sent = log.while_waiting(sent).await;
@@ -235,7 +242,7 @@ fn note_begin(begun: &mut Begun, began: Arc<OnceLock<Instant>>) {
 async fn within_limits(
     shared: &Shared<'_>,
     host: &Host,
-    sent: impl Future<Output = Result<Begun, StreamReset>>,
+    sent: Pin<&mut impl Future<Output = Result<Begun, StreamReset>>>,
 ) -> Result<Begun, Failure> {
     let limits = &shared.timeouts;
     if limits.per_try.is_none() && limits.per_try_idle.is_none() {

@@ -2,7 +2,7 @@
 //! (`reject_connect_request_early_data`). It must not know tries.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::Pin;
 
 use http::{Method, StatusCode};
 use tidegate_filters::http::{LocalReply, Request};
@@ -24,10 +24,9 @@ pub(super) fn watch(shared: &Shared<'_>, request: &mut Request) -> Option<Replay
 /// Refuses the request when data comes before `answer`.
 pub(super) async fn none_while<T>(
     early: &Replay,
-    answer: impl Future<Output = Result<T, Box<LocalReply>>>,
+    mut answer: Pin<&mut impl Future<Output = Result<T, Box<LocalReply>>>>,
 ) -> Result<T, Box<LocalReply>> {
     let mut ahead = early.reader().unwrap_or_default();
-    let mut answer = pin!(answer);
     tokio::select! {
         biased;
         answer = &mut answer => answer,

@@ -1,7 +1,7 @@
 //! A try that may last only so long (`max_stream_duration` of a cluster's HTTP options). From the response's head on the
 //! stream's own timers watch it. It must not know whether there will be another.
 
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -20,10 +20,10 @@ use crate::http::limits::TryLimit;
 pub(super) async fn within(
     limit: Option<Duration>,
     cluster: &Cluster,
-    sent: impl Future<Output = Result<Begun, Failure>>,
+    sent: Pin<&mut impl Future<Output = Result<Begun, Failure>>>,
 ) -> Result<Begun, Failure> {
     let over = limit.and_then(|limit| Instant::now().checked_add(limit)).map(TryLimit::new);
-    let mut begun = until(over.as_ref(), cluster, pin!(sent)).await?;
+    let mut begun = until(over.as_ref(), cluster, sent).await?;
     // A body that is whole needs no more time of the host.
     if let Some(over) = over.filter(|_| matches!(begun.response.body, Body::Stream(_))) {
         begun.response.body = Lasting::wrap(begun.response.body.take(), over.clone());

@@ -28,6 +28,7 @@ mod tries;
 mod upstream_filters;
 mod upstream_log;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -138,9 +139,12 @@ pub(crate) async fn forward(
     let (body, replay) = keep_for_replay(&shared, request);
     mirror::send_all(&snapshot, &shared, &request.head, replay.as_ref(), stream);
     drop(snapshot);
-    let won = match &early {
-        Some(early) => early_data::none_while(early, tries::run(&shared, body, replay.clone(), request, stream)).await,
-        None => tries::run(&shared, body, replay.clone(), request, stream).await,
+    let won = {
+        let mut won = pin!(tries::run(&shared, body, replay.clone(), request, stream));
+        match &early {
+            Some(early) => early_data::none_while(early, won).await,
+            None => won.as_mut().await,
+        }
     }?;
     let redirect = redirect::target(&shared, &won.begun.response.head, &request.head, replay.as_ref(), &job.redirects);
     let unfinished = Unfinished::new(&shared, won, cookies.1);

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -23,8 +23,7 @@ impl ReadAhead {
     }
 
     /// Reads as long as `wait` is not ready.
-    pub(super) async fn while_waiting<T>(&mut self, wait: impl Future<Output = T>) -> T {
-        let mut wait = pin!(wait);
+    pub(super) async fn while_waiting<T>(&mut self, mut wait: Pin<&mut impl Future<Output = T>>) -> T {
         std::future::poll_fn(|cx| {
             let polled = wait.as_mut().poll(cx);
             if polled.is_pending() {
@@ -76,6 +75,8 @@ impl http_body::Body for ReadAhead {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
     use tidegate_filters::http::body;
 
     use super::*;
@@ -89,7 +90,7 @@ mod tests {
             cx.waker().wake_by_ref();
             if polls > 1 { Poll::Ready(7) } else { Poll::Pending }
         });
-        assert_eq!(ahead.while_waiting(ready).await, 7);
+        assert_eq!(ahead.while_waiting(pin!(ready)).await, 7);
         assert_eq!((ahead.bytes, ahead.read.len()), (5, 1));
         let mut body = ahead.into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "hello");
@@ -100,7 +101,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_nobody_waited_with_stays_what_it_is() {
         let mut ahead = ReadAhead::new(Body::full("hello"), 3);
-        ahead.while_waiting(std::future::ready(())).await;
+        ahead.while_waiting(pin!(std::future::ready(()))).await;
         assert_eq!(ahead.into_body().exact_len(), Some(5));
     }
 }

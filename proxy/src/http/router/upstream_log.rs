@@ -2,7 +2,7 @@
 //! It must not know what becomes of a try.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::Context;
@@ -88,8 +88,7 @@ impl TryLog {
     }
 
     /// Waits, and writes the lines that fall due.
-    pub(super) async fn while_waiting<T>(&mut self, wait: impl Future<Output = T>) -> T {
-        let mut wait = pin!(wait);
+    pub(super) async fn while_waiting<T>(&mut self, mut wait: Pin<&mut impl Future<Output = T>>) -> T {
         std::future::poll_fn(|cx| {
             self.poll_tick(cx);
             wait.as_mut().poll(cx)
