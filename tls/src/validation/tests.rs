@@ -113,6 +113,27 @@ fn what_has_expired_is_accepted_only_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_chain_that_was_valid_once_is_not_looked_at_for_long() {
+    let root = Authority::new("root");
+    let mut trust = root.trust();
+    trust.allow_expired = true;
+    let lenient = Validation { trust: Some(trust), ..Validation::default() };
+    let old = root.below("between");
+    let (own, _) = old.issue(expired);
+    assert!(check(&lenient, &chain(&[&own, &old.pem])).is_ok());
+    // As many as it likes of one name, none of which has signed anything.
+    let others: Vec<Authority> = (0..101).map(|_| root.below("between")).collect();
+    let mut pems = vec![own.as_str()];
+    pems.extend(others.iter().map(|other| other.pem.as_str()));
+    let many = chain(&pems);
+    let (leaf, between) = many.split_first().unwrap();
+    assert!(super::trust::other_times(leaf, between).len() <= 4);
+    let error = webpki::Error::MaximumPathDepthExceeded;
+    let result = check(&lenient, &many);
+    assert!(matches!(&result, Err(Reason::Chain(broken)) if broken.error == error), "{result:?}");
+}
+
+#[test]
 fn what_was_revoked_is_refused_and_what_nobody_speaks_for() {
     let root = Authority::new("root");
     let serial = |serial: u64| leaf(&root, move |params| params.serial_number = Some(serial.into()));

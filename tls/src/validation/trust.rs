@@ -18,6 +18,10 @@ use crate::{Certificate, Refused, pem};
 pub(crate) static ALGORITHMS: LazyLock<WebPkiSupportedAlgorithms> =
     LazyLock::new(|| aws_lc_rs::default_provider().signature_verification_algorithms);
 
+/// How many certificates may stand between a peer's own and a root where nothing is said, and how many a peer may present at
+/// all (BoringSSL's default depth).
+const MOST_BETWEEN: usize = 100;
+
 /// Certificates that are trusted by themselves.
 #[derive(Debug, Default)]
 pub struct Roots {
@@ -129,20 +133,13 @@ impl Trust {
         peer: Peer,
         now: UnixTime,
     ) -> Result<(), Error> {
-        match self.verify_at(leaf, between, peer, now) {
-            Err(Error::CertExpired { .. } | Error::CertNotValidYet { .. }) if self.allow_expired => {
-                // Whatever time all of it was valid at.
-                let times = std::iter::once(leaf).chain(between).filter_map(|der| Certificate::parse(der).ok());
-                let times = times.flat_map(|facts| [facts.valid_from, facts.valid_until]).flatten();
-                let times = times.filter_map(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
-                let mut last = Err(Error::InvalidCertValidity);
-                for time in times.map(|time| UnixTime::since_unix_epoch(Duration::from_secs(time.as_secs()))) {
-                    last = self.verify_at(leaf, between, peer, time);
-                    if last.is_ok() {
-                        break;
-                    }
-                }
-                last
+        if between.len() > MOST_BETWEEN {
+            return Err(Error::MaximumPathDepthExceeded);
+        }
+        let verify = |time| self.verify_at(leaf, between, peer, time);
+        match verify(now) {
+            Err(error) if self.allow_expired && is_of_time(&error) => {
+                at_another_time(error, other_times(leaf, between), verify)
             }
             result => result,
         }
@@ -173,7 +170,7 @@ impl Trust {
             Peer::Client => KeyUsage::client_auth(),
             Peer::Server => KeyUsage::server_auth(),
         };
-        let most = self.max_depth.unwrap_or(usize::MAX);
+        let most = self.max_depth.unwrap_or(MOST_BETWEEN);
         let short_enough = |path: &webpki::VerifiedPath<'_>| match path.intermediate_certificates().count() {
             between if between > most => Err(Error::MaximumPathDepthExceeded),
             _ => Ok(()),
@@ -190,6 +187,43 @@ impl Trust {
             )
             .map(|_| ())
     }
+}
+
+/// Whether it is only that the time is another.
+fn is_of_time(error: &Error) -> bool {
+    matches!(error, Error::CertExpired { .. } | Error::CertNotValidYet { .. })
+}
+
+/// Times at which all of a chain may have been valid. A chain is as long as its peer likes, and each time costs all its
+/// signatures: so they are few.
+pub(super) fn other_times(leaf: &CertificateDer<'_>, between: &[CertificateDer<'_>]) -> Vec<UnixTime> {
+    let Ok(leaf) = Certificate::parse(leaf) else { return Vec::new() };
+    let between: Vec<Certificate> = between.iter().filter_map(|der| Certificate::parse(der).ok()).collect();
+    let latest = between.iter().filter_map(|facts| facts.valid_from).chain(leaf.valid_from).max();
+    let earliest = between.iter().filter_map(|facts| facts.valid_until).chain(leaf.valid_until).min();
+    let mut times = Vec::with_capacity(4);
+    for time in [latest, earliest, leaf.valid_from, leaf.valid_until].into_iter().flatten() {
+        if let Ok(since) = time.duration_since(std::time::UNIX_EPOCH) {
+            times.push(UnixTime::since_unix_epoch(Duration::from_secs(since.as_secs())));
+        }
+    }
+    times.dedup();
+    times
+}
+
+/// Verifies at these times until something else is wrong than the time, or nothing.
+fn at_another_time(
+    mut error: Error,
+    times: Vec<UnixTime>,
+    verify: impl Fn(UnixTime) -> Result<(), Error>,
+) -> Result<(), Error> {
+    for time in times {
+        match verify(time) {
+            Err(other) if is_of_time(&other) => error = other,
+            result => return result,
+        }
+    }
+    Err(error)
 }
 
 /// What is wrong with a chain, and where.
@@ -290,5 +324,31 @@ fn text(error: &Error) -> &'static str {
         Error::UnsupportedCriticalExtension => "unhandled critical extension",
         Error::UnsupportedCertVersion => "unsupported certificate version",
         _ => "invalid certificate",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn only_another_time_is_a_reason_to_verify_again() {
+        let time = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let expired = || Error::CertExpired { time: time(9), not_after: time(1) };
+        let asked = |results: &[Result<(), Error>]| {
+            let count = Cell::new(0);
+            let times = (0..results.len() as u64).map(time).collect();
+            let result = at_another_time(expired(), times, |_| {
+                count.set(count.get() + 1);
+                results[count.get() - 1].clone()
+            });
+            (count.get(), result)
+        };
+        assert_eq!(asked(&[Err(expired()), Ok(()), Ok(())]), (2, Ok(())));
+        let spent = Error::MaximumSignatureChecksExceeded;
+        assert_eq!(asked(&[Err(spent.clone()), Ok(())]), (1, Err(spent)));
+        assert_eq!(asked(&[Err(expired())]), (1, Err(expired())));
     }
 }
