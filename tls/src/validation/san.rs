@@ -61,8 +61,8 @@ impl Expected<'_> {
     }
 }
 
-/// RFC 6125 with Envoy's bounds: case does not count, a wildcard is the first label or the end of it, stands for one label, and
-/// is not followed by a single label.
+/// RFC 6125 with Envoy's bounds: case does not count, a wildcard is the first label or a part of it and stands for one label, be
+/// it the only one before a single other.
 fn dns_name_matches(name: &str, pattern: &str) -> bool {
     let (name, pattern) = (name.to_ascii_lowercase(), pattern.to_ascii_lowercase());
     if name == pattern {
@@ -72,9 +72,9 @@ fn dns_name_matches(name: &str, pattern: &str) -> bool {
         return false;
     };
     let Some((before, behind)) = first.split_once('*') else { return false };
-    let plain = !behind.contains('*') && !rest.contains('*') && rest.contains('.');
+    let plain = !behind.contains('*') && !rest.contains('*');
     // No wildcard within an internationalised label (RFC 6125 section 7.2).
-    let internationalised = first.starts_with("xn--") || label.starts_with("xn--") && first != "*";
+    let internationalised = first.starts_with("xn--");
     plain
         && !internationalised
         && rest == after
@@ -94,7 +94,9 @@ mod tests {
             ("*.example.com", "a.example.com", true),
             ("*.example.com", "a.b.example.com", false),
             ("*.example.com", "example.com", false),
-            ("*.com", "example.com", false),
+            ("*.com", "example.com", true),
+            ("*.com", "com", false),
+            ("*-a.example.com", "xn--a.example.com", true),
             ("*", "example.com", false),
             ("f*.example.com", "foo.example.com", true),
             ("f*o.example.com", "foo.example.com", true),
