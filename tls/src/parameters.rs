@@ -134,10 +134,7 @@ impl Parameters {
     /// The suite of TLS 1.2 for a client that offers these in its order: the best that both have, and among equals the one that
     /// the client prefers. `None`: the two have none, or do not speak TLS 1.2.
     pub(crate) fn suite_for(&self, offered: &[CipherSuite], ecdsa: bool) -> Option<SupportedCipherSuite> {
-        let newest = |suite: &CipherSuite| TLS13_SUITES.iter().any(|known| known.suite() == *suite);
-        let speaks = |version: ProtocolVersion| self.versions.iter().any(|known| known.version == version);
-        let old = speaks(ProtocolVersion::TLSv1_2);
-        if !old || speaks(ProtocolVersion::TLSv1_3) && offered.iter().any(newest) {
+        if !self.speaks(ProtocolVersion::TLSv1_2) || self.agrees_on_newest(offered) {
             return None;
         }
         let suits = |suite: &&SupportedCipherSuite| suite_name(suite.suite()).contains("-ECDSA-") == ecdsa;
@@ -147,10 +144,29 @@ impl Parameters {
         })
     }
 
-    /// The same with this one suite of TLS 1.2 alone.
+    /// The same with this one suite of TLS 1.2 alone. The versions stay: clients are told that a better one is there (the last
+    /// bytes of the random, RFC 8446 section 4.1.3).
     pub(crate) fn with_suite(&self, suite: SupportedCipherSuite) -> Self {
-        let provider = CryptoProvider { cipher_suites: vec![suite], ..CryptoProvider::clone(&self.provider) };
-        Self { provider: Arc::new(provider), versions: vec![&rustls::version::TLS12], ..self.clone() }
+        let mut provider = CryptoProvider::clone(&self.provider);
+        provider.cipher_suites.retain(|known| known.tls13().is_some());
+        provider.cipher_suites.push(suite);
+        Self { provider: Arc::new(provider), ..self.clone() }
+    }
+
+    /// Whether a client that offers these suites gets TLS 1.3.
+    fn agrees_on_newest(&self, offered: &[CipherSuite]) -> bool {
+        let newest = |suite: &CipherSuite| TLS13_SUITES.iter().any(|known| known.suite() == *suite);
+        self.speaks(ProtocolVersion::TLSv1_3) && offered.iter().any(newest)
+    }
+
+    /// Whether a client that offers these suites can be shown a certificate whose key is one of ECDSA: of TLS 1.2 the suite
+    /// says what signs.
+    pub(crate) fn can_ecdsa(&self, offered: &[CipherSuite]) -> bool {
+        self.agrees_on_newest(offered) || offered.iter().any(|suite| suite_name(*suite).contains("-ECDSA-"))
+    }
+
+    fn speaks(&self, version: ProtocolVersion) -> bool {
+        self.versions.iter().any(|known| known.version == version)
     }
 }
 

@@ -207,7 +207,8 @@ impl ServerContext {
             return Err(Failure::NoServerName);
         }
         let now = SystemTime::now();
-        let ecdsa = hello.signature_schemes().iter().any(is_ecdsa);
+        let suites = hello.cipher_suites();
+        let ecdsa = hello.signature_schemes().iter().any(is_ecdsa) && self.shape.parameters.can_ecdsa(suites);
         let index = self.select(name.as_deref(), ecdsa, now).ok_or(Failure::NoStaple)?;
         let presented = &self.identities[index];
         let ours = &presented.config.alpn_protocols;
@@ -218,7 +219,7 @@ impl ServerContext {
         let stapled = presented.identity.ocsp.as_ref().is_none_or(|response| !response.is_expired(now));
         let suite = match self.shape.prefer_client_ciphers {
             true => None,
-            false => self.shape.parameters.suite_for(hello.cipher_suites(), presented.is_ecdsa),
+            false => self.shape.parameters.suite_for(suites, presented.is_ecdsa),
         };
         let config = match (suite, stapled) {
             (None, true) if agreed => Arc::clone(&presented.config),

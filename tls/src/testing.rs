@@ -45,6 +45,14 @@ impl Authority {
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
+    /// The same with an RSA key.
+    pub(crate) fn issue_rsa(&self, names: &[&str]) -> (String, String) {
+        let key = KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names.iter().map(|name| dns(name)).collect();
+        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+    }
+
     pub(crate) fn identity(&self, names: &[&str]) -> Arc<Identity> {
         let (chain, key) = self.issue(|params| params.subject_alt_names = names.iter().map(|name| dns(name)).collect());
         Arc::new(Identity::load(chain.as_bytes(), key.as_bytes(), None, "<inline>").unwrap())

@@ -163,6 +163,60 @@ async fn names_choose_certificates() {
 }
 
 #[tokio::test]
+async fn of_tls_1_2_the_suites_choose_the_kind_of_key() {
+    let root = Authority::new("root");
+    let (chain, key) = root.issue_rsa(&["a.test"]);
+    let rsa = Arc::new(Identity::load(chain.as_bytes(), key.as_bytes(), None, "<inline>").unwrap());
+    let ecdsa = root.identity(&["a.test"]);
+    let server = build(server(vec![ecdsa.clone(), rsa.clone()], Validation::default()));
+    for (suites, max, chosen) in [
+        (&["ECDHE-RSA-AES128-GCM-SHA256"][..], Version::Tls12, &rsa),
+        (&["ECDHE-ECDSA-AES128-GCM-SHA256"], Version::Tls12, &ecdsa),
+        (&[], Version::Tls12, &ecdsa),
+        (&["ECDHE-RSA-AES128-GCM-SHA256"], Version::Tls13, &ecdsa),
+    ] {
+        let suites: Vec<String> = suites.iter().map(ToString::to_string).collect();
+        let wanted =
+            Wanted { min: Version::Tls12, max, cipher_suites: &suites, groups: &[], signature_algorithms: &[] };
+        let parameters = Parameters::new(&wanted).unwrap();
+        let context = build_client(ClientSettings { parameters, ..client(None, root.validation()) });
+        let (_, client) = shake(&server, &context, Some("a.test")).await;
+        let presented = fingerprint(&client.unwrap().1.peer_chain);
+        assert_eq!(presented, chosen.leaf().sha256, "{suites:?} {max:?}");
+    }
+}
+
+/// RFC 8446 section 4.1.3: who would have got TLS 1.3 learns it, so that nobody in between can take it away.
+#[tokio::test]
+async fn an_answer_in_tls_1_2_says_that_there_is_a_better_one() {
+    let root = Authority::new("root");
+    for (max, expected) in [(Version::Tls13, true), (Version::Tls12, false)] {
+        let settings =
+            ServerSettings { parameters: parameters(max), ..server(vec![root.identity(&[])], Validation::default()) };
+        let (server, (ours, mut theirs)) = (build(settings), duplex(64 << 10));
+        let old = ClientSettings { parameters: parameters(Version::Tls12), ..client(None, root.validation()) };
+        let client = build_client(old);
+        let answer = async {
+            let (near, mut far) = duplex(64 << 10);
+            let target = Target { server_name: Some("a.test"), address: None, alpn: None };
+            let hello = async {
+                let mut hello = vec![0; 4096];
+                let n = far.read(&mut hello).await.unwrap();
+                theirs.write_all(&hello[..n]).await.unwrap();
+                let mut answer = vec![0; 64];
+                theirs.read_exact(&mut answer).await.unwrap();
+                answer
+            };
+            tokio::select! { _ = client.connect(near, target) => unreachable!(), answer = hello => answer }
+        };
+        let answer = tokio::select! { _ = server.accept(ours) => unreachable!(), answer = answer => answer };
+        // The record's head, the message's, the version; then the random.
+        let random = &answer[5 + 4 + 2..][..32];
+        assert_eq!(random.ends_with(b"DOWNGRD\x01"), expected, "{random:x?}");
+    }
+}
+
+#[tokio::test]
 async fn protocols_that_are_not_ours_are_no_reason_to_hang_up() {
     let root = Authority::new("root");
     let server = build(server(vec![root.identity(&[])], Validation::default()));
