@@ -6,6 +6,7 @@ pub mod certificate;
 pub mod client;
 pub mod failure;
 pub mod identity;
+mod kept;
 mod names;
 pub mod ocsp;
 pub mod parameters;

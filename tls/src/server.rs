@@ -3,14 +3,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_lc_rs::digest::{Context as Digest, SHA256};
 use parking_lot::Mutex;
 use rustls::pki_types::UnixTime;
 use rustls::server::{
-    Accepted, Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, ServerSessionMemoryCache,
-    StoresServerSessions,
+    Accepted, Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, StoresServerSessions,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SignatureScheme, SupportedCipherSuite};
@@ -18,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use crate::certificate::KeyKind;
+use crate::kept::KeptSessions;
 use crate::session::{Notes, noting};
 use crate::signing::limited;
 use crate::stream::{Began, TlsStream};
@@ -25,9 +25,6 @@ use crate::tickets::{TicketKeys, Tickets};
 use crate::validation::{Peer, Validation};
 use crate::verifier::Verifier;
 use crate::{Failure, Identity, Parameters, Refused, Session};
-
-/// Sessions that are kept for clients of TLS 1.2 without tickets.
-const KEPT_SESSIONS: usize = 4096;
 
 /// How long a session can be resumed where nothing is said, in seconds.
 const SESSION_TIMEOUT: u32 = 7200;
@@ -63,7 +60,7 @@ pub struct ServerSettings {
     pub tickets: Option<TicketKeys>,
     /// Sessions are kept for clients of TLS 1.2 without tickets.
     pub stateful_sessions: bool,
-    /// In seconds.
+    /// In seconds; 0, as for BoringSSL, is the default.
     pub session_timeout: Option<u32>,
     /// Tells contexts with other trust or other certificates apart: sessions are not resumed from one to another.
     pub digest: [u8; 32],
@@ -299,7 +296,7 @@ struct Shape {
 
 impl Shape {
     fn new(settings: &ServerSettings) -> Result<Self, Refused> {
-        let lifetime = settings.session_timeout.unwrap_or(SESSION_TIMEOUT);
+        let lifetime = settings.session_timeout.filter(|seconds| *seconds > 0).unwrap_or(SESSION_TIMEOUT);
         // Who demands certificates opens no ticket of one who does not.
         let mut digest = Digest::new(&SHA256);
         digest.update(&settings.digest);
@@ -312,7 +309,7 @@ impl Shape {
             alpn: settings.alpn.clone(),
             prefer_client_ciphers: settings.prefer_client_ciphers,
             sessions: if settings.stateful_sessions {
-                ServerSessionMemoryCache::new(KEPT_SESSIONS)
+                Arc::new(KeptSessions::new(Duration::from_secs(lifetime.into())))
             } else {
                 Arc::new(NoServerSessionStorage {})
             },

@@ -1,7 +1,8 @@
 //! Session tickets: their keys, and how they are sealed. Keys are derived for each context, so that a ticket of another validation
-//! or of other roots cannot be opened. It must not know what a ticket holds.
+//! or of other roots cannot be opened; and a ticket says when it was sealed, so that it ends when its time is over, whatever
+//! the client makes of the lifetime that it is told. It must not know what else a ticket holds.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::{hkdf, rand};
@@ -17,6 +18,9 @@ pub const KEY_BYTES: usize = 80;
 const ROTATION: Duration = Duration::from_secs(12 * 60 * 60);
 
 const NAME_BYTES: usize = 16;
+
+/// Of the time at which a ticket was sealed: seconds since 1970, the highest byte first.
+const TIME_BYTES: usize = 8;
 
 /// Where keys come from.
 #[derive(Clone, Default)]
@@ -87,6 +91,31 @@ impl Tickets {
         Ok(Self { lifetime, digest, keys: RwLock::new(Keys { all, made: Instant::now() }), rotates })
     }
 
+    fn seal(&self, plain: &[u8], now: SystemTime) -> Option<Vec<u8>> {
+        let keys = self.keys.read();
+        let key = keys.all.first()?;
+        let mut nonce = [0; NONCE_LEN];
+        rand::fill(&mut nonce).ok()?;
+        let mut sealed = [&seconds(now)?.to_be_bytes(), plain].concat();
+        let unique = Nonce::assume_unique_for_key(nonce);
+        key.seal.seal_in_place_append_tag(unique, Aad::from(key.name), &mut sealed).ok()?;
+        Some([key.name.as_slice(), nonce.as_slice(), sealed.as_slice()].concat())
+    }
+
+    fn open(&self, ticket: &[u8], now: SystemTime) -> Option<Vec<u8>> {
+        let (name, rest) = ticket.split_at_checked(NAME_BYTES)?;
+        let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
+        let keys = self.keys.read();
+        let key = keys.all.iter().find(|key| key.name == name)?;
+        let mut sealed = sealed.to_vec();
+        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+        let plain = key.seal.open_in_place(nonce, Aad::from(key.name), &mut sealed).ok()?;
+        let (time, plain) = plain.split_at_checked(TIME_BYTES)?;
+        // Another process may have sealed it, whose clock goes before this one's.
+        let age = seconds(now)?.saturating_sub(u64::from_be_bytes(time.try_into().ok()?));
+        (age < u64::from(self.lifetime)).then(|| plain.to_vec())
+    }
+
     fn rotate(&self) {
         if !self.rotates || self.keys.read().made.elapsed() < ROTATION {
             return;
@@ -100,6 +129,10 @@ impl Tickets {
             keys.made = Instant::now();
         }
     }
+}
+
+fn seconds(time: SystemTime) -> Option<u64> {
+    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
 }
 
 fn random(digest: &[u8; 32]) -> Result<Key, Refused> {
@@ -140,26 +173,11 @@ impl ProducesTickets for Tickets {
 
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
         self.rotate();
-        let keys = self.keys.read();
-        let key = keys.all.first()?;
-        let mut nonce = [0; NONCE_LEN];
-        rand::fill(&mut nonce).ok()?;
-        let mut sealed = plain.to_vec();
-        key.seal
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(key.name), &mut sealed)
-            .ok()?;
-        Some([key.name.as_slice(), nonce.as_slice(), sealed.as_slice()].concat())
+        self.seal(plain, SystemTime::now())
     }
 
     fn decrypt(&self, ticket: &[u8]) -> Option<Vec<u8>> {
-        let (name, rest) = ticket.split_at_checked(NAME_BYTES)?;
-        let (nonce, sealed) = rest.split_at_checked(NONCE_LEN)?;
-        let keys = self.keys.read();
-        let key = keys.all.iter().find(|key| key.name == name)?;
-        let mut sealed = sealed.to_vec();
-        let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-        let plain = key.seal.open_in_place(nonce, Aad::from(key.name), &mut sealed).ok()?;
-        Some(plain.to_vec())
+        self.open(ticket, SystemTime::now())
     }
 }
 
@@ -191,6 +209,16 @@ mod tests {
         *broken.last_mut().unwrap() ^= 1;
         assert!(first.decrypt(&broken).is_none());
         assert!(first.decrypt(&ticket[..20]).is_none());
+    }
+
+    #[test]
+    fn a_ticket_opens_for_its_lifetime() {
+        let tickets = tickets(&TicketKeys::Random, 0);
+        let then = SystemTime::now();
+        let ticket = tickets.seal(b"session", then).unwrap();
+        let after = |seconds| tickets.open(&ticket, then + Duration::from_secs(seconds)).is_some();
+        assert_eq!((after(0), after(7199), after(7200)), (true, true, false));
+        assert!(tickets.open(&ticket, then - Duration::from_secs(60)).is_some(), "another's clock");
     }
 
     #[test]
