@@ -13,7 +13,9 @@ const ROUTES: &str = "[{ match: { prefix: / }, route: { cluster: up } }]";
 fn a_request_that_runs_is_finished_and_its_connection_closed() {
     let (go, wait) = std::sync::mpsc::channel::<()>();
     let wait = std::sync::Mutex::new(wait);
+    let (asked, is_asked) = std::sync::mpsc::channel::<()>();
     let upstream = Upstream::scripted(move |_| {
+        asked.send(()).unwrap();
         let _ = wait.lock().unwrap().recv_timeout(Duration::from_secs(10));
         Answer::Bytes(ok("finished"))
     });
@@ -22,11 +24,10 @@ fn a_request_that_runs_is_finished_and_its_connection_closed() {
     let mut gateway = Gateway::start_with(&bootstrap, &["--drain-time-s", "5"]);
     let mut client = Client::new(port);
     client.send("GET / HTTP/1.1\r\nhost: test\r\n\r\n");
-    std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_millis(300));
-        go.send(()).unwrap();
-    });
+    is_asked.recv_timeout(Duration::from_secs(20)).unwrap();
     gateway.signal("TERM");
+    gateway.wait_for("draining");
+    go.send(()).unwrap();
     let response = client.response();
     assert_eq!((response.status, response.text().as_str()), (200, "finished"));
     assert_eq!(response.header("connection"), Some("close"));

@@ -104,14 +104,17 @@ fn a_reset_by_the_client_reaches_the_upstream() {
         let mut sender = client(port).await.ready().await.unwrap();
         let request = http::Request::get("http://test/slow").body(()).unwrap();
         let (response, mut sending) = sender.send_request(request, false).unwrap();
+        let (asked, is_asked) = tokio::sync::oneshot::channel();
         let closed = tokio::task::spawn_blocking(move || {
             use std::io::Read;
             let (mut stream, _) = listener.accept().unwrap();
-            let mut all = Vec::new();
+            let mut all = vec![0; 9];
+            stream.read_exact(&mut all).unwrap();
+            asked.send(()).unwrap();
             let _ = stream.read_to_end(&mut all);
             all
         });
-        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        is_asked.await.unwrap();
         sending.send_reset(h2::Reason::CANCEL);
         drop(response);
         assert!(closed.await.unwrap().starts_with(b"GET /slow"));

@@ -116,7 +116,7 @@ async fn what_is_too_long_changes_nothing() {
 #[tokio::test]
 async fn consul_is_asked_at_a_pace() {
     let (address, mut requests) = server().await;
-    let pause = Duration::from_millis(100);
+    let pause = Duration::from_millis(25);
     let (hand, mut source) = registered(consul(&format!("consul://{address}"), None, pause));
     let began = Instant::now();
     hand.send(sets(&["consul/hot"])).await.unwrap();

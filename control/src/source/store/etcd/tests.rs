@@ -217,7 +217,8 @@ async fn a_start_waits_for_etcd() {
     fake.make(|state| state.leader = false);
     let url = url(&[&member]);
     let starting = tokio::spawn(async move { Kept::connect(url, None, Elsewhere::default()).await });
-    until(|| fake.state.lock().ranges.is_empty()).await;
+    until(|| fake.state.lock().leaderless > 1).await;
+    assert!(!starting.is_finished());
     fake.make(|state| state.leader = true);
     assert_eq!(within(starting).await.unwrap().unwrap().set().len(), 1);
 }

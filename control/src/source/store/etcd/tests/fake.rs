@@ -39,6 +39,8 @@ pub(super) struct State {
     history: Vec<Event>,
     /// Where there is none, nothing is answered.
     pub(super) leader: bool,
+    /// How often that was said.
+    pub(super) leaderless: usize,
     /// User and password, once they are asked for.
     pub(super) user: Option<(String, String)>,
     /// The token that is good.
@@ -168,8 +170,9 @@ impl State {
         Ok(TxnResponse { header: self.header(), succeeded })
     }
 
-    fn admit(&self, metadata: &MetadataMap) -> Result<(), Status> {
+    fn admit(&mut self, metadata: &MetadataMap) -> Result<(), Status> {
         if !self.leader {
+            self.leaderless += 1;
             return Err(Status::unavailable("etcdserver: no leader"));
         }
         let Some(_) = &self.user else { return Ok(()) };
@@ -203,6 +206,7 @@ impl Fake {
             compacted: 0,
             history: Vec::new(),
             leader: true,
+            leaderless: 0,
             user: None,
             token: "token-1".to_owned(),
             max_txn_ops: 128,
