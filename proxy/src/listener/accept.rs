@@ -353,7 +353,7 @@ async fn run_chain(
         Ok(transport) => transport,
         Err(stopped) => return stopped.settle(&chain, shared, info, times),
     };
-    let closing = admit(&mut filters, false, &mut info, shared).await;
+    let closing = admit(&mut filters, Turn::Rest, &mut info, shared).await;
     let info: Arc<ConnectionInfo> = info.into();
     if let Some(closing) = closing {
         return closed(&chain, shared, &info, times, closing, transport);
@@ -463,7 +463,7 @@ async fn secure(
     shared: &Arc<Shared>,
     transport: Transport,
 ) -> Result<Transport, Stopped> {
-    if let Some(closing) = admit(filters, true, info, shared).await {
+    if let Some(closing) = admit(filters, Turn::BeforeHandshake, info, shared).await {
         return Err(Stopped::Closed(closing, transport));
     }
     let limit = chain.transport_connect_timeout.unwrap_or(Duration::MAX);
@@ -504,16 +504,28 @@ fn closed(
     stream
 }
 
-/// Asks the filters in turn before a byte is read; the answer of the one that closes. `first`: those that go before a handshake,
-/// where there is one; the others are asked after it.
+/// Which network filters are asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Those that need not wait for a handshake that is to come.
+    BeforeHandshake,
+    /// All that were not asked: without a handshake, all.
+    Rest,
+}
+
+/// Asks the filters whose turn it is before a byte is read; the answer of the one that closes.
 async fn admit(
     filters: &mut [Box<dyn tidegate_filters::network::NetworkFilter>],
-    first: bool,
+    turn: Turn,
     info: &mut ConnectionInfo,
     shared: &Arc<Shared>,
 ) -> Option<Closing> {
     let secured = info.tls.is_some();
-    for filter in filters.iter_mut().filter(|filter| first == (filter.goes_first() && (first || secured))) {
+    let is_asked = |first: bool| match turn {
+        Turn::BeforeHandshake => first,
+        Turn::Rest => !(first && secured),
+    };
+    for filter in filters.iter_mut().filter(|filter| is_asked(filter.goes_first())) {
         let verdict = match filter.on_connection(info, shared.runtime()) {
             NetworkStep::Continue => NetworkVerdict::Continue,
             NetworkStep::Wait(wait) => wait.await,
