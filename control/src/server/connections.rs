@@ -25,6 +25,9 @@ use super::tls::{Carrier, Tls};
 /// How long to wait after a connection could not be accepted: most often there are too many files open.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// How long there is to take in what came in time and is read too late, since this process had other things to do.
+const LATE: Duration = Duration::from_secs(1);
+
 /// What connections may do.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
@@ -213,6 +216,8 @@ pub(crate) struct Guarded {
     peer: SocketAddr,
     doing: Arc<Doing>,
     look: Pin<Box<Sleep>>,
+    /// Its time is over, and it was given [`LATE`].
+    late: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -221,7 +226,7 @@ impl Guarded {
         let now = Instant::now();
         let doing = Arc::new(Doing { limits, now: Mutex::new(Now::Beginning(now)) });
         let look = Box::pin(tokio::time::sleep_until(now + limits.head.min(limits.idle)));
-        Self { stream, peer, doing, look, _place: place }
+        Self { stream, peer, doing, look, late: false, _place: place }
     }
 
     /// Whether its time is over. Where it is busy now it is looked at again later.
@@ -233,9 +238,19 @@ impl Guarded {
                 Some(deadline) => deadline,
                 None => now + self.doing.limits.idle,
             };
+            self.late = false;
             self.look.as_mut().reset(again);
         }
         false
+    }
+
+    /// Gives one whose time is over a little more, once.
+    fn extend(&mut self, context: &mut Context<'_>) -> bool {
+        if std::mem::replace(&mut self.late, true) {
+            return false;
+        }
+        self.look.as_mut().reset(Instant::now() + LATE);
+        self.look.as_mut().poll(context).is_pending()
     }
 }
 
@@ -253,11 +268,13 @@ impl AsyncRead for Guarded {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.is_over(context) {
-            tracing::debug!(peer = %self.peer, "a connection that asks nothing is closed");
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if !self.is_over(context) || buffer.filled().len() > before && self.extend(context) {
+            return read;
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        tracing::debug!(peer = %self.peer, "a connection that asks nothing is closed");
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
@@ -297,7 +314,7 @@ mod tests {
 
     use super::*;
 
-    const SHORT: Duration = Duration::from_millis(100);
+    const SHORT: Duration = Duration::from_secs(10);
     const LONG: Duration = Duration::from_secs(600);
 
     /// Answers after a second request has come, where `/wait` is asked for.
@@ -362,7 +379,53 @@ mod tests {
 
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-    #[tokio::test]
+    /// A connection whose other end said this before it was looked at for so long.
+    async fn late(said: &[u8], how: Duration) -> (TcpStream, Guarded) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, peer) = listener.accept().await.unwrap();
+        client.write_all(said).await.unwrap();
+        if !said.is_empty() {
+            stream.readable().await.unwrap();
+        }
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let limits = Limits { most: 1, head: SHORT, idle: LONG };
+        let guarded = Guarded::new(Carrier::new(stream, None), peer, place, limits);
+        tokio::time::advance(how).await;
+        (client, guarded)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_in_time_is_read_however_late() {
+        let (_client, mut guarded) = late(b"GET / HTTP/1.1\r\n", SHORT + LATE).await;
+        let mut read = [0; 64];
+        assert_eq!(guarded.read(&mut read).await.unwrap(), 16);
+        // What it begins with is asked for in a while.
+        let asked = Underway::new(&guarded.doing);
+        let more = tokio::time::timeout(3 * SHORT, guarded.read(&mut read)).await;
+        assert!(more.is_err(), "{more:?}");
+        drop(asked);
+        let (_client, mut guarded) = late(b"", SHORT).await;
+        assert_eq!(guarded.read(&mut read).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_on_saying_what_asks_nothing_is_not_kept() {
+        let (mut client, mut guarded) = late(b"GET / HTTP/1.1\r\n", SHORT).await;
+        let began = Instant::now();
+        let mut read = [0; 64];
+        let ended = loop {
+            match guarded.read(&mut read).await {
+                Ok(_) => client.write_all(b"a: b\r\n").await.unwrap(),
+                Err(error) => break error,
+            }
+            tokio::time::advance(LATE / 4).await;
+        };
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() <= 2 * LATE, "{:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_asks_nothing_is_not_kept() {
         let serving = Serving::start(Limits { most: 10, head: SHORT, idle: LONG }).await;
         for bytes in [&b""[..], &PREFACE[..10], b"GET / HTTP/1.1\r\nhost: x\r\n", PREFACE] {
@@ -371,14 +434,14 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_asks_nothing_more_is_not_kept() {
         let serving = Serving::start(Limits { most: 10, head: LONG, idle: SHORT }).await;
         let heard = serving.hear(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
         assert!(heard.starts_with(b"HTTP/1.1 200") && heard.ends_with(b"answer"));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_waits_for_an_answer_is_kept() {
         let serving = Serving::start(Limits { most: 10, head: SHORT, idle: SHORT }).await;
         let waiting = serving.hear(b"GET /wait HTTP/1.1\r\nhost: x\r\n\r\n");
