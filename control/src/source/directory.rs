@@ -16,10 +16,9 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use tidegate_xds::pb::envoy::config::core::v3::Node;
-use tokio::task::JoinError;
 
 use self::file::Held;
-use super::{Elsewhere, Refused, Registries, Source};
+use super::{Elsewhere, Refused, Registries, Source, aside};
 use crate::server::{Group, Resource, ResourceSet, Sets};
 use crate::short::Parsed;
 
@@ -189,16 +188,6 @@ impl Read {
 impl Stamp {
     fn of(meta: &std::fs::Metadata) -> Self {
         Self { device: meta.dev(), inode: meta.ino(), length: meta.len(), modified: meta.modified().ok() }
-    }
-}
-
-/// Does what takes long where it holds nobody up.
-async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
-        Ok(done) => done,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        // The process ends.
-        Err(Err(_)) => std::future::pending().await,
     }
 }
 

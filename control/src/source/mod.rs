@@ -7,12 +7,15 @@ mod store;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 
 pub use directory::Directory;
 pub use registry::{Registered, Registries, Registry};
 pub use store::{Change, ChangeError, Changed, EtcdUrl, EtcdUrlError, Expected, Link, Password, Store};
+
+use tokio::task::JoinError;
 
 use crate::server::resource_set::Reference;
 use crate::server::{Resource, ResourceSet, ResourceType, Sets};
@@ -75,4 +78,19 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.faults.join("\n"))
     }
+}
+
+/// Does what takes long where it holds nobody up.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await.map_err(JoinError::try_into_panic) {
+        Ok(done) => done,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The process ends.
+        Err(Err(_)) => std::future::pending().await,
+    }
+}
+
+/// Any number: the standard library's hashes begin with one.
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
 }

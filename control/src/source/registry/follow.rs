@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::instance::Instance;
 use super::{Answer, Cursor, Registry, Told};
 use crate::client::Backoff;
+use crate::source::random;
 
 /// Whatever a registry answers, it is asked no more often.
 const SHORTEST: Duration = Duration::from_millis(20);
@@ -88,12 +89,6 @@ impl Oddities {
     fn left_out(&mut self, count: usize) -> bool {
         std::mem::replace(&mut self.left_out, count) != count
     }
-}
-
-/// Any number: the standard library's hashes begin with one.
-fn random() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0)
 }
 
 #[cfg(test)]

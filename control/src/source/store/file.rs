@@ -115,7 +115,7 @@ mod tests {
     use crate::server::testing::cluster;
     use crate::server::{Resource, ResourceType};
     use crate::source::Source;
-    use crate::source::store::{Expected, Following};
+    use crate::source::store::{Expected, Following, Store};
     use tidegate_xds::any;
     use tidegate_xds::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig;
 
@@ -174,6 +174,28 @@ mod tests {
         again.change(delete("a", None), false).unwrap();
         drop(again);
         assert!(Kept::open(&scratch.0, Elsewhere::default()).unwrap().set().is_empty());
+    }
+
+    /// Writing takes long, and may have to wait for another.
+    #[tokio::test]
+    async fn a_change_holds_nobody_up() {
+        let scratch = Scratch::new("aside");
+        let kept = Arc::new(Kept::open(&scratch.0, Elsewhere::default()).unwrap());
+        let store = Store(super::super::Kept::File(kept.clone()));
+        let (begun, has_begun) = std::sync::mpsc::channel();
+        let (end, ends) = std::sync::mpsc::channel();
+        let other = std::thread::spawn(move || {
+            let _writing = kept.writing.lock();
+            begun.send(()).unwrap();
+            ends.recv_timeout(std::time::Duration::from_secs(5))
+        });
+        has_begun.recv().unwrap();
+        let mut change = std::pin::pin!(store.change(put(cluster("a", ""), None), false));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(change.as_mut().poll(&mut context).is_pending(), "it waits for the other, and all with it");
+        end.send(()).unwrap();
+        assert_eq!(change.await.unwrap().len(), 1);
+        other.join().unwrap().unwrap();
     }
 
     #[test]

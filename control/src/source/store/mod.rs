@@ -13,7 +13,7 @@ use tokio::sync::watch;
 pub use change::{Change, ChangeError, Changed, Expected};
 pub use etcd::{EtcdUrl, EtcdUrlError, Link, Password};
 
-use super::{Elsewhere, Refused, Registries, Source};
+use super::{Elsewhere, Refused, Registries, Source, aside};
 use crate::server::{ResourceSet, Sets};
 
 /// What a store tells whoever serves it.
@@ -26,7 +26,7 @@ pub struct Store(Kept);
 /// Where it keeps what it has.
 #[derive(Debug)]
 enum Kept {
-    File(file::Kept),
+    File(Arc<file::Kept>),
     Etcd(etcd::Kept),
 }
 
@@ -42,7 +42,7 @@ impl Store {
         registries: Registries,
     ) -> Result<Arc<Self>, Refused> {
         let elsewhere = Elsewhere { clusters: held_elsewhere.into_iter().collect(), registries };
-        Ok(Arc::new(Self(Kept::File(file::Kept::open(directory, elsewhere)?))))
+        Ok(Arc::new(Self(Kept::File(Arc::new(file::Kept::open(directory, elsewhere)?)))))
     }
 
     /// The same for what etcd keeps, where others change it too. Waits for etcd as long as it cannot be reached.
@@ -81,7 +81,10 @@ impl Store {
     /// Nothing has changed then, unless where it is kept did not say what became of the change.
     pub async fn change(&self, change: Change, only_say: bool) -> Result<Vec<Changed>, ChangeError> {
         match &self.0 {
-            Kept::File(file) => file.change(change, only_say),
+            Kept::File(file) => {
+                let file = Arc::clone(file);
+                aside(move || file.change(change, only_say)).await
+            }
             Kept::Etcd(etcd) => etcd.change(change, only_say).await,
         }
     }

@@ -1,7 +1,6 @@
 //! Follows an etcd for as long as somebody needs it: reads everything at one revision, then watches from there, at one member
 //! after another. It must not know what becomes of what is there.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use super::mirror::{MOST_BYTES, Mirror};
 use super::session::{Fault, LONGEST, Session, Watch};
 use super::{Shared, is_another, refused};
 use crate::client::Backoff;
-use crate::source::Refused;
+use crate::source::{Refused, random};
 
 /// How many keys are asked for at once, unless they are long.
 const PAGE: i64 = 256;
@@ -205,9 +204,4 @@ async fn read(
 
 fn more_than_is_kept() -> Fault {
     Fault::TooMuch(format!("more than {} MiB are kept under the prefix", MOST_BYTES >> 20))
-}
-
-/// Any number: the standard library's hashes begin with one.
-fn random() -> u64 {
-    RandomState::new().hash_one(0)
 }
