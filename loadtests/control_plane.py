@@ -1,6 +1,6 @@
 """`tidegate control` drives the real Envoy and tidegate through one script, in both dialects, over streams of
-one type and over REST: start, update, what the source refuses, what the proxy refuses, removal, restarts of either side.
-Requests run all the while: none may fail. It ends with 0 when all holds.
+one type and over REST: start, update, what the source refuses, what the proxy refuses, removal, restarts of either side; then
+restarts of the control plane with other clusters each time (flips). Requests run all the while: none may fail. It ends with 0 when all holds.
 
     python3 loadtests/control_plane.py                    # the newest tidegate in target/
     python3 loadtests/control_plane.py --case envoy       # the cases whose names hold this
@@ -151,13 +151,14 @@ class Control:
 
 
 class Traffic:
-    """Requests one after another on new connections, from now until it is stopped; what fails is counted."""
+    """Requests one after another on new connections, from now until it is stopped; what fails is kept."""
 
-    def __init__(self, port):
+    def __init__(self, port, threads=1):
         self.port, self.sent, self.failed, self.version = port, 0, [], None
         self.going = True
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
+        self.threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+        for thread in self.threads:
+            thread.start()
 
     def _run(self):
         while self.going:
@@ -186,7 +187,8 @@ class Traffic:
 
     def stop(self):
         self.going = False
-        self.thread.join()
+        for thread in self.threads:
+            thread.join()
 
 
 def reachable(port):
@@ -215,22 +217,66 @@ def refusals(status):
     return [kind["refusal"]["reason"] for client in status["clients"] for kind in client["types"] if kind["refusal"]]
 
 
-def run(binary, control_binary, source, dialect, directory):
-    """The script, with one proxy. What it returns is how long changes took, in seconds."""
-    ports = {name: process.free_port() for name in ("xds", "status", "listener", "other", "admin", "upstream")}
-    files = Source(os.path.join(directory, "resources"), source, ports)
-    files.clusters("a")
-    files.routes("1", "a")
-    files.listener("main", ports["listener"])
-    config = os.path.join(directory, "bootstrap.json")
-    with open(config, "w") as file:
-        json.dump(bootstrap(source, dialect, ports["xds"], ports["admin"]), file)
-    streams = dialect != "REST"
-    took, traffic, proxy = [], None, None
-    upstream = subprocess.Popen([sys.executable, "-m", "http.server", str(ports["upstream"]), "--bind", "127.0.0.1"],
-                                cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    log = open(os.path.join(directory, "log"), "w")
-    control = Control(control_binary, files.directory, ports, log)
+class Stage:
+    """A control plane, an upstream, and room for one proxy: all that was started is ended with it. What was logged is shown when
+    something went wrong."""
+
+    def __init__(self, binary, control_binary, source, dialect, directory):
+        self.ports = {name: process.free_port() for name in ("xds", "status", "listener", "other", "admin", "upstream")}
+        self.files = Source(os.path.join(directory, "resources"), source, self.ports)
+        self.files.clusters("a")
+        self.files.routes("1", "a")
+        self.files.listener("main", self.ports["listener"])
+        self.config = os.path.join(directory, "bootstrap.json")
+        with open(self.config, "w") as file:
+            json.dump(bootstrap(source, dialect, self.ports["xds"], self.ports["admin"]), file)
+        self.binary, self.proxy, self.traffic = binary, None, None
+        self.log = open(os.path.join(directory, "log"), "w")
+        self.control = Control(control_binary, self.files.directory, self.ports, self.log)
+        self.upstream = subprocess.Popen(
+            [sys.executable, "-m", "http.server", str(self.ports["upstream"]), "--bind", "127.0.0.1"], cwd=directory,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def start(self, threads=1):
+        """Until the first version is served to requests that do not end before this."""
+        self.control.start()
+        self.start_proxy()
+        until("the proxy serves", lambda: reachable(self.ports["listener"]))
+        self.traffic = Traffic(self.ports["listener"], threads)
+        self.traffic.wait("1")
+
+    def start_proxy(self):
+        self.proxy = subprocess.Popen([str(self.binary), "-c", self.config, "--concurrency", "1", "--disable-hot-restart"],
+                                      stdout=self.log, stderr=self.log)
+
+    def nothing_failed(self):
+        self.traffic.stop()
+        failed, sent = self.traffic.failed, self.traffic.sent
+        if failed:
+            raise SystemExit(f"{len(failed)} of {sent} requests failed: {failed[:5]}")
+        return sent
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, error, *_):
+        if error:
+            self.log.flush()
+            with open(self.log.name) as lines:
+                print("".join(lines.readlines()[-40:]), file=sys.stderr)
+        if self.traffic:
+            self.traffic.stop()
+        for child in (self.proxy, self.control.process, self.upstream):
+            if child and child.poll() is None:
+                child.kill()
+                child.wait()
+        self.log.close()
+
+
+def run(stage, source, dialect):
+    """The script, with one proxy. What it returns is how long changes took, in seconds, and how many requests there were."""
+    streams, took = dialect != "REST", []
+    files, control, ports = stage.files, stage.control, stage.ports
 
     def move(version, before, after, bad=None):
         """To the last cluster of those that are there afterwards. Only an aggregated stream can keep the order."""
@@ -243,84 +289,85 @@ def run(binary, control_binary, source, dialect, directory):
         took.append(traffic.wait(version))
         files.clusters(*after, bad=bad)
 
-    def start_proxy():
-        return subprocess.Popen([str(binary), "-c", config, "--concurrency", "1"], stdout=log, stderr=log)
+    stage.start()
+    traffic = stage.traffic
 
-    try:
-        control.start()
-        proxy = start_proxy()
-        until("the proxy serves", lambda: reachable(ports["listener"]))
-        traffic = Traffic(ports["listener"])
-        traffic.wait("1")
+    # An update that moves routes to a new cluster, and takes the old one away at the same time.
+    move("2", ["a"], ["b"])
+    control.wait("all is taken", lambda status: settled(status, streams))
 
-        # An update that moves routes to a new cluster, and takes the old one away at the same time.
-        move("2", ["a"], ["b"])
-        control.wait("all is taken", lambda status: settled(status, streams))
+    # The source refuses what names nothing: with file and line, and nothing changes.
+    files.routes("3", "nowhere")
+    status = control.wait("the source refuses", lambda status: status["source"]["refused"])
+    fault = status["source"]["refused"]["faults"][0]
+    if not fault.startswith("routes.json:1: ") or "there is no Cluster 'nowhere'" not in fault:
+        raise SystemExit(f"a fault without its place: {fault}")
+    files.routes("4", "b")
+    took.append(traffic.wait("4"))
 
-        # The source refuses what names nothing: with file and line, and nothing changes.
-        files.routes("3", "nowhere")
-        status = control.wait("the source refuses", lambda status: status["source"]["refused"])
-        fault = status["source"]["refused"]["faults"][0]
-        if not fault.startswith("routes.json:1: ") or "there is no Cluster 'nowhere'" not in fault:
-            raise SystemExit(f"a fault without its place: {fault}")
-        files.routes("4", "b")
-        took.append(traffic.wait("4"))
+    # The proxy refuses one cluster of several: the others arrive, and the control plane says who refused what.
+    move("5", ["b"], ["b", "c"], bad="bad")
+    if streams:
+        control.wait("a refusal", lambda status: any("bad" in reason for reason in refusals(status)))
+        if dialect == "DELTA_GRPC":
+            control.wait("only the bad one is refused", lambda status: [
+                kind["refused"] for client in status["clients"] for kind in client["types"]
+                if kind["type"] == "Cluster"] == [["bad"]])
+    files.clusters("b", "c")
+    control.wait("nothing is refused", lambda status: not refusals(status) and settled(status, streams))
 
-        # The proxy refuses one cluster of several: the others arrive, and the control plane says who refused what.
-        move("5", ["b"], ["b", "c"], bad="bad")
-        if streams:
-            status = control.wait("a refusal", lambda status: any("bad" in reason for reason in refusals(status)))
-            if dialect == "DELTA_GRPC":
-                control.wait("only the bad one is refused", lambda status: [
-                    kind["refused"] for client in status["clients"] for kind in client["types"]
-                    if kind["type"] == "Cluster"] == [["bad"]])
-        files.clusters("b", "c")
-        control.wait("nothing is refused", lambda status: not refusals(status) and settled(status, streams))
+    # A listener comes and goes.
+    files.listener("other", ports["other"])
+    until("another listener", lambda: reachable(ports["other"]))
+    files.remove("other.json")
+    until("it is gone", lambda: not reachable(ports["other"]))
 
-        # A listener comes and goes.
-        files.listener("other", ports["other"])
-        until("another listener", lambda: reachable(ports["other"]))
-        files.remove("other.json")
-        until("it is gone", lambda: not reachable(ports["other"]))
+    # The control plane is gone, and comes back with something else.
+    control.end()
+    time.sleep(0.5)
+    files.routes("6", "c")
+    control.start()
+    took.append(traffic.wait("6"))
+    # ... and with the same.
+    control.end()
+    control.start()
+    if streams:
+        control.wait("the proxy is back", lambda status: status["clients"] and settled(status, streams))
+    files.routes("7", "b")
+    took.append(traffic.wait("7"))
 
-        # The control plane is gone, and comes back with something else.
-        control.end()
-        time.sleep(0.5)
-        files.routes("6", "c")
-        control.start()
-        took.append(traffic.wait("6"))
-        # ... and with the same.
-        control.end()
-        control.start()
-        if streams:
-            control.wait("the proxy is back", lambda status: status["clients"] and settled(status, streams))
-        files.routes("7", "b")
-        took.append(traffic.wait("7"))
+    # The proxy is gone, and comes back.
+    sent = stage.nothing_failed()
+    stage.proxy.terminate()
+    stage.proxy.wait(timeout=PATIENCE)
+    control.wait("nobody is there", lambda status: not status["clients"])
+    stage.start_proxy()
+    until("the proxy serves again", lambda: reachable(ports["listener"]))
+    control.end()
+    return took, sent
 
-        # The proxy is gone, and comes back.
-        traffic.stop()
-        proxy.terminate()
-        proxy.wait(timeout=PATIENCE)
-        control.wait("nobody is there", lambda status: not status["clients"])
-        proxy = start_proxy()
-        until("the proxy serves again", lambda: reachable(ports["listener"]))
-        if traffic.failed:
-            raise SystemExit(f"{len(traffic.failed)} of {traffic.sent} requests failed: {traffic.failed[:5]}")
-        control.end()
-    except BaseException:
-        log.flush()
-        with open(log.name) as lines:
-            print("".join(lines.readlines()[-40:]), file=sys.stderr)
-        raise
-    finally:
-        if traffic:
-            traffic.going = False
-        for child in (proxy, control.process, upstream):
-            if child and child.poll() is None:
-                child.kill()
-                child.wait()
-        log.close()
-    return took, traffic.sent
+
+def flip(stage, dialect, rounds):
+    """Restarts of the control plane, each with other clusters and routes than before. It does not know what the proxy has, and
+    still what the routes need comes before them and goes after them. To who is told the state of the world only additions can
+    come so: that the old cluster stays a while is up to whoever changes it."""
+    took, before = [], "a"
+    stage.start(threads=4)
+    for number in range(rounds):
+        after, version = "ab"[(number + 1) % 2] + str(number), str(number + 2)
+        stage.control.end()
+        stay = [] if dialect == "DELTA_GRPC" else [before]
+        stage.files.clusters(*stay, after)
+        stage.files.routes(version, after)
+        stage.control.start()
+        took.append(stage.traffic.wait(version))
+        stage.files.clusters(after)
+        stage.control.wait("the old cluster is gone", lambda status: status["clients"] and settled(status, True))
+        until("the proxy has let go of it", lambda: not warm(stage.ports["admin"], before))
+        before = after
+    sent = stage.nothing_failed()
+    stage.control.end()
+    return took, sent
 
 
 def settled(status, streams):
@@ -333,19 +380,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subject", help="the tidegate binary (default: the newest in target/)")
     parser.add_argument("--case", default="", help="only the cases whose names hold this")
+    parser.add_argument("--flips", type=int, default=10, help="how often the control plane comes back with other clusters")
     options = parser.parse_args()
     environment.enter()
     tidegate, envoy = environment.subject(options.subject), environment.oracle()
-    cases = [(f"{name} {what}", binary, source, dialect)
-             for name, binary in (("envoy", envoy), ("tidegate", tidegate))
-             for what, source, dialect in (
-                 ("aggregated delta", ads(), "DELTA_GRPC"), ("aggregated state of the world", ads(), "GRPC"),
-                 ("delta by type", alone("DELTA_GRPC"), "DELTA_GRPC"), ("state of the world by type", alone("GRPC"), "GRPC"),
-                 ("REST", alone("REST"), "REST"))]
-    for name, binary, source, dialect in cases:
+    proxies = (("envoy", envoy), ("tidegate", tidegate))
+    aggregated = (("aggregated delta", ads(), "DELTA_GRPC"), ("aggregated state of the world", ads(), "GRPC"))
+    alone_each = (("delta by type", alone("DELTA_GRPC"), "DELTA_GRPC"),
+                  ("state of the world by type", alone("GRPC"), "GRPC"), ("REST", alone("REST"), "REST"))
+    cases = [(f"{name} {what}", binary, source, dialect, lambda stage, source=source, dialect=dialect: run(stage, source, dialect))
+             for name, binary in proxies for what, source, dialect in aggregated + alone_each]
+    cases += [(f"{name} flips, {what}", binary, source, dialect,
+               lambda stage, dialect=dialect: flip(stage, dialect, options.flips))
+              for name, binary in proxies for what, source, dialect in aggregated]
+    for name, binary, source, dialect, script in cases:
         if options.case in name:
-            with tempfile.TemporaryDirectory() as directory:
-                took, sent = run(binary, tidegate, source, dialect, directory)
+            with tempfile.TemporaryDirectory() as directory, Stage(binary, tidegate, source, dialect, directory) as stage:
+                took, sent = script(stage)
             print(f"ok  {name}: {sent} requests, none failed; the slowest change took {max(took):.2f} s", flush=True)
     return 0
 

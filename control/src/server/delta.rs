@@ -14,7 +14,7 @@ use tidegate_xds::pb::envoy::service::discovery::v3::{
 use watch::{Watch, Word};
 
 use super::resource_set::{Resource, ResourceSet, ResourceType};
-use super::rollout::{Progress, Rollout, order};
+use super::rollout::{Rollout, Standing, order};
 use super::{Dialect, Refusal, ResourceStatus, TypeStatus};
 
 /// One stream.
@@ -50,8 +50,11 @@ impl Dialect for Delta {
         match self.watches.binary_search_by_key(&kind, Watch::kind) {
             Ok(place) => self.watches[place].receive(&request, now),
             Err(place) => {
-                let served = self.rollout.served(kind).clone();
-                self.watches.insert(place, Watch::new(kind, served, &request));
+                if !request.initial_resource_versions.is_empty() {
+                    self.rollout.resume(now);
+                }
+                let (served, lingers) = (self.rollout.served(kind).clone(), self.rollout.lingers(kind));
+                self.watches.insert(place, Watch::new(kind, served, &request, lingers));
                 None
             }
         }
@@ -61,6 +64,9 @@ impl Dialect for Delta {
         self.advance(now);
         for place in order(self.watches.len(), self.rollout.is_removing()) {
             let watch = &mut self.watches[place];
+            if self.rollout.holds(watch.kind()) {
+                continue;
+            }
             let Some(words) = watch.next_words(self.nonce + 1) else { continue };
             self.nonce += 1;
             return Some(response(watch, words, self.nonce, &self.control_plane));
@@ -92,15 +98,8 @@ impl Dialect for Delta {
 impl Delta {
     fn advance(&mut self, now: Instant) {
         loop {
-            let of = |watch: &Watch| (watch.kind(), watch.progress(self.rollout.newest(watch.kind())));
-            let (mut clusters, mut all) = (Progress::Settled, Progress::Settled);
-            for (kind, progress) in self.watches.iter().map(of) {
-                all = all.min(progress);
-                if kind == ResourceType::CLUSTER {
-                    clusters = progress;
-                }
-            }
-            if !self.rollout.advance(clusters, all, now) {
+            let of = |watch: &Watch| (watch.kind(), watch.progress(self.rollout.newest(watch.kind())), watch.held());
+            if !self.rollout.advance(Standing::of(self.watches.iter().map(of)), now) {
                 return;
             }
             self.serve();
@@ -110,6 +109,9 @@ impl Delta {
     fn serve(&mut self) {
         for watch in &mut self.watches {
             watch.serve(self.rollout.served(watch.kind()));
+            if self.rollout.is_removing() {
+                watch.let_go();
+            }
         }
     }
 }

@@ -13,6 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// More than this does not linger, whatever is rejected.
 const MOST_LINGERING: usize = 10_000;
 
+/// A client that comes back asks for all its types at once: how long after one of them the next is waited for.
+const SETTLING: Duration = Duration::from_millis(500);
+
 /// What a type, or a stream, has still to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Progress {
@@ -23,6 +26,31 @@ pub(super) enum Progress {
     /// Something was rejected: what it was to replace may name what is gone.
     Rejected,
     Settled,
+}
+
+/// How far a stream has come with all that it is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// None: it has not asked for clusters.
+    clusters: Option<Progress>,
+    all: Progress,
+    /// How much it came back with that there is no more.
+    held: usize,
+}
+
+impl Standing {
+    /// Of each type how far it has come, and how much of it is held.
+    pub(super) fn of(watches: impl Iterator<Item = (ResourceType, Progress, usize)>) -> Self {
+        let mut standing = Self { clusters: None, all: Progress::Settled, held: 0 };
+        for (kind, progress, held) in watches {
+            standing.all = standing.all.min(progress);
+            standing.held += held;
+            if kind == ResourceType::CLUSTER {
+                standing.clusters = Some(progress);
+            }
+        }
+        standing
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +78,10 @@ pub(super) struct Rollout {
     since: Option<Instant>,
     /// It waits for nothing else now.
     waiting: bool,
+    /// A client came back: what names clusters waits, also what this stream did not tell it before.
+    holding: bool,
+    /// Until when it may ask for other types that it has something of.
+    settles: Option<Instant>,
 }
 
 impl Rollout {
@@ -62,7 +94,31 @@ impl Rollout {
             aggregated,
             since: None,
             waiting: false,
+            holding: false,
+            settles: None,
         }
+    }
+
+    /// A client asks for a type of which it has something from an older stream. What it has is not known here, but that new
+    /// clusters go first and removals last holds for it, too.
+    pub(super) fn resume(&mut self, now: Instant) {
+        if !self.aggregated {
+            return;
+        }
+        self.settles = Some(now + SETTLING);
+        if matches!(self.step, Step::Removals | Step::Done) {
+            (self.step, self.since, self.holding) = (Step::Clusters, None, true);
+        }
+    }
+
+    /// Whether nothing of a type is to be sent yet.
+    pub(super) fn holds(&self, kind: ResourceType) -> bool {
+        self.holding && kind >= ResourceType::LISTENER
+    }
+
+    /// Whether what is gone of a type is served on for a while. Listeners do not linger, since nothing names them.
+    pub(super) fn lingers(&self, kind: ResourceType) -> bool {
+        self.aggregated && kind != ResourceType::LISTENER
     }
 
     pub(super) fn served(&self, kind: ResourceType) -> &Kind {
@@ -94,13 +150,13 @@ impl Rollout {
         self.add(|kind| kind < ResourceType::LISTENER);
     }
 
-    /// Serves the newest of some types, and what they had. Listeners do not linger, since nothing names them.
+    /// Serves the newest of some types, and what they had.
     fn add(&mut self, which: impl Fn(ResourceType) -> bool) {
         let mut served = ResourceSet::clone(&self.served);
         for kind in ResourceType::all().filter(|kind| which(*kind)) {
             let (before, newest) = (self.served.kind(kind), self.newest.kind(kind));
             let mut merged = newest.clone();
-            if kind != ResourceType::LISTENER {
+            if self.lingers(kind) {
                 let gone = before.changes(newest).filter(|(_, resource)| resource.is_none());
                 for resource in gone.filter_map(|(name, _)| before.get(name)) {
                     merged.insert(resource.clone());
@@ -112,11 +168,15 @@ impl Rollout {
         self.served = Arc::new(served);
     }
 
-    /// Goes to the next step, if a stream has come so far with its clusters and with all. True: other things are served now.
-    pub(super) fn advance(&mut self, clusters: Progress, all: Progress, now: Instant) -> bool {
+    /// Goes to the next step, if a stream has come so far. True: other things are served now.
+    pub(super) fn advance(&mut self, standing: Standing, now: Instant) -> bool {
+        self.settles = self.settles.filter(|settles| now < *settles);
+        let asks = if self.settles.is_some() { Progress::Waiting } else { Progress::Settled };
+        let (clusters, all) = (standing.clusters.unwrap_or(asks), standing.all.min(asks));
+        let lingering = self.lingering + standing.held;
         let waited = match self.step {
             Step::Clusters => self.has_waited(clusters, now),
-            Step::Additions => self.lingering > 0 && self.has_waited(all, now),
+            Step::Additions => lingering > 0 && self.has_waited(all, now),
             Step::Removals | Step::Done => {
                 self.waiting = false;
                 false
@@ -125,17 +185,15 @@ impl Rollout {
         match self.step {
             Step::Clusters if waited || clusters >= Progress::Rejected => {
                 self.add(|kind| kind >= ResourceType::LISTENER);
-                (self.step, self.since) = (Step::Additions, None);
+                (self.step, self.since, self.holding) = (Step::Additions, None, false);
                 true
             }
-            Step::Additions if self.lingering == 0 => {
+            Step::Additions if lingering == 0 => {
                 (self.step, self.since) = (Step::Done, None);
                 false
             }
             Step::Additions
-                if waited
-                    || all == Progress::Settled
-                    || (all == Progress::Rejected && self.lingering > MOST_LINGERING) =>
+                if waited || all == Progress::Settled || (all == Progress::Rejected && lingering > MOST_LINGERING) =>
             {
                 self.served = self.newest.clone();
                 (self.step, self.since, self.lingering) = (Step::Removals, None, 0);
@@ -154,9 +212,10 @@ impl Rollout {
         self.waiting && now >= *self.since.get_or_insert(now) + PATIENCE
     }
 
-    /// When answers have been waited for long enough.
+    /// When answers, or questions, have been waited for long enough.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.since.filter(|_| self.waiting).map(|since| since + PATIENCE)
+        let patience = self.since.filter(|_| self.waiting).map(|since| since + PATIENCE);
+        patience.into_iter().chain(self.settles).min()
     }
 }
 
@@ -174,6 +233,10 @@ mod tests {
         [ResourceType::CLUSTER, ResourceType::LISTENER, ResourceType::ROUTES].map(|kind| rollout.served(kind).len())
     }
 
+    fn at(clusters: Progress, all: Progress) -> Standing {
+        Standing { clusters: Some(clusters), all, held: 0 }
+    }
+
     #[test]
     fn clusters_go_first_and_removals_last() {
         let now = Instant::now();
@@ -182,18 +245,18 @@ mod tests {
         let mut rollout = Rollout::new(old, true);
         rollout.begin(&new);
         assert_eq!(counts(&rollout), [2, 1, 1]);
-        assert!(!rollout.advance(Progress::Sending, Progress::Sending, now) && rollout.deadline().is_none());
-        assert!(!rollout.advance(Progress::Waiting, Progress::Waiting, now));
+        assert!(!rollout.advance(at(Progress::Sending, Progress::Sending), now) && rollout.deadline().is_none());
+        assert!(!rollout.advance(at(Progress::Waiting, Progress::Waiting), now));
         assert_eq!(rollout.deadline(), Some(now + PATIENCE));
-        assert!(rollout.advance(Progress::Settled, Progress::Settled, now) && rollout.deadline().is_none());
+        assert!(rollout.advance(at(Progress::Settled, Progress::Settled), now) && rollout.deadline().is_none());
         assert_eq!(counts(&rollout), [2, 0, 2]);
-        assert!(!rollout.advance(Progress::Settled, Progress::Waiting, now));
+        assert!(!rollout.advance(at(Progress::Settled, Progress::Waiting), now));
         assert!(rollout.deadline().is_some());
-        assert!(!rollout.advance(Progress::Settled, Progress::Rejected, now + PATIENCE));
+        assert!(!rollout.advance(at(Progress::Settled, Progress::Rejected), now + PATIENCE));
         assert_eq!(rollout.deadline(), None, "there is nothing to wake up for");
-        assert!(rollout.advance(Progress::Settled, Progress::Waiting, now + PATIENCE) && rollout.is_removing());
+        assert!(rollout.advance(at(Progress::Settled, Progress::Waiting), now + PATIENCE) && rollout.is_removing());
         assert_eq!((counts(&rollout), rollout.deadline()), ([1, 0, 1], None));
-        assert!(!rollout.advance(Progress::Settled, Progress::Settled, now) && !rollout.is_removing());
+        assert!(!rollout.advance(at(Progress::Settled, Progress::Settled), now) && !rollout.is_removing());
     }
 
     #[test]
@@ -201,12 +264,12 @@ mod tests {
         let now = Instant::now();
         let mut rollout = Rollout::new(set([]), true);
         rollout.begin(&set([routes("r", "")]));
-        assert!(rollout.advance(Progress::Rejected, Progress::Rejected, now));
+        assert!(rollout.advance(at(Progress::Rejected, Progress::Rejected), now));
         rollout.begin(&set([routes("r", ""), routes("s", "")]));
-        assert!(!rollout.advance(Progress::Waiting, Progress::Waiting, now));
+        assert!(!rollout.advance(at(Progress::Waiting, Progress::Waiting), now));
         // Another update does not begin the wait anew.
         rollout.begin(&set([routes("r", ""), routes("s", ""), routes("t", "")]));
-        assert!(rollout.advance(Progress::Waiting, Progress::Waiting, now + PATIENCE));
+        assert!(rollout.advance(at(Progress::Waiting, Progress::Waiting), now + PATIENCE));
         assert_eq!(counts(&rollout), [0, 0, 3]);
     }
 
@@ -217,11 +280,47 @@ mod tests {
         let mut rollout = Rollout::new(old.clone(), true);
         rollout.begin(&without);
         rollout.begin(&old);
-        assert!(rollout.advance(settled, settled, now) && !rollout.advance(settled, settled, now));
+        assert!(rollout.advance(at(settled, settled), now) && !rollout.advance(at(settled, settled), now));
         assert!(!rollout.is_removing());
         rollout.begin(&without);
         rollout.begin(&set([cluster("b", "")]));
         assert_eq!(counts(&rollout), [2, 0, 0]);
+    }
+
+    #[test]
+    fn who_comes_back_is_told_of_clusters_first_and_of_removals_last() {
+        let now = Instant::now();
+        let mut rollout = Rollout::new(set([cluster("a", ""), listener("l", "")]), true);
+        rollout.resume(now);
+        let held = |clusters, all| Standing { clusters, all, held: 1 };
+        assert!(rollout.holds(ResourceType::ROUTES) && !rollout.holds(ResourceType::ENDPOINTS));
+        // It has not asked for clusters yet, or never will.
+        assert!(!rollout.advance(held(None, Progress::Sending), now));
+        assert_eq!(rollout.deadline(), Some(now + SETTLING));
+        assert!(!rollout.advance(held(Some(Progress::Waiting), Progress::Sending), now));
+        assert!(rollout.advance(held(Some(Progress::Settled), Progress::Sending), now));
+        assert!(!rollout.holds(ResourceType::ROUTES));
+        // What it asks for next may name what is gone.
+        assert!(!rollout.advance(held(Some(Progress::Settled), Progress::Settled), now));
+        rollout.resume(now + SETTLING / 2);
+        assert!(!rollout.advance(held(Some(Progress::Settled), Progress::Settled), now + SETTLING));
+        assert_eq!(rollout.deadline(), Some(now + SETTLING / 2 + SETTLING));
+        let later = now + 2 * SETTLING;
+        assert!(rollout.advance(held(Some(Progress::Settled), Progress::Settled), later) && rollout.is_removing());
+        assert_eq!(rollout.deadline(), None);
+        let mut alone = Rollout::new(set([]), false);
+        alone.resume(now);
+        assert!(!alone.holds(ResourceType::ROUTES) && alone.deadline().is_none());
+    }
+
+    #[test]
+    fn who_comes_back_and_asks_for_no_clusters_is_held_for_a_moment_only() {
+        let now = Instant::now();
+        let mut rollout = Rollout::new(set([listener("l", "")]), true);
+        rollout.resume(now);
+        let none = Standing { clusters: None, all: Progress::Sending, held: 0 };
+        assert!(!rollout.advance(none, now) && rollout.holds(ResourceType::LISTENER));
+        assert!(rollout.advance(none, now + SETTLING) && !rollout.holds(ResourceType::LISTENER));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tidegate_xds::pb::envoy::service::discovery::v3::{DiscoveryRequest, Discover
 use watch::Watch;
 
 use super::resource_set::{Resource, ResourceSet, ResourceType};
-use super::rollout::{Progress, Rollout, order};
+use super::rollout::{Rollout, Standing, order};
 use super::{Dialect, Refusal, ResourceStatus, TypeStatus};
 
 /// One stream.
@@ -48,6 +48,10 @@ impl Dialect for Sotw {
         match self.watches.binary_search_by_key(&kind, Watch::kind) {
             Ok(place) => self.watches[place].receive(&request, self.rollout.newest(kind), now),
             Err(place) => {
+                // Which clusters it has is not told: those that are gone go with the first response.
+                if !request.version_info.is_empty() {
+                    self.rollout.resume(now);
+                }
                 let served = self.rollout.served(kind).clone();
                 self.watches.insert(place, Watch::new(kind, served, &request));
                 None
@@ -59,6 +63,9 @@ impl Dialect for Sotw {
         self.advance(now);
         for place in order(self.watches.len(), self.rollout.is_removing()) {
             let watch = &mut self.watches[place];
+            if self.rollout.holds(watch.kind()) {
+                continue;
+            }
             let Some(resources) = watch.next_resources(self.nonce + 1) else { continue };
             self.nonce += 1;
             return Some(DiscoveryResponse {
@@ -97,15 +104,8 @@ impl Dialect for Sotw {
 impl Sotw {
     fn advance(&mut self, now: Instant) {
         loop {
-            let of = |watch: &Watch| (watch.kind(), watch.progress(self.rollout.newest(watch.kind())));
-            let (mut clusters, mut all) = (Progress::Settled, Progress::Settled);
-            for (kind, progress) in self.watches.iter().map(of) {
-                all = all.min(progress);
-                if kind == ResourceType::CLUSTER {
-                    clusters = progress;
-                }
-            }
-            if !self.rollout.advance(clusters, all, now) {
+            let of = |watch: &Watch| (watch.kind(), watch.progress(self.rollout.newest(watch.kind())), 0);
+            if !self.rollout.advance(Standing::of(self.watches.iter().map(of)), now) {
                 return;
             }
             self.serve();

@@ -118,10 +118,17 @@ fn the_wildcard_lives_beside_names() {
 fn who_comes_back_is_told_what_changed_meanwhile() {
     let (a, b) = (cluster("a", ""), cluster("b", ""));
     let here = [("a", a.version.to_string()), ("b", "1".to_owned()), ("gone", "7".to_owned())];
-    let mut client = Client::new(set([a, b, cluster("c", "")]));
+    let world = set([a, b, cluster("c", "")]);
+    let mut client = Client::new(world.clone());
     let mut request = DeltaDiscoveryRequest { type_url: CDS.to_owned(), ..DeltaDiscoveryRequest::default() };
     request.initial_resource_versions = here.map(|(name, version)| (name.to_owned(), version)).into();
-    assert_eq!(client.say(request.clone()), ["Cluster 1: b c -gone"]);
+    let mut alone = Delta::new(world.clone(), false, ControlPlane::default());
+    alone.receive(request.clone(), client.now);
+    assert_eq!(alone.next_response(client.now).unwrap().removed_resources, ["gone"]);
+    assert_eq!(client.say(request.clone()), ["Cluster 1: b c"]);
+    assert!(client.answer(CDS, "1", None).is_empty());
+    client.now = client.server.deadline().unwrap();
+    assert_eq!(client.heard(), ["Cluster 2: -gone"]);
     let mut same = Client::new(set([cluster("a", "")]));
     request.initial_resource_versions.retain(|name, _| name == "a");
     assert!(same.say(request).is_empty());
@@ -221,6 +228,64 @@ fn additions_go_first_and_removals_when_they_are_accepted() {
     assert!(client.answer(LDS, "7", None).is_empty());
     let heard = client.answer(RDS, "8", None);
     assert_eq!(heard, ["ClusterLoadAssignment 9: -a", "Cluster 10: -a"]);
+}
+
+/// Comes back with what an older stream told it of the world: each type is asked for at once.
+fn back(client: &mut Client, types: &[&str]) -> Vec<String> {
+    let old = set(world("1", &["a"]));
+    for type_url in types {
+        let kind = ResourceType::of_url(type_url).unwrap();
+        let all: Vec<_> = old.kind(kind).iter().collect();
+        let names = all.iter().map(|resource| resource.name.to_string());
+        let request = DeltaDiscoveryRequest {
+            type_url: (*type_url).to_owned(),
+            resource_names_subscribe: if kind.has_silent_wildcard() { Vec::new() } else { names.collect() },
+            initial_resource_versions: all
+                .iter()
+                .map(|resource| (resource.name.to_string(), resource.version.to_string()))
+                .collect(),
+            ..DeltaDiscoveryRequest::default()
+        };
+        client.server.receive(request, client.now);
+    }
+    client.heard()
+}
+
+#[test]
+fn who_comes_back_is_told_in_the_same_order() {
+    let mut client = Client::new(set(world("2", &["b"])));
+    // Removals too would be told at once; and what names the new cluster, though it has no endpoints yet.
+    assert_eq!(back(&mut client, &[CDS, EDS, LDS, RDS]), ["Cluster 1: b"]);
+    assert_eq!(client.ask(EDS, &["b"], &[]), ["ClusterLoadAssignment 2: b"]);
+    assert!(client.answer(EDS, "2", None).is_empty());
+    assert_eq!(client.answer(CDS, "1", None), ["Listener 3: l", "RouteConfiguration 4: r"]);
+    assert!(client.answer(LDS, "3", None).is_empty());
+    assert!(client.answer(RDS, "4", None).is_empty());
+    client.now = client.server.deadline().unwrap();
+    assert_eq!(client.heard(), ["ClusterLoadAssignment 5: -a", "Cluster 6: -a"]);
+}
+
+#[test]
+fn what_changes_while_somebody_comes_back_changes_the_end_and_not_the_order() {
+    let mut client = Client::new(set(world("2", &["b"])));
+    assert_eq!(back(&mut client, &[CDS, EDS, LDS, RDS]), ["Cluster 1: b"]);
+    assert_eq!(client.update(world("3", &["c"])), ["Cluster 2: c"]);
+    client.answer(CDS, "1", None);
+    assert_eq!(client.answer(CDS, "2", None), ["Listener 3: l", "RouteConfiguration 4: r"]);
+    client.answer(LDS, "3", None);
+    client.answer(RDS, "4", None);
+    client.now = client.server.deadline().unwrap();
+    assert_eq!(client.heard(), ["ClusterLoadAssignment 5: -a", "Cluster 6: -a -b"]);
+}
+
+#[test]
+fn who_comes_back_for_removals_alone_may_ask_for_what_names_them_later() {
+    let mut client = Client::new(set([listener("l", "1"), routes("r", "2")]));
+    assert!(back(&mut client, &[CDS]).is_empty());
+    assert_eq!(back(&mut client, &[LDS, RDS]), ["RouteConfiguration 1: r"]);
+    client.now += Duration::from_secs(1);
+    assert!(client.heard().is_empty());
+    assert_eq!(client.answer(RDS, "1", None), ["Cluster 2: -a"]);
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(super) struct Watch {
     subscription: Subscription,
     /// A response is owed even if it says nothing: who asks for everything waits to hear that there is nothing.
     owed: bool,
+    /// What the client came back with and is no more, as long as it may need it.
+    held: BTreeSet<Arc<str>>,
     unanswered: VecDeque<Sent>,
     /// What was refused together with others, in parts that are tried one by one.
     retries: VecDeque<Vec<Arc<str>>>,
@@ -51,20 +53,25 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// What a stream's first request of a type asks for.
-    pub(super) fn new(kind: ResourceType, served: Kind, request: &DeltaDiscoveryRequest) -> Self {
+    /// What a stream's first request of a type asks for. `lingers`: what is gone is not told before [`Watch::let_go`].
+    pub(super) fn new(kind: ResourceType, served: Kind, request: &DeltaDiscoveryRequest, lingers: bool) -> Self {
         let mut subscription = Subscription::new(kind, served);
         let names = &request.resource_names_subscribe;
         if names.is_empty() && kind.has_silent_wildcard() {
             subscription.add(WILDCARD);
         }
         names.iter().for_each(|name| subscription.add(name));
+        let mut held = BTreeSet::new();
         for (name, version) in &request.initial_resource_versions {
             let here = Version::parse(version);
             match subscription.get(name) {
                 Some(resource) if here == Some(resource.version) => subscription.settle(name),
                 // It is due already if it was asked for.
                 Some(_) => {}
+                None if subscription.covers(name) && lingers => {
+                    subscription.settle(name);
+                    held.insert(name.as_str().into());
+                }
                 None if subscription.covers(name) => subscription.raise(name),
                 None => {}
             }
@@ -73,6 +80,7 @@ impl Watch {
         Self {
             subscription,
             owed,
+            held,
             unanswered: VecDeque::new(),
             retries: VecDeque::new(),
             refused: BTreeMap::new(),
@@ -99,6 +107,20 @@ impl Watch {
 
     pub(super) fn serve(&mut self, served: &Kind) {
         self.subscription.serve(served);
+    }
+
+    /// How much the client came back with that is no more and was not told so.
+    pub(super) fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The client needs nothing any more that is gone.
+    pub(super) fn let_go(&mut self) {
+        for name in std::mem::take(&mut self.held) {
+            if self.subscription.covers(&name) && self.subscription.get(&name).is_none() {
+                self.subscription.raise(&name);
+            }
+        }
     }
 
     /// Takes an answer, a change of what is asked for, or both. Gives what was refused if that is news.

@@ -152,10 +152,27 @@ fn who_comes_back_with_everything_is_left_alone() {
     let mut other = Client::new(world.clone());
     other.server.receive(request(CDS, "older".to_owned(), &[]), other.now);
     assert_eq!(other.heard(), ["Cluster 1: a"]);
+    other.say(CDS, "1", &[], None);
     // A version of endpoints does not tell which names the client had.
     let version = world.kind(ResourceType::ENDPOINTS).version();
     other.server.receive(request(EDS, version, &["a"]), other.now);
     assert_eq!(other.heard(), ["ClusterLoadAssignment 2: a"]);
+}
+
+#[test]
+fn who_comes_back_is_told_of_clusters_first() {
+    let mut client = Client::new(set([cluster("a", ""), cluster("b", ""), routes("r", "2"), listener("l", "2")]));
+    for (type_url, names) in [(LDS, vec![]), (RDS, vec!["r".to_owned()]), (CDS, vec![])] {
+        let request = DiscoveryRequest {
+            type_url: type_url.to_owned(),
+            version_info: "older".to_owned(),
+            resource_names: names,
+            ..DiscoveryRequest::default()
+        };
+        client.server.receive(request, client.now);
+    }
+    assert_eq!(client.heard(), ["Cluster 1: a b"]);
+    assert_eq!(client.say(CDS, "1", &[], None), ["Listener 2: l", "RouteConfiguration 3: r"]);
 }
 
 #[test]
