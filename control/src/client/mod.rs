@@ -74,12 +74,18 @@ pub trait Handler {
 /// A rejection as it goes to the server: Envoy's code, and the explanation cut to a bounded length.
 fn rejection(reason: &str) -> Status {
     const INTERNAL: i32 = 13;
-    let mut end = reason.len().min(MAX_ERROR_BYTES);
-    while !reason.is_char_boundary(end) {
+    let said = beginning(reason, MAX_ERROR_BYTES);
+    let cut = if said.len() < reason.len() { "...(truncated)" } else { "" };
+    Status { code: INTERNAL, message: format!("{said}{cut}"), details: Vec::new() }
+}
+
+/// The beginning of a text, of so many bytes at most.
+pub(crate) fn beginning(text: &str, longest: usize) -> &str {
+    let mut end = text.len().min(longest);
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    let cut = if end < reason.len() { "...(truncated)" } else { "" };
-    Status { code: INTERNAL, message: format!("{}{cut}", &reason[..end]), details: Vec::new() }
+    &text[..end]
 }
 
 /// A resource's time to live; one that is none, or no longer than nothing, never ends.

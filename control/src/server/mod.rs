@@ -31,7 +31,7 @@ pub use loads::{Load, Loads};
 pub use resource_set::{Resource, ResourceSet, ResourceType};
 pub use services::{Options, Server};
 pub use sotw::Sotw;
-pub use status::{Counts, Refusal, ResourceStatus, State, TypeStatus};
+pub use status::{Counts, News, Refusal, ResourceStatus, State, TypeStatus};
 use tidegate_xds::pb::envoy::config::core::v3::ControlPlane;
 
 use crate::client::WILDCARD;
@@ -44,14 +44,11 @@ pub trait Dialect: Send + 'static {
     /// A stream that begins. `aggregated`: it is of many types, whose order matters.
     fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane) -> Self;
 
-    /// What the response with this nonce said of this type, as far as that is still what there is.
-    fn said(&self, type_url: &str, nonce: &str) -> Vec<Arc<Resource>>;
-
     /// There is a newer set. What was not sent of the one before is skipped.
     fn update(&mut self, set: &Arc<ResourceSet>);
 
     /// The client said something. Gives what it refused, once for each version of what it was sent.
-    fn receive(&mut self, request: Self::Request, now: Instant) -> Option<Refusal>;
+    fn receive(&mut self, request: Self::Request, now: Instant) -> Option<News>;
 
     /// What to say next; it counts as sent.
     fn next_response(&mut self, now: Instant) -> Option<Self::Response>;

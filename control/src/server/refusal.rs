@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::resource_set::Resource;
+use crate::client::beginning;
 
 /// So many are told of one refusal.
 const MOST: usize = 5;
@@ -14,11 +15,7 @@ const LONGEST: usize = 4096;
 /// Of what a response said, that which the client means by its reason: all that it names, or the only one there was. Each as
 /// `file:line: TYPE 'name'`.
 pub(super) fn meant(said: &[Arc<Resource>], reason: &str) -> String {
-    let mut end = reason.len().min(LONGEST);
-    while !reason.is_char_boundary(end) {
-        end -= 1;
-    }
-    let reason = &reason[..end];
+    let reason = beginning(reason, LONGEST);
     let told = |resource: &Arc<Resource>| {
         let (place, kind, name) = (resource.place(None), resource.kind.short(), &resource.name);
         if place.is_empty() { format!("{kind} '{name}'") } else { format!("{place}: {kind} '{name}'") }

@@ -11,9 +11,9 @@ use tidegate_xds::pb::envoy::config::core::v3::ControlPlane;
 use tidegate_xds::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use watch::Watch;
 
-use super::resource_set::{Resource, ResourceSet, ResourceType};
+use super::resource_set::{ResourceSet, ResourceType};
 use super::rollout::{Rollout, Standing, order};
-use super::{Dialect, Refusal, ResourceStatus, TypeStatus};
+use super::{Dialect, News, ResourceStatus, TypeStatus};
 
 /// One stream.
 #[derive(Debug)]
@@ -33,17 +33,12 @@ impl Dialect for Sotw {
         Self { rollout: Rollout::new(set, aggregated), watches: Vec::new(), nonce: 0, control_plane }
     }
 
-    fn said(&self, type_url: &str, nonce: &str) -> Vec<Arc<Resource>> {
-        let watch = self.watches.iter().find(|watch| watch.kind().url() == type_url);
-        watch.map(|watch| watch.said(nonce)).unwrap_or_default()
-    }
-
     fn update(&mut self, set: &Arc<ResourceSet>) {
         self.rollout.begin(set);
         self.serve();
     }
 
-    fn receive(&mut self, request: DiscoveryRequest, now: Instant) -> Option<Refusal> {
+    fn receive(&mut self, request: DiscoveryRequest, now: Instant) -> Option<News> {
         let kind = ResourceType::of_url(&request.type_url)?;
         match self.watches.binary_search_by_key(&kind, Watch::kind) {
             Ok(place) => self.watches[place].receive(&request, self.rollout.newest(kind), now),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::resource_set::{Resource, ResourceType};
+use crate::client::beginning;
 
 /// The longest explanation of a client that is kept, in bytes.
 const MAX_REASON_BYTES: usize = 4096;
@@ -24,22 +25,21 @@ pub struct Refusal {
 
 impl Refusal {
     pub(super) fn new(version: String, error: &tidegate_xds::pb::google::rpc::Status, at: Instant) -> Self {
-        Self { version, code: error.code, reason: cut(&error.message, MAX_REASON_BYTES).to_owned(), at }
+        Self { version, code: error.code, reason: beginning(&error.message, MAX_REASON_BYTES).to_owned(), at }
     }
 }
 
 /// What a client calls itself, as it is logged.
 pub(super) fn shown(node: &str) -> &str {
-    cut(node, MAX_NODE_BYTES)
+    beginning(node, MAX_NODE_BYTES)
 }
 
-/// The beginning of a text.
-fn cut(text: &str, longest: usize) -> &str {
-    let mut end = text.len().min(longest);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+/// A refusal that was not told of before.
+#[derive(Debug, Clone)]
+pub struct News {
+    pub refusal: Refusal,
+    /// What the response said, as far as that is still what there is.
+    pub said: Vec<Arc<Resource>>,
 }
 
 /// How far a client has come with a resource.

@@ -15,7 +15,7 @@ use tonic::{Status, Streaming};
 use super::clients::{Client, Clients};
 use super::groups::Sets;
 use super::resource_set::{LONGEST_NAME, ResourceType};
-use super::status::{Refusal, shown};
+use super::status::{News, Refusal, shown};
 use super::{Dialect, refusal};
 
 /// More names than this a stream may not ask for: what a client may make us hold.
@@ -43,8 +43,6 @@ pub(super) trait Request {
     fn type_url(&mut self) -> &mut String;
     /// The names that are asked for anew.
     fn names(&self) -> &[String];
-    /// The nonce of the response that is refused.
-    fn refused(&self) -> Option<&str>;
 }
 
 macro_rules! request {
@@ -60,10 +58,6 @@ macro_rules! request {
 
             fn names(&self) -> &[String] {
                 &self.$names
-            }
-
-            fn refused(&self) -> Option<&str> {
-                self.error_detail.as_ref().map(|_| &*self.response_nonce)
             }
         }
     )*};
@@ -191,17 +185,15 @@ fn check(request: &mut impl Request, call: &Call) -> Result<(), Status> {
 }
 
 /// Takes a request within its bounds, and tells of a refusal.
-fn receive<D: Dialect>(dialect: &mut D, mut request: D::Request, node: &Node) -> Result<(), Status>
+fn receive<D: Dialect>(dialect: &mut D, request: D::Request, node: &Node) -> Result<(), Status>
 where
     D::Request: Request,
 {
     if request.names().iter().any(|name| name.len() > LONGEST_NAME) {
         return Err(Status::resource_exhausted(format!("a name may have {LONGEST_NAME} bytes")));
     }
-    let type_url = std::mem::take(request.type_url());
-    let said = request.refused().map(|nonce| dialect.said(&type_url, nonce)).unwrap_or_default();
-    *request.type_url() = type_url;
-    if let Some(Refusal { version, code, reason, .. }) = dialect.receive(request, Instant::now()) {
+    if let Some(News { refusal, said }) = dialect.receive(request, Instant::now()) {
+        let Refusal { version, code, reason, .. } = refusal;
         let resources = refusal::meant(&said, &reason);
         tracing::warn!(node = shown(&node.id), version, code, reason, resources, "a client refused a response");
     }

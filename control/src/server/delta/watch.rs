@@ -11,7 +11,7 @@ use tidegate_xds::pb::google::rpc::Status;
 use crate::server::WILDCARD;
 use crate::server::resource_set::{Kind, Resource, ResourceType, Version};
 use crate::server::rollout::Progress;
-use crate::server::status::{Counts, Refusal, ResourceStatus, State, TypeStatus};
+use crate::server::status::{Counts, News, Refusal, ResourceStatus, State, TypeStatus};
 use crate::server::subscription::Subscription;
 
 /// A response to who asks by name ends with the resource that makes it this long: each stream keeps a buffer as long as its
@@ -124,7 +124,7 @@ impl Watch {
     }
 
     /// Takes an answer, a change of what is asked for, or both. Gives what was refused if that is news.
-    pub(super) fn receive(&mut self, request: &DeltaDiscoveryRequest, now: Instant) -> Option<Refusal> {
+    pub(super) fn receive(&mut self, request: &DeltaDiscoveryRequest, now: Instant) -> Option<News> {
         let answered = Some(&request.response_nonce).filter(|nonce| !nonce.is_empty());
         let news = answered.and_then(|nonce| self.answered(nonce, request.error_detail.as_ref(), now));
         for name in &request.resource_names_unsubscribe {
@@ -142,7 +142,7 @@ impl Watch {
 
     /// A response was taken or refused. What was refused by itself waits until it changes; what was refused with others is
     /// tried in halves.
-    fn answered(&mut self, nonce: &str, error: Option<&Status>, now: Instant) -> Option<Refusal> {
+    fn answered(&mut self, nonce: &str, error: Option<&Status>, now: Instant) -> Option<News> {
         let place = self.unanswered.iter().position(|sent| sent.nonce.to_string() == nonce);
         let sent = place.and_then(|place| self.unanswered.remove(place));
         let Some(error) = error else {
@@ -164,7 +164,7 @@ impl Watch {
             self.known_refused.clear();
         }
         let is_news = is_answer && self.known_refused.insert(refusal.version.clone());
-        let news = is_news.then(|| refusal.clone());
+        let news = is_news.then(|| News { refusal: refusal.clone(), said: self.still(&words) });
         let current = |(name, version): (Arc<str>, Option<Version>)| {
             let same = self.subscription.get(&name).map(|resource| resource.version) == version;
             let stands = same && self.subscription.covers(&name) && !self.subscription.is_name_due(&name);
@@ -232,13 +232,12 @@ impl Watch {
         (name, resource)
     }
 
-    /// What the response with this nonce said, as far as that is still what there is.
-    pub(super) fn said(&self, nonce: &str) -> Vec<Arc<Resource>> {
-        let sent = self.unanswered.iter().find(|sent| sent.nonce.to_string() == nonce);
+    /// Of what was said that which is still so.
+    fn still(&self, words: &[(Arc<str>, Option<Version>)]) -> Vec<Arc<Resource>> {
         let current = |(name, version): &(Arc<str>, Option<Version>)| {
             self.subscription.get(name).filter(|resource| Some(resource.version) == *version).cloned()
         };
-        sent.iter().flat_map(|sent| &sent.words).filter_map(current).collect()
+        words.iter().filter_map(current).collect()
     }
 
     pub(super) fn status(&self) -> TypeStatus {

@@ -10,7 +10,7 @@ use tidegate_xds::pb::envoy::service::discovery::v3::DiscoveryRequest;
 use crate::server::WILDCARD;
 use crate::server::resource_set::{Kind, Resource, ResourceType};
 use crate::server::rollout::Progress;
-use crate::server::status::{Counts, Refusal, ResourceStatus, State, TypeStatus};
+use crate::server::status::{Counts, News, Refusal, ResourceStatus, State, TypeStatus};
 use crate::server::subscription::Subscription;
 
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Watch {
 
     /// Takes an answer, a change of what is asked for, or both; nothing from one that answers an older response. Gives what
     /// was refused if that is news.
-    pub(super) fn receive(&mut self, request: &DiscoveryRequest, newest: &Kind, now: Instant) -> Option<Refusal> {
+    pub(super) fn receive(&mut self, request: &DiscoveryRequest, newest: &Kind, now: Instant) -> Option<News> {
         let current = if self.nonce == 0 { String::new() } else { self.nonce.to_string() };
         if request.response_nonce != current {
             return None;
@@ -79,7 +79,8 @@ impl Watch {
         if let Some(error) = &request.error_detail {
             let refusal = Refusal::new(self.served().version(), error, now);
             let again = self.refusal.as_ref().is_some_and(|before| before.version == refusal.version);
-            news = Some(refusal.clone()).filter(|_| is_answer && !again);
+            let is_news = is_answer && !again;
+            news = is_news.then(|| News { refusal: refusal.clone(), said: self.subscription.asked() });
             self.refusal = Some(refusal);
             self.refused_of = newest.version();
         } else if is_answer {
@@ -145,11 +146,6 @@ impl Watch {
         }
         (self.nonce, self.answered) = (nonce, false);
         Some(resources)
-    }
-
-    /// What the response with this nonce said; only of the last one it is known.
-    pub(super) fn said(&self, nonce: &str) -> Vec<Arc<Resource>> {
-        if self.nonce == 0 || self.nonce.to_string() != nonce { Vec::new() } else { self.subscription.asked() }
     }
 
     pub(super) fn status(&self) -> TypeStatus {
