@@ -151,7 +151,7 @@ def run(binary, directory):
     config = os.path.join(directory, "bootstrap.json")
     with open(config, "w") as file:
         json.dump(bootstrap, file)
-    proxy = subprocess.Popen([str(binary), "-c", config, "--concurrency", "1"], stdout=subprocess.DEVNULL,
+    proxy = subprocess.Popen([str(binary), "-c", config, "--concurrency", "1", "--disable-hot-restart"], stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + PATIENCE

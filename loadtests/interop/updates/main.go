@@ -71,6 +71,8 @@ type server struct {
 	stream    discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer
 	nonce     int
 	waiting   map[string]chan string
+	// How many the storm sent.
+	updates int
 }
 
 func (s *server) StreamAggregatedResources(discovery.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
@@ -279,7 +281,9 @@ func main() {
 	hosts := flag.Int("hosts", 100, "how many hosts each has")
 	configurations := flag.Int("configurations", 0, "how many route configurations, each of a filter chain of its own")
 	verbose := flag.Bool("verbose", false, "show what the proxy says")
-	storm := flag.Duration("storm", 0, "instead of measuring updates: load for so long without and with a storm of updates")
+	storm := flag.Duration("storm", 0, "instead of measuring updates: load for so long without and with a storm of updates, in turns")
+	turns := flag.Int("turns", 12, "how often both take turns")
+	restarts := flag.Int("restarts", 20, "how often the control plane is killed and started again after that")
 	rounds := flag.Int("rounds", 20, "how many changes of each kind")
 	flag.Parse()
 	first, closeFirst := answering("first")
@@ -328,14 +332,16 @@ func main() {
 		level = "info"
 	}
 	began := time.Now()
-	proxy := exec.Command(*program, "-c", file.Name(), "--concurrency", "1", "-l", level)
+	proxy := exec.Command(*program, "-c", file.Name(), "--concurrency", "1", "-l", level, "--disable-hot-restart")
 	proxy.Stderr = os.Stderr
 	if err := proxy.Start(); err != nil {
 		log.Fatal(err)
 	}
+	ended := make(chan error, 1)
+	go func() { ended <- proxy.Wait() }()
 	defer func() {
 		proxy.Process.Signal(syscall.SIGKILL)
-		proxy.Wait()
+		<-ended
 	}()
 	get := func(host string) (string, string) {
 		request, _ := http.NewRequestWithContext(context.Background(), "GET", fmt.Sprintf("http://127.0.0.1:%d/", port), nil)
@@ -350,10 +356,14 @@ func main() {
 	}
 	host := func(index int) string { return fmt.Sprintf("cluster-%d.example.com", index) }
 	for answer, _ := get(host(*clusters - 1)); answer != "first"; answer, _ = get(host(*clusters - 1)) {
+		select {
+		case err := <-ended:
+			log.Fatal("the proxy ended: ", err)
+		case <-time.After(5 * time.Millisecond):
+		}
 		if time.Since(began) > 300*time.Second {
 			log.Fatal("the proxy does not serve")
 		}
-		time.Sleep(5 * time.Millisecond)
 	}
 	result := map[string]any{"clusters": *clusters, "hosts": *hosts, "configurations": *configurations,
 		"start_seconds": time.Since(began).Seconds(), "start_cpu_seconds": cpu(proxy.Process.Pid)}
@@ -361,9 +371,8 @@ func main() {
 	result["resident_megabytes"] = memory(proxy.Process.Pid)
 
 	if *storm > 0 {
-		quiet := func(stop chan struct{}) { <-stop }
 		restart := func(stop chan struct{}) {
-			for round := 0; round < 20; round++ {
+			for round := 0; round < *restarts; round++ {
 				grpcServer.Stop()
 				time.Sleep(*storm / 80)
 				if socket, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", xds)); err != nil {
@@ -374,14 +383,17 @@ func main() {
 			}
 			<-stop
 		}
-		for _, phase := range []struct {
-			name    string
-			disturb func(chan struct{})
-		}{{"quiet", quiet}, {"storm", s.storm(*clusters, first, second, main)}, {"quiet_again", quiet}, {"restarts", restart}} {
-			seen := under(port, *clusters, *storm, phase.disturb)
-			result[phase.name] = map[string]any{"requests": seen.requests, "failed": seen.failed, "p99_ms": seen.p99(),
-				"first_failure": seen.firstFailure}
+		quiet, updates := &phase{disturb: func(stop chan struct{}) { <-stop }}, &phase{disturb: s.storm(*clusters, first, second, main)}
+		// What the first requests cost belongs to neither.
+		under(port, *clusters, *storm/time.Duration(*turns), quiet.disturb)
+		for turn := 0; turn < *turns; turn++ {
+			for _, phase := range []*phase{quiet, updates} {
+				phase.add(under(port, *clusters, *storm/time.Duration(*turns), phase.disturb))
+			}
 		}
+		again := &phase{disturb: restart}
+		again.add(under(port, *clusters, *storm/20*time.Duration(*restarts), again.disturb))
+		result["quiet"], result["storm"], result["restarts"], result["updates"] = quiet, updates, again, s.updates
 		text, _ := json.Marshal(result)
 		fmt.Println(string(text))
 		return

@@ -1,7 +1,7 @@
 package main
 
 // A storm: requests at a steady rate while everything is updated many times a second, half of it wrong, and while the control
-// plane goes away and comes back. No request may fail.
+// plane goes away and comes back. No request may fail. Storm and quiet take turns, so that what else the machine does meets both.
 
 import (
 	"fmt"
@@ -28,6 +28,25 @@ type seen struct {
 	requests, failed int64
 	latencies        []time.Duration
 	firstFailure     string
+}
+
+// All turns of one kind.
+type phase struct {
+	disturb      func(chan struct{})
+	Requests     int64     `json:"requests"`
+	Failed       int64     `json:"failed"`
+	FirstFailure string    `json:"first_failure"`
+	P99s         []float64 `json:"p99_ms"`
+	P50s         []float64 `json:"p50_ms"`
+}
+
+func (p *phase) add(s *seen) {
+	p.Requests += s.requests
+	p.Failed += s.failed
+	if p.FirstFailure == "" {
+		p.FirstFailure = s.firstFailure
+	}
+	p.P99s, p.P50s = append(p.P99s, s.percentile(99)), append(p.P50s, s.percentile(50))
 }
 
 // Asks steadily until `stop` is closed.
@@ -78,11 +97,11 @@ func load(port, clusters int, stop chan struct{}) *seen {
 	return result
 }
 
-func (s *seen) p99() float64 {
+func (s *seen) percentile(percent int) float64 {
 	if len(s.latencies) == 0 {
 		return 0
 	}
-	return float64(s.latencies[len(s.latencies)*99/100].Microseconds()) / 1000
+	return float64(s.latencies[len(s.latencies)*percent/100].Microseconds()) / 1000
 }
 
 // Runs `disturb` under load for so long.
@@ -102,10 +121,11 @@ func under(port, clusters int, lasts time.Duration, disturb func(stop chan struc
 
 // Sends one update after the other, every second one wrong, without waiting for answers.
 func (s *server) storm(clusters int, first, second int, main *listener.Listener) func(chan struct{}) {
+	round := 0
 	return func(stop chan struct{}) {
 		ticks := time.NewTicker(time.Second / 20)
 		defer ticks.Stop()
-		for round := 0; ; round++ {
+		for ; ; round++ {
 			select {
 			case <-stop:
 				return
@@ -113,6 +133,7 @@ func (s *server) storm(clusters int, first, second int, main *listener.Listener)
 			}
 			name, bad := fmt.Sprintf("cluster-%d", round%clusters), round%2 == 1
 			s.lock.Lock()
+			s.updates++
 			switch round / 2 % 4 {
 			case 0:
 				changed := clusterNamed(name, time.Second+time.Duration(round)*time.Millisecond)
