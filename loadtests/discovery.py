@@ -19,6 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent import futures
 
 import discovery_scripts
 from harness import environment, process
@@ -145,7 +146,7 @@ def run(binary, program, dialect, directory):
     try:
         control.start()
         control.put(snapshot("1", ports))
-        proxy = subprocess.Popen([binary, "-c", config, "--concurrency", "1"], stdout=subprocess.DEVNULL,
+        proxy = subprocess.Popen([binary, "-c", config, "--concurrency", "1", "--disable-hot-restart"], stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL)
         serves(ports["listener"], "1")
         control.settle()
@@ -182,7 +183,7 @@ def play(binary, program, dialect, directory, script, source):
     proxy = None
     try:
         control.start()
-        proxy = subprocess.Popen([binary, "-c", config, "--concurrency", "1"], stdout=subprocess.DEVNULL,
+        proxy = subprocess.Popen([binary, "-c", config, "--concurrency", "1", "--disable-hot-restart"], stdout=subprocess.DEVNULL,
                                  stderr=subprocess.DEVNULL)
         control.wait_for("a first request", lambda line: True)
         steps = discovery_scripts.Steps(control, ports, source(dialect))
@@ -245,17 +246,26 @@ def main():
     environment.enter()
     oracle, subject = environment.oracle(), environment.subject(options.subject)
     different = 0
+
+    def both(ask, directory):
+        """What both do, at the same time: for the most part they wait."""
+        places = [os.path.join(directory, side) for side in ("oracle", "subject")]
+        for place in places:
+            os.mkdir(place)
+        with futures.ThreadPoolExecutor(2) as pool:
+            return list(pool.map(ask, (oracle, subject), places))
+
     if options.script in "snapshots":
         program = build()
         for dialect in ("GRPC", "DELTA_GRPC"):
             with tempfile.TemporaryDirectory() as directory:
-                sides = [traces(run(binary, program, dialect, directory)) for binary in (oracle, subject)]
+                sides = both(lambda binary, place: traces(run(binary, program, dialect, place)), directory)
             different += compare(dialect, sides, options.show)
     program = build("./scripted", "scripted")
     for name, (script, dialects, source) in discovery_scripts.SCRIPTS.items():
         for dialect in dialects if options.script in name else ():
             with tempfile.TemporaryDirectory() as directory:
-                sides = [play(binary, program, dialect, directory, script, source) for binary in (oracle, subject)]
+                sides = both(lambda binary, place: play(binary, program, dialect, place, script, source), directory)
             if source is discovery_scripts.own_streams and "scopes" in name:
                 sides = [{kind: trace for kind, trace in side.items() if kind != "RouteConfiguration"} for side in sides]
             different += compare(f"{name}, {dialect}:", sides, options.show)

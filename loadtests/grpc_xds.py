@@ -90,15 +90,23 @@ class Grpcio:
 
 
 class GrpcJs:
+    HOME, CACHE = os.path.join(HERE, "interop", "grpc-js"), os.path.join(HERE, ".cache", "grpc-js")
+
+    @classmethod
+    def missing(cls):
+        """Why it cannot run here; none: it can."""
+        if not (shutil.which("npm") and shutil.which("node")):
+            return "it needs Node and npm"
+        if not os.path.isdir(os.path.join(cls.CACHE, "node_modules", "@grpc", "grpc-js-xds")):
+            os.makedirs(cls.CACHE, exist_ok=True)
+            shutil.copy(os.path.join(cls.HOME, "package.json"), cls.CACHE)
+            if subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=cls.CACHE).returncode:
+                return "npm could not install @grpc/grpc-js-xds"
+        return None
+
     def __init__(self, log):
-        home = os.path.join(HERE, "interop", "grpc-js")
-        cache = os.path.join(HERE, ".cache", "grpc-js")
-        if not os.path.isdir(os.path.join(cache, "node_modules", "@grpc", "grpc-js-xds")):
-            os.makedirs(cache, exist_ok=True)
-            shutil.copy(os.path.join(home, "package.json"), cache)
-            subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=cache, check=True)
-        shutil.copy(os.path.join(home, "client.js"), cache)
-        self.process = subprocess.Popen(["node", "client.js"], cwd=cache, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        shutil.copy(os.path.join(self.HOME, "client.js"), self.CACHE)
+        self.process = subprocess.Popen(["node", "client.js"], cwd=self.CACHE, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=log, text=True)
 
     def call(self, times):
@@ -194,8 +202,8 @@ def main():
         for name, make in clients.items():
             if options.client not in (None, name):
                 continue
-            if name == "grpc-js" and not shutil.which("npm"):
-                print("skipped: grpc-js needs Node and npm")
+            if name == "grpc-js" and (why := GrpcJs.missing()):
+                print(f"skipped: grpc-js: {why}", flush=True)
                 continue
             place = os.path.join(directory, name)
             os.mkdir(place)
