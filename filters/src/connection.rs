@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::metadata::{FilterState, Metadata};
@@ -15,6 +16,9 @@ use crate::stream_info::Address;
 pub(crate) mod tls;
 
 pub use tls::TlsInfo;
+
+/// A type and its value (TLV), as the second version of the PROXY protocol says them.
+pub type Tlv = (u8, Bytes);
 
 /// A downstream connection as matchers, filters and logs see it.
 #[derive(Debug, Clone)]
@@ -42,6 +46,8 @@ pub struct ConnectionInfo {
     pub ja4: Option<Arc<str>>,
     /// Why the handshake failed: `%DOWNSTREAM_TRANSPORT_FAILURE_REASON%`.
     pub transport_failure_reason: Option<Arc<str>>,
+    /// What a PROXY header said that is to be said to hosts too; `None` where there was no such header.
+    pub proxy_tlvs: Option<Arc<[Tlv]>>,
     /// Listener filters' dynamic metadata (PROXY protocol TLVs).
     pub metadata: Metadata,
     pub filter_state: FilterState,
@@ -103,6 +109,7 @@ impl ConnectionInfo {
             ja3: None,
             ja4: None,
             transport_failure_reason: None,
+            proxy_tlvs: None,
             metadata: Metadata::default(),
             filter_state: FilterState::default(),
             late_filter_state: None,

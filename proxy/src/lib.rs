@@ -19,6 +19,7 @@ pub mod io;
 pub mod listener;
 mod load_reports;
 pub mod process;
+pub mod proxy_header;
 pub mod quickstart;
 pub mod resident;
 pub mod resources;

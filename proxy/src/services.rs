@@ -113,6 +113,7 @@ pub(crate) async fn begin(cluster: &Arc<Cluster>, request: Request) -> Result<Be
         host: &host,
         priority: RoutingPriority::Default,
         head: &head,
+        proxied: None,
         downstream: head.version,
         state: &FilterState::default(),
         tunnel: false,

@@ -12,12 +12,14 @@ mod proxy_protocol;
 #[cfg(test)]
 mod testing;
 mod tls_inspector;
+mod tlvs;
 
 use std::net::SocketAddr;
 
 pub use disabled::{COVERAGE as DISABLED_COVERAGE, Disabled};
 pub use original_dst::original_destination;
 use tidegate_xds::{Coverage, FieldError};
+pub use tlvs::{HOST_TLVS, PassedTlvs, host_tlvs};
 
 use crate::connection::ConnectionInfo;
 use crate::context::CompileContext;

@@ -1,18 +1,19 @@
 //! `envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol`: takes the PROXY header off the front of a connection
 //! and believes what it says of both addresses.
-//!
-//! Acts: all fields but `pass_through_tlvs`: what passes would stand in PROXY headers for hosts, which nothing writes yet.
 
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use serde_json::{Map, Value};
 use tidegate_stats::stats_block;
 use tidegate_xds::pb::envoy::config::core::v3::proxy_protocol_config::Version as PbVersion;
+
 use tidegate_xds::pb::envoy::extensions::filters::listener::proxy_protocol::v3 as pb;
 use tidegate_xds::{Coverage, FieldError};
 
+use super::PassedTlvs;
 use super::proxy_header::{self, Error, FIRST_READ_BYTES, Header, Version};
 use super::{AcceptedSocket, Inspect, ListenerFilter, ListenerFilterConfig, ListenerFilterFactory};
 use crate::connection::ConnectionInfo;
@@ -57,6 +58,7 @@ struct Config {
     v1: OfVersion,
     v2: OfVersion,
     may_be_missing: bool,
+    passes: PassedTlvs,
     /// Where TLVs go, by type.
     rules: BTreeMap<u8, Rule>,
     /// They go into one object of the filter state, not into metadata.
@@ -167,6 +169,8 @@ impl Config {
                 connection.local_restored = true;
             }
         }
+        let passing = header.tlvs.iter().filter(|(kind, _)| self.passes.passes(*kind));
+        connection.proxy_tlvs = Some(passing.map(|(kind, value)| (*kind, Bytes::copy_from_slice(value))).collect());
         let ruled = || {
             header.tlvs.iter().filter_map(|(kind, value)| {
                 let rule = self.rules.get(kind)?;
@@ -236,6 +240,7 @@ impl ListenerFilterFactory for Factory {
             missing: MissingStats::new(&scope),
             v1: of(PbVersion::V1, "v1"),
             v2: of(PbVersion::V2, "v2"),
+            passes: PassedTlvs::of(config.pass_through_tlvs.as_ref()),
             may_be_missing: config.allow_requests_without_proxy_protocol,
             into_filter_state: config.tlv_location() == pb::proxy_protocol::TlvLocation::FilterState,
             rules: config.rules.into_iter().filter_map(rule).collect(),
@@ -260,11 +265,14 @@ const COVERAGE: &[Coverage] = &[
             "disallowed_versions",
             "stat_prefix",
             "tlv_location",
-        ],
-        listed: &[(
             "pass_through_tlvs",
-            "they go into PROXY headers for hosts, and the transport socket that writes those is refused until it is built",
-        )],
+        ],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.config.core.v3.ProxyProtocolPassThroughTLVs",
+        enforced: &["match_type", "tlv_type"],
+        listed: &[],
     },
     Coverage {
         message: "envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol.Rule",
@@ -316,6 +324,26 @@ mod tests {
         assert_eq!(connection.metadata.get(METADATA, ["k"]), Some(&Value::from("a!b")));
         assert_eq!(connection.metadata.get("ns", ["k"]), Some(&Value::from("d")));
         assert_eq!(bench.counted(), ["proxy_proto.sp.versions.v2.found: 1"]);
+    }
+
+    #[test]
+    fn what_passes_is_kept_for_hosts() {
+        let bench = Bench::new(&Factory);
+        let tlvs = [234, 0, 1, b'a', 235, 0, 1, b'b', 234, 0, 0];
+        let header = v2_header(0x21, 0x11, &[V4_ADDRESSES, &tlvs[..]].concat());
+        let kept = |yaml: &str, bytes: &[u8]| {
+            let mut connection = connection();
+            bench.filter(yaml, &connection).unwrap().inspect(bytes, &mut connection);
+            connection.proxy_tlvs.map(|tlvs| tlvs.iter().map(|(kind, value)| (*kind, value.len())).collect::<Vec<_>>())
+        };
+        assert_eq!(kept("{}", &header), Some(vec![]));
+        assert_eq!(kept("{pass_through_tlvs: {tlv_type: [1]}}", &header), Some(vec![(234, 1), (235, 1), (234, 0)]));
+        assert_eq!(
+            kept("{pass_through_tlvs: {match_type: INCLUDE, tlv_type: [235, 1]}}", &header),
+            Some(vec![(235, 1)])
+        );
+        assert_eq!(kept("{pass_through_tlvs: {}}", LINE), Some(vec![]));
+        assert_eq!(kept("{allow_requests_without_proxy_protocol: true, pass_through_tlvs: {}}", b"GET"), None);
     }
 
     #[test]

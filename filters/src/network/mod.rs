@@ -5,6 +5,7 @@ mod connection_limit;
 mod local_ratelimit;
 mod rbac;
 mod set_filter_state;
+mod sni_cluster;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -119,8 +120,13 @@ pub trait NetworkFilterFactory: Send + Sync {
 }
 
 /// Every built-in one, sorted by message: one line each.
-pub const FACTORIES: &[&dyn NetworkFilterFactory] =
-    &[&connection_limit::Factory, &local_ratelimit::Factory, &rbac::Factory, &set_filter_state::Factory];
+pub const FACTORIES: &[&dyn NetworkFilterFactory] = &[
+    &connection_limit::Factory,
+    &local_ratelimit::Factory,
+    &rbac::Factory,
+    &set_filter_state::Factory,
+    &sni_cluster::Factory,
+];
 
 /// A duration in whole milliseconds, as Envoy reads them; none is 0.
 pub(crate) fn milliseconds(duration: Option<&wkt::Duration>) -> Duration {

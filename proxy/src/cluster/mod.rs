@@ -13,6 +13,8 @@ pub mod lb;
 pub mod options;
 pub(crate) mod pool;
 pub mod priority_load;
+pub mod proxied;
+pub mod sockets;
 pub mod stats;
 pub mod status;
 

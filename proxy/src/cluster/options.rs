@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
 use socket2::SockRef;
 use tidegate_filters::metadata::Metadata;
 use tokio::net::TcpSocket;
@@ -15,12 +14,12 @@ use super::circuit_breaker::{RoutingPriority, Thresholds};
 use super::dns::DnsOptions;
 use super::endpoint::{Assignment, Name};
 use super::lb::Balancing;
+use super::sockets::TransportSockets;
 use crate::http::options::FilterChain;
 use crate::http::protocol::{Http1Options, Http2Options};
 use crate::listener::socket::set_option;
 use crate::listener::{SocketOption, SocketState};
 use crate::route::{HashPolicy, MirrorPolicy, RetryPolicy};
-use crate::tls::ClientTls;
 
 /// One cluster as configured. Immutable.
 #[derive(Debug, Clone)]
@@ -106,56 +105,6 @@ pub struct Eds {
 pub struct Dns {
     pub targets: Assignment<Name>,
     pub options: DnsOptions,
-}
-
-/// What a connection is wrapped in.
-#[derive(Debug, Clone, Default)]
-pub enum TransportSocket {
-    /// Plain bytes (`raw_buffer`).
-    #[default]
-    RawBuffer,
-    Tls(Arc<ClientTls>),
-}
-
-impl TransportSocket {
-    /// Whether the two sides agree on a protocol in a handshake.
-    pub fn can_agree(&self) -> bool {
-        matches!(self, Self::Tls(_))
-    }
-}
-
-/// What connections to a cluster's hosts are wrapped in.
-#[derive(Debug, Clone, Default)]
-pub struct TransportSockets {
-    pub default: TransportSocket,
-    /// `transport_socket_matches`: the first whose criteria a host's metadata has goes before the default.
-    pub matches: Arc<[SocketMatch]>,
-}
-
-/// One of `transport_socket_matches`.
-#[derive(Debug)]
-pub struct SocketMatch {
-    /// What `envoy.transport_socket_match` of the host's metadata must have.
-    pub criteria: Map<String, Value>,
-    pub socket: TransportSocket,
-}
-
-/// Where a host's metadata says which socket it wants.
-const SOCKET_MATCH: &str = "envoy.transport_socket_match";
-
-impl TransportSockets {
-    /// Every one that there is.
-    pub fn all(&self) -> impl Iterator<Item = &TransportSocket> {
-        std::iter::once(&self.default).chain(self.matches.iter().map(|given| &given.socket))
-    }
-
-    /// The socket for a host.
-    pub fn of_host(&self, metadata: &Metadata) -> &TransportSocket {
-        let has = |given: &&SocketMatch| {
-            given.criteria.iter().all(|(key, wanted)| metadata.get(SOCKET_MATCH, [key.as_str()]) == Some(wanted))
-        };
-        self.matches.iter().find(has).map_or(&self.default, |given| &given.socket)
-    }
 }
 
 /// `HttpProtocolOptions` and the deprecated fields beside it.

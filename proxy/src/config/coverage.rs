@@ -7,7 +7,7 @@ use tidegate_filters::http::FilterFactory;
 use tidegate_xds::{Coverage, CoverageSource};
 
 /// What is compiled in this folder; each message stands in one of these.
-const OWN: [&[Coverage]; 18] = [
+const OWN: [&[Coverage]; 19] = [
     super::bootstrap_coverage::COVERAGE,
     super::sources::COVERAGE,
     super::cluster::COVERAGE,
@@ -16,6 +16,7 @@ const OWN: [&[Coverage]; 18] = [
     super::listener::COVERAGE,
     super::node::COVERAGE,
     super::overload::COVERAGE,
+    super::proxy_tlvs::COVERAGE,
     super::route::COVERAGE,
     super::router::COVERAGE,
     super::runtime::COVERAGE,

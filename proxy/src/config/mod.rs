@@ -19,6 +19,7 @@ pub(crate) mod listener;
 mod node;
 pub(crate) mod origin;
 mod overload;
+mod proxy_tlvs;
 pub mod registry;
 mod request_rules;
 pub mod route;

@@ -9,14 +9,11 @@ use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::pb::envoy::extensions::filters::network::tcp_proxy::v3 as proto;
 use tidegate_xds::{Coverage, FieldError, any};
 
-use super::Compiler;
 use super::route::metadata_match;
 use super::values::{duration, timeout, wrapped_u32};
+use super::{Compiler, proxy_tlvs};
 use crate::route::HeaderMutations;
-use crate::tcp::{BackOff, LogOptions, RequestId, TcpCluster, TcpHash, TcpProxy, TcpStats, Tunnel};
-
-const TLVS: &str =
-    "they go into PROXY headers for hosts, and the transport socket that writes those is refused until it is built";
+use crate::tcp::{BackOff, LogOptions, MergeTlvs, RequestId, TcpCluster, TcpHash, TcpProxy, TcpStats, TcpTlvs, Tunnel};
 
 /// What is compiled here.
 pub(crate) const COVERAGE: &[Coverage] = &[
@@ -42,13 +39,10 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "max_early_data_bytes",
             "check_drain_close",
             "on_demand",
+            "proxy_protocol_tlvs",
+            "proxy_protocol_tlv_merge_policy",
         ],
-        listed: &[
-            ("downstream_idle_timeout", "Envoy ignores it"),
-            ("upstream_idle_timeout", "Envoy ignores it"),
-            ("proxy_protocol_tlvs", TLVS),
-            ("proxy_protocol_tlv_merge_policy", TLVS),
-        ],
+        listed: &[("downstream_idle_timeout", "Envoy ignores it"), ("upstream_idle_timeout", "Envoy ignores it")],
     },
     Coverage {
         message: "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.OnDemand",
@@ -103,7 +97,6 @@ pub(crate) fn compile(
     context: &mut CompileContext<'_>,
 ) -> Result<TcpProxy, FieldError> {
     let scope = compiler.stats.scope(&format!("tcp.{}.", config.stat_prefix.replace(':', "_")));
-    tlvs(config, context)?;
     let jitter = &config.max_downstream_connection_duration_jitter_percentage;
     Ok(TcpProxy {
         stats: TcpStats::new(&scope),
@@ -118,6 +111,7 @@ pub(crate) fn compile(
         // Without TLS there is no handshake to wait for.
         connects_on_data: config.upstream_connect_mode() == proto::UpstreamConnectMode::OnDownstreamData,
         leaves_when_draining: config.check_drain_close.is_some_and(|check| check.value),
+        tlvs: tlvs(config, context)?,
         tunnel: config.tunneling_config.as_ref().map(|config| tunnel(config, context)).transpose()?,
         hash: config.hash_policy.first().and_then(hash),
         access_logs: compiler.access_logs("access_log", &config.access_log, context)?,
@@ -125,17 +119,14 @@ pub(crate) fn compile(
     })
 }
 
-/// None is sent, but each must be one that could be.
-fn tlvs(config: &proto::TcpProxy, context: &CompileContext<'_>) -> Result<(), FieldError> {
-    for (index, tlv) in config.proxy_protocol_tlvs.iter().enumerate() {
-        let reason = match (tlv.value.is_empty(), tlv.format_string.is_some()) {
-            (true, false) => "Invalid TLV configuration: one of 'value' or 'format_string' must be set.",
-            (false, true) => "Invalid TLV configuration: only one of 'value' or 'format_string' may be set.",
-            _ => continue,
-        };
-        return Err(context.error_at(&format!("proxy_protocol_tlvs[{index}]"), reason));
-    }
-    Ok(())
+fn tlvs(config: &proto::TcpProxy, context: &mut CompileContext<'_>) -> Result<TcpTlvs, FieldError> {
+    use proto::ProxyProtocolTlvMergePolicy as Policy;
+    let merge = match config.proxy_protocol_tlv_merge_policy() {
+        Policy::AddIfAbsent => MergeTlvs::AddIfAbsent,
+        Policy::OverwriteByTypeIfExistsOrAdd => MergeTlvs::Overwrite,
+        Policy::AppendIfExistsOrAdd => MergeTlvs::Append,
+    };
+    Ok(TcpTlvs { added: proxy_tlvs::compile(&config.proxy_protocol_tlvs, "proxy_protocol_tlvs", context)?, merge })
 }
 
 fn clusters(config: &proto::TcpProxy, context: &CompileContext<'_>) -> Result<Vec<TcpCluster>, FieldError> {

@@ -4,7 +4,6 @@ use tidegate_tls::validation::Roots;
 use tidegate_tls::{Identity, Validation};
 
 use crate::admin::state::{ContextCertificates, PlacedCertificate};
-use crate::cluster::options::TransportSocket;
 use crate::snapshot::Snapshot;
 
 /// Those of every context, listeners' first.
@@ -19,9 +18,7 @@ pub(super) fn of(snapshot: &Snapshot) -> Vec<ContextCertificates> {
     }
     for cluster in snapshot.clusters.values() {
         for socket in cluster.config().transport_sockets.all() {
-            if let TransportSocket::Tls(tls) = socket
-                && let Some(context) = tls.context()
-            {
+            if let Some(context) = socket.tls().and_then(|tls| tls.context()) {
                 contexts.push(one(context.identity().map(|identity| &**identity), context.validation()));
             }
         }

@@ -53,4 +53,4 @@ pub use tidegate_filters::matching::uri_template::{TemplateError, UriRewrite, Ur
 pub use timeout::{
     GrpcTimeout, Limit, RequestTimeouts, StreamDuration, TimeoutOptions, Timeouts, take_stream_duration,
 };
-pub use upgrade::{ConnectConfig, ProxyVersion, Upgrade};
+pub use upgrade::{ConnectConfig, Upgrade};

@@ -1,5 +1,7 @@
 //! Which upgrades a route lets through (`upgrade_configs`). It must not know how one is carried.
 
+use crate::proxy_header::ProxyVersion;
+
 /// One `UpgradeConfig`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgrade {
@@ -15,11 +17,4 @@ pub struct ConnectConfig {
     pub allow_post: bool,
     /// A PROXY protocol header goes to the upstream first.
     pub proxy_protocol: Option<ProxyVersion>,
-}
-
-/// The version of a PROXY protocol header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ProxyVersion {
-    V1,
-    V2,
 }

@@ -15,6 +15,8 @@ use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::cluster::host::{Host, HostCounter};
 use crate::cluster::lb::{MetadataMatch, PickContext};
 use crate::cluster::pool::{PoolError, TcpLease, connect_tcp};
+use crate::cluster::proxied::Proxied;
+use crate::tls::Wanted;
 
 /// `backoff_options`: how long is waited between attempts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +95,7 @@ async fn try_hosts(
         .hash
         .as_ref()
         .and_then(|hash| hash.of(stream.downstream_remote.ip(), &stream.connection.filter_state_now()));
+    let proxied = cluster.config().transport_sockets.name_clients().then(|| proxy.tlvs.proxied(stream));
     let attempts = proxy.max_connect_attempts.max(1);
     for attempt in 1..=attempts {
         let Some(host) = choose_host(target, cluster, hash) else {
@@ -101,7 +104,7 @@ async fn try_hosts(
             return Err(Failure::NoHost);
         };
         note_host(&host, attempt, stream);
-        match reach(dial, cluster, &host, stream).await {
+        match reach(dial, cluster, &host, proxied.clone(), stream).await {
             Ok(connected) => {
                 let tags = Tags::connection(stream.connection.id);
                 tracing::debug!("{tags} connected to {} of cluster {}", host.address, cluster.name());
@@ -135,11 +138,14 @@ async fn reach(
     dial: Dial<'_>,
     cluster: &Arc<Cluster>,
     host: &Arc<Host>,
+    proxied: Option<Arc<Proxied>>,
     stream: &mut StreamInfo,
 ) -> Result<Connected, Refused> {
     let Dial::Tunnel(tunnel, client) = dial else {
         let state = stream.connection.filter_state_now().into_owned();
-        let lease = connect_tcp(cluster, host, RoutingPriority::Default, &state).await.map_err(Refused::Pool)?;
+        let wanted = Wanted { proxied, ..Wanted::default() };
+        let lease = connect_tcp(cluster, host, RoutingPriority::Default, &state, &wanted).await;
+        let lease = lease.map_err(Refused::Pool)?;
         stream.upstream.filter_state.clone_from(&lease.facts.shared);
         stream.upstream.local_address.clone_from(&lease.facts.local);
         stream.upstream.connection_id = Some(lease.facts.id);
@@ -148,7 +154,7 @@ async fn reach(
         stream.timings.upstream_connect_complete = Some(Instant::now());
         return Ok(Connected::Plain(lease));
     };
-    tunnel.open(cluster, host, client, stream).await.map(Connected::Tunnel)
+    tunnel.open(cluster, host, client, proxied, stream).await.map(Connected::Tunnel)
 }
 
 /// Envoy's `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.

@@ -7,7 +7,7 @@ mod filtered;
 mod per_connection;
 mod pipe;
 mod proxy;
-mod proxy_header;
+mod tlvs;
 mod tunnel;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ pub(crate) use filtered::{Seen, filtered};
 pub use per_connection::TcpHash;
 pub use proxy::{LogOptions, TcpCluster, TcpProxy, TcpStats};
 pub(crate) use proxy::{count_refused, serve};
-pub(crate) use proxy_header::proxy_header;
+pub use tlvs::{MergeTlvs, TcpTlvs};
 pub use tunnel::{RequestId, Tunnel};
 
 use crate::application_log::shown::Tags;

@@ -15,6 +15,7 @@ use super::connect::{self, BackOff, Connected, Dial, Failure};
 use super::early;
 use super::per_connection::{PerConnection, TcpHash};
 use super::pipe::{Ended, Moved, Pipe, Side};
+use super::tlvs::TcpTlvs;
 use super::tunnel::{Client, Standing, Tunnel};
 use crate::app::Shared;
 use crate::application_log::shown::Tags;
@@ -76,6 +77,8 @@ pub struct TcpProxy {
     pub connects_on_data: bool,
     /// Close a connection after its next bytes while its listener drains.
     pub leaves_when_draining: bool,
+    /// What hosts are told of it beside its addresses.
+    pub tlvs: TcpTlvs,
     /// Carry the connection in a request to an HTTP host.
     pub tunnel: Option<Tunnel>,
     pub hash: Option<TcpHash>,

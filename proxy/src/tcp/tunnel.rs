@@ -23,6 +23,7 @@ use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::cluster::host::Host;
 use crate::cluster::pool::{Begun, Informational, PoolError, Stream, StreamRequest};
+use crate::cluster::proxied::Proxied;
 use crate::http::request_id;
 use crate::io::Transport;
 use crate::route::HeaderMutations;
@@ -175,6 +176,7 @@ impl Tunnel {
         cluster: &Arc<Cluster>,
         host: &Arc<Host>,
         client: &Client,
+        proxied: Option<Arc<Proxied>>,
         stream: &mut StreamInfo,
     ) -> Result<Standing, Refused> {
         let head = self.head(stream);
@@ -187,6 +189,7 @@ impl Tunnel {
             head: &head,
             downstream: http::Version::HTTP_11,
             state: &shared,
+            proxied,
             tunnel: self.post_path.is_none(),
             terminate: None,
             informational: &informational,

@@ -15,6 +15,7 @@ use tidegate_tls::{ClientContext, Failure, ServerContext, Session};
 
 pub use stats::{SocketFactoryStats, TlsStats};
 
+use crate::cluster::proxied::Proxied;
 use crate::io::Transport;
 
 /// Envoy's word where a secret has not come yet.
@@ -165,6 +166,8 @@ pub struct Wanted {
     pub server_name: Option<Arc<str>>,
     /// The protocols that are offered where the cluster says nothing of them.
     pub alpn: Option<Arc<[Vec<u8>]>>,
+    /// Whom it is for, where hosts are told.
+    pub(crate) proxied: Option<Arc<Proxied>>,
 }
 
 fn told(session: &Session) -> Arc<TlsInfo> {

@@ -29,6 +29,7 @@ mod listeners;
 mod load_reports;
 mod namespace;
 mod polls;
+mod proxy_protocol;
 mod scoped_routes;
 mod short;
 mod tcp;

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tidegate_filters::connection::TlsInfo;
 use tidegate_filters::stream_info::Address;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use super::ConnectionFacts;
@@ -18,7 +19,8 @@ use crate::application_log::shown::Tags;
 use crate::cluster::Cluster;
 use crate::cluster::happy_eyeballs::race;
 use crate::cluster::host::Host;
-use crate::cluster::options::{NotPrepared, TransportSocket};
+use crate::cluster::options::NotPrepared;
+use crate::cluster::sockets::TransportSocket;
 use crate::io::Transport;
 use crate::tls::{NoHandshake, Wanted};
 
@@ -76,7 +78,7 @@ pub(super) async fn connect(
     let limit = cluster.config().connect_timeout;
     let id = crate::io::next_connection_id();
     tracing::debug!(target: CONNECTION, "{} connecting to {}", Tags::connection(id), host.address);
-    let dialed = tokio::time::timeout(limit, secured(cluster, host, wanted)).await;
+    let dialed = tokio::time::timeout(limit, secured(cluster, host, wanted, id)).await;
     let Secured { transport, local, tls } = dialed.unwrap_or(Err(ConnectError::Timeout)).inspect_err(|error| {
         tracing::debug!(target: CONNECTION, "{} connect failed: {error}", Tags::connection(id));
     })?;
@@ -97,18 +99,26 @@ struct Secured {
     tls: Option<Arc<TlsInfo>>,
 }
 
-async fn secured(cluster: &Cluster, host: &Host, wanted: &Wanted) -> Result<Secured, ConnectError> {
-    let (transport, address) = dial(cluster, host).await?;
+async fn secured(cluster: &Cluster, host: &Host, wanted: &Wanted, id: u64) -> Result<Secured, ConnectError> {
+    let (mut transport, address) = dial(cluster, host).await?;
     let local = match &transport {
         Transport::Tcp(stream) => stream.local_addr().ok().map(Address::Ip),
         _ => None,
     };
-    match cluster.config().transport_sockets.of_host(&host.metadata) {
-        TransportSocket::RawBuffer => Ok(Secured { transport, local, tls: None }),
-        TransportSocket::Tls(tls) => {
-            let shaken = tls.connect(transport, address, wanted, &host.hostname).await;
-            let (transport, info) = shaken.map_err(|NoHandshake(reason)| ConnectError::Tls(reason))?;
-            Ok(Secured { transport, local, tls: Some(info) })
+    let mut socket = cluster.config().transport_sockets.of_host(&host.metadata);
+    loop {
+        match socket {
+            TransportSocket::RawBuffer => return Ok(Secured { transport, local, tls: None }),
+            TransportSocket::Tls(tls) => {
+                let shaken = tls.connect(transport, address, wanted, &host.hostname).await;
+                let (transport, info) = shaken.map_err(|NoHandshake(reason)| ConnectError::Tls(reason))?;
+                return Ok(Secured { transport, local, tls: Some(info) });
+            }
+            TransportSocket::Proxy(proxy) => {
+                let header = proxy.header(id, wanted.proxied.as_deref(), local.as_ref(), host);
+                transport.write_all(&header).await?;
+                socket = &proxy.inner;
+            }
         }
     }
 }

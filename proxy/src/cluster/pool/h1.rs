@@ -142,7 +142,7 @@ impl Pool {
             !old
         });
         state.leave_if_empty();
-        !(state.is_empty() && (removed || self.is_for_one_name()))
+        !(state.is_empty() && (removed || self.is_for_few()))
     }
 
     fn take_idle(&self) -> Option<Box<Connection>> {

@@ -157,7 +157,7 @@ impl Pool {
             !(expired || old && idle)
         });
         state.leave_if_empty();
-        !(state.is_empty() && (removed || self.is_for_one_name()))
+        !(state.is_empty() && (removed || self.is_for_few()))
     }
 
     /// A place on a connection with room for one more stream.

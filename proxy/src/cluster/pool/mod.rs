@@ -31,9 +31,11 @@ use super::Cluster;
 use super::circuit_breaker::{Permit, Resource, RoutingPriority};
 use super::host::{Host, HostCounter, InFlight, OpenConnection, Waiting};
 use super::options::{HttpProtocol, NotPrepared};
+use super::proxied::Proxied;
 use crate::http::limits::TryLimit;
 use crate::http::stats::HttpStats;
 use crate::http::wire_bytes::WireBytes;
+use crate::tls::Wanted;
 
 pub(crate) use connect::ConnectError;
 pub(crate) use tcp::{Held, TcpLease, connect_tcp};
@@ -92,6 +94,8 @@ pub(crate) struct StreamRequest<'a> {
     pub downstream: http::Version,
     /// What may be shared with the connection.
     pub state: &'a FilterState,
+    /// Whom the connection must be for, where the cluster's hosts are told.
+    pub proxied: Option<Arc<Proxied>>,
     /// The request asks to leave HTTP: what follows the head goes up once the host has agreed.
     pub tunnel: bool,
     /// The request's payload leaves HTTP here: it goes to the host as plain bytes.
@@ -204,7 +208,8 @@ impl Stream {
     pub(crate) async fn open(request: &StreamRequest<'_>) -> Result<Self, PoolError> {
         match request.terminate {
             Some(Terminate::Tcp { .. }) => {
-                let lease = connect_tcp(request.cluster, request.host, request.priority, request.state);
+                let wanted = Wanted { proxied: request.proxied.clone(), ..Wanted::default() };
+                let lease = connect_tcp(request.cluster, request.host, request.priority, request.state, &wanted);
                 let lease = Box::pin(lease).await?;
                 return Ok(Self::Tcp(Box::new(lease)));
             }

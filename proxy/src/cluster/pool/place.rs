@@ -12,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::cluster::circuit_breaker::{Permit, Resource, RoutingPriority};
 use crate::cluster::host::{Host, HostId};
 use crate::cluster::options::HttpProtocol;
+use crate::cluster::proxied::Proxied;
 use crate::tls::Wanted;
 
 /// The pools of one worker for one protocol.
@@ -24,6 +25,8 @@ pub(super) struct Key {
     priority: RoutingPriority,
     /// The host that is named in TLS handshakes, where requests say.
     server_name: Option<Arc<str>>,
+    /// Whom they are for, where hosts are told.
+    proxied: Option<Arc<Proxied>>,
 }
 
 /// The connections of one worker to one host at one priority; `S` is what their protocol keeps of them.
@@ -33,6 +36,8 @@ pub(super) struct Pool<S> {
     pub(super) priority: RoutingPriority,
     /// The host that is named in TLS handshakes, where requests say.
     pub(super) server_name: Option<Arc<str>>,
+    /// Whom they are for, where hosts are told.
+    pub(super) proxied: Option<Arc<Proxied>>,
     pub(super) state: Mutex<S>,
 }
 
@@ -74,16 +79,17 @@ impl<S: Content> Pool<S> {
                 host: Arc::clone(&self.host),
                 priority: self.priority,
                 server_name: self.server_name.clone(),
+                proxied: self.proxied.clone(),
                 state: Mutex::default(),
             })
         });
         Arc::clone(pool)
     }
 
-    /// Whether requests chose the name that its host is asked by: there may be any number of such pools, which nobody may ever
-    /// ask for again.
-    pub(super) fn is_for_one_name(&self) -> bool {
-        self.server_name.is_some()
+    /// Whether clients chose the name that its host is asked by, or it is for one of them: there may be any number of such
+    /// pools, which nobody may ever ask for again.
+    pub(super) fn is_for_few(&self) -> bool {
+        self.server_name.is_some() || self.proxied.is_some()
     }
 
     /// Whether the host chooses the protocol.
@@ -93,25 +99,31 @@ impl<S: Content> Pool<S> {
 
     pub(super) fn key(&self) -> Key {
         let server_name = self.server_name.clone();
-        Key { host: self.host.state.id, priority: self.priority, server_name }
+        Key { host: self.host.state.id, priority: self.priority, server_name, proxied: self.proxied.clone() }
     }
 
     /// What its connections say in a handshake; `protocols` where their context offers none of its own.
     pub(super) fn handshake(&self, protocols: &'static [&'static [u8]]) -> Wanted {
         let alpn = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        Wanted { server_name: self.server_name.clone(), alpn: Some(alpn) }
+        Wanted { server_name: self.server_name.clone(), alpn: Some(alpn), proxied: self.proxied.clone() }
     }
 
     /// The pool for a request.
     pub(super) fn of(request: &StreamRequest<'_>, pools: &mut Map<S>) -> Arc<Self> {
         let server_name = server_name(request);
-        let key = Key { host: request.host.state.id, priority: request.priority, server_name: server_name.clone() };
+        let key = Key {
+            host: request.host.state.id,
+            priority: request.priority,
+            server_name: server_name.clone(),
+            proxied: request.proxied.clone(),
+        };
         let pool = pools.entry(key).or_insert_with(|| {
             Arc::new(Self {
                 cluster: Arc::clone(request.cluster),
                 host: Arc::clone(request.host),
                 priority: request.priority,
                 server_name,
+                proxied: request.proxied.clone(),
                 state: Mutex::default(),
             })
         });

@@ -47,11 +47,12 @@ pub(crate) async fn connect_tcp(
     host: &Arc<Host>,
     priority: RoutingPriority,
     state: &FilterState,
+    wanted: &Wanted,
 ) -> Result<TcpLease, PoolError> {
     let permit = connection_permit(cluster, host, priority, false).ok_or(PoolError::Overflow)?;
     let pending = Pending::begin(cluster, host, priority).ok_or(PoolError::Overflow)?;
     let open = Open::new(cluster, host, permit);
-    let connected = connect::connect(cluster, host, &Wanted::default()).await;
+    let connected = connect::connect(cluster, host, wanted).await;
     let connected = match connected {
         Ok(connected) => Ok((connected, open)),
         Err(error) => Err(count_connect_failure(cluster, host, &error, open)),

@@ -257,6 +257,14 @@ pub const COVERAGE: &[Coverage] = &[
         listed: &[],
     },
     Coverage {
+        message: "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+        enforced: &["config", "transport_socket"],
+        listed: &[
+            ("allow_unspecified_address", "of clients that have no address, a header says nothing of addresses"),
+            ("tlv_as_pool_key", "a connection that was made for one client is never used for another"),
+        ],
+    },
+    Coverage {
         message: "envoy.config.cluster.v3.Cluster.TransportSocketMatch",
         enforced: &["name", "match", "transport_socket"],
         listed: &[],

@@ -1,18 +1,27 @@
 //! What wraps connections to hosts: a cluster's `transport_socket`, and those of hosts whose metadata asks for another
 //! (`transport_socket_matches`). The one place where transport sockets to hosts are compiled.
 
+use std::sync::Arc;
+
 use tidegate_filters::context::CompileContext;
+use tidegate_filters::listener::PassedTlvs;
 use tidegate_filters::metadata::object;
 use tidegate_stats::Scope;
 use tidegate_xds::pb::envoy::config::cluster::v3::Cluster;
 use tidegate_xds::pb::envoy::config::core::v3::TransportSocket as TransportSocketProto;
+use tidegate_xds::pb::envoy::config::core::v3::proxy_protocol_config::Version;
 use tidegate_xds::pb::envoy::config::core::v3::transport_socket::ConfigType;
+use tidegate_xds::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use tidegate_xds::pb::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
 use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
 use tidegate_xds::{FieldError, any};
 
-use crate::cluster::options::{HttpOptions, HttpProtocol, SocketMatch, TransportSocket, TransportSockets};
+use crate::cluster::options::{HttpOptions, HttpProtocol};
+use crate::cluster::proxied::ProxySocket;
+use crate::cluster::sockets::{SocketMatch, TransportSocket, TransportSockets};
+use crate::config::proxy_tlvs;
 use crate::config::tls::{self, Around};
+use crate::proxy_header::ProxyVersion;
 
 pub(super) fn compile(
     proto: &Cluster,
@@ -65,6 +74,31 @@ fn one(
             let proto: UpstreamTlsContext = any::unpack(config, &context.path)?;
             return tls::upstream(&proto, expects_name, scope, around, context).map(TransportSocket::Tls);
         }
+        if name == <ProxyProtocolUpstreamTransport as prost::Name>::full_name() {
+            let proto: ProxyProtocolUpstreamTransport = any::unpack(config, &context.path)?;
+            return proxy(&proto, expects_name, scope, around, context).map(TransportSocket::Proxy);
+        }
         Err(context.error(format!("not supported yet: {name}")))
     })
+}
+
+fn proxy(
+    proto: &ProxyProtocolUpstreamTransport,
+    expects_name: bool,
+    scope: &Scope,
+    around: &Around,
+    context: &mut CompileContext<'_>,
+) -> Result<Arc<ProxySocket>, FieldError> {
+    let config = proto.config.clone().unwrap_or_default();
+    let added = context.within("config", |context| proxy_tlvs::compile(&config.added_tlvs, "added_tlvs", context))?;
+    let Some(inner) = &proto.transport_socket else {
+        return Err(context.error_at("transport_socket", "value is required"));
+    };
+    let inner = context.within("transport_socket", |context| one(inner, expects_name, scope, around, context))?;
+    let version = match config.version() {
+        Version::V1 => ProxyVersion::V1,
+        Version::V2 => ProxyVersion::V2,
+    };
+    let passed = PassedTlvs::of(config.pass_through_tlvs.as_ref());
+    Ok(Arc::new(ProxySocket { version, passed, added, inner }))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use prost::Message;
 use serde_json::{Map, Value};
 use tidegate_filters::context::CompileContext;
+use tidegate_filters::listener::HOST_TLVS;
 use tidegate_filters::metadata::Metadata;
 use tidegate_filters::runtime::Fraction;
 use tidegate_xds::pb::envoy::config::core::v3::Metadata as MetadataProto;
@@ -63,6 +64,11 @@ pub(crate) fn metadata(proto: Option<&MetadataProto>) -> Metadata {
     let mut metadata = Metadata::default();
     for (namespace, values) in proto.into_iter().flat_map(|proto| &proto.filter_metadata) {
         metadata.set(namespace, object(values));
+    }
+    // Nobody else reads any.
+    let typed = proto.and_then(|proto| proto.typed_filter_metadata.get(HOST_TLVS));
+    if let Some(typed) = typed {
+        metadata.set_typed(HOST_TLVS, typed.clone());
     }
     metadata
 }

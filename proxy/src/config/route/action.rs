@@ -14,9 +14,10 @@ use super::virtual_host::Host;
 use super::{cluster, hash, local, mirror, redirect_policy, retry, rewrite, values};
 use crate::cluster::circuit_breaker::RoutingPriority;
 use crate::config::values::wrapped_bool;
+use crate::proxy_header::ProxyVersion;
 use crate::route::{
-    Action, ClusterSelector, ConnectConfig, ForwardAction, GrpcTimeout, Limit, PathMatch, ProxyVersion, RetryPolicy,
-    StreamDuration, Timeouts, Upgrade,
+    Action, ClusterSelector, ConnectConfig, ForwardAction, GrpcTimeout, Limit, PathMatch, RetryPolicy, StreamDuration,
+    Timeouts, Upgrade,
 };
 
 /// Compiles a route's action.
@@ -149,6 +150,7 @@ fn connect(configs: &[UpgradeConfig]) -> Option<ConnectConfig> {
     let last = configs.iter().rev().find_map(|config| config.connect_config.as_ref())?;
     Some(ConnectConfig {
         allow_post: last.allow_post,
+        // As Envoy, which looks at the version alone here.
         proxy_protocol: last.proxy_protocol_config.as_ref().map(|config| match config.version() {
             proxy_protocol_config::Version::V1 => ProxyVersion::V1,
             proxy_protocol_config::Version::V2 => ProxyVersion::V2,

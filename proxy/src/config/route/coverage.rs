@@ -198,7 +198,11 @@ pub const COVERAGE: &[Coverage] = &[
         enforced: &["allow_post", "proxy_protocol_config"],
         listed: &[],
     },
-    Coverage { message: "envoy.config.core.v3.ProxyProtocolConfig", enforced: &["version"], listed: &[] },
+    Coverage {
+        message: "envoy.config.core.v3.ProxyProtocolConfig",
+        enforced: &["version", "pass_through_tlvs", "added_tlvs"],
+        listed: &[],
+    },
     Coverage {
         message: "envoy.config.route.v3.RouteAction.RequestMirrorPolicy",
         enforced: &[
@@ -404,7 +408,10 @@ pub const COVERAGE: &[Coverage] = &[
     Coverage {
         message: "envoy.config.core.v3.Metadata",
         enforced: &["filter_metadata"],
-        listed: &[("typed_filter_metadata", "read by extensions only, and none that does is built in")],
+        listed: &[(
+            "typed_filter_metadata",
+            "read by extensions only; of those that are built in, by PROXY headers for hosts",
+        )],
     },
     Coverage { message: "envoy.type.v3.FractionalPercent", enforced: &["numerator", "denominator"], listed: &[] },
 ];

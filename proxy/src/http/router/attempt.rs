@@ -19,8 +19,10 @@ use super::{Shared, UpstreamFilters, failure, handshake, host, lasting};
 use crate::application_log::shown::{ResponseHeaders, Tags};
 use crate::cluster::host::{Host, HostCounter};
 use crate::cluster::pool::{Begun, PoolError, Stream, StreamRequest, StreamReset, Terminate};
+use crate::cluster::proxied::Proxied;
 use crate::http::connect_udp;
 use crate::http::progress::Watched;
+use crate::proxy_header::{Ends, proxy_header};
 
 /// Why a try gave no response.
 #[derive(Debug, Clone)]
@@ -215,6 +217,7 @@ fn request<'r>(
     head: &'r RequestHead,
     stream: &'r StreamContext,
 ) -> StreamRequest<'r> {
+    let names_clients = shared.cluster.config().transport_sockets.name_clients();
     StreamRequest {
         cluster: &shared.cluster,
         host,
@@ -222,6 +225,7 @@ fn request<'r>(
         head,
         downstream: stream.info.protocol.unwrap_or(http::Version::HTTP_11),
         state: &stream.info.filter_state,
+        proxied: names_clients.then(|| Proxied::of(&stream.info.connection, None)),
         tunnel: shared.tunnel,
         terminate: terminate(shared, head, stream),
         informational: shared,
@@ -275,6 +279,6 @@ fn terminate(shared: &Shared<'_>, head: &RequestHead, stream: &StreamContext) ->
     }
     let asked = head.method == Method::CONNECT || config.allow_post && head.method == Method::POST;
     let connection = &stream.info.connection;
-    let header = |version| crate::tcp::proxy_header(version, &connection.remote, &connection.local);
+    let header = |version| proxy_header(version, Ends::of(&connection.remote, &connection.local), &[]);
     asked.then(|| Terminate::Tcp { first: config.proxy_protocol.map(header) })
 }

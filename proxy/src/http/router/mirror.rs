@@ -97,6 +97,7 @@ async fn send(account: &Account, head: RequestHead, body: Body) {
         head: &head,
         downstream: head.version,
         state: &FilterState::default(),
+        proxied: None,
         tunnel: false,
         terminate: None,
         informational: &Nobody,

@@ -37,6 +37,11 @@ impl Client {
         Self { stream: connect_to(address), buffer: Vec::new() }
     }
 
+    /// This end's address.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         self.stream.write_all(bytes.as_ref()).unwrap();
         self

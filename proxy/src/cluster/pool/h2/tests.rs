@@ -16,7 +16,14 @@ const ONE_STREAM: &str = "{name: a, typed_extension_protocol_options: {envoy.ext
 fn pool() -> Arc<Pool> {
     let cluster = Cluster::new(compiled(ONE_STREAM).config, None, &Store::new().root(), &NoRuntime, 7);
     let host = Arc::clone(cluster.hosts().hosts().next().unwrap());
-    Arc::new(Pool { cluster, host, priority: RoutingPriority::Default, server_name: None, state: Mutex::default() })
+    Arc::new(Pool {
+        cluster,
+        host,
+        priority: RoutingPriority::Default,
+        server_name: None,
+        proxied: None,
+        state: Mutex::default(),
+    })
 }
 
 /// A connection, and the host's end of it.

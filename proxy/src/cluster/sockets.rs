@@ -1,0 +1,75 @@
+//! What connections to a cluster's hosts are wrapped in, and which host gets which. It must not know how a connection is made.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+use tidegate_filters::metadata::Metadata;
+
+use super::proxied::ProxySocket;
+use crate::tls::ClientTls;
+
+/// What a connection is wrapped in.
+#[derive(Debug, Clone, Default)]
+pub enum TransportSocket {
+    /// Plain bytes (`raw_buffer`).
+    #[default]
+    RawBuffer,
+    Tls(Arc<ClientTls>),
+    /// A header that names the client, and something else behind it.
+    Proxy(Arc<ProxySocket>),
+}
+
+impl TransportSocket {
+    /// Whether the two sides agree on a protocol in a handshake.
+    pub fn can_agree(&self) -> bool {
+        self.tls().is_some()
+    }
+
+    /// The handshake that is in it.
+    pub fn tls(&self) -> Option<&Arc<ClientTls>> {
+        match self {
+            Self::RawBuffer => None,
+            Self::Tls(tls) => Some(tls),
+            Self::Proxy(proxy) => proxy.inner.tls(),
+        }
+    }
+}
+
+/// What connections to a cluster's hosts are wrapped in.
+#[derive(Debug, Clone, Default)]
+pub struct TransportSockets {
+    pub default: TransportSocket,
+    /// `transport_socket_matches`: the first whose criteria a host's metadata has goes before the default.
+    pub matches: Arc<[SocketMatch]>,
+}
+
+/// One of `transport_socket_matches`.
+#[derive(Debug)]
+pub struct SocketMatch {
+    /// What `envoy.transport_socket_match` of the host's metadata must have.
+    pub criteria: Map<String, Value>,
+    pub socket: TransportSocket,
+}
+
+/// Where a host's metadata says which socket it wants.
+const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+
+impl TransportSockets {
+    /// Every one that there is.
+    pub fn all(&self) -> impl Iterator<Item = &TransportSocket> {
+        std::iter::once(&self.default).chain(self.matches.iter().map(|given| &given.socket))
+    }
+
+    /// Whether hosts are told whom a connection is for: it is then for nobody else.
+    pub fn name_clients(&self) -> bool {
+        self.all().any(|socket| matches!(socket, TransportSocket::Proxy(_)))
+    }
+
+    /// The socket for a host.
+    pub fn of_host(&self, metadata: &Metadata) -> &TransportSocket {
+        let has = |given: &&SocketMatch| {
+            given.criteria.iter().all(|(key, wanted)| metadata.get(SOCKET_MATCH, [key.as_str()]) == Some(wanted))
+        };
+        self.matches.iter().find(has).map_or(&self.default, |given| &given.socket)
+    }
+}
