@@ -226,6 +226,12 @@ impl ServerContext {
         Ok((config, Arc::clone(&presented.identity)))
     }
 
+    /// Whether one of its certificates is for this name, in lower case: exactly or by wildcard.
+    pub fn is_for(&self, name: &str) -> bool {
+        let wildcard = name.find('.').map(|dot| &name[dot..]);
+        std::iter::once(name).chain(wildcard).any(|key| self.names.contains_key(key))
+    }
+
     /// The certificate for a name: exactly, then by wildcard, else the first; of several the one whose kind of key the client
     /// prefers, as Envoy chooses.
     fn select(&self, name: Option<&str>, ecdsa: bool, now: SystemTime) -> Option<usize> {

@@ -52,8 +52,7 @@ pub(crate) async fn serve(
 ) -> (Option<Version>, Option<&'static str>) {
     let Chosen { shared, chain, info, transport, seen } = chosen;
     let started = Instant::now();
-    let connection =
-        Arc::new(Connection { shared, hcm: Arc::clone(&hcm), info, listener_stats, drain: Arc::clone(&chain.drain) });
+    let connection = Arc::new(Connection { shared, hcm: Arc::clone(&hcm), info, listener_stats, chain });
     let stats = &hcm.stats;
     stats.downstream_cx_total().inc();
     stats.downstream_cx_active().inc();
@@ -166,7 +165,7 @@ async fn detect(
     let idle = connection.hcm.timeouts.connection_idle.unwrap_or(Duration::MAX);
     tokio::select! {
         () = reading => {}
-        () = connection.drain.until_cut() => return Err((Ended::Local, None)),
+        () = connection.chain.drain.until_cut() => return Err((Ended::Local, None)),
         () = sleep_or_never(idle) => {
             connection.hcm.stats.downstream_cx_idle_timeout().inc();
             return Err((Ended::Local, Some("on_idle_timeout")));
@@ -207,7 +206,7 @@ async fn serve_http1(
 ) -> (Ended, Option<&'static str>) {
     let hcm = &connection.hcm;
     let mut server =
-        Server::new(transport, rules(hcm), hcm.buffer_limit_bytes, Arc::clone(&connection.drain).when_cut());
+        Server::new(transport, rules(hcm), hcm.buffer_limit_bytes, Arc::clone(&connection.chain.drain).when_cut());
     let mut served = 0;
     let (mut counted_read, mut counted_written) = (0, 0);
     let mut count_bytes = |server: &Server| {
@@ -251,7 +250,7 @@ async fn serve_http1(
                 Ended::Remote.count_cut(&hcm.stats);
                 break Leave::Gone;
             }
-            Finished::Cut if connection.drain.is_cut() => {
+            Finished::Cut if connection.chain.drain.is_cut() => {
                 Ended::Local.count_cut(&hcm.stats);
                 break Leave::AtOnce;
             }
@@ -356,7 +355,7 @@ async fn wait_for_request(
                 Ok(()) => Wait::Request,
                 Err(_) => Wait::Closed,
             },
-            () = connection.drain.until_cut() => return Wait::Close(Leave::AtOnce),
+            () = connection.chain.drain.until_cut() => return Wait::Close(Leave::AtOnce),
             passed = lifetime.passes() => match passed {
                 Passed::Over if unused => return Wait::Close(Leave::AtOnce),
                 Passed::Over => {}

@@ -143,7 +143,7 @@ pub(super) async fn serve(
                 serving.close(Reason::NO_ERROR).await;
                 break;
             }
-            () = connection.drain.until_cut() => {
+            () = connection.chain.drain.until_cut() => {
                 meter.hurry();
                 serving.close(Reason::NO_ERROR).await;
                 break;

@@ -28,6 +28,8 @@ pub struct FilterChain {
     /// Network filters before the last one.
     pub filters: Vec<Arc<dyn NetworkFilterConfig>>,
     pub terminal: Terminal,
+    /// The names that clients ask for to get here, lower case; a wildcard begins with `*.`. Empty: any.
+    pub server_names: Box<[String]>,
     /// None: plain bytes.
     pub tls: Option<Arc<ServerTls>>,
     /// A connection that has not finished its transport handshake by then is closed.
@@ -37,6 +39,21 @@ pub struct FilterChain {
     pub needs: Option<Box<Needs>>,
     /// Digest of its configuration: an equal one goes on serving through an update.
     pub digest: u64,
+}
+
+impl FilterChain {
+    /// Whether it is for this name, in lower case: one that it is chosen by or, where it is chosen by none, one that its
+    /// certificates have. What speaks no TLS is for any.
+    pub fn is_for(&self, name: &str) -> bool {
+        let Some(tls) = &self.tls else { return true };
+        if self.server_names.is_empty() {
+            return tls.context().is_none_or(|context| context.is_for(name));
+        }
+        self.server_names.iter().any(|own| match own.strip_prefix('*') {
+            Some(suffix) => name.len() > suffix.len() && name.ends_with(suffix),
+            None => own == name,
+        })
+    }
 }
 
 /// The last network filter.
@@ -256,6 +273,7 @@ mod tests {
 
     fn chain(name: &str) -> Arc<FilterChain> {
         Arc::new(FilterChain {
+            server_names: Box::default(),
             metadata: None,
             name: name.into(),
             filters: Vec::new(),
@@ -275,6 +293,11 @@ mod tests {
 
     fn found(chains: &FilterChains, connection: &ConnectionInfo) -> Option<String> {
         chains.find(connection).map(|chain| chain.name.to_string())
+    }
+
+    #[test]
+    fn what_speaks_no_tls_is_for_any_name() {
+        assert!(chain("a").is_for("a.test"));
     }
 
     #[test]

@@ -165,6 +165,37 @@ fn a_name_chooses_the_chain_and_none_falls_back_to_one_that_asks_less() {
     assert_eq!(told(port, "/unknown").0, 503);
 }
 
+/// A connection is for the names of its chain alone, where that is wanted.
+#[test]
+fn a_request_for_a_name_of_another_chain_is_misdirected() {
+    let (directory, root) = (Directory::new(), Authority::new("root"));
+    let (port, inner) = (free_port(), free_port());
+    let certificate = root.certificate(&directory, "server", &["a.test", "*.b.test"]);
+    let context = format!("common_tls_context: {{ tls_certificates: [{certificate}] }}");
+    let chains = telling_chain("server_names: [a.test, '*.deep.test']", &context) + &telling_chain("", &context);
+    let up = |name: &str| format!("sni: {name}, common_tls_context: {{}}");
+    let listeners = entrance(port, &["named", "any"]) + &listener("inner", inner, &chains);
+    let clusters = cluster("named", inner, &up("a.test"), "") + &cluster("any", inner, &up("other.test"), "");
+    let runtime = "layered_runtime: { layers: [{ name: a, static_layer: { tidegate.http.refuse_misdirected_requests: true } }] }\n";
+    let _gateway = Gateway::start(&(runtime.to_owned() + &bootstrap(&listeners, &clusters)));
+    let asked = |path: &str, host: &str| {
+        let mut client = Client::new(port);
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n")).response().status
+    };
+    for (host, named, any) in [
+        ("a.test", 200, 200),
+        ("A.TEST.:443", 200, 200),
+        ("x.deep.test", 200, 421),
+        ("deep.test", 421, 421),
+        ("c.b.test", 421, 200),
+        ("d.c.b.test", 421, 421),
+        ("other.test", 421, 421),
+        ("[::1]", 421, 421),
+    ] {
+        assert_eq!((asked("/named", host), asked("/any", host)), (named, any), "{host}");
+    }
+}
+
 #[test]
 fn secrets_from_files_are_waited_for_and_follow_their_files() {
     let (directory, root, other) = (Directory::new(), Authority::new("root"), Authority::new("other"));

@@ -153,7 +153,8 @@ impl Around<'_> {
     /// A chain that looks the same is another one where this differs.
     fn digest(&self) -> u64 {
         let seeds = ahash::RandomState::with_seeds(5, 6, 7, 8);
-        seeds.hash_one((self.scope.prefix(), self.compiler.buffer_limit_bytes, self.listener.drain_type))
+        let has_matcher = self.listener.filter_chain_matcher.is_some();
+        seeds.hash_one((self.scope.prefix(), self.compiler.buffer_limit_bytes, self.listener.drain_type, has_matcher))
     }
 }
 
@@ -198,6 +199,7 @@ fn compile_new(
         metadata: chain.metadata.as_ref().map(|metadata| Arc::new(cluster::values::metadata(Some(metadata)))),
         filters,
         terminal,
+        server_names: server_names(around.listener, chain),
         tls,
         transport_connect_timeout: timeout(
             chain.transport_socket_connect_timeout.as_ref(),
@@ -207,6 +209,12 @@ fn compile_new(
         needs: None,
         digest,
     })
+}
+
+/// The names that a chain is chosen by.
+fn server_names(listener: &proto::Listener, chain: &proto::FilterChain) -> Box<[String]> {
+    let rule = chain.filter_chain_match.as_ref().filter(|_| listener.filter_chain_matcher.is_none());
+    rule.into_iter().flat_map(|rule| &rule.server_names).map(|name| name.to_ascii_lowercase()).collect()
 }
 
 type Compiled = (Vec<Arc<dyn NetworkFilterConfig>>, Terminal);

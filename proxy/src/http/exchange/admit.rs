@@ -1,16 +1,30 @@
 //! What every request must be before anyone routes on it: a host, a path in one form, headers that this client may send.
 //! It must not know routes but for the headers that a route configuration keeps internal, nor filters.
 
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 use tidegate_filters::http::LocalReply;
 
-use super::Exchange;
 use super::routing::Snapped;
+use super::{Connection, Exchange};
 use crate::http::path::{self, Normalized};
 use crate::http::{connect_udp, headers, host, request_headers};
 
+/// True, a request on a TLS connection for a host that the connection's filter chain is not for is answered 421 (RFC 9110, 15.5.20).
+/// Envoy has nothing of the kind.
+const REFUSE_MISDIRECTED: &str = "tidegate.http.refuse_misdirected_requests";
+
 /// Unset or true, a path with a fragment is refused; false, the fragment is cut off.
 const REJECT_FRAGMENT: &str = "envoy.reloadable_features.http_reject_path_with_fragment";
+
+impl Connection {
+    fn is_misdirected(&self, authority: &HeaderValue) -> bool {
+        if self.info.tls.is_none() || self.shared.runtime().boolean(REFUSE_MISDIRECTED) != Some(true) {
+            return false;
+        }
+        let host = host::without_port(authority).map(|host| host.trim_end_matches('.').to_ascii_lowercase());
+        !host.is_some_and(|host| self.chain.is_for(&host))
+    }
+}
 
 impl Exchange<'_> {
     /// Everything before the route: what a request must be, whom it comes from, which path it is for.
@@ -19,6 +33,9 @@ impl Exchange<'_> {
         let head = &mut self.request.head;
         if head.authority.is_empty() {
             return Err(Box::new(LocalReply::new(StatusCode::BAD_REQUEST, "missing_host_header")));
+        }
+        if self.connection.is_misdirected(&head.authority) {
+            return Err(Box::new(LocalReply::new(StatusCode::MISDIRECTED_REQUEST, "misdirected_request")));
         }
         if connect_udp::is_asked(head) && !connect_udp::retarget(head) {
             let reply = LocalReply::new(StatusCode::NOT_FOUND, "invalid_path");

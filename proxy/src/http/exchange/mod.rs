@@ -43,7 +43,7 @@ use crate::application_log::levels::ROUTER;
 use crate::application_log::shown::{RequestHeaders, Tags};
 use crate::cluster::Cluster;
 use crate::cluster::pool::Informational;
-use crate::listener::drain::Drain;
+use crate::listener::FilterChain;
 use crate::route::{Outcome, RedirectHistory, RouteInput, tls_location};
 
 /// What all exchanges of one connection share.
@@ -52,7 +52,8 @@ pub(crate) struct Connection {
     pub hcm: Arc<HttpConnectionManager>,
     pub info: Arc<ConnectionInfo>,
     pub listener_stats: ListenerHttpStats,
-    pub drain: Arc<Drain>,
+    /// Where it came in.
+    pub chain: Arc<FilterChain>,
 }
 
 impl Connection {

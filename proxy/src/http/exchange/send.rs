@@ -127,8 +127,8 @@ impl Exchange<'_> {
     /// Whether the connection is to close after this response.
     pub(super) fn decide_keep_alive<D: Downstream>(&self, produced: &Produced, down: &mut D) {
         let connection = self.connection;
-        if connection.drain.should_close(self.stream.random)
-            || connection.drain.heeds_health_check() && connection.shared.is_health_check_failing()
+        if connection.chain.drain.should_close(self.stream.random)
+            || connection.chain.drain.heeds_health_check() && connection.shared.is_health_check_failing()
         {
             connection.hcm.stats.downstream_cx_drain_close().inc();
             down.close_after();
@@ -239,7 +239,7 @@ async fn patience(limit: Option<Duration>, http2: bool, connection: &Connection)
         }
     };
     tokio::select! {
-        () = connection.drain.until_cut() => {}
+        () = connection.chain.drain.until_cut() => {}
         () = late => {}
     }
 }
