@@ -28,6 +28,8 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 API = "type.googleapis.com/envoy."
 ADS = {"ads": {}, "resource_api_version": "V3"}
 PATIENCE = 30
+# What ends the part of a trace that is compared across types, and what that is called.
+STARTED, IN_ORDER = "started", "in order"
 
 
 def address(port):
@@ -150,6 +152,7 @@ def run(binary, program, dialect, directory):
                                  stderr=subprocess.DEVNULL)
         serves(ports["listener"], "1")
         control.settle()
+        control.lines.append(STARTED)
         control.put(snapshot("2", ports, clusters=("a", "b"), target="b"))
         serves(ports["listener"], "2")
         control.settle()
@@ -179,7 +182,7 @@ def play(binary, program, dialect, directory, script, source):
     control = ControlPlane(program, ports)
     config = os.path.join(directory, "bootstrap.json")
     with open(config, "w") as file:
-        json.dump(bootstrap(dialect, ports["xds"], ports["admin"], clusters=script is discovery_scripts.refusals), file)
+        json.dump(bootstrap(dialect, ports["xds"], ports["admin"], clusters=script in discovery_scripts.WITH_CLUSTERS), file)
     proxy = None
     try:
         control.start()
@@ -197,9 +200,11 @@ def play(binary, program, dialect, directory, script, source):
 
 
 def traces(lines):
-    """By type, in short; the same said again is said once, since this control plane repeats what was rejected at once."""
+    """By type, in short, and of all types in order; the same said again is said once, since this control plane repeats what was
+    rejected at once."""
     kinds = {}
-    for line in lines:
+    end = lines.index(STARTED) if STARTED in lines else len(lines)
+    for place, line in enumerate(lines):
         if isinstance(line, str):
             for trace in kinds.values():
                 trace.append(line)
@@ -208,9 +213,10 @@ def traces(lines):
         short = (f"v{line['version']} {'nonce' if line['nonce'] else 'no nonce'} +{line['names']}"
                  f" -{line.get('unsubscribe') or []} has{sorted(line.get('initial') or {})}"
                  f" {'rejected ' + str(line['code']) if line['code'] else ''}").strip()
-        trace = kinds.setdefault(kind, [])
-        if not trace or trace[-1] != short:
-            trace.append(short)
+        for name, told in ((kind, short), (IN_ORDER, f"{kind} {short}")):
+            trace = kinds.setdefault(name, [])
+            if (name == kind or place < end) and (not trace or trace[-1] != told):
+                trace.append(told)
     return kinds
 
 
@@ -266,8 +272,9 @@ def main():
         for dialect in dialects if options.script in name else ():
             with tempfile.TemporaryDirectory() as directory:
                 sides = both(lambda binary, place: play(binary, program, dialect, place, script, source), directory)
-            if source is discovery_scripts.own_streams and "scopes" in name:
-                sides = [{kind: trace for kind, trace in side.items() if kind != "RouteConfiguration"} for side in sides]
+            if source is discovery_scripts.own_streams:
+                by_chance = {IN_ORDER} | ({"RouteConfiguration"} if "scopes" in name else set())
+                sides = [{kind: trace for kind, trace in side.items() if kind not in by_chance} for side in sides]
             different += compare(f"{name}, {dialect}:", sides, options.show)
     return 1 if different else 0
 

@@ -300,6 +300,23 @@ def refusals(steps):
     steps.stats(REFUSAL_STATS)
 
 
+def refused_start(steps):
+    """Of each type the first that comes breaks the schema's rules: a start goes on."""
+    def cluster(**fields):
+        return {"name": "a", "resource": {"@type": TYPES["clusters"], "name": "a", "type": "EDS",
+                                          "eds_cluster_config": {"eds_config": ADS}, **fields}}
+
+    good = [listener(steps.ports["listener"], {"rds": {"config_source": ADS, "route_config_name": "rt"}})]
+    steps.put(clusters=[cluster(connect_timeout="0s")])
+    steps.put(clusters=[cluster()], endpoints=[{"name": "a", "resource": {
+        "@type": TYPES["endpoints"], "cluster_name": "a", "endpoints": [{"priority": 200}]}}])
+    steps.stats(REFUSAL_STATS)
+    steps.put(listeners=good, routes=[routes("rt", hosts=[virtual_host("own", [], "own")])])
+    steps.stats(REFUSAL_STATS)
+    steps.put(routes=[routes("rt")])
+    steps.ask()
+
+
 def own_streams(dialect):
     """A stream for each type, in the dialect of the aggregated one."""
     return {"api_config_source": {"api_type": dialect, "transport_api_version": "V3",
@@ -312,8 +329,8 @@ def aggregated(_):
 
 
 BOTH = ("GRPC", "DELTA_GRPC")
-# Each with the dialects that it is played in, and whence. Routes that come on another stream than their scopes come before or
-# after them by chance: what is asked for them is not compared then.
+# Each with the dialects that it is played in, and whence. What is asked on one stream comes before or after what is asked on
+# another by chance, so it is with routes and their scopes: that is not compared then.
 SCRIPTS = {"scopes": (scopes, BOTH, aggregated), "scopes that do not come": (missing_scopes, BOTH, aggregated),
            "scopes on demand": (scopes_on_demand, BOTH, aggregated),
            "virtual hosts": (virtual_hosts, BOTH[1:], aggregated),
@@ -322,4 +339,6 @@ SCRIPTS = {"scopes": (scopes, BOTH, aggregated), "scopes that do not come": (mis
            "scopes on streams of their own": (scopes, BOTH, own_streams),
            "scopes on demand, on streams of their own": (scopes_on_demand, BOTH, own_streams),
            "virtual hosts on streams of their own": (virtual_hosts, BOTH[1:], own_streams),
-           "refusals": (refusals, BOTH, aggregated)}
+           "refusals": (refusals, BOTH, aggregated), "a refused start": (refused_start, BOTH, aggregated)}
+# Those that ask for clusters, too.
+WITH_CLUSTERS = (refusals, refused_start)

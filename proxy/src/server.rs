@@ -306,18 +306,12 @@ impl Server {
             self.start_resolving();
             self.discovery.sync(&mut self.store);
             self.discovery.answer_from_kept(&mut self.store);
-            // One after the other, as in Envoy: the runtime, clusters, listeners.
-            if self.discovery.has_runtime(&self.store) {
-                self.discovery.begin_clusters();
-                self.discovery.sync(&mut self.store);
-                if self.discovery.has_clusters() && !self.store.is_warming_clusters() {
-                    self.process.initializing.store(true, Relaxed);
-                    self.discovery.begin_listeners();
-                    self.discovery.sync(&mut self.store);
-                    let settled = !self.store.is_warming() && self.sources.is_settled(&self.store);
-                    if settled && self.discovery.has_listeners() {
-                        return true;
-                    }
+            self.discovery.go_on(&mut self.store);
+            if self.discovery.asks_for_listeners() {
+                self.process.initializing.store(true, Relaxed);
+                let settled = !self.store.is_warming() && self.sources.is_settled(&self.store);
+                if settled && self.discovery.has_listeners() {
+                    return true;
                 }
             }
             tokio::select! {

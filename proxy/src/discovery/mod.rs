@@ -202,29 +202,36 @@ impl Discovery {
     }
 
     /// Whether the layers of the runtime came, or were waited for long enough.
-    pub(crate) fn has_runtime(&self, store: &Store) -> bool {
+    fn has_runtime(&self, store: &Store) -> bool {
         let in_file = |name: &str| store.runtime_needs.files().contains_key(name);
         store.runtime_needs.names().all(|name| in_file(name) || self.waits.is_over(Kind::Runtime, name))
     }
 
-    /// From now on clusters are asked for, too.
-    pub(crate) fn begin_clusters(&mut self) {
-        self.clusters_begun = true;
+    /// Asks for what comes next at a start, as in Envoy: the runtime, then clusters, then listeners.
+    pub(crate) fn go_on(&mut self, store: &mut Store) {
+        if !self.clusters_begun && self.has_runtime(store) {
+            self.clusters_begun = true;
+            self.sync(store);
+        }
+        if self.clusters_begun && !self.listeners_begun && self.has_clusters() && !store.is_warming_clusters() {
+            self.listeners_begun = true;
+            self.sync(store);
+        }
+    }
+
+    /// Whether listeners are asked for: what they need is there.
+    pub(crate) fn asks_for_listeners(&self) -> bool {
+        self.listeners_begun
     }
 
     /// Whether clusters came, or were waited for long enough.
-    pub(crate) fn has_clusters(&self) -> bool {
+    fn has_clusters(&self) -> bool {
         self.clusters.is_none() || self.waits.is_over(Kind::Cluster, "")
     }
 
     /// Whether listeners came, or were waited for long enough.
     pub(crate) fn has_listeners(&self) -> bool {
         self.listeners.is_none() || self.waits.is_over(Kind::Listener, "")
-    }
-
-    /// From now on listeners are asked for, too.
-    pub(crate) fn begin_listeners(&mut self) {
-        self.listeners_begun = true;
     }
 
     /// Waits until something happens to a stream; `None`: time has passed for something.
@@ -309,8 +316,9 @@ impl Discovery {
         let (carried, asked, origin) = (&stream.carried, &stream.asked, &stream.origin);
         let mut apply = Apply { store, subscriptions, waits, unknown, carried, asked, origin };
         stream.mux.receive(happened, &mut apply, now);
-        // What the update needs is asked for before it is answered.
+        // What the update needs is asked for before it is answered, and so is what it lets begin.
         self.sync(store);
+        self.go_on(store);
         let Some(stream) = self.streams.get_mut(&place) else { return };
         if Kind::of(&type_url) == Some(Kind::Cluster)
             && self.held.is_none()

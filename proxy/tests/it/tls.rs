@@ -332,8 +332,8 @@ fn secrets_from_a_control_plane_are_waited_for() {
     assert_eq!(control.asked(), "Secret v n [trust]");
     assert_eq!(control.asked(), "Cluster v1 na []");
     control.answer("1", "b", std::slice::from_ref(&trust));
-    assert_eq!(control.asked(), "Secret v1 nb [trust]");
     assert_eq!(control.asked(), "Listener v n []");
+    assert_eq!(control.asked(), "Secret v1 nb [trust]");
     control.answer("1", "c", &[inside, outside]);
     assert_eq!(control.asked(), "Secret v1 nb [server,trust]");
     assert_eq!(control.asked(), "Listener v1 nc []");
