@@ -126,6 +126,22 @@ pub struct ControlPlane {
     pub node_once: bool,
     /// How often requests may be sent (`rate_limit_settings`).
     pub rate_limit: Option<RequestRate>,
+    /// Before a stream that ended is opened again (`retry_policy`).
+    pub waits: Waits,
+}
+
+/// The bounds of waits between tries: of the first one, and of every one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waits {
+    pub first: Duration,
+    pub longest: Duration,
+}
+
+impl Default for Waits {
+    /// Envoy's for xDS.
+    fn default() -> Self {
+        Self { first: Duration::from_millis(500), longest: Duration::from_secs(30) }
+    }
 }
 
 /// How often something may be asked: as many as `burst` at once, and so many more each second.

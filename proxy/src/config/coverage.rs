@@ -7,11 +7,12 @@ use tidegate_filters::http::FilterFactory;
 use tidegate_xds::{Coverage, CoverageSource};
 
 /// What is compiled in this folder; each message stands in one of these.
-const OWN: [&[Coverage]; 19] = [
+const OWN: [&[Coverage]; 20] = [
     super::bootstrap_coverage::COVERAGE,
     super::sources::COVERAGE,
     super::cluster::COVERAGE,
     super::discovered_filter::COVERAGE,
+    super::grpc_services::COVERAGE,
     super::http_coverage::COVERAGE,
     super::listener::COVERAGE,
     super::node::COVERAGE,
@@ -70,7 +71,9 @@ impl CoverageSource for All {
     }
 
     fn opaque(&self, message: &str) -> bool {
-        super::cluster::OPAQUE.contains(&message) || tidegate_filters::matching::cel::OPAQUE.contains(&message)
+        [super::cluster::OPAQUE, super::grpc_services::OPAQUE, tidegate_filters::matching::cel::OPAQUE]
+            .iter()
+            .any(|opaque| opaque.contains(&message))
     }
 }
 

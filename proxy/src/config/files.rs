@@ -10,7 +10,9 @@ use tidegate_xds::pb::envoy::service::discovery::v3::{DiscoveryResponse, Resourc
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::{FieldError, Format, UnknownFields, any};
 
-/// How often files are looked at. A move into place (or of a symbolic link above it) shows as another inode.
+/// How often files are looked at. A move into place (or of a symbolic link above it) shows as another inode. Asking the
+/// kernel to tell (inotify, as Envoy does) would save next to nothing: ten files cost 0.1 ms of CPU a second and a thousand
+/// 10 ms, while a process may have few such requests open at once (Envoy aborts at the 128th file of a usual system).
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What becomes of fields in files that the schema does not know: `--reject-unknown-dynamic-fields` and

@@ -12,6 +12,7 @@ pub mod defaults;
 mod discovered_filter;
 pub(crate) mod extensions;
 pub mod files;
+pub(crate) mod grpc_services;
 pub(crate) mod http_connection_manager;
 mod http_coverage;
 pub(crate) mod inline_routes;

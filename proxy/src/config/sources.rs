@@ -5,13 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
-use tidegate_filters::context::{
-    CompileContext, ConfigSource, ControlPlane, GrpcService, RequestRate, RestControlPlane, Wait,
-};
+use tidegate_filters::context::{CompileContext, ConfigSource, ControlPlane, RequestRate, RestControlPlane, Wait};
 use tidegate_xds::pb::envoy::config::core::v3 as core;
 use tidegate_xds::{Coverage, FieldError};
 
+use super::grpc_services::{grpc_service, waits};
 use super::values::duration;
 
 /// What is compiled here.
@@ -43,17 +41,6 @@ pub(crate) const COVERAGE: &[Coverage] = &[
         listed: &[],
     },
     Coverage { message: "envoy.config.core.v3.RateLimitSettings", enforced: &["max_tokens", "fill_rate"], listed: &[] },
-    Coverage {
-        message: "envoy.config.core.v3.GrpcService",
-        enforced: &["envoy_grpc", "initial_metadata"],
-        listed: &[("timeout", "of single calls; a stream has no deadline")],
-    },
-    Coverage {
-        message: "envoy.config.core.v3.GrpcService.EnvoyGrpc",
-        enforced: &["cluster_name", "authority", "max_receive_message_length", "skip_envoy_headers"],
-        listed: &[],
-    },
-    Coverage { message: "envoy.config.core.v3.HeaderValue", enforced: &["key", "value", "raw_value"], listed: &[] },
 ];
 
 /// Envoy's `initial_fetch_timeout` where none is given.
@@ -183,8 +170,10 @@ pub(crate) fn control_plane(
     if !api.cluster_names.is_empty() {
         return Err(context.error_at("cluster_names", "a gRPC source must not have a cluster name specified"));
     }
-    let service = match api.grpc_services.as_slice() {
-        [service] => context.within_item("grpc_services", 0, |context| grpc_service(service, context))?,
+    let (service, waits) = match api.grpc_services.as_slice() {
+        [service] => context.within_item("grpc_services", 0, |context| {
+            Ok((grpc_service(service, context)?, waits(service, context)?))
+        })?,
         [] => return Err(context.error_at("grpc_services", NOBODY)),
         _ => return Err(context.error_at("grpc_services", "must have no more than 1 gRPC services specified")),
     };
@@ -192,7 +181,7 @@ pub(crate) fn control_plane(
         burst: settings.max_tokens.map_or(DEFAULT_RATE.burst, |most| most.value),
         per_second: settings.fill_rate.map_or(DEFAULT_RATE.per_second, |rate| rate.value),
     });
-    Ok(ControlPlane { service, delta, node_once: api.set_node_on_first_message_only, rate_limit })
+    Ok(ControlPlane { service, delta, node_once: api.set_node_on_first_message_only, rate_limit, waits })
 }
 
 const NOBODY: &str = "API configs must have either a gRPC service or a cluster name defined";
@@ -222,48 +211,3 @@ fn polled(api: &core::ApiConfigSource, context: &CompileContext<'_>) -> Result<R
 
 /// Envoy takes less and divides by it.
 const SHORTEST_DELAY: Duration = Duration::from_millis(1);
-
-/// A gRPC service behind a cluster.
-///
-/// # Errors
-/// `google_grpc`, which has a transport of its own, and headers that are none.
-pub(crate) fn grpc_service(
-    service: &core::GrpcService,
-    context: &mut CompileContext<'_>,
-) -> Result<GrpcService, FieldError> {
-    use core::grpc_service::TargetSpecifier as Target;
-    let mut metadata = HeaderMap::new();
-    for (index, header) in service.initial_metadata.iter().enumerate() {
-        let (name, value) = context.within_item("initial_metadata", index, |context| entry(header, context))?;
-        metadata.append(name, value);
-    }
-    match &service.target_specifier {
-        Some(Target::EnvoyGrpc(grpc)) => context.within("envoy_grpc", |context| {
-            let authority = if grpc.authority.is_empty() { &grpc.cluster_name } else { &grpc.authority };
-            let authority =
-                HeaderValue::from_str(authority).map_err(|_| context.error_at("authority", "not a header value"))?;
-            Ok(GrpcService {
-                cluster: grpc.cluster_name.clone(),
-                authority,
-                metadata,
-                max_message_bytes: grpc.max_receive_message_length.map_or(usize::MAX, |most| most.value as usize),
-                envoy_headers: !grpc.skip_envoy_headers,
-            })
-        }),
-        Some(Target::GoogleGrpc(_)) => {
-            Err(context.error_at("google_grpc", "not supported: use envoy_grpc with a cluster of the same address"))
-        }
-        None => Err(context.error("a target is required")),
-    }
-}
-
-fn entry(header: &core::HeaderValue, context: &CompileContext<'_>) -> Result<(HeaderName, HeaderValue), FieldError> {
-    let name =
-        HeaderName::from_bytes(header.key.as_bytes()).map_err(|_| context.error_at("key", "not a header name"))?;
-    if header.value.contains('%') {
-        return Err(context.error_at("value", "not supported yet: operators in initial metadata"));
-    }
-    let bytes = if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value };
-    let value = HeaderValue::from_bytes(bytes).map_err(|_| context.error_at("value", "not a header value"))?;
-    Ok((name, value))
-}

@@ -463,7 +463,7 @@ impl Discovery {
             mux: Mux::new(&control_plane, self.node.clone()),
             gate: Gate::new(control_plane.rate_limit, Instant::now()),
             stats,
-            task: tokio::spawn(stream::run(place, delta, channel, method, self.reporting.clone())),
+            task: tokio::spawn(stream::run(place, Arc::clone(&control_plane), channel, method, self.reporting.clone())),
             asked: BTreeMap::new(),
             carried: Carried::default(),
             control_plane,

@@ -1,11 +1,13 @@
 //! Keeps one xDS stream open: connects, tells of what comes, and tries again with back-off (Envoy's `GrpcStream`).
 //! It must not know what messages mean.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use prost::Message;
 use tidegate_control::client::Backoff;
+use tidegate_filters::context::{ControlPlane, Waits};
 use tidegate_xds::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
 };
@@ -39,12 +41,12 @@ impl Happened {
 }
 
 /// Keeps the stream of `path` open until nobody listens.
-async fn keep_open<Out, In>(channel: Channel, path: PathAndQuery, reporter: Reporter<Out, In>)
+async fn keep_open<Out, In>(channel: Channel, path: PathAndQuery, waits: Waits, reporter: Reporter<Out, In>)
 where
     Out: Message + 'static,
     In: Message + Default + Send + 'static,
 {
-    let mut backoff = Backoff::default();
+    let mut backoff = Backoff::new(waits.first, waits.longest);
     loop {
         let mut heard = false;
         let status = match once(&channel, path.clone(), &reporter, &mut heard).await {
@@ -103,15 +105,16 @@ where
 /// Keeps a stream of either dialect open and reports what happens to it.
 pub(crate) async fn run(
     place: usize,
-    delta: bool,
+    control_plane: Arc<ControlPlane>,
     channel: Channel,
     path: PathAndQuery,
     reports: mpsc::Sender<Report>,
 ) {
-    if delta {
-        keep_open(channel, path, Reporter { place, reports, wrap: Happened::Delta }).await;
+    let waits = control_plane.waits;
+    if control_plane.delta {
+        keep_open(channel, path, waits, Reporter { place, reports, wrap: Happened::Delta }).await;
     } else {
-        keep_open(channel, path, Reporter { place, reports, wrap: Happened::Sotw }).await;
+        keep_open(channel, path, waits, Reporter { place, reports, wrap: Happened::Sotw }).await;
     }
 }
 

@@ -528,6 +528,23 @@ fn a_stream_asks_no_more_often_than_it_may() {
     });
 }
 
+/// What a service is told beside messages, and how soon it is tried again.
+#[test]
+fn a_stream_carries_its_headers_and_is_opened_again_as_its_policy_says() {
+    let control = ControlPlane::start();
+    let service = "{ envoy_grpc: { cluster_name: xds, retry_policy: { retry_back_off: { base_interval: 0.001s, max_interval: 0.002s } } }, initial_metadata: [{ key: x-who, value: one }, { key: X-Who, value: other }, { key: x-host, value: '%HOSTNAME%' }, { key: x-none, value: '' }] }";
+    let bootstrap = control.bootstrap("GRPC").replace("{ envoy_grpc: { cluster_name: xds } }", service);
+    let _gateway = Gateway::spawn(&bootstrap, &[]);
+    // Envoy's own waits would come to a minute.
+    for _ in 0..10 {
+        assert_eq!([control.asked(), control.asked()], ["connected", "Cluster v n []"]);
+        control.hang_up();
+    }
+    assert_eq!(control.headers("x-who"), ["other"]);
+    assert_eq!(control.headers("x-host"), ["%HOSTNAME%"], "no request stands behind it");
+    assert!(control.headers("x-none").is_empty());
+}
+
 /// A stream of one type lasts as long as somebody needs something from it.
 #[test]
 fn a_stream_that_nobody_needs_is_closed() {

@@ -25,6 +25,7 @@ use tidegate_xds::pb::google::protobuf::Any;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream, UnixListenerStream};
+use tonic::metadata::MetadataMap;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -73,6 +74,8 @@ type Out<T> = Mutex<Option<UnboundedSender<Result<T, Status>>>>;
 
 struct Service {
     asked: Mutex<Sender<Asked>>,
+    /// Of the aggregated stream that was opened last.
+    headers: Mutex<MetadataMap>,
     sotw: Out<DiscoveryResponse>,
     delta: Out<DeltaDiscoveryResponse>,
 }
@@ -193,6 +196,7 @@ impl AggregatedDiscoveryService for Service {
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let (sender, receiver) = unbounded_channel();
         *self.sotw.lock().unwrap() = Some(sender);
+        *self.headers.lock().unwrap() = request.metadata().clone();
         self.follow(request.into_inner(), Asked::Sotw);
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
     }
@@ -235,7 +239,12 @@ impl ControlPlane {
         C: tokio::io::AsyncRead + tokio::io::AsyncWrite + Connected + Unpin + Send + 'static,
     {
         let (sender, asked) = channel();
-        let service = Arc::new(Service { asked: Mutex::new(sender), sotw: Mutex::default(), delta: Mutex::default() });
+        let service = Arc::new(Service {
+            asked: Mutex::new(sender),
+            headers: Mutex::default(),
+            sotw: Mutex::default(),
+            delta: Mutex::default(),
+        });
         let all = AggregatedDiscoveryServiceServer::from_arc(Arc::clone(&service));
         let routes = RouteDiscoveryServiceServer::from_arc(Arc::clone(&service));
         let endpoints = EndpointDiscoveryServiceServer::from_arc(Arc::clone(&service));
@@ -264,6 +273,12 @@ impl ControlPlane {
     /// The same, in short.
     pub fn asked(&self) -> String {
         self.next().short()
+    }
+
+    /// What came with the stream that was opened last, under a name.
+    pub fn headers(&self, name: &str) -> Vec<String> {
+        let headers = self.service.headers.lock().unwrap();
+        headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
     }
 
     /// Answers on the stream that was opened last. Resources are YAML with their `@type`.
