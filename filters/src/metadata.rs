@@ -197,6 +197,12 @@ impl FilterState {
         self.0.iter().find(|entry| &*entry.key == key).map(|entry| &entry.object)
     }
 
+    /// An object that goes upstream.
+    pub fn get_shared(&self, key: &str) -> Option<&Arc<dyn StateObject>> {
+        let entry = self.0.iter().find(|entry| &*entry.key == key)?;
+        (entry.sharing != Sharing::None).then_some(&entry.object)
+    }
+
     /// Sets an object; `false` when a read-only one stands there already.
     pub fn set(&mut self, key: &str, object: Arc<dyn StateObject>, read_only: bool, sharing: Sharing) -> bool {
         match self.0.iter_mut().find(|entry| &*entry.key == key) {

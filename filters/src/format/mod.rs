@@ -13,7 +13,7 @@ mod query;
 mod string;
 mod time;
 mod value;
-mod write;
+pub(crate) mod write;
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};

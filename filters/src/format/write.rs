@@ -65,7 +65,7 @@ pub(super) fn escape_from(out: &mut Vec<u8>, start: usize) {
 }
 
 /// Appends a JSON value with sorted keys, as Envoy prints a `google.protobuf.Struct`.
-pub(super) fn json_value(out: &mut Vec<u8>, value: &Value) {
+pub(crate) fn json_value(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Null => out.extend_from_slice(b"null"),
         Value::Bool(true) => out.extend_from_slice(b"true"),

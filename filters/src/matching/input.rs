@@ -9,7 +9,9 @@ use prost::{Message, Name};
 use serde_json::Value as Json;
 use tidegate_tls::Certificate;
 use tidegate_tls::certificate::SanKind;
-use tidegate_xds::pb::envoy::extensions::matching::common_inputs::{network::v3 as network, ssl::v3 as ssl};
+use tidegate_xds::pb::envoy::extensions::matching::common_inputs::{
+    network::v3 as network, ssl::v3 as ssl, transport_socket::v3 as host,
+};
 use tidegate_xds::pb::envoy::r#type::matcher::v3 as pb;
 use tidegate_xds::pb::google::protobuf::Any;
 use tidegate_xds::protos::matcher::HttpAttributesCelMatchInput;
@@ -19,6 +21,7 @@ use super::cel::Facts;
 use super::{MetadataPath, percent_decode, query_parameters};
 use crate::connection::{ConnectionInfo, TlsInfo};
 use crate::context::CompileContext;
+use crate::format::write::json_value;
 use crate::http::filter::RouteView;
 use crate::http::{HeaderKey, Headers, RequestHead, ResponseHead};
 use crate::metadata::{FilterState, Metadata};
@@ -104,6 +107,31 @@ pub(super) const COVERAGE: &[Coverage] = &[
         enforced: &["key"],
         listed: &[],
     },
+    Coverage {
+        message: "envoy.extensions.matching.common_inputs.transport_socket.v3.EndpointMetadataInput",
+        enforced: &["filter", "path"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.matching.common_inputs.transport_socket.v3.EndpointMetadataInput.PathSegment",
+        enforced: &["key"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.matching.common_inputs.transport_socket.v3.LocalityMetadataInput",
+        enforced: &["filter", "path"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.matching.common_inputs.transport_socket.v3.LocalityMetadataInput.PathSegment",
+        enforced: &["key"],
+        listed: &[],
+    },
+    Coverage {
+        message: "envoy.extensions.matching.common_inputs.transport_socket.v3.FilterStateInput",
+        enforced: &["key"],
+        listed: &[],
+    },
     Coverage { message: "envoy.extensions.matching.common_inputs.ssl.v3.UriSanInput", enforced: &[], listed: &[] },
     Coverage { message: "envoy.extensions.matching.common_inputs.ssl.v3.DnsSanInput", enforced: &[], listed: &[] },
     Coverage { message: "envoy.extensions.matching.common_inputs.ssl.v3.SubjectInput", enforced: &[], listed: &[] },
@@ -120,6 +148,17 @@ pub enum Inputs {
     HttpRequest,
     /// Everything of an HTTP stream.
     Http,
+    /// A host that a connection is made to.
+    Host,
+}
+
+/// A host that a connection is made to, and for whom.
+#[derive(Clone, Copy)]
+pub struct HostData<'a> {
+    pub metadata: &'a Metadata,
+    pub locality: &'a Metadata,
+    /// Of the stream that it is made for; what of it goes upstream counts.
+    pub state: &'a FilterState,
 }
 
 /// What inputs are read from. What is `None` has not come yet.
@@ -140,6 +179,7 @@ pub struct MatchData<'a> {
     pub stream: Option<&'a StreamInfo>,
     pub route: Option<&'a dyn RouteView>,
     pub runtime: &'a dyn Runtime,
+    pub host: Option<HostData<'a>>,
 }
 
 impl<'a> MatchData<'a> {
@@ -158,6 +198,7 @@ impl<'a> MatchData<'a> {
             stream: None,
             route: None,
             runtime: &NoRuntime,
+            host: None,
         }
     }
 
@@ -204,6 +245,10 @@ pub(super) enum Input {
     UriSan,
     DnsSan,
     Subject,
+    HostMetadata(MetadataPath),
+    LocalityMetadata(MetadataPath),
+    /// Filter state that goes upstream.
+    SharedState(String),
 }
 
 /// An input on its own, without a tree around it.
@@ -280,7 +325,8 @@ impl Input {
             Inputs::RouteTable => place == Place::RequestHeaders || matches!(input, Input::FilterState { .. }),
             Inputs::Network => matches!(place, Place::Network | Place::Connection),
             Inputs::HttpRequest => matches!(place, Place::RequestHeaders | Place::Connection | Place::Attributes),
-            Inputs::Http => place != Place::Network,
+            Inputs::Http => !matches!(place, Place::Network | Place::Host),
+            Inputs::Host => place == Place::Host,
         };
         if allowed { Ok(input) } else { refused("this input cannot be matched on here") }
     }
@@ -325,6 +371,14 @@ impl Input {
             Self::DynamicMetadata(path) => Found::Json(path.find(data.metadata)),
             Self::UriSan => sans(connection, &SanKind::Uri),
             Self::DnsSan => sans(connection, &SanKind::Dns),
+            Self::HostMetadata(path) => value_text(data.host.and_then(|host| path.find(host.metadata))),
+            Self::LocalityMetadata(path) => value_text(data.host.and_then(|host| path.find(host.locality))),
+            Self::SharedState(key) => {
+                let object = data.host.and_then(|host| host.state.get_shared(key));
+                object
+                    .and_then(|object| object.text())
+                    .map_or(Found::Absent, |text| Found::Text(text.into_bytes().into()))
+            }
             Self::Subject => Found::text(non_empty(peer(connection).map(|peer| peer.subject.as_str()))),
         }
     }
@@ -342,6 +396,8 @@ enum Place {
     Connection,
     /// Of the connection, known only before there is HTTP.
     Network,
+    /// Of a host.
+    Host,
 }
 
 fn known(config: &Any, context: &CompileContext<'_>) -> Result<Option<(Input, Place)>, FieldError> {
@@ -400,11 +456,47 @@ fn known(config: &Any, context: &CompileContext<'_>) -> Result<Option<(Input, Pl
         _ if is::<network::SourceTypeInput>(name) => (Input::SourceType, network),
         _ if is::<network::TransportProtocolInput>(name) => (Input::TransportProtocol, network),
         _ if is::<network::ApplicationProtocolInput>(name) => (Input::ApplicationProtocol, network),
+        _ if is::<host::EndpointMetadataInput>(name) => {
+            use host::endpoint_metadata_input::path_segment::Segment;
+            let input: host::EndpointMetadataInput = of(config, context)?;
+            let key =
+                |segment: host::endpoint_metadata_input::PathSegment| segment.segment.map(|Segment::Key(key)| key);
+            (Input::HostMetadata(host_path(&input.filter, input.path.into_iter().filter_map(key))), Place::Host)
+        }
+        _ if is::<host::LocalityMetadataInput>(name) => {
+            use host::locality_metadata_input::path_segment::Segment;
+            let input: host::LocalityMetadataInput = of(config, context)?;
+            let key =
+                |segment: host::locality_metadata_input::PathSegment| segment.segment.map(|Segment::Key(key)| key);
+            (Input::LocalityMetadata(host_path(&input.filter, input.path.into_iter().filter_map(key))), Place::Host)
+        }
+        _ if is::<host::FilterStateInput>(name) => {
+            let input: host::FilterStateInput = of(config, context)?;
+            (Input::SharedState(input.key), Place::Host)
+        }
         _ if is::<ssl::UriSanInput>(name) => (Input::UriSan, connection),
         _ if is::<ssl::DnsSanInput>(name) => (Input::DnsSan, connection),
         _ if is::<ssl::SubjectInput>(name) => (Input::Subject, connection),
         _ => return Ok(None),
     }))
+}
+
+/// Below the namespace of load balancing, unless another one is named.
+fn host_path(namespace: &str, keys: impl Iterator<Item = String>) -> MetadataPath {
+    MetadataPath::new(if namespace.is_empty() { "envoy.lb" } else { namespace }, keys)
+}
+
+/// A string as it is, anything else as JSON; an empty one is none.
+fn value_text(value: Option<&Json>) -> Found<'_> {
+    match value {
+        None => Found::Absent,
+        Some(Json::String(text)) => Found::text(non_empty(Some(text))),
+        Some(other) => {
+            let mut text = Vec::new();
+            json_value(&mut text, other);
+            Found::Text(text.into())
+        }
+    }
 }
 
 /// All values of a header as one text: here Envoy still joins them, with commas.

@@ -18,7 +18,7 @@ mod value;
 
 pub use cidr::{AddressMatcher, Cidr, CidrList};
 pub use header::HeaderMatcher;
-pub use input::{Inputs, LoneInput, MatchData};
+pub use input::{HostData, Inputs, LoneInput, MatchData};
 pub use number::{DoubleMatcher, IntRange};
 pub(crate) use query::percent_escape;
 pub use query::{CookieMatcher, QueryParameterMatcher, cookie, percent_decode, query_parameter, query_parameters};

@@ -1,10 +1,14 @@
 //! What connections to a cluster's hosts are wrapped in, and which host gets which. It must not know how a connection is made.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde_json::{Map, Value};
-use tidegate_filters::metadata::Metadata;
+use tidegate_filters::connection::ConnectionInfo;
+use tidegate_filters::matching::{HostData, MatchData, Matcher, Outcome};
+use tidegate_filters::metadata::{FilterState, Metadata};
 
+use super::host::Host;
 use super::proxied::ProxySocket;
 use crate::tls::ClientTls;
 
@@ -39,8 +43,30 @@ impl TransportSocket {
 #[derive(Debug, Clone, Default)]
 pub struct TransportSockets {
     pub default: TransportSocket,
-    /// `transport_socket_matches`: the first whose criteria a host's metadata has goes before the default.
+    /// `transport_socket_matches`: without a matcher, the first whose criteria a host's metadata has goes before the default.
     pub matches: Arc<[SocketMatch]>,
+    /// `transport_socket_matcher`.
+    pub matcher: Option<Arc<SocketMatcher>>,
+}
+
+/// Chooses one of the matches by its place; none where no match has the name that was chosen.
+pub struct SocketMatcher(pub Matcher<Option<usize>>);
+
+impl std::fmt::Debug for SocketMatcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SocketMatcher")
+    }
+}
+
+/// What was chosen for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Chosen {
+    /// A host has its socket, whoever connects to it.
+    #[default]
+    ByHost,
+    Default,
+    /// One of the matches.
+    Match(usize),
 }
 
 /// One of `transport_socket_matches`.
@@ -65,8 +91,29 @@ impl TransportSockets {
         self.all().any(|socket| matches!(socket, TransportSocket::Proxy(_)))
     }
 
-    /// The socket for a host.
-    pub fn of_host(&self, metadata: &Metadata) -> &TransportSocket {
+    /// Chooses for a connection to a host that is made for a stream.
+    pub(crate) fn choose(&self, host: &Host, state: &FilterState) -> Chosen {
+        let Some(matcher) = &self.matcher else { return Chosen::ByHost };
+        let (metadata, locality) = (&host.metadata, &host.locality_metadata);
+        let connection = ConnectionInfo::new(0, host.address.clone(), host.address.clone(), Instant::now());
+        let data =
+            MatchData { host: Some(HostData { metadata, locality, state }), ..MatchData::of_connection(&connection) };
+        match matcher.0.matches(&data) {
+            Outcome::Action(Some(place)) => Chosen::Match(*place),
+            Outcome::Action(None) | Outcome::NoMatch | Outcome::NotYet => Chosen::Default,
+        }
+    }
+
+    /// The socket for a connection to a host.
+    pub(crate) fn of(&self, chosen: Chosen, metadata: &Metadata) -> &TransportSocket {
+        match chosen {
+            Chosen::ByHost => self.of_host(metadata),
+            Chosen::Default => &self.default,
+            Chosen::Match(place) => self.matches.get(place).map_or(&self.default, |given| &given.socket),
+        }
+    }
+
+    fn of_host(&self, metadata: &Metadata) -> &TransportSocket {
         let has = |given: &&SocketMatch| {
             given.criteria.iter().all(|(key, wanted)| metadata.get(SOCKET_MATCH, [key.as_str()]) == Some(wanted))
         };

@@ -16,6 +16,7 @@ use tidegate_tls::{ClientContext, Failure, ServerContext, Session};
 pub use stats::{SocketFactoryStats, TlsStats};
 
 use crate::cluster::proxied::Proxied;
+use crate::cluster::sockets::Chosen;
 use crate::io::Transport;
 
 /// Envoy's word where a secret has not come yet.
@@ -168,6 +169,8 @@ pub struct Wanted {
     pub alpn: Option<Arc<[Vec<u8>]>>,
     /// Whom it is for, where hosts are told.
     pub(crate) proxied: Option<Arc<Proxied>>,
+    /// What the connection is wrapped in.
+    pub(crate) socket: Chosen,
 }
 
 fn told(session: &Session) -> Arc<TlsInfo> {

@@ -165,6 +165,50 @@ fn a_name_chooses_the_chain_and_none_falls_back_to_one_that_asks_less() {
     assert_eq!(told(port, "/unknown").0, 503);
 }
 
+/// What a request says of itself chooses the socket, and no connection is used for a request that chooses another.
+#[test]
+fn a_matcher_chooses_the_transport_socket() {
+    const NAMED: &str =
+        "type.googleapis.com/envoy.extensions.matching.common_inputs.transport_socket.v3.TransportSocketNameAction";
+    const STATE: &str =
+        "type.googleapis.com/envoy.extensions.matching.common_inputs.transport_socket.v3.FilterStateInput";
+    let (directory, root) = (Directory::new(), Authority::new("root"));
+    let (port, inner) = (free_port(), free_port());
+    let certificate = root.certificate(&directory, "server", &["a.test"]);
+    let chain = telling_chain("", &format!("common_tls_context: {{ tls_certificates: [{certificate}] }}"));
+    let socket = |name: &str| {
+        format!(
+            "{{ name: {name}, transport_socket: {{ name: tls, typed_config: {{ '@type': {UPSTREAM}, sni: {name}.test, common_tls_context: {{}} }} }} }}"
+        )
+    };
+    let to =
+        |name: &str| format!("{name}: {{ action: {{ name: a, typed_config: {{ '@type': {NAMED}, name: {name} }} }} }}");
+    let matcher = format!(
+        "transport_socket_matches: [{}, {}]\n    transport_socket_matcher: {{ matcher_tree: {{ input: {{ name: i, typed_config: {{ '@type': {STATE}, key: k }} }}, exact_match_map: {{ map: {{ {}, {} }} }} }} }}",
+        socket("one"),
+        socket("two"),
+        to("one"),
+        to("two"),
+    );
+    let up = crate::support::cluster("up", inner, &matcher);
+    let state = "{ name: s, typed_config: { '@type': type.googleapis.com/envoy.extensions.filters.http.set_filter_state.v3.Config, on_request_headers: \
+                 [{ object_key: k, factory_key: envoy.string, format_string: { text_format_source: { inline_string: '%REQ(:path)%' } }, shared_with_upstream: ONCE }] } }, { name: r";
+    let entrance = entrance(port, &["up"]).replacen("{ name: r", state, 1).replacen("%REQ(:path)%", "%REQ(x-k)%", 1);
+    let gateway = bootstrap(&(entrance + &listener("inner", inner, &chain)), &up);
+    let _gateway = Gateway::start(&gateway);
+    let mut client = Client::new(port);
+    let mut asked = |choice: &str| {
+        let response = client.send(format!("GET /up HTTP/1.1\r\nhost: a\r\nx-k: {choice}\r\n\r\n")).response();
+        let told = response.header("x-told").unwrap_or_default().to_owned();
+        (response.status, told.split(' ').nth(1).unwrap_or_default().to_owned())
+    };
+    for (choice, expected) in [("one", "one.test"), ("two", "two.test"), ("one", "one.test")] {
+        assert_eq!(asked(choice), (200, expected.to_owned()));
+    }
+    // Nothing is chosen: the cluster's own socket is plain, and so no connection to a host that ends TLS.
+    assert_eq!(asked("three").0, 502);
+}
+
 /// A connection is for the names of its chain alone, where that is wanted.
 #[test]
 fn a_request_for_a_name_of_another_chain_is_misdirected() {

@@ -105,7 +105,7 @@ async fn secured(cluster: &Cluster, host: &Host, wanted: &Wanted, id: u64) -> Re
         Transport::Tcp(stream) => stream.local_addr().ok().map(Address::Ip),
         _ => None,
     };
-    let mut socket = cluster.config().transport_sockets.of_host(&host.metadata);
+    let mut socket = cluster.config().transport_sockets.of(wanted.socket, &host.metadata);
     loop {
         match socket {
             TransportSocket::RawBuffer => return Ok(Secured { transport, local, tls: None }),

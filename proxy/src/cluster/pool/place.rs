@@ -13,6 +13,7 @@ use crate::cluster::circuit_breaker::{Permit, Resource, RoutingPriority};
 use crate::cluster::host::{Host, HostId};
 use crate::cluster::options::HttpProtocol;
 use crate::cluster::proxied::Proxied;
+use crate::cluster::sockets::Chosen;
 use crate::tls::Wanted;
 
 /// The pools of one worker for one protocol.
@@ -27,6 +28,7 @@ pub(super) struct Key {
     server_name: Option<Arc<str>>,
     /// Whom they are for, where hosts are told.
     proxied: Option<Arc<Proxied>>,
+    socket: Chosen,
 }
 
 /// The connections of one worker to one host at one priority; `S` is what their protocol keeps of them.
@@ -38,6 +40,7 @@ pub(super) struct Pool<S> {
     pub(super) server_name: Option<Arc<str>>,
     /// Whom they are for, where hosts are told.
     pub(super) proxied: Option<Arc<Proxied>>,
+    pub(super) socket: Chosen,
     pub(super) state: Mutex<S>,
 }
 
@@ -80,6 +83,7 @@ impl<S: Content> Pool<S> {
                 priority: self.priority,
                 server_name: self.server_name.clone(),
                 proxied: self.proxied.clone(),
+                socket: self.socket,
                 state: Mutex::default(),
             })
         });
@@ -99,23 +103,36 @@ impl<S: Content> Pool<S> {
 
     pub(super) fn key(&self) -> Key {
         let server_name = self.server_name.clone();
-        Key { host: self.host.state.id, priority: self.priority, server_name, proxied: self.proxied.clone() }
+        Key {
+            host: self.host.state.id,
+            priority: self.priority,
+            server_name,
+            proxied: self.proxied.clone(),
+            socket: self.socket,
+        }
     }
 
     /// What its connections say in a handshake; `protocols` where their context offers none of its own.
     pub(super) fn handshake(&self, protocols: &'static [&'static [u8]]) -> Wanted {
         let alpn = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        Wanted { server_name: self.server_name.clone(), alpn: Some(alpn), proxied: self.proxied.clone() }
+        Wanted {
+            server_name: self.server_name.clone(),
+            alpn: Some(alpn),
+            proxied: self.proxied.clone(),
+            socket: self.socket,
+        }
     }
 
     /// The pool for a request.
     pub(super) fn of(request: &StreamRequest<'_>, pools: &mut Map<S>) -> Arc<Self> {
         let server_name = server_name(request);
+        let socket = request.cluster.config().transport_sockets.choose(request.host, request.state);
         let key = Key {
             host: request.host.state.id,
             priority: request.priority,
             server_name: server_name.clone(),
             proxied: request.proxied.clone(),
+            socket,
         };
         let pool = pools.entry(key).or_insert_with(|| {
             Arc::new(Self {
@@ -124,6 +141,7 @@ impl<S: Content> Pool<S> {
                 priority: request.priority,
                 server_name,
                 proxied: request.proxied.clone(),
+                socket,
                 state: Mutex::default(),
             })
         });

@@ -52,7 +52,8 @@ pub(crate) async fn connect_tcp(
     let permit = connection_permit(cluster, host, priority, false).ok_or(PoolError::Overflow)?;
     let pending = Pending::begin(cluster, host, priority).ok_or(PoolError::Overflow)?;
     let open = Open::new(cluster, host, permit);
-    let connected = connect::connect(cluster, host, wanted).await;
+    let socket = cluster.config().transport_sockets.choose(host, state);
+    let connected = connect::connect(cluster, host, &Wanted { socket, ..wanted.clone() }).await;
     let connected = match connected {
         Ok(connected) => Ok((connected, open)),
         Err(error) => Err(count_connect_failure(cluster, host, &error, open)),

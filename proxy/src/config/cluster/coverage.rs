@@ -51,6 +51,7 @@ pub const COVERAGE: &[Coverage] = &[
             "common_lb_config",
             "transport_socket",
             "transport_socket_matches",
+            "transport_socket_matcher",
             "metadata",
             "protocol_selection",
             "upstream_connection_options",
@@ -263,6 +264,11 @@ pub const COVERAGE: &[Coverage] = &[
             ("allow_unspecified_address", "of clients that have no address, a header says nothing of addresses"),
             ("tlv_as_pool_key", "a connection that was made for one client is never used for another"),
         ],
+    },
+    Coverage {
+        message: "envoy.extensions.matching.common_inputs.transport_socket.v3.TransportSocketNameAction",
+        enforced: &["name"],
+        listed: &[],
     },
     Coverage {
         message: "envoy.config.cluster.v3.Cluster.TransportSocketMatch",

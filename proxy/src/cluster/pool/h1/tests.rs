@@ -21,6 +21,7 @@ fn pool() -> Arc<Pool> {
         priority: RoutingPriority::Default,
         server_name: None,
         proxied: None,
+        socket: crate::cluster::sockets::Chosen::ByHost,
         state: Mutex::default(),
     })
 }
@@ -117,6 +118,7 @@ fn only_pool() -> Arc<Pool> {
         priority: RoutingPriority::Default,
         server_name: None,
         proxied: None,
+        socket: crate::cluster::sockets::Chosen::ByHost,
         state: Mutex::default(),
     })
 }

@@ -22,6 +22,7 @@ fn pool() -> Arc<Pool> {
         priority: RoutingPriority::Default,
         server_name: None,
         proxied: None,
+        socket: crate::cluster::sockets::Chosen::ByHost,
         state: Mutex::default(),
     })
 }
