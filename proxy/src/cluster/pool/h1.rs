@@ -243,14 +243,24 @@ fn dial(pool: &Arc<Pool>, permit: Permit) {
     tokio::spawn(async move {
         let wanted = pool.handshake(if pool.is_auto() { EITHER } else { ALPN });
         let connected = connect::connect(&pool.cluster, &pool.host, &wanted).await;
+        if let Ok((_, facts)) = &connected
+            && pool.is_auto()
+        {
+            pool.host.state.chose_http1(!chose_http2(facts));
+        }
+        let connected = match connected {
+            Ok((transport, facts)) if pool.is_auto() && chose_http2(&facts) => {
+                super::h2::adopt(&pool, transport, facts, open).await;
+                let mut state = pool.state.lock();
+                state.connecting -= 1;
+                state.waiters.fail(&PoolError::OtherProtocol);
+                return state.leave_if_empty();
+            }
+            connected => connected,
+        };
         let mut state = pool.state.lock();
         state.connecting -= 1;
         match connected {
-            Ok((_, facts)) if pool.is_auto() && chose_http2(&facts) => {
-                pool.host.state.chose_http1(false);
-                state.waiters.fail(&PoolError::OtherProtocol);
-                state.leave_if_empty();
-            }
             Ok((transport, facts)) => {
                 if pool.is_auto() {
                     count_new(&pool);

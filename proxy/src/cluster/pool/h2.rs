@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use parking_lot::Mutex;
+use tidegate_filters::metadata::FilterState;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
@@ -32,6 +33,7 @@ use crate::http::codec::h2::list_limit;
 use crate::http::codec::keepalive;
 use crate::http::codec::metered::{Meter, Metered};
 use crate::http::protocol::Http2Options;
+use crate::io::Transport;
 
 /// What is offered where nothing is configured.
 const ALPN: &[&[u8]] = &[b"h2"];
@@ -242,7 +244,7 @@ fn count_new(pool: &Pool) {
 }
 
 async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError> {
-    let (transport, mut facts) =
+    let (transport, facts) =
         match connect::connect(&pool.cluster, &pool.host, &pool.handshake(if pool.is_auto() { EITHER } else { ALPN }))
             .await
         {
@@ -260,6 +262,38 @@ async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError
         }
         count_new(pool);
     }
+    begin(pool, transport, facts, open).await
+}
+
+/// Takes over a connection that was made for HTTP/1, and whose host chose HTTP/2.
+pub(super) async fn adopt<T: Content>(
+    made_for: &place::Pool<T>,
+    transport: Transport,
+    facts: ConnectionFacts,
+    open: Open,
+) {
+    let pool = POOLS.with_borrow_mut(|pools| made_for.beside(&mut pools.h2));
+    // Where there is no place for another pool, whoever asks next is told.
+    let Ok(()) = pool.enter(&FilterState::default()) else { return };
+    count_new(&pool);
+    let begun = begin(&pool, transport, facts, open).await;
+    let mut state = pool.state.lock();
+    match begun {
+        Ok(connection) => {
+            state.connections.push(Arc::clone(&connection));
+            pool.offer(&mut state, &connection);
+        }
+        Err(_) => state.leave_if_empty(),
+    }
+}
+
+/// Speaks HTTP/2 on a connection.
+async fn begin(
+    pool: &Arc<Pool>,
+    transport: Transport,
+    mut facts: ConnectionFacts,
+    open: Open,
+) -> Result<Arc<Connection>, PoolError> {
     facts.protocol = http::Version::HTTP_2;
     facts.shared.clone_from(&pool.state.lock().place.shared);
     let settings = options(&pool.cluster);

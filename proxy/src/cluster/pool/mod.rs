@@ -63,6 +63,9 @@ pub(crate) enum PoolError {
     OtherProtocol,
 }
 
+/// How often a host may choose another protocol than was hoped for before a request is told that it has no connection.
+const MOST_CHANGES: u32 = 3;
+
 /// What is offered where the choice is the host's, the better first.
 const EITHER: &[&[u8]] = &[b"h2", b"http/1.1"];
 
@@ -216,17 +219,23 @@ impl Stream {
             Some(Terminate::Udp) => return udp::open(request.cluster, request.host).map(Self::Udp),
             None => {}
         }
-        let http2 = match request.cluster.config().http.protocol {
+        let mut http2 = match request.cluster.config().http.protocol {
             HttpProtocol::Http1(_) => false,
             HttpProtocol::Http2(_) => true,
             HttpProtocol::Downstream(..) => request.downstream == http::Version::HTTP_2,
             // Until a handshake has said what the host speaks, the better is hoped for.
             HttpProtocol::Auto(..) => !request.host.state.speaks_http1(),
         };
-        match Self::open_http(request, http2).await {
-            Err(PoolError::OtherProtocol) => Self::open_http(request, !http2).await,
-            opened => opened,
+        let mut opened = Self::open_http(request, http2).await;
+        for _ in 0..MOST_CHANGES {
+            if !matches!(opened, Err(PoolError::OtherProtocol)) {
+                break;
+            }
+            // The connection is in the other pool, unless somebody was faster.
+            http2 = !http2;
+            opened = Self::open_http(request, http2).await;
         }
+        opened
     }
 
     async fn open_http(request: &StreamRequest<'_>, http2: bool) -> Result<Self, PoolError> {
