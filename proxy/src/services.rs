@@ -124,9 +124,11 @@ pub(crate) async fn begin(cluster: &Arc<Cluster>, request: Request) -> Result<Be
     };
     let stream = Stream::open(&request).await.map_err(|error| match error {
         PoolError::Overflow | PoolError::NoPool => CallError::NoHost,
-        PoolError::Connect(_) | PoolError::Local(_) | PoolError::Timeout | PoolError::OtherProtocol => {
-            CallError::Reset(error.to_string())
-        }
+        PoolError::Connect(_)
+        | PoolError::Local(_)
+        | PoolError::Unnameable(_)
+        | PoolError::Timeout
+        | PoolError::OtherProtocol => CallError::Reset(error.to_string()),
     })?;
     let begun = stream.send(&request, body).await.map_err(|reset| CallError::Reset(format!("{reset:?}")))?;
     let traffic = &cluster.stats().traffic;

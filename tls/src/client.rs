@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::pki_types::{DnsName, ServerName};
+use rustls::pki_types::{DnsName, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{AlertDescription, ClientConfig, Error, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use crate::session::noting;
 use crate::signing::limited;
 use crate::stream::{Began, TlsStream};
-use crate::validation::Validation;
+use crate::validation::{Expected, Outcome, Peer, Reason, Validation};
 use crate::verifier::Verifier;
 use crate::{Failure, Identity, Parameters, Refused, Session};
 
@@ -25,8 +25,8 @@ pub struct ClientSettings {
     /// What is presented where a host asks for a certificate.
     pub identity: Option<Arc<Identity>>,
     pub validation: Arc<Validation>,
-    /// Hosts must be named as their connection names them (`auto_sni_san_validation`).
-    pub expects_name: bool,
+    /// Hosts must have the name that they are asked for by (`auto_sni_san_validation`).
+    pub expects_server_name: bool,
     pub enforces_rsa_key_usage: bool,
     /// In the order of preference.
     pub alpn: Vec<Vec<u8>>,
@@ -40,7 +40,7 @@ pub struct ClientContext {
     config: Arc<ClientConfig>,
     identity: Option<Arc<Identity>>,
     validation: Arc<Validation>,
-    expects_name: bool,
+    expects_server_name: bool,
 }
 
 /// Whom a connection is for.
@@ -48,6 +48,8 @@ pub struct ClientContext {
 pub struct Target<'a> {
     /// The host that is named to it (SNI); `None`: none is.
     pub server_name: Option<&'a str>,
+    /// A name that its certificate must have, of whatever kind.
+    pub expected: Option<&'a Arc<str>>,
     /// Where it is: sessions are kept by it where no host is named.
     pub address: Option<IpAddr>,
     /// What is offered where the context offers nothing.
@@ -79,7 +81,6 @@ impl ClientContext {
         let verifier = Verifier {
             validation: Arc::clone(&settings.validation),
             mandatory: true,
-            expects_name: settings.expects_name,
             enforces_rsa_key_usage: settings.enforces_rsa_key_usage,
             schemes: parameters.schemes.clone(),
             hints: Vec::new(),
@@ -105,7 +106,7 @@ impl ClientContext {
             config: Arc::new(config),
             identity: settings.identity,
             validation: settings.validation,
-            expects_name: settings.expects_name,
+            expects_server_name: settings.expects_server_name,
         })
     }
 
@@ -136,7 +137,8 @@ impl ClientContext {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let name = self.server_name(&target)?;
+        let name = server_name(&target)?;
+        let expected = self.expected(&target)?;
         let config = match target.alpn {
             Some(alpn) if self.config.alpn_protocols.is_empty() && !alpn.is_empty() => {
                 let mut config = ClientConfig::clone(&self.config);
@@ -145,7 +147,7 @@ impl ClientContext {
             }
             _ => Arc::clone(&self.config),
         };
-        let (handshake, notes) = noting(TlsConnector::from(config).connect(name, Began::new(io))).await;
+        let (handshake, notes) = noting(TlsConnector::from(config).connect(name, Began::new(io)), expected).await;
         let stream = handshake.map_err(|error| match Failure::of(error, notes.reason.clone()) {
             // The host has not said yet who it is.
             Failure::Protocol(Error::AlertReceived(AlertDescription::HandshakeFailure)) if notes.scheme.is_none() => {
@@ -155,29 +157,46 @@ impl ClientContext {
         })?;
         let mut session = Session::of(stream.get_ref().1, target.server_name.map(str::to_owned), &notes);
         session.local.clone_from(&self.identity);
-        // Whoever was resumed was verified by this same context.
-        session.peer_validated |= session.resumed && (self.validation.asks() || self.expects_name);
+        if session.resumed && notes.outcome.is_none() {
+            // Whoever was resumed was verified by this same context, but maybe under another name.
+            let now = UnixTime::now();
+            let outcome = self.validation.check_again(&session.peer_chain, &notes.expected, Peer::Server, now);
+            session.peer_validated = outcome.map_err(Failure::Verify)? == Outcome::Validated;
+        }
         Ok((TlsStream(stream.into()), session))
     }
 
-    /// rustls knows a connection's host by a name or an address; an address is not told to the host.
-    fn server_name(&self, target: &Target<'_>) -> Result<ServerName<'static>, Failure> {
-        let Some(name) = target.server_name.filter(|name| !name.is_empty()) else {
-            if self.expects_name {
-                return Err(Failure::Verify(crate::validation::Reason::San("SAN matcher".to_owned())));
-            }
-            let address = target.address.unwrap_or(IpAddr::from([127, 0, 0, 1]));
-            return Ok(ServerName::IpAddress(address.into()));
-        };
-        match DnsName::try_from(name.to_owned()) {
-            Ok(name) => Ok(ServerName::DnsName(name)),
-            Err(_) => match name.parse::<IpAddr>() {
-                Ok(address) => Ok(ServerName::IpAddress(address.into())),
-                Err(_) => {
-                    let reason = format!("{name:?} is no name that TLS can ask for");
-                    Err(Failure::Io(std::io::Error::new(std::io::ErrorKind::InvalidInput, reason)))
-                }
-            },
+    /// What the host's certificate must say of whom it is for.
+    fn expected(&self, target: &Target<'_>) -> Result<Expected, Failure> {
+        let named = target.server_name.filter(|name| !name.is_empty());
+        if self.expects_server_name && named.is_none() {
+            return Err(Failure::Verify(Reason::San("SAN matcher".to_owned())));
         }
+        let server_name = named.filter(|_| self.expects_server_name).map(Arc::from);
+        Ok(Expected { server_name, any: target.expected.cloned() })
+    }
+}
+
+/// Whether TLS can ask for a host by this name; an address is a host's own, and not told to it.
+///
+/// # Errors
+/// It is no DNS name as RFC 6066 wants it.
+pub fn check_server_name(name: &str) -> Result<(), Failure> {
+    parse_server_name(name).map(drop)
+}
+
+fn parse_server_name(name: &str) -> Result<ServerName<'static>, Failure> {
+    if let Ok(name) = DnsName::try_from(name.to_owned()) {
+        return Ok(ServerName::DnsName(name));
+    }
+    let address = name.parse::<IpAddr>().map_err(|_| Failure::Unnameable(name.to_owned()))?;
+    Ok(ServerName::IpAddress(address.into()))
+}
+
+/// rustls knows a connection's host by a name or an address; an address is not told to the host.
+fn server_name(target: &Target<'_>) -> Result<ServerName<'static>, Failure> {
+    match target.server_name.filter(|name| !name.is_empty()) {
+        Some(name) => parse_server_name(name),
+        None => Ok(ServerName::IpAddress(target.address.unwrap_or(IpAddr::from([127, 0, 0, 1])).into())),
     }
 }

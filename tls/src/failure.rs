@@ -31,6 +31,9 @@ pub enum Failure {
     /// The host found nothing in the ClientHello to agree on.
     #[error("the host agrees to nothing that it was offered")]
     HelloRefused,
+    /// No host can be asked for by this name.
+    #[error("TLS cannot name the host '{0}' (RFC 6066 section 3)")]
+    Unnameable(String),
     /// What TLS itself says.
     #[error("{0}")]
     Protocol(Error),
@@ -74,7 +77,7 @@ impl Failure {
         match self {
             Self::Protocol(_) | Self::NoServerName | Self::NoStaple => true,
             Self::Http { .. } | Self::NoHello(_) | Self::HelloRefused => true,
-            Self::Verify(_) | Self::NoCertificate | Self::Io(_) => false,
+            Self::Verify(_) | Self::NoCertificate | Self::Unnameable(_) | Self::Io(_) => false,
         }
     }
 
@@ -102,6 +105,7 @@ impl Failure {
                 Some(known) => known,
                 None => return format!("TLS_error:|{error}:TLS_error_end"),
             },
+            Self::Unnameable(_) => return self.to_string(),
             Self::Io(_) => return String::new(),
         };
         format!("TLS_error:|{code}:SSL routines:OPENSSL_internal:{name}:TLS_error_end")

@@ -22,7 +22,7 @@ use crate::session::{Notes, noting};
 use crate::signing::limited;
 use crate::stream::{Began, TlsStream};
 use crate::tickets::{TicketKeys, Tickets};
-use crate::validation::{Peer, Validation};
+use crate::validation::{Expected, Peer, Validation};
 use crate::verifier::Verifier;
 use crate::{Failure, Identity, Parameters, Refused, Session};
 
@@ -169,7 +169,7 @@ impl ServerContext {
                 return Err(failure);
             }
         };
-        let (handshake, notes) = noting(start.into_stream(config)).await;
+        let (handshake, notes) = noting(start.into_stream(config), Expected::default()).await;
         let stream = match handshake {
             Ok(stream) => stream,
             Err(error) => return Err(Failure::of(error, notes.reason)),
@@ -192,7 +192,7 @@ impl ServerContext {
         if session.peer_chain.is_empty() || !self.validation.asks() {
             return Ok(());
         }
-        let outcome = self.validation.check(&session.peer_chain, None, Peer::Client, UnixTime::now());
+        let outcome = self.validation.check(&session.peer_chain, &notes.expected, Peer::Client, UnixTime::now());
         let outcome = outcome.map_err(Failure::Verify)?;
         session.peer_validated = outcome == crate::validation::Outcome::Validated;
         Ok(())
@@ -365,7 +365,6 @@ fn verifier(settings: &ServerSettings) -> Option<Verifier> {
     Some(Verifier {
         validation: Arc::clone(validation),
         mandatory: settings.require_client_certificate,
-        expects_name: false,
         enforces_rsa_key_usage: false,
         schemes: settings.parameters.schemes.clone(),
         hints: told.flat_map(|roots| roots.subjects()).collect(),

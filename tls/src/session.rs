@@ -11,7 +11,7 @@ use rustls::{CommonState, HandshakeKind, SignatureScheme};
 
 use crate::Identity;
 use crate::parameters::{group_name, scheme_name, suite_name, version_name};
-use crate::validation::{Outcome, Reason};
+use crate::validation::{Expected, Outcome, Reason};
 
 /// A connection's session.
 #[derive(Debug, Clone)]
@@ -53,10 +53,12 @@ impl Session {
     }
 }
 
-/// What a verifier learned while rustls had it look at a peer. rustls gives a verifier no connection to tell it to; but it asks on
-/// the thread that drives the handshake.
+/// What a verifier is told of a connection, and what it learned while rustls had it look at a peer. rustls gives a verifier no
+/// connection to tell it to; but it asks on the thread that drives the handshake.
 #[derive(Debug, Default)]
 pub(crate) struct Notes {
+    /// What the peer's certificate must say.
+    pub(crate) expected: Expected,
     pub(crate) scheme: Option<SignatureScheme>,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) reason: Option<Reason>,
@@ -75,9 +77,19 @@ pub(crate) fn note(add: impl FnOnce(&mut Notes)) {
     });
 }
 
-/// Drives a handshake to its end; gives also what verifiers noted meanwhile.
-pub(crate) async fn noting<F: Future + Unpin>(mut handshake: F) -> (F::Output, Notes) {
-    let mut notes = Notes::default();
+/// For verifiers: what this handshake's peer must be.
+pub(crate) fn expected() -> Expected {
+    NOTES.with(|notes| {
+        let now = notes.take();
+        let expected = now.expected.clone();
+        notes.set(now);
+        expected
+    })
+}
+
+/// Drives a handshake to its end with a peer of whom this is expected; gives also what verifiers noted meanwhile.
+pub(crate) async fn noting<F: Future + Unpin>(mut handshake: F, expected: Expected) -> (F::Output, Notes) {
+    let mut notes = Notes { expected, ..Notes::default() };
     let output = poll_fn(|cx| {
         NOTES.set(std::mem::take(&mut notes));
         let polled = Pin::new(&mut handshake).poll(cx);

@@ -1,7 +1,6 @@
 //! rustls' questions about a peer's certificate, put to a [`Validation`]. What was learned is noted for whoever drives the
 //! handshake. It must not decide anything itself.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -11,7 +10,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 
 use crate::certificate::{Certificate, KeyKind};
-use crate::session::note;
+use crate::session::{expected, note};
 use crate::validation::trust::ALGORITHMS;
 use crate::validation::{Expected, Peer, Reason, Validation};
 
@@ -21,8 +20,6 @@ pub(crate) struct Verifier {
     pub(crate) validation: Arc<Validation>,
     /// A client that presents nothing is turned away.
     pub(crate) mandatory: bool,
-    /// Hosts must be named as their connection names them.
-    pub(crate) expects_name: bool,
     /// RSA keys may only do what `keyUsage` allows them (`enforce_rsa_key_usage`).
     pub(crate) enforces_rsa_key_usage: bool,
     /// Empty: all that there are.
@@ -36,7 +33,7 @@ impl Verifier {
         &self,
         leaf: &CertificateDer<'_>,
         between: &[CertificateDer<'_>],
-        expected: Option<&Expected<'_>>,
+        expected: &Expected,
         peer: Peer,
         now: UnixTime,
     ) -> Result<(), Error> {
@@ -96,7 +93,7 @@ impl ClientCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         if self.validation.asks() {
-            self.check(end_entity, intermediates, None, Peer::Client, now)?;
+            self.check(end_entity, intermediates, &Expected::default(), Peer::Client, now)?;
         }
         Ok(ClientCertVerified::assertion())
     }
@@ -131,20 +128,16 @@ impl ServerCertVerifier for Verifier {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
+        _server_name: &ServerName<'_>,
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if self.enforces_rsa_key_usage {
             check_rsa_key_usage(end_entity)?;
         }
-        let expected = match server_name {
-            ServerName::DnsName(name) if self.expects_name => Some(Expected::Dns(name.as_ref())),
-            ServerName::IpAddress(address) if self.expects_name => Some(Expected::Ip(IpAddr::from(*address))),
-            _ => None,
-        };
-        if self.validation.asks() || expected.is_some() {
-            self.check(end_entity, intermediates, expected.as_ref(), Peer::Server, now)?;
+        let expected = expected();
+        if self.validation.asks() || !expected.is_empty() {
+            self.check(end_entity, intermediates, &expected, Peer::Server, now)?;
         }
         Ok(ServerCertVerified::assertion())
     }

@@ -38,7 +38,7 @@ struct Peer {
 }
 
 impl TlsInfo {
-    pub fn new(session: &Session, handshake_complete: Instant) -> Self {
+    pub fn new(session: Session, handshake_complete: Instant) -> Self {
         let text = |bytes: &[u8]| Arc::from(String::from_utf8_lossy(bytes));
         Self {
             version: session.version,
@@ -50,8 +50,8 @@ impl TlsInfo {
             peer_presented: !session.peer_chain.is_empty(),
             peer_validated: session.peer_validated,
             handshake_complete,
-            local_identity: session.local.clone(),
-            peer: Peer { chain: session.peer_chain.as_slice().into(), ..Peer::default() },
+            local_identity: session.local,
+            peer: Peer { chain: session.peer_chain.into(), ..Peer::default() },
         }
     }
 
@@ -123,7 +123,7 @@ pub(crate) mod testing {
     pub(crate) fn peer(change: impl FnOnce(&mut CertificateParams)) -> TlsInfo {
         let (certificate, _) = issue(change);
         let session = Session { peer_chain: vec![certificate.der().clone()], peer_validated: true, ..session() };
-        TlsInfo::new(&session, Instant::now())
+        TlsInfo::new(session, Instant::now())
     }
 
     pub(crate) fn uri(name: &str) -> SanType {
@@ -155,7 +155,7 @@ mod tests {
     fn a_chain_is_told_from_the_peer_on() {
         let (own, other) = (issue(|_| ()).0, issue(|_| ()).0);
         let peer_chain = vec![own.der().clone(), other.der().clone()];
-        let tls = TlsInfo::new(&Session { peer_chain: peer_chain.clone(), ..session() }, Instant::now());
+        let tls = TlsInfo::new(Session { peer_chain: peer_chain.clone(), ..session() }, Instant::now());
         let read = peer_chain.iter().map(|der| Certificate::parse(der).unwrap()).collect::<Vec<_>>();
         assert_eq!(tls.peer_chain().cloned().collect::<Vec<_>>(), read);
         assert_eq!(tls.peer_ders(), peer_chain);
@@ -164,9 +164,9 @@ mod tests {
     #[test]
     fn what_is_no_certificate_has_no_facts() {
         let junk = CertificateDer::from(vec![0x30, 0x82, 0xff]);
-        let tls = TlsInfo::new(&Session { peer_chain: vec![junk], ..session() }, Instant::now());
+        let tls = TlsInfo::new(Session { peer_chain: vec![junk], ..session() }, Instant::now());
         assert!(tls.peer_presented && tls.peer().is_none());
-        let nobody = TlsInfo::new(&session(), Instant::now());
+        let nobody = TlsInfo::new(session(), Instant::now());
         assert!(!nobody.peer_presented && nobody.peer().is_none() && nobody.peer_pem().is_none());
         assert_eq!(nobody.peer_chain().count(), 0);
     }

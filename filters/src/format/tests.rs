@@ -66,7 +66,7 @@ fn info() -> StreamInfo {
     info.upstream.pool_wait = Some(Duration::from_micros(3_900));
     info.upstream.body_began = Some(Arc::new((start + Duration::from_millis(21)).into()));
     info.timings.downstream_end = Some(start + Duration::from_millis(40));
-    info.upstream.tls = Some(Arc::new(TlsInfo::new(&session(), start + Duration::from_millis(2))));
+    info.upstream.tls = Some(Arc::new(TlsInfo::new(session(), start + Duration::from_millis(2))));
     let mut shared = FilterState::default();
     shared.set("s", Arc::new(Text("shared".to_owned())), false, Sharing::Once);
     info.upstream.filter_state = Some(Arc::new(shared));

@@ -393,7 +393,7 @@ shadow_rules: {policies: {shp: {permissions: [{url_path: {path: {prefix: /s}}}],
         let plain = || peer(|params| params.distinguished_name.push(rcgen::DnType::CommonName, "plain"));
         let mut doubted = plain();
         doubted.peer_validated = false;
-        let clients = [Some(named), Some(plain()), Some(doubted), Some(TlsInfo::new(&session(), Instant::now()))];
+        let clients = [Some(named), Some(plain()), Some(doubted), Some(TlsInfo::new(session(), Instant::now()))];
         let clients = clients.map(|tls| tls.map(Arc::new));
         let mutual = |config: &str| {
             let message = "envoy.extensions.rbac.principals.mtls_authenticated.v3.Config";
@@ -438,7 +438,7 @@ shadow_rules: {policies: {shp: {permissions: [{url_path: {path: {prefix: /s}}}],
             params.distinguished_name.push(rcgen::DnType::CommonName, "client");
             params.subject_alt_names = vec![uri("spiffe://a"), uri("spiffe://b"), dns("a.test"), dns("b.test")];
         });
-        let clients = [Some(Arc::new(named)), Some(Arc::new(TlsInfo::new(&session(), Instant::now()))), None];
+        let clients = [Some(Arc::new(named)), Some(Arc::new(TlsInfo::new(session(), Instant::now()))), None];
         for (input, text, allowed) in [
             ("UriSanInput", "exact: 'spiffe://a,spiffe://b'", [true, false, false]),
             ("UriSanInput", "exact: 'spiffe://a'", [false; 3]),

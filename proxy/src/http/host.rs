@@ -1,6 +1,8 @@
 //! Strips what a request's host carries too much (`strip_port_mode`, `strip_trailing_host_dot`).
 //! It must not know routes.
 
+use std::borrow::Cow;
+
 use http::{HeaderValue, Method};
 use tidegate_filters::connection::ConnectionInfo;
 use tidegate_filters::http::RequestHead;
@@ -42,14 +44,13 @@ fn split_port(authority: &[u8]) -> Option<(&[u8], u16)> {
     Some((host, std::str::from_utf8(port).ok()?.parse().ok()?))
 }
 
-/// The host alone: without its port, and an IPv6 address without its brackets. None: it is no text.
-pub(crate) fn without_port(authority: &HeaderValue) -> Option<&str> {
+/// The host alone: without its port, and an IPv6 address without its brackets; what is no text is replaced.
+pub(crate) fn without_port(authority: &HeaderValue) -> Cow<'_, str> {
     let host = match split_port(authority.as_bytes()) {
         Some((host, _)) => host,
         None => authority.as_bytes(),
     };
-    let bare = host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")).unwrap_or(host);
-    std::str::from_utf8(bare).ok()
+    String::from_utf8_lossy(host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")).unwrap_or(host))
 }
 
 fn strip_dot(head: &mut RequestHead) {

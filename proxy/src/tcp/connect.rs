@@ -160,7 +160,9 @@ async fn reach(
 /// Envoy's `%UPSTREAM_TRANSPORT_FAILURE_REASON%`.
 fn reason(refused: Refused) -> Option<Arc<str>> {
     match refused {
-        Refused::Pool(PoolError::Connect(reason) | PoolError::Local(reason)) => Some(reason),
+        Refused::Pool(PoolError::Connect(reason) | PoolError::Local(reason) | PoolError::Unnameable(reason)) => {
+            Some(reason)
+        }
         Refused::Pool(PoolError::Timeout) => Some("connection timeout".into()),
         Refused::Status(status) => Some(format!("tunnel_response:{}", status.as_u16()).into()),
         Refused::Pool(PoolError::Overflow | PoolError::NoPool | PoolError::OtherProtocol) | Refused::Reset => None,

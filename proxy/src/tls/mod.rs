@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use tidegate_filters::connection::TlsInfo;
-use tidegate_tls::client::Target;
+use tidegate_tls::client::{Target, check_server_name};
 use tidegate_tls::validation::Reason;
 use tidegate_tls::{ClientContext, Failure, ServerContext, Session};
 
@@ -85,7 +85,7 @@ impl ServerTls {
         match context.accept(transport).await {
             Ok((stream, session)) => {
                 self.stats.count(&session);
-                Ok((Transport::Tls(Box::new(stream)), told(&session)))
+                Ok((Transport::Tls(Box::new(stream)), told(session)))
             }
             Err(failure) => Err(refused(&self.stats, &failure)),
         }
@@ -132,7 +132,24 @@ impl ClientTls {
         }
     }
 
-    /// Shakes hands with a host at `address`. `name` goes before what is configured.
+    /// Whether the host can be asked for by the name that a connection is for: nobody need connect to it otherwise.
+    ///
+    /// # Errors
+    /// It cannot.
+    pub(crate) fn check_name(&self, wanted: &Wanted, hostname: &str) -> Result<(), NoHandshake> {
+        match self.name_of(wanted, hostname) {
+            "" => Ok(()),
+            name => check_server_name(name).map_err(|failure| NoHandshake(failure.reason().into())),
+        }
+    }
+
+    /// The host that is named to it; empty: none.
+    fn name_of<'a>(&'a self, wanted: &'a Wanted, hostname: &'a str) -> &'a str {
+        let own = Some(hostname).filter(|name| self.auto_host_sni && !name.is_empty());
+        wanted.server_name.as_deref().or(own).unwrap_or(&self.server_name)
+    }
+
+    /// Shakes hands with a host at `address`. What is wanted goes before what is configured.
     ///
     /// # Errors
     /// Either side does not agree; it is counted.
@@ -147,13 +164,12 @@ impl ClientTls {
             self.factory.upstream_context_secrets_not_ready().inc();
             return Err(NoHandshake(NOT_READY.into()));
         };
-        let own = Some(hostname).filter(|name| self.auto_host_sni && !name.is_empty());
-        let server_name = wanted.server_name.as_deref().or(own).or(Some(&*self.server_name));
-        let target = Target { server_name, address, alpn: wanted.alpn.as_deref() };
+        let server_name = Some(self.name_of(wanted, hostname));
+        let target = Target { server_name, expected: wanted.expected.as_ref(), address, alpn: wanted.alpn.as_deref() };
         match context.connect(transport, target).await {
             Ok((stream, session)) => {
                 self.stats.count(&session);
-                Ok((Transport::Tls(Box::new(stream)), told(&session)))
+                Ok((Transport::Tls(Box::new(stream)), told(session)))
             }
             Err(failure) => Err(refused(&self.stats, &failure)),
         }
@@ -165,6 +181,8 @@ impl ClientTls {
 pub struct Wanted {
     /// The host that is named to it (`auto_sni`).
     pub server_name: Option<Arc<str>>,
+    /// Its certificate must have this name (`auto_san_validation`).
+    pub expected: Option<Arc<str>>,
     /// The protocols that are offered where the cluster says nothing of them.
     pub alpn: Option<Arc<[Vec<u8>]>>,
     /// Whom it is for, where hosts are told.
@@ -173,7 +191,7 @@ pub struct Wanted {
     pub(crate) socket: Chosen,
 }
 
-fn told(session: &Session) -> Arc<TlsInfo> {
+fn told(session: Session) -> Arc<TlsInfo> {
     Arc::new(TlsInfo::new(session, Instant::now()))
 }
 

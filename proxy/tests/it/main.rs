@@ -34,6 +34,7 @@ mod scoped_routes;
 mod short;
 mod tcp;
 mod tls;
+mod tls_upstream;
 mod tries;
 mod upgrades;
 mod virtual_hosts;

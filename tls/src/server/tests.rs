@@ -37,7 +37,7 @@ fn client(identity: Option<Arc<Identity>>, validation: Validation) -> ClientSett
         parameters: parameters(Version::Tls13),
         identity,
         validation: Arc::new(validation),
-        expects_name: false,
+        expects_server_name: false,
         enforces_rsa_key_usage: false,
         alpn: Vec::new(),
         kept_sessions: 4,
@@ -48,8 +48,11 @@ type Side = Result<(TlsStream<DuplexStream>, Session), Failure>;
 
 /// Both sides' ends of a handshake; a byte each way has gone where it came about.
 async fn shake(server: &ServerContext, client: &ClientContext, name: Option<&str>) -> (Side, Side) {
+    shake_with(server, client, Target { server_name: name, expected: None, address: None, alpn: None }).await
+}
+
+async fn shake_with(server: &ServerContext, client: &ClientContext, target: Target<'_>) -> (Side, Side) {
     let (ours, theirs) = duplex(64 << 10);
-    let target = Target { server_name: name, address: None, alpn: None };
     let accept = async {
         let (mut stream, session) = server.accept(ours).await?;
         stream.write_all(b"s").await?;
@@ -135,11 +138,63 @@ async fn whoever_is_not_who_he_must_be_is_turned_away() {
 async fn a_host_must_have_the_name_that_was_asked_for() {
     let root = Authority::new("root");
     let server = build(server(vec![root.identity(&["a.test"])], Validation::default()));
-    let context = build_client(ClientSettings { expects_name: true, ..client(None, root.validation()) });
+    let context = build_client(ClientSettings { expects_server_name: true, ..client(None, root.validation()) });
     assert!(shake(&server, &context, Some("a.test")).await.1.is_ok());
     for name in [Some("b.test"), None] {
         let (_, refused) = shake(&server, &context, name).await;
         assert!(matches!(refused, Err(Failure::Verify(Reason::San(_)))), "{name:?} {refused:?}");
+    }
+}
+
+/// One session is for all names that a host is asked for by; its certificate need not have them all.
+#[tokio::test]
+async fn a_session_is_resumed_for_who_the_certificate_is() {
+    let root = Authority::new("root");
+    for version in [Version::Tls12, Version::Tls13] {
+        let settings = server(vec![root.identity(&["a.test", "b.test"])], Validation::default());
+        let server = build(ServerSettings { parameters: parameters(version), ..settings });
+        let context = build_client(client(None, root.validation()));
+        for (expected, resumed) in [("a.test", Some(false)), ("b.test", Some(true)), ("c.test", None)] {
+            let expected = Arc::from(expected);
+            let target = Target { server_name: Some("a.test"), expected: Some(&expected), address: None, alpn: None };
+            match (shake_with(&server, &context, target).await.1, resumed) {
+                (Ok((_, session)), Some(resumed)) => {
+                    assert_eq!((session.resumed, session.peer_validated), (resumed, true), "{version:?} {expected}");
+                }
+                (Err(Failure::Verify(Reason::San(_))), None) => {}
+                (other, _) => panic!("{version:?} {expected} {other:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_session_of_one_who_was_let_in_untrusted_says_so() {
+    let (root, other) = (Authority::new("root"), Authority::new("other"));
+    let server = build(server(vec![root.identity(&["a.test"])], Validation::default()));
+    for (trusted, validated) in [(&root, true), (&other, false)] {
+        let validation = Validation { accept_untrusted: true, ..trusted.validation() };
+        let context = build_client(client(None, validation));
+        for resumed in [false, true] {
+            let session = shake(&server, &context, Some("a.test")).await.1.unwrap().1;
+            assert_eq!((session.resumed, session.peer_validated), (resumed, validated));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_name_is_told_before_anything_is_sent() {
+    let root = Authority::new("root");
+    let context = build_client(client(None, root.validation()));
+    for name in ["-", "a..test", "%41", "*.a.test", "a b"] {
+        let (near, mut far) = duplex(1024);
+        let target = Target { server_name: Some(name), expected: None, address: None, alpn: None };
+        let failure = context.connect(near, target).await.unwrap_err();
+        assert_eq!(failure.reason(), format!("TLS cannot name the host '{name}' (RFC 6066 section 3)"));
+        assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
+    }
+    for name in ["a.test", "_a.b_c.test", "a.test.", "127.0.0.1", "::1"] {
+        assert!(crate::client::check_server_name(name).is_ok(), "{name}");
     }
 }
 
@@ -198,7 +253,7 @@ async fn an_answer_in_tls_1_2_says_that_there_is_a_better_one() {
         let client = build_client(old);
         let answer = async {
             let (near, mut far) = duplex(64 << 10);
-            let target = Target { server_name: Some("a.test"), address: None, alpn: None };
+            let target = Target { server_name: Some("a.test"), expected: None, address: None, alpn: None };
             let hello = async {
                 let mut hello = vec![0; 4096];
                 let n = far.read(&mut hello).await.unwrap();

@@ -77,14 +77,14 @@ impl Validation {
         !self.hashes.is_empty() || !self.spki.is_empty()
     }
 
-    /// Accepts a chain or says why not. `chain` has the peer's own certificate first; `expected` is a name that it must have.
+    /// Accepts a chain or says why not. `chain` has the peer's own certificate first; `expected` are names that it must have.
     ///
     /// # Errors
     /// It is not accepted.
     pub fn check(
         &self,
         chain: &[CertificateDer<'_>],
-        expected: Option<&Expected<'_>>,
+        expected: &Expected,
         peer: Peer,
         now: UnixTime,
     ) -> Result<Outcome, Reason> {
@@ -94,10 +94,33 @@ impl Validation {
         }
     }
 
+    /// The same of a chain that this validation has accepted for another connection, whose session goes on: what it was not
+    /// asked then.
+    ///
+    /// # Errors
+    /// It is not accepted.
+    pub fn check_again(
+        &self,
+        chain: &[CertificateDer<'_>],
+        expected: &Expected,
+        peer: Peer,
+        now: UnixTime,
+    ) -> Result<Outcome, Reason> {
+        if self.accept_untrusted {
+            // Nobody has written down what was thought of it.
+            return self.check(chain, expected, peer, now);
+        }
+        if !expected.is_empty() {
+            let leaf = chain.first().and_then(|leaf| Certificate::parse(leaf).ok());
+            self.check_names(&leaf.ok_or(Reason::Chain(webpki::Error::BadDer.into()))?, expected)?;
+        }
+        Ok(if self.asks() || !expected.is_empty() { Outcome::Validated } else { Outcome::NotValidated })
+    }
+
     fn examine(
         &self,
         chain: &[CertificateDer<'_>],
-        expected: Option<&Expected<'_>>,
+        expected: &Expected,
         peer: Peer,
         now: UnixTime,
     ) -> Result<Outcome, Reason> {
@@ -115,7 +138,7 @@ impl Validation {
             trust.verify(leaf, between, peer, now).map_err(Reason::Chain)?;
             outcome = Outcome::Validated;
         }
-        if expected.is_none() && self.sans.is_empty() && !self.pins() {
+        if expected.is_empty() && self.sans.is_empty() && !self.pins() {
             return Ok(outcome);
         }
         let facts = Certificate::parse(leaf).map_err(|_| Reason::Chain(webpki::Error::BadDer.into()))?;
@@ -126,16 +149,21 @@ impl Validation {
     }
 
     /// Whether any name was asked for.
-    fn check_names(&self, facts: &Certificate, expected: Option<&Expected<'_>>) -> Result<bool, Reason> {
-        if let Some(expected) = expected
-            && !expected.is_named_by(&facts.sans)
-        {
+    fn check_names(&self, facts: &Certificate, expected: &Expected) -> Result<bool, Reason> {
+        if !expected.is_empty() {
+            // Anybody can have any name where nobody has to vouch for it.
+            let vouched = self.trust.is_some() || self.spiffe.is_some() || self.pins();
+            if !vouched || !expected.is_met_by(&facts.sans) {
+                return Err(other_names(facts));
+            }
+        }
+        if self.sans.is_empty() || expected.server_name.is_some() {
+            return Ok(!expected.is_empty());
+        }
+        if !self.sans.iter().any(|matcher| facts.sans.iter().any(|san| matcher.matches(san))) {
             return Err(other_names(facts));
         }
-        if !self.sans.is_empty() && !self.sans.iter().any(|matcher| facts.sans.iter().any(|san| matcher.matches(san))) {
-            return Err(other_names(facts));
-        }
-        Ok(expected.is_some() || !self.sans.is_empty())
+        Ok(true)
     }
 
     /// Whether any pin was asked for.

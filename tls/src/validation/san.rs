@@ -1,7 +1,6 @@
 //! Subject alternative names that are asked for (Envoy's `SubjectAltNameMatcher` and `dnsNameMatch`).
 //! It must not know chains.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::certificate::{San, SanKind};
@@ -40,24 +39,32 @@ impl SanMatcher {
     }
 }
 
-/// A name that the peer must have, as its connection names it (`auto_sni_san_validation`).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Expected<'a> {
-    Dns(&'a str),
-    Ip(IpAddr),
+/// Names that the peer must have, as its connection says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// The host that was named to it: a DNS name, asked for in place of what the validation asks for
+    /// (`auto_sni_san_validation`).
+    pub server_name: Option<Arc<str>>,
+    /// Whom the request is for, of whatever kind the name is; beside what the validation asks for (`auto_san_validation`).
+    pub any: Option<Arc<str>>,
 }
 
-impl Expected<'_> {
-    /// Whether one of the names is it.
-    pub fn is_named_by(&self, sans: &[San]) -> bool {
-        sans.iter().any(|san| match (self, &san.kind) {
-            (Self::Dns(name), SanKind::Dns) => {
-                std::str::from_utf8(&san.value).is_ok_and(|san| dns_name_matches(name, san))
-            }
-            (Self::Dns(name), SanKind::Uri) => san.value == name.as_bytes(),
-            (Self::Ip(address), SanKind::Ip) => san.value == address.to_string().into_bytes(),
-            _ => false,
-        })
+impl Expected {
+    /// Whether nothing is.
+    pub fn is_empty(&self) -> bool {
+        self.server_name.is_none() && self.any.is_none()
+    }
+
+    /// Whether each is one of these.
+    pub(super) fn is_met_by(&self, sans: &[San]) -> bool {
+        let dns = |san: &San, name: &str| {
+            san.kind == SanKind::Dns
+                && std::str::from_utf8(&san.value).is_ok_and(|pattern| dns_name_matches(name, pattern))
+        };
+        let is_other = |san: &San, name: &str| san.kind != SanKind::Dns && san.value == name.as_bytes();
+        let server_name = self.server_name.as_deref();
+        server_name.is_none_or(|name| sans.iter().any(|san| dns(san, name)))
+            && self.any.as_deref().is_none_or(|name| sans.iter().any(|san| dns(san, name) || is_other(san, name)))
     }
 }
 

@@ -18,7 +18,7 @@ fn leaf(authority: &Authority, change: impl FnOnce(&mut CertificateParams)) -> V
 }
 
 fn check(validation: &Validation, chain: &[CertificateDer<'_>]) -> Result<Outcome, Reason> {
-    validation.check(chain, None, Peer::Server, UnixTime::now())
+    validation.check(chain, &Expected::default(), Peer::Server, UnixTime::now())
 }
 
 #[derive(Debug)]
@@ -172,12 +172,43 @@ fn names_are_asked_for_by_kind_and_with_all_their_bytes() {
 }
 
 #[test]
-fn the_name_that_a_connection_is_for_must_be_there() {
+fn the_names_that_a_connection_is_for_must_be_there() {
     let root = Authority::new("root");
-    let own = leaf(&root, |params| params.subject_alt_names = vec![dns("a.test")]);
-    let expect = |name| root.validation().check(&own, Some(&Expected::Dns(name)), Peer::Server, UnixTime::now());
-    assert!(expect("a.test").is_ok());
-    assert!(matches!(expect("b.test"), Err(Reason::San(_))));
+    let own = leaf(&root, |params| {
+        params.subject_alt_names =
+            vec![dns("a.test"), uri("spiffe://a/b"), rcgen::SanType::IpAddress([10, 0, 0, 1].into()), dns("10.0.0.2")];
+    });
+    let sans = |name: &str| vec![SanMatcher { kind: SanKind::Dns, pattern: SanPattern::DnsExact(name.into()) }];
+    let trusting = |name: &str| Validation { sans: sans(name), ..root.validation() };
+    let expect = |validation: &Validation, server_name: Option<&str>, any: Option<&str>| {
+        let expected = Expected { server_name: server_name.map(Into::into), any: any.map(Into::into) };
+        let now = UnixTime::now();
+        let accepted = validation.check(&own, &expected, Peer::Server, now).is_ok();
+        assert_eq!(validation.check_again(&own, &expected, Peer::Server, now).is_ok(), accepted, "{expected:?}");
+        accepted
+    };
+    for (validation, server_name, any, accepted) in [
+        (root.validation(), Some("a.test"), None, true),
+        (root.validation(), Some("b.test"), None, false),
+        // What is named to a host is a DNS name.
+        (root.validation(), Some("spiffe://a/b"), None, false),
+        (root.validation(), Some("10.0.0.1"), None, false),
+        (root.validation(), Some("10.0.0.2"), None, true),
+        (root.validation(), None, Some("10.0.0.1"), true),
+        (root.validation(), None, Some("10.0.0.2"), true),
+        (root.validation(), None, Some("10.0.0.3"), false),
+        (root.validation(), None, Some("spiffe://a/b"), true),
+        (root.validation(), None, Some(""), false),
+        (root.validation(), Some("a.test"), Some("b.test"), false),
+        // It goes in place of the names that are configured, the other beside them.
+        (trusting("z.test"), Some("a.test"), None, true),
+        (trusting("z.test"), None, Some("a.test"), false),
+        (trusting("a.test"), None, Some("10.0.0.1"), true),
+        // A name that nobody vouches for is none.
+        (Validation::default(), None, Some("a.test"), false),
+    ] {
+        assert_eq!(expect(&validation, server_name, any), accepted, "{server_name:?} {any:?} {validation:?}");
+    }
 }
 
 #[test]

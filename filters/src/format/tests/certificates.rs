@@ -95,7 +95,7 @@ fn printed(session: &Session, format: &str) -> String {
         super::address("10.0.0.2:2"),
         start - Duration::from_millis(90),
     );
-    let tls = Arc::new(TlsInfo::new(session, start - Duration::from_millis(35)));
+    let tls = Arc::new(TlsInfo::new(session.clone(), start - Duration::from_millis(35)));
     connection.tls = Some(Arc::clone(&tls));
     let mut info = StreamInfo::new(Arc::new(connection), start, UNIX_EPOCH);
     info.upstream.tls = Some(tls);

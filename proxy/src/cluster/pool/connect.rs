@@ -36,6 +36,9 @@ pub(crate) enum ConnectError {
     Immediate(io::Error),
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// The host cannot be asked for by the name that the connection is for: nobody has connected.
+    #[error("{0}")]
+    Unnameable(Arc<str>),
     /// The host did not agree to a handshake, or is not who it must be.
     #[error("{0}")]
     Tls(Arc<str>),
@@ -100,12 +103,15 @@ struct Secured {
 }
 
 async fn secured(cluster: &Cluster, host: &Host, wanted: &Wanted, id: u64) -> Result<Secured, ConnectError> {
+    let mut socket = cluster.config().transport_sockets.of(wanted.socket, &host.metadata);
+    if let Some(tls) = socket.tls() {
+        tls.check_name(wanted, &host.hostname).map_err(|NoHandshake(reason)| ConnectError::Unnameable(reason))?;
+    }
     let (mut transport, address) = dial(cluster, host).await?;
     let local = match &transport {
         Transport::Tcp(stream) => stream.local_addr().ok().map(Address::Ip),
         _ => None,
     };
-    let mut socket = cluster.config().transport_sockets.of(wanted.socket, &host.metadata);
     loop {
         match socket {
             TransportSocket::RawBuffer => return Ok(Secured { transport, local, tls: None }),

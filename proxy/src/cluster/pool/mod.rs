@@ -56,6 +56,9 @@ pub(crate) enum PoolError {
     /// It failed on this side: nothing was sent to the host.
     #[error("{0}")]
     Local(Arc<str>),
+    /// TLS cannot ask for the host by the name that the request gives it.
+    #[error("{0}")]
+    Unnameable(Arc<str>),
     #[error("connection timeout")]
     Timeout,
     /// The host chose another protocol than this pool's in its handshake.
@@ -511,6 +514,9 @@ fn count_connect_failure(cluster: &Cluster, host: &Host, error: &ConnectError, m
     // A host that refuses has ended it, as in Envoy.
     open.remote = matches!(error, ConnectError::Immediate(_) | ConnectError::Io(_) | ConnectError::Tls(_));
     drop(open);
+    if let ConnectError::Unnameable(reason) = error {
+        return PoolError::Unnameable(Arc::clone(reason));
+    }
     let traffic = &cluster.stats().traffic;
     host.state.count(HostCounter::ConnectFail);
     traffic.upstream_cx_connect_fail().inc();
@@ -527,6 +533,6 @@ fn count_connect_failure(cluster: &Cluster, host: &Host, error: &ConnectError, m
         }
         ConnectError::Immediate(error) => PoolError::Connect(connect::immediate_reason(error, &host.address)),
         ConnectError::Io(error) => PoolError::Connect(connect::reason(error)),
-        ConnectError::Tls(reason) => PoolError::Connect(Arc::clone(reason)),
+        ConnectError::Tls(reason) | ConnectError::Unnameable(reason) => PoolError::Connect(Arc::clone(reason)),
     }
 }

@@ -2,6 +2,7 @@
 //! until its last connection is gone and nobody waits. It must not know what a pool holds.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -24,11 +25,19 @@ pub(super) type Map<S> = HashMap<Key, Arc<Pool<S>>, ahash::RandomState>;
 pub(super) struct Key {
     host: HostId,
     priority: RoutingPriority,
-    /// The host that is named in TLS handshakes, where requests say.
-    server_name: Option<Arc<str>>,
-    /// Whom they are for, where hosts are told.
-    proxied: Option<Arc<Proxied>>,
-    socket: Chosen,
+    whom: Whom,
+}
+
+/// For whom connections are, where requests say, and through which socket: each is for one such.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct Whom {
+    /// The host that is named in TLS handshakes (`auto_sni`).
+    pub(super) server_name: Option<Arc<str>>,
+    /// The name that its certificate must have (`auto_san_validation`).
+    pub(super) expected: Option<Arc<str>>,
+    /// The client, where hosts are told.
+    pub(super) proxied: Option<Arc<Proxied>>,
+    pub(super) socket: Chosen,
 }
 
 /// The connections of one worker to one host at one priority; `S` is what their protocol keeps of them.
@@ -36,11 +45,7 @@ pub(super) struct Pool<S> {
     pub(super) cluster: Arc<Cluster>,
     pub(super) host: Arc<Host>,
     pub(super) priority: RoutingPriority,
-    /// The host that is named in TLS handshakes, where requests say.
-    pub(super) server_name: Option<Arc<str>>,
-    /// Whom they are for, where hosts are told.
-    pub(super) proxied: Option<Arc<Proxied>>,
-    pub(super) socket: Chosen,
+    pub(super) whom: Whom,
     pub(super) state: Mutex<S>,
 }
 
@@ -76,24 +81,13 @@ impl Place {
 impl<S: Content> Pool<S> {
     /// The pool of the other protocol that is for the same as this one.
     pub(super) fn beside<T: Content>(&self, pools: &mut Map<T>) -> Arc<Pool<T>> {
-        let pool = pools.entry(self.key()).or_insert_with(|| {
-            Arc::new(Pool {
-                cluster: Arc::clone(&self.cluster),
-                host: Arc::clone(&self.host),
-                priority: self.priority,
-                server_name: self.server_name.clone(),
-                proxied: self.proxied.clone(),
-                socket: self.socket,
-                state: Mutex::default(),
-            })
-        });
-        Arc::clone(pool)
+        Pool::at(self.key(), &self.cluster, &self.host, pools)
     }
 
     /// Whether clients chose the name that its host is asked by, or it is for one of them: there may be any number of such
     /// pools, which nobody may ever ask for again.
     pub(super) fn is_for_few(&self) -> bool {
-        self.server_name.is_some() || self.proxied.is_some()
+        self.whom.server_name.is_some() || self.whom.expected.is_some() || self.whom.proxied.is_some()
     }
 
     /// Whether the host chooses the protocol.
@@ -102,46 +96,29 @@ impl<S: Content> Pool<S> {
     }
 
     pub(super) fn key(&self) -> Key {
-        let server_name = self.server_name.clone();
-        Key {
-            host: self.host.state.id,
-            priority: self.priority,
-            server_name,
-            proxied: self.proxied.clone(),
-            socket: self.socket,
-        }
+        Key { host: self.host.state.id, priority: self.priority, whom: self.whom.clone() }
     }
 
     /// What its connections say in a handshake; `protocols` where their context offers none of its own.
     pub(super) fn handshake(&self, protocols: &'static [&'static [u8]]) -> Wanted {
         let alpn = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        Wanted {
-            server_name: self.server_name.clone(),
-            alpn: Some(alpn),
-            proxied: self.proxied.clone(),
-            socket: self.socket,
-        }
+        let Whom { server_name, expected, proxied, socket } = self.whom.clone();
+        Wanted { server_name, expected, alpn: Some(alpn), proxied, socket }
     }
 
     /// The pool for a request.
     pub(super) fn of(request: &StreamRequest<'_>, pools: &mut Map<S>) -> Arc<Self> {
-        let server_name = server_name(request);
-        let socket = request.cluster.config().transport_sockets.choose(request.host, request.state);
-        let key = Key {
-            host: request.host.state.id,
-            priority: request.priority,
-            server_name: server_name.clone(),
-            proxied: request.proxied.clone(),
-            socket,
-        };
-        let pool = pools.entry(key).or_insert_with(|| {
+        let key = Key { host: request.host.state.id, priority: request.priority, whom: Whom::of(request) };
+        Self::at(key, request.cluster, request.host, pools)
+    }
+
+    fn at(key: Key, cluster: &Arc<Cluster>, host: &Arc<Host>, pools: &mut Map<S>) -> Arc<Self> {
+        let pool = pools.entry(key).or_insert_with_key(|key| {
             Arc::new(Self {
-                cluster: Arc::clone(request.cluster),
-                host: Arc::clone(request.host),
-                priority: request.priority,
-                server_name,
-                proxied: request.proxied.clone(),
-                socket,
+                cluster: Arc::clone(cluster),
+                host: Arc::clone(host),
+                priority: key.priority,
+                whom: key.whom.clone(),
                 state: Mutex::default(),
             })
         });
@@ -159,15 +136,27 @@ impl<S: Content> Pool<S> {
     }
 }
 
-/// What `auto_sni` makes of a request: its host without the port. A connection is for one such name.
-fn server_name(request: &StreamRequest<'_>) -> Option<Arc<str>> {
-    let http = &request.cluster.config().http;
-    if !http.auto_sni && !http.auto_san_validation {
-        return None;
+impl Whom {
+    /// A request's. Of its host `auto_sni` and `auto_san_validation` take the name without the port; an address is not named to
+    /// a host.
+    fn of(request: &StreamRequest<'_>) -> Self {
+        let config = request.cluster.config();
+        let socket = config.transport_sockets.choose(request.host, request.state);
+        let whom = Self { proxied: request.proxied.clone(), socket, ..Self::default() };
+        let http = &config.http;
+        if !http.auto_sni && !http.auto_san_validation {
+            return whom;
+        }
+        let header = http.override_auto_sni_header.as_ref().and_then(|name| request.head.headers.get(name));
+        let given = header.filter(|value| !value.is_empty()).unwrap_or(&request.head.authority);
+        let name: Arc<str> = crate::http::host::without_port(given).into();
+        let is_address = name.parse::<IpAddr>().is_ok();
+        Self {
+            server_name: Some(Arc::clone(&name)).filter(|_| http.auto_sni && !is_address),
+            expected: Some(name).filter(|_| http.auto_san_validation),
+            ..whom
+        }
     }
-    let header = http.override_auto_sni_header.as_ref().and_then(|name| request.head.headers.get(name));
-    let given = header.filter(|value| !value.is_empty()).unwrap_or(&request.head.authority);
-    crate::http::host::without_port(given).map(Into::into)
 }
 
 /// A place for a pool. Where there is none, one is made by a pool of the same host and priority that rests: of the other

@@ -39,9 +39,7 @@ pub(super) fn compile(
     let name = if proto.alt_stat_name.is_empty() { &proto.name } else { &proto.alt_stat_name };
     let scope = context.stats.scope(&format!("cluster.{}.", name.replace(':', "_")));
     let compile = |socket: Option<&TransportSocketProto>, context: &mut CompileContext<'_>| match socket {
-        Some(socket) => {
-            context.within("transport_socket", |context| one(socket, http.auto_san_validation, &scope, around, context))
-        }
+        Some(socket) => context.within("transport_socket", |context| one(socket, &scope, around, context)),
         None => Ok(TransportSocket::RawBuffer),
     };
     let default = compile(proto.transport_socket.as_ref(), context)?;
@@ -101,7 +99,6 @@ fn compile_matcher(
 
 fn one(
     proto: &TransportSocketProto,
-    expects_name: bool,
     scope: &Scope,
     around: &Around,
     context: &mut CompileContext<'_>,
@@ -117,11 +114,11 @@ fn one(
         }
         if name == UpstreamTlsContext::full_name() {
             let proto: UpstreamTlsContext = any::unpack(config, &context.path)?;
-            return tls::upstream(&proto, expects_name, scope, around, context).map(TransportSocket::Tls);
+            return tls::upstream(&proto, scope, around, context).map(TransportSocket::Tls);
         }
         if name == ProxyProtocolUpstreamTransport::full_name() {
             let proto: ProxyProtocolUpstreamTransport = any::unpack(config, &context.path)?;
-            return proxy(&proto, expects_name, scope, around, context).map(TransportSocket::Proxy);
+            return proxy(&proto, scope, around, context).map(TransportSocket::Proxy);
         }
         Err(context.error(format!("not supported yet: {name}")))
     })
@@ -129,7 +126,6 @@ fn one(
 
 fn proxy(
     proto: &ProxyProtocolUpstreamTransport,
-    expects_name: bool,
     scope: &Scope,
     around: &Around,
     context: &mut CompileContext<'_>,
@@ -139,7 +135,7 @@ fn proxy(
     let Some(inner) = &proto.transport_socket else {
         return Err(context.error_at("transport_socket", "value is required"));
     };
-    let inner = context.within("transport_socket", |context| one(inner, expects_name, scope, around, context))?;
+    let inner = context.within("transport_socket", |context| one(inner, scope, around, context))?;
     let version = match config.version() {
         Version::V1 => ProxyVersion::V1,
         Version::V2 => ProxyVersion::V2,

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 
 use tidegate_filters::context::CompileContext;
 use tidegate_stats::Scope;
+use tidegate_tls::client::check_server_name;
 use tidegate_tls::{ClientContext, ClientSettings};
 use tidegate_xds::FieldError;
 use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::UpstreamTlsContext;
@@ -21,7 +22,7 @@ const LONGEST_NAME: usize = 255;
 /// What a context is made of.
 struct Plan {
     recipe: Recipe,
-    expects_name: bool,
+    expects_server_name: bool,
     enforces_rsa_key_usage: bool,
     kept_sessions: usize,
 }
@@ -32,20 +33,21 @@ struct Served {
     tls: Weak<ClientTls>,
 }
 
-/// TLS to hosts. `expects_name`: their certificates must have the name that they are asked for by, whatever the context says
-/// (`auto_san_validation`).
+/// TLS to hosts.
 ///
 /// # Errors
 /// What Envoy refuses, and what is not supported yet.
 pub(in crate::config) fn upstream(
     proto: &UpstreamTlsContext,
-    expects_name: bool,
     cluster: &Scope,
     around: &Around,
     context: &mut CompileContext<'_>,
 ) -> Result<Arc<ClientTls>, FieldError> {
     if proto.sni.len() > LONGEST_NAME {
         return Err(context.error_at("sni", "SNI names longer than 255 characters are not allowed"));
+    }
+    if !proto.sni.is_empty() {
+        check_server_name(&proto.sni).map_err(|failure| context.error_at("sni", failure.to_string()))?;
     }
     if proto.allow_renegotiation {
         let reason = "not supported: a host may not renegotiate (RFC 8446 forbids it, and rustls with it)";
@@ -62,7 +64,7 @@ pub(in crate::config) fn upstream(
         context.within("common_tls_context", |context| Recipe::compile(common, Side::Client, around, context))?;
     let plan = Plan {
         recipe,
-        expects_name: expects_name || proto.auto_sni_san_validation,
+        expects_server_name: proto.auto_sni_san_validation,
         enforces_rsa_key_usage: enforces_rsa_key_usage(proto),
         kept_sessions: proto.max_session_keys.map_or(1, |most| most.value as usize),
     };
@@ -93,7 +95,7 @@ impl Place for Served {
             parameters: self.plan.recipe.parameters.clone(),
             identity: made.identities.into_iter().next(),
             validation: made.validation.validation,
-            expects_name: self.plan.expects_name,
+            expects_server_name: self.plan.expects_server_name,
             enforces_rsa_key_usage: self.plan.enforces_rsa_key_usage,
             alpn: self.plan.recipe.alpn.clone(),
             kept_sessions: self.plan.kept_sessions,

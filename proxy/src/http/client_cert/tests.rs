@@ -35,7 +35,7 @@ fn session(peer: &[&rcgen::Certificate], own_uris: &[&str]) -> TlsInfo {
         peer_validated: false,
         local: Some(Arc::new(local)),
     };
-    TlsInfo::new(&session, Instant::now())
+    TlsInfo::new(session, Instant::now())
 }
 
 fn forwarded(mode: ClientCert, tls: Option<&TlsInfo>, claimed: Option<&str>) -> Option<String> {

@@ -21,8 +21,8 @@ impl Connection {
         if self.info.tls.is_none() || self.shared.runtime().boolean(REFUSE_MISDIRECTED) != Some(true) {
             return false;
         }
-        let host = host::without_port(authority).map(|host| host.trim_end_matches('.').to_ascii_lowercase());
-        !host.is_some_and(|host| self.chain.is_for(&host))
+        let host = host::without_port(authority).trim_end_matches('.').to_ascii_lowercase();
+        !self.chain.is_for(&host)
     }
 }
 

@@ -50,7 +50,7 @@ impl Failure {
 
     /// Whether it is the host's: a breaker speaks for the cluster.
     pub(super) fn names_host(&self) -> bool {
-        !matches!(self, Self::Pool(PoolError::Overflow | PoolError::NoPool))
+        !matches!(self, Self::Pool(PoolError::Overflow | PoolError::NoPool | PoolError::Unnameable(_)))
     }
 }
 
@@ -113,7 +113,7 @@ async fn send(shared: &Shared<'_>, attempt: Attempt<'_>, stream: &mut StreamCont
             match &error {
                 // A breaker speaks for the cluster, not for the host.
                 PoolError::Overflow | PoolError::NoPool => host::forget(&mut stream.info.upstream),
-                PoolError::Connect(reason) | PoolError::Local(reason) => {
+                PoolError::Connect(reason) | PoolError::Local(reason) | PoolError::Unnameable(reason) => {
                     stream.info.upstream.transport_failure_reason =
                         Some(Arc::clone(reason)).filter(|text| !text.is_empty());
                 }

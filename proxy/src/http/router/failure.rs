@@ -23,7 +23,9 @@ fn reason(failure: &Failure) -> (&'static str, ResponseFlags) {
         Failure::Pool(PoolError::Connect(_) | PoolError::OtherProtocol) => {
             ("remote connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
         }
-        Failure::Pool(PoolError::Local(_)) => ("local connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE),
+        Failure::Pool(PoolError::Local(_) | PoolError::Unnameable(_)) => {
+            ("local connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
+        }
         Failure::Pool(PoolError::Timeout) => ("connection timeout", ResponseFlags::UPSTREAM_CONNECTION_FAILURE),
         Failure::Reset(StreamReset::Termination) => {
             ("connection termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION)
@@ -99,7 +101,8 @@ pub(super) fn reply(shared: &Shared<'_>, failure: &Failure, stream: &StreamConte
     let begun = if shared.last_informational().is_some() { "after" } else { "before" };
     let mut details = format!("upstream_reset_{begun}_response_started{{{}", underscored(reason));
     let transport = upstream.transport_failure_reason.as_deref().filter(|text| !text.is_empty());
-    let connecting = matches!(failure, Failure::Pool(PoolError::Connect(_) | PoolError::Local(_)));
+    let connecting =
+        matches!(failure, Failure::Pool(PoolError::Connect(_) | PoolError::Local(_) | PoolError::Unnameable(_)));
     if let Some(transport) = transport.filter(|_| connecting) {
         details.push('|');
         details.push_str(&underscored(transport));

@@ -190,7 +190,9 @@ impl<'a> Retries<'a> {
     fn wants_failure(&self, failure: &Failure, sent: bool) -> bool {
         let on = self.request.on;
         match failure {
-            Failure::Replied(_) | Failure::Pool(PoolError::Overflow | PoolError::NoPool) => return false,
+            Failure::Replied(_) | Failure::Pool(PoolError::Overflow | PoolError::NoPool | PoolError::Unnameable(_)) => {
+                return false;
+            }
             Failure::Pool(
                 PoolError::Connect(_) | PoolError::Local(_) | PoolError::Timeout | PoolError::OtherProtocol,
             ) if on.has(RetryOn::CONNECT_FAILURE) => {

@@ -19,9 +19,7 @@ fn pool() -> Arc<Pool> {
         cluster,
         host,
         priority: RoutingPriority::Default,
-        server_name: None,
-        proxied: None,
-        socket: crate::cluster::sockets::Chosen::ByHost,
+        whom: place::Whom::default(),
         state: Mutex::default(),
     })
 }
@@ -116,9 +114,7 @@ fn only_pool() -> Arc<Pool> {
         cluster,
         host,
         priority: RoutingPriority::Default,
-        server_name: None,
-        proxied: None,
-        socket: crate::cluster::sockets::Chosen::ByHost,
+        whom: place::Whom::default(),
         state: Mutex::default(),
     })
 }
@@ -180,7 +176,8 @@ async fn a_pool_that_rests_makes_room_for_another_of_its_host_only() {
 async fn a_pool_for_a_name_is_forgotten_once_it_is_empty() {
     let (plain, named) = (pool(), pool());
     let Some(named) = Arc::into_inner(named) else { unreachable!("nobody else has it") };
-    let named = Arc::new(Pool { server_name: Some("a.test".into()), ..named });
+    let whom = place::Whom { server_name: Some("a.test".into()), ..place::Whom::default() };
+    let named = Arc::new(Pool { whom, ..named });
     let (connection, host) = connection(&named);
     named.hand_out(&mut named.state.lock(), connection);
     assert!(plain.sweep(Instant::now(), None) && named.sweep(Instant::now(), None));

@@ -20,9 +20,7 @@ fn pool() -> Arc<Pool> {
         cluster,
         host,
         priority: RoutingPriority::Default,
-        server_name: None,
-        proxied: None,
-        socket: crate::cluster::sockets::Chosen::ByHost,
+        whom: place::Whom::default(),
         state: Mutex::default(),
     })
 }
