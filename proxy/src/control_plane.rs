@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tidegate_control::run::{self, Listen, RunError};
 use tidegate_control::server::tls::{Tls, TlsError, TlsFiles};
 use tidegate_control::source::registry::{self, RegistryError};
-use tidegate_control::source::{Directory, EtcdUrl, EtcdUrlError, Password, Registered, Registries, Registry, Store};
+use tidegate_control::source::{
+    Access, Directory, EtcdUrl, EtcdUrlError, Password, Registered, Registries, Registry, Security, SecurityFiles,
+    Store,
+};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -30,14 +33,18 @@ pub enum ControlError {
     NoToken(PathBuf),
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    #[error("--registry-token-file: {0}")]
-    RegistryToken(String),
+    #[error("--{0}: {1}")]
+    OfRegistry(&'static str, String),
+    #[error("TLS of registry '{0}': {1}")]
+    RegistryTls(String, TlsError),
+    #[error("TLS of etcd: {0}")]
+    StoreTls(TlsError),
     #[error("--store: {0}")]
     Store(#[from] EtcdUrlError),
     #[error("--store-password-file: {0}")]
     StorePassword(String),
-    #[error("--store-password-file: only etcd has passwords, not {}", .0.display())]
-    NoPassword(PathBuf),
+    #[error("--{0}: that is for etcd, not for {path}", path = .1.display())]
+    ForEtcd(&'static str, PathBuf),
     #[error("--source: etcd keeps what is changed over the admin interface: --store etcd://...")]
     NoSource,
     #[error("TLS of clients: {0}")]
@@ -66,7 +73,7 @@ pub async fn run(flags: ControlFlags) -> Result<(), ControlError> {
         }
     });
     let tokens = flags.token_file.clone().map(tokens).transpose()?.unwrap_or_default();
-    let registries = registries(&flags.registry, &flags.registry_token_file)?;
+    let registries = registries(&flags)?;
     // Before anybody may come: who finds nobody goes to another replica.
     let store = tokio::select! {
         store = store(&flags, &registries) => store?,
@@ -91,7 +98,10 @@ pub async fn run(flags: ControlFlags) -> Result<(), ControlError> {
     }
     // The command line has one of them.
     let source = flags.source.unwrap_or_default();
-    if source.to_str().is_some_and(|source| source.starts_with("etcd://")) {
+    if source
+        .to_str()
+        .is_some_and(|source| ["etcd://", "etcd+https://"].iter().any(|scheme| source.starts_with(scheme)))
+    {
         return Err(ControlError::NoSource);
     }
     let source = Directory::new(source, flags.bootstrap_cluster).with_registries(registries.clone());
@@ -105,29 +115,81 @@ async fn store(flags: &ControlFlags, registries: &Registries) -> Result<Option<A
     let password = flags.store_password_file.as_deref().map(Password::read).transpose();
     let password = password.map_err(ControlError::StorePassword)?;
     let opened = match store.to_str().and_then(EtcdUrl::parse) {
-        Some(url) => Store::connect(url?, password, held, registries).await,
-        None if password.is_some() => return Err(ControlError::NoPassword(store.clone())),
+        Some(url) => {
+            let identity = flags.store_certificate.clone().zip(flags.store_key.clone());
+            let files = flags.store_ca.clone().map(|ca| SecurityFiles { ca, identity });
+            let security = files.map(Security::new).transpose().map_err(ControlError::StoreTls)?;
+            Store::connect(url?, Access { password, security }, held, registries).await
+        }
+        None if password.is_some() => return Err(ControlError::ForEtcd("store-password-file", store.clone())),
+        None if flags.store_ca.is_some() => return Err(ControlError::ForEtcd("store-ca", store.clone())),
         None => Store::open(store, held, registries),
     };
     Ok(Some(opened.map_err(RunError::Source)?))
 }
 
-/// The registries of the command line, each with its token.
-fn registries(urls: &[String], token_files: &[String]) -> Result<Registries, ControlError> {
-    let mut tokens = BTreeMap::new();
-    for given in token_files {
-        let (name, path) =
-            given.split_once('=').ok_or_else(|| ControlError::RegistryToken(format!("'{given}' is not NAME=FILE")))?;
-        tokens.insert(name, registry::token(Path::new(path)).map_err(ControlError::RegistryToken)?);
-    }
+/// The registries of the command line, each with what goes with it.
+fn registries(flags: &ControlFlags) -> Result<Registries, ControlError> {
+    let mut tokens = OfRegistries::read("registry-token-file", &flags.registry_token_file)?;
+    let mut authorities = OfRegistries::read("registry-ca", &flags.registry_ca)?;
+    let mut chains = OfRegistries::read("registry-certificate", &flags.registry_certificate)?;
+    let mut keys = OfRegistries::read("registry-key", &flags.registry_key)?;
     let mut all = Vec::new();
-    for url in urls {
-        let token = tokens.remove(registry::name_of(url));
-        all.push(Registry::parse(url, token.as_deref())?);
+    for url in &flags.registry {
+        let name = registry::name_of(url);
+        let token = tokens.take(name).map(|path| registry::token(&path)).transpose();
+        let token = token.map_err(|reason| tokens.wrong(reason))?;
+        let identity = match (chains.take(name), keys.take(name)) {
+            (Some(chain), Some(key)) => Some((chain, key)),
+            (None, None) => None,
+            (Some(_), None) => return Err(chains.wrong(format!("--registry-key {name}=FILE is required, too"))),
+            (None, Some(_)) => return Err(keys.wrong(format!("--registry-certificate {name}=FILE is required, too"))),
+        };
+        let security = match authorities.take(name) {
+            Some(ca) => {
+                let files = SecurityFiles { ca, identity };
+                Some(Security::new(files).map_err(|error| ControlError::RegistryTls(name.to_owned(), error))?)
+            }
+            None if identity.is_some() => {
+                return Err(chains.wrong(format!("--registry-ca {name}=FILE is required, too")));
+            }
+            None => None,
+        };
+        all.push(Registry::parse(url, registry::Access { token, security })?);
     }
-    match tokens.keys().next() {
-        Some(name) => Err(ControlError::RegistryToken(format!("there is no registry '{name}'"))),
-        None => Ok(Registries::new(all)?),
+    [tokens, authorities, chains, keys].into_iter().try_for_each(OfRegistries::all_taken)?;
+    Ok(Registries::new(all)?)
+}
+
+/// What one flag says of registries, by their names.
+struct OfRegistries<'a> {
+    flag: &'static str,
+    files: BTreeMap<&'a str, PathBuf>,
+}
+
+impl<'a> OfRegistries<'a> {
+    fn read(flag: &'static str, given: &'a [String]) -> Result<Self, ControlError> {
+        let mut all = Self { flag, files: BTreeMap::new() };
+        for one in given {
+            let (name, path) = one.split_once('=').ok_or_else(|| all.wrong(format!("'{one}' is not NAME=FILE")))?;
+            if all.files.insert(name, path.into()).is_some() {
+                return Err(all.wrong(format!("'{name}' has two")));
+            }
+        }
+        Ok(all)
+    }
+
+    fn take(&mut self, name: &str) -> Option<PathBuf> {
+        self.files.remove(name)
+    }
+
+    fn wrong(&self, reason: String) -> ControlError {
+        ControlError::OfRegistry(self.flag, reason)
+    }
+
+    fn all_taken(self) -> Result<(), ControlError> {
+        let left = self.files.keys().next();
+        left.map_or(Ok(()), |name| Err(self.wrong(format!("there is no registry '{name}'"))))
     }
 }
 

@@ -1,8 +1,11 @@
 //! What fills the sets of a control plane. It must not know who is served.
 
+mod dial;
 mod directory;
 pub mod registry;
 mod store;
+#[cfg(test)]
+mod testing;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,9 +14,10 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 
+pub use dial::{Security, SecurityFiles};
 pub use directory::Directory;
 pub use registry::{Registered, Registries, Registry};
-pub use store::{Change, ChangeError, Changed, EtcdUrl, EtcdUrlError, Expected, Link, Password, Store};
+pub use store::{Access, Change, ChangeError, Changed, EtcdUrl, EtcdUrlError, Expected, Link, Password, Store};
 
 use tokio::task::JoinError;
 

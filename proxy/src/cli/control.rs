@@ -13,12 +13,21 @@ pub struct ControlFlags {
     #[arg(long, required_unless_present = "store", conflicts_with = "store")]
     pub source: Option<PathBuf>,
     /// Where resources are kept that `tidegate apply` and the admin interface change: a directory, or, for several replicas
-    /// together, `etcd://[USER@]HOST[:PORT][,HOST[:PORT]]...[/PREFIX]`
+    /// together, `etcd://[USER@]HOST[:PORT][,HOST[:PORT]]...[/PREFIX]`, or `etcd+https://...`
     #[arg(long, requires = "admin", value_name = "DIR|URL")]
     pub store: Option<PathBuf>,
     /// A file whose first line is the password of etcd's USER
     #[arg(long, requires = "store", value_name = "FILE")]
     pub store_password_file: Option<PathBuf>,
+    /// Whom certificates of `etcd+https://` must come from, PEM; it is read again for new connections when it changes
+    #[arg(long, requires = "store", value_name = "FILE")]
+    pub store_ca: Option<PathBuf>,
+    /// The certificate chain that etcd is shown, PEM
+    #[arg(long, requires = "store_ca", requires = "store_key", value_name = "FILE")]
+    pub store_certificate: Option<PathBuf>,
+    /// Its private key
+    #[arg(long, requires = "store_certificate", value_name = "FILE")]
+    pub store_key: Option<PathBuf>,
     /// Where proxies come: xDS over gRPC (aggregated and by type, delta and state of the world), REST, CSDS, LRS
     #[arg(long)]
     pub listen: SocketAddr,
@@ -39,13 +48,22 @@ pub struct ControlFlags {
     /// Clients have to show a certificate that comes from one of these authorities
     #[arg(long, value_name = "FILE", requires = "tls_certificate")]
     pub tls_client_ca: Option<PathBuf>,
-    /// A service registry: `[NAME=]consul://HOST[:PORT]`, `[NAME=]nacos://HOST[:PORT]` or `[NAME=]dns://[SERVER]`; EDS clusters
-    /// whose service is `NAME/SERVICE` get their endpoints from it; may be given again
+    /// A service registry: `[NAME=]consul://HOST[:PORT]`, `[NAME=]nacos://HOST[:PORT]` (both in TLS with `+https` before the colon)
+    /// or `[NAME=]dns://[SERVER]`; EDS clusters whose service is `NAME/SERVICE` get their endpoints from it; may be given again
     #[arg(long, value_name = "[NAME=]URL")]
     pub registry: Vec<String>,
     /// A file whose first line is the token of a registry; may be given again
     #[arg(long, value_name = "NAME=FILE")]
     pub registry_token_file: Vec<String>,
+    /// Whom certificates of a registry must come from, PEM; may be given again, as the two that follow
+    #[arg(long, value_name = "NAME=FILE")]
+    pub registry_ca: Vec<String>,
+    /// The certificate chain that a registry is shown, PEM
+    #[arg(long, value_name = "NAME=FILE")]
+    pub registry_certificate: Vec<String>,
+    /// Its private key
+    #[arg(long, value_name = "NAME=FILE")]
+    pub registry_key: Vec<String>,
     /// A cluster that proxies have from their bootstrap, which resources may name; may be given again
     #[arg(long, value_name = "NAME")]
     pub bootstrap_cluster: Vec<String>,

@@ -1,18 +1,20 @@
 //! Asks a registry over HTTP, and reads JSON. It must not know what is asked, nor what is answered.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::client::legacy::Client as Pool;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 
 use super::Fault;
+use crate::source::Security;
+use crate::source::dial::Dialer;
 
 /// The longest answer, in bytes: thousands of instances.
 const LONGEST: usize = 8 << 20;
@@ -23,7 +25,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// One registry's HTTP interface.
 #[derive(Debug)]
 pub(super) struct Client {
-    pool: Pool<HttpConnector, Empty<Bytes>>,
+    pool: Pool<Dialer, Empty<Bytes>>,
+    scheme: &'static str,
     authority: String,
     headers: HeaderMap,
 }
@@ -48,18 +51,16 @@ impl Answer {
 }
 
 impl Client {
-    /// `port` where `url` has none.
+    /// `port` where `url` has none; `security` where TLS is spoken.
     ///
     /// # Errors
     /// There is no host in it.
-    pub(super) fn new(url: &Uri, port: u16) -> Result<Self, String> {
+    pub(super) fn new(url: &Uri, port: u16, security: Option<Arc<Security>>) -> Result<Self, String> {
         let host = url.host().filter(|host| !host.is_empty()).ok_or("a host is required")?;
         let authority = format!("{host}:{}", url.port_u16().unwrap_or(port));
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT));
-        connector.set_nodelay(true);
-        let pool = Pool::builder(TokioExecutor::new()).build(connector);
-        Ok(Self { pool, authority, headers: HeaderMap::new() })
+        let scheme = if security.is_some() { "https" } else { "http" };
+        let pool = Pool::builder(TokioExecutor::new()).build(Dialer::new(security, b"http/1.1", CONNECT));
+        Ok(Self { pool, scheme, authority, headers: HeaderMap::new() })
     }
 
     /// A header that goes with everything that is asked.
@@ -80,7 +81,7 @@ impl Client {
     pub(super) async fn get(&self, path: &str, query: &[(&str, &str)], limit: Duration) -> Result<Answer, Fault> {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
         let pairs: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", encode(value))).collect();
-        let url = format!("http://{}{path}?{}", self.authority, pairs.join("&"));
+        let url = format!("{}://{}{path}?{}", self.scheme, self.authority, pairs.join("&"));
         let mut request = Request::builder().method(Method::GET).uri(url);
         if let Some(headers) = request.headers_mut() {
             headers.extend(self.headers.clone());

@@ -13,9 +13,12 @@ use tokio::time::Instant;
 use super::client::{self, Client};
 use super::instance::{Instance, Place};
 use super::json::{self, Instances, Scalar};
-use super::{Answer, Cursor, Fault};
+use super::{Access, Answer, Cursor, Fault};
 
 const PORT: u16 = 8500;
+
+/// The same for HTTPS.
+const SECURE_PORT: u16 = 8501;
 
 /// How long Consul may hold a query; it adds up to a sixteenth of it.
 const WAIT: &str = "55s";
@@ -39,7 +42,7 @@ pub(super) struct Consul {
 }
 
 impl Consul {
-    pub(super) fn new(url: &Uri, token: Option<&str>) -> Result<Self, String> {
+    pub(super) fn new(url: &Uri, access: Access) -> Result<Self, String> {
         if !matches!(url.path(), "" | "/") {
             return Err("nothing is expected after the host".to_owned());
         }
@@ -49,9 +52,10 @@ impl Consul {
             Some("true") => true,
             Some(other) => return Err(format!("stale: expected true or false, found '{other}'")),
         };
-        let mut client = Client::new(url, PORT)?;
-        if let Some(token) = token {
-            client = client.with_header("x-consul-token", token)?;
+        let port = if access.security.is_some() { SECURE_PORT } else { PORT };
+        let mut client = Client::new(url, port, access.security)?;
+        if let Some(token) = access.token {
+            client = client.with_header("x-consul-token", &token)?;
         }
         Ok(Self { client, options, stale, pause: PAUSE })
     }

@@ -32,6 +32,10 @@ pub use self::registered::Registered;
 use self::turns::Turns;
 use crate::server::ResourceType;
 use crate::server::resource_set::Reference;
+use crate::source::Security;
+
+/// What follows a scheme where TLS is spoken.
+const SECURE: &str = "+https";
 
 /// Why a registry cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -108,18 +112,25 @@ impl Fault {
     }
 }
 
+/// What a registry is shown, and how TLS is spoken with it.
+#[derive(Default)]
+pub struct Access {
+    pub token: Option<String>,
+    pub security: Option<Arc<Security>>,
+}
+
 impl Registry {
     /// From `NAME=URL`, or from a URL, whose scheme is the name then: `consul://HOST[:PORT][?dc=…&tag=…&stale=true]`,
-    /// `nacos://HOST[:PORT][/CONTEXT][?namespace=…&clusters=…]`, `dns://[SERVER[:PORT]]`. `token`: what a registry is to be
-    /// shown.
+    /// `nacos://HOST[:PORT][/CONTEXT][?namespace=…&clusters=…]`, `dns://[SERVER[:PORT]]`; with `+https` after the scheme, TLS is
+    /// spoken with it.
     ///
     /// # Errors
-    /// What is no such URL.
-    pub fn parse(text: &str, token: Option<&str>) -> Result<Self, RegistryError> {
+    /// What is no such URL, or does not go with `access`.
+    pub fn parse(text: &str, access: Access) -> Result<Self, RegistryError> {
         let refused = |reason: String| RegistryError { name: name_of(text).to_owned(), reason };
-        let (name, url) = parts(text);
+        let (_, url) = parts(text);
         let (scheme, rest) = url.split_once("://").ok_or_else(|| refused("expected SCHEME://HOST".to_owned()))?;
-        let name = name.unwrap_or(scheme);
+        let name = name_of(text);
         if name.is_empty() || name.contains('/') {
             return Err(refused("a name without '/' is required".to_owned()));
         }
@@ -131,11 +142,24 @@ impl Registry {
             let reason = "no user and no password can stand before the host; --registry-token-file has a token";
             return Err(refused(reason.to_owned()));
         }
+        let (scheme, secure) = scheme.strip_suffix(SECURE).map_or((scheme, false), |scheme| (scheme, true));
+        match &access.security {
+            Some(_) if scheme == "dns" || !secure => {
+                return Err(refused(format!(
+                    "there are certificates, but no TLS: consul{SECURE}:// or nacos{SECURE}://"
+                )));
+            }
+            None if secure && scheme != "dns" => {
+                return Err(refused(format!("{scheme}{SECURE}:// requires --registry-ca {name}=FILE")));
+            }
+            _ => {}
+        }
         let uri = || format!("http://{rest}").parse::<Uri>().map_err(|error| refused(error.to_string()));
         let kind = match scheme {
-            "consul" => Consul::new(&uri()?, token).map(Kind::Consul),
-            "nacos" => Nacos::new(&uri()?, token).map(Kind::Nacos),
-            "dns" => Dns::new(rest).map(Kind::Dns),
+            "consul" => Consul::new(&uri()?, access).map(Kind::Consul),
+            "nacos" => Nacos::new(&uri()?, access).map(Kind::Nacos),
+            "dns" if !secure && access.token.is_none() => Dns::new(rest).map(Kind::Dns),
+            "dns" => Err("of DNS only names are asked: there is no TLS, and no token".to_owned()),
             other => Err(format!("'{other}' is no kind of registry; there are consul, nacos and dns")),
         };
         Ok(Self { name: name.into(), kind: kind.map_err(refused)?, turns: Turns::default() })
@@ -170,7 +194,8 @@ fn parts(text: &str) -> (Option<&str>, &str) {
 /// What a registry is called by its `NAME=URL` or URL.
 pub fn name_of(text: &str) -> &str {
     let (name, url) = parts(text);
-    name.unwrap_or_else(|| url.split([':', '/', '?', '#', '@']).next().unwrap_or_default())
+    let scheme = || url.split([':', '/', '?', '#', '@']).next().unwrap_or_default();
+    name.unwrap_or_else(|| scheme().strip_suffix(SECURE).unwrap_or(scheme()))
 }
 
 /// Reads a token: a file's first line.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::client::{self, Client};
 use super::instance::{Instance, Place};
 use super::json::{self, Instances, Scalar};
-use super::{Answer, Cursor, Fault};
+use super::{Access, Answer, Cursor, Fault};
 
 const PORT: u16 = 8848;
 
@@ -47,7 +47,7 @@ impl fmt::Debug for Token {
 }
 
 impl Nacos {
-    pub(super) fn new(url: &Uri, token: Option<&str>) -> Result<Self, String> {
+    pub(super) fn new(url: &Uri, access: Access) -> Result<Self, String> {
         let context = match url.path() {
             "" | "/" => "/nacos",
             path => path.trim_end_matches('/'),
@@ -57,10 +57,10 @@ impl Nacos {
             options.insert("namespaceId".to_owned(), namespace);
         }
         Ok(Self {
-            client: Client::new(url, PORT)?,
+            client: Client::new(url, PORT, access.security)?,
             path: format!("{context}/v1/ns/instance/list"),
             options,
-            access_token: token.map(|token| Token(token.to_owned())),
+            access_token: access.token.map(Token),
             shortest: SHORTEST,
         })
     }

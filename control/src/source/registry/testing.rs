@@ -1,10 +1,13 @@
 //! A registry on a script: each request is told to the test, which answers it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+
+use crate::server::tls::{Carrier, Tls};
 
 /// What was asked, and where the answer goes.
 pub(super) struct Asked {
@@ -26,11 +29,21 @@ impl Asked {
 
 /// A server whose requests come out of the receiver.
 pub(super) async fn server() -> (SocketAddr, mpsc::Receiver<Asked>) {
+    serve(None).await
+}
+
+/// One that speaks TLS.
+pub(super) async fn secure_server(tls: Arc<Tls>) -> (SocketAddr, mpsc::Receiver<Asked>) {
+    serve(Some(tls)).await
+}
+
+async fn serve(tls: Option<Arc<Tls>>) -> (SocketAddr, mpsc::Receiver<Asked>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (sender, asked) = mpsc::channel(16);
     tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = Carrier::new(stream, tls.as_ref());
             let sender = sender.clone();
             tokio::spawn(async move {
                 let mut read = Vec::new();

@@ -8,10 +8,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::follow::Found;
-use super::testing::{Asked, server};
+use super::testing::{Asked, secure_server, server};
 use super::whole::Whole;
 use super::*;
 use crate::server::{Group, ResourceSet, Sets};
+use crate::source::testing::Certificates;
 use crate::source::{Refused, Source, read};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,6 +38,10 @@ fn sets(clusters: &[&str]) -> Arc<Sets> {
     let text: String = clusters.iter().enumerate().map(one).collect();
     let resources = read("test", Path::new("test.yaml"), format!("resources: [{text}]").as_bytes()).unwrap();
     Arc::new(Sets { rest: Arc::new(ResourceSet::default().turned_into(resources)), groups: Vec::new() })
+}
+
+fn parse(text: &str, token: Option<&str>) -> Result<Registry, RegistryError> {
+    Registry::parse(text, Access { token: token.map(str::to_owned), security: None })
 }
 
 fn registered(registry: Registry) -> (mpsc::Sender<Arc<Sets>>, Registered) {
@@ -90,9 +95,50 @@ fn consul_entry(address: &str, weight: u32) -> String {
 }
 
 fn consul(url: &str, token: Option<&str>, pause: Duration) -> Registry {
-    let registry = Registry::parse(url, token).unwrap();
+    let registry = parse(url, token).unwrap();
     let Kind::Consul(consul) = registry.kind else { panic!("another kind") };
     Registry { kind: Kind::Consul(consul.impatient(pause)), ..registry }
+}
+
+/// In TLS with whom the right authority vouches for, and which believes us; files that are exchanged count for what comes next.
+#[tokio::test]
+async fn a_registry_is_spoken_to_in_tls() {
+    let certificates = Certificates::new();
+    let (address, mut requests) = secure_server(certificates.server()).await;
+    let url = format!("consul+https://{address}");
+    let secured = |security| Access { token: None, security: Some(security) };
+    let registry = Registry::parse(&url, secured(certificates.client(true))).unwrap();
+    let (hand, mut source) = registered(registry);
+    hand.send(sets(&["consul/web"])).await.unwrap();
+    let ((), given) = tokio::join!(
+        async { asked(&mut requests).await.answer("200 OK", "", &format!("[{}]", consul_entry("10.0.0.1", 3))) },
+        next(&mut source)
+    );
+    assert_eq!(endpoints(&given, "consul/web"), ["0  10.0.0.1:8080 3"]);
+    drop(source);
+
+    let refused = async |security| {
+        let registry = Registry::parse(&url, secured(security)).unwrap();
+        registry.ask("web", &mut 0).await.unwrap_err().to_string()
+    };
+    assert!(refused(Certificates::new().client(true)).await.contains("TLS: "));
+    refused(certificates.client(false)).await;
+    let wrong =
+        Registry::parse(&url.replace("+https", ""), secured(certificates.client(true))).map(|_| ()).unwrap_err();
+    assert!(wrong.to_string().contains("there are certificates, but no TLS"), "{wrong}");
+    // For another address than the one that is asked; then the files are exchanged.
+    let others = Certificates::new();
+    let security = others.client(true);
+    others.sign("127.0.0.2");
+    let (elsewhere, _requests) = secure_server(others.server()).await;
+    let registry = |address| Registry::parse(&format!("consul+https://{address}"), secured(security.clone())).unwrap();
+    let said = registry(elsewhere).ask("web", &mut 0).await.unwrap_err().to_string();
+    assert!(said.contains("verify"), "{said}");
+    others.sign("127.0.0.1");
+    let (elsewhere, mut requests) = secure_server(others.server()).await;
+    let (registry, mut cursor) = (registry(elsewhere), 0);
+    let answering = async { asked(&mut requests).await.answer("200 OK", "", "[]") };
+    assert!(tokio::join!(registry.ask("web", &mut cursor), answering).0.is_ok());
 }
 
 #[tokio::test]
@@ -199,7 +245,7 @@ async fn consul_is_followed_by_its_index() {
 #[tokio::test]
 async fn nacos_is_polled_and_never_goes_back() {
     let (address, mut requests) = server().await;
-    let registry = Registry::parse(&format!("n=nacos://{address}?namespace=prod"), Some("t")).unwrap();
+    let registry = parse(&format!("n=nacos://{address}?namespace=prod"), Some("t")).unwrap();
     let Kind::Nacos(nacos) = registry.kind else { panic!("another kind") };
     let (hand, mut source) = registered(Registry { kind: Kind::Nacos(nacos.impatient()), ..registry });
     hand.send(sets(&["n/orders@@web"])).await.unwrap();
@@ -276,7 +322,7 @@ async fn dns_names_are_looked_up_again() {
             socket.send_to(&message.to_vec().unwrap(), peer).await.unwrap();
         }
     });
-    let registry = Registry::parse(&format!("dns://{address}"), None).unwrap();
+    let registry = parse(&format!("dns://{address}"), None).unwrap();
     let Kind::Dns(dns) = registry.kind else { panic!("another kind") };
     let (hand, mut source) = registered(Registry { kind: Kind::Dns(dns.impatient()), ..registry });
     hand.send(sets(&["dns/_http._tcp.web.test"])).await.unwrap();
@@ -297,7 +343,7 @@ fn news_change_what_they_are_about() {
         rest: set(&["consul/a", "consul/a"]),
         groups: vec![group("one", &["consul/b", "elsewhere"]), group("two", &["consul/a", "consul/b"])],
     };
-    let registries = Registries::new(vec![Registry::parse("consul://a", None).unwrap()]).unwrap();
+    let registries = Registries::new(vec![parse("consul://a", None).unwrap()]).unwrap();
     let mut whole = Whole::new(&base, &registries);
     assert_eq!(whole.services().map(|name| &**name).collect::<Vec<_>>(), ["consul/a", "consul/b"]);
     let endpoints = |name: &str, port: u16| {
@@ -334,7 +380,7 @@ fn news_change_what_they_are_about() {
 
 #[tokio::test]
 async fn what_is_empty_is_given_too_but_once() {
-    let (hand, mut source) = registered(Registry::parse("consul://127.0.0.1:1", None).unwrap());
+    let (hand, mut source) = registered(parse("consul://127.0.0.1:1", None).unwrap());
     hand.send(sets(&[])).await.unwrap();
     assert!(next(&mut source).await.rest.is_empty());
     hand.send(sets(&[])).await.unwrap();
@@ -345,7 +391,7 @@ async fn what_is_empty_is_given_too_but_once() {
 /// What is new is held back until its endpoints are known, but not for ever.
 #[tokio::test(start_paused = true)]
 async fn a_silent_registry_holds_nothing_up_for_ever() {
-    let registry = Registry::parse("consul://127.0.0.1:1", None).unwrap();
+    let registry = parse("consul://127.0.0.1:1", None).unwrap();
     let (hand, mut source) = registered(registry);
     hand.send(sets(&["consul/web"])).await.unwrap();
     let began = Instant::now();
@@ -357,7 +403,7 @@ async fn a_silent_registry_holds_nothing_up_for_ever() {
 /// One that never answers was waited for once: what comes later does not wait for it, and one that is new is waited for.
 #[tokio::test(start_paused = true)]
 async fn a_silent_service_delays_nothing_twice() {
-    let (hand, mut source) = registered(Registry::parse("consul://127.0.0.1:1", None).unwrap());
+    let (hand, mut source) = registered(parse("consul://127.0.0.1:1", None).unwrap());
     hand.send(sets(&["consul/dead"])).await.unwrap();
     next(&mut source).await;
     let began = Instant::now();
@@ -407,20 +453,23 @@ fn what_is_no_registry_is_refused() {
         ("consul://a/v1", "nothing is expected after the host"),
         ("nacos://a?namespaceId=x", "'namespaceId' is not known; there are namespace, clusters"),
         ("dns://a.example.com", "expected ADDRESS or ADDRESS:PORT after dns://"),
+        ("dns+https://127.0.0.1", "of DNS only names are asked"),
+        ("consul+https://a", "registry 'consul': consul+https:// requires --registry-ca consul=FILE"),
+        ("east=nacos+https://a", "nacos+https:// requires --registry-ca east=FILE"),
         ("=consul://a", "a name without '/' is required"),
     ] {
-        let refused = Registry::parse(text, None).map(|_| ()).unwrap_err().to_string();
+        let refused = parse(text, None).map(|_| ()).unwrap_err().to_string();
         assert!(refused.contains(reason) && !refused.contains("secret"), "{text}: {refused}");
     }
     // In a filter both may stand.
-    assert!(Registry::parse("consul://a?filter=Meta.x==%22a@b%22&tag=@", None).is_ok());
+    assert!(parse("consul://a?filter=Meta.x==%22a@b%22&tag=@", None).is_ok());
     for url in ["consul://a", "nacos://a"] {
-        let shown = format!("{:?}", Registry::parse(url, Some("secret")).unwrap());
+        let shown = format!("{:?}", parse(url, Some("secret")).unwrap());
         assert!(!shown.contains("secret"), "{shown}");
     }
-    let twice = ["consul://a", "consul://b"].map(|text| Registry::parse(text, None).unwrap());
+    let twice = ["consul://a", "consul://b"].map(|text| parse(text, None).unwrap());
     assert!(Registries::new(twice.into()).unwrap_err().to_string().contains("there is another one of this name"));
-    assert_eq!(&*Registry::parse("east=consul://a?filter=x==y", None).unwrap().name, "east");
+    assert_eq!(&*parse("east=consul://a?filter=x==y", None).unwrap().name, "east");
 }
 
 /// A source that is handed what it gives and refuses.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 pub use change::{Change, ChangeError, Changed, Expected};
-pub use etcd::{EtcdUrl, EtcdUrlError, Link, Password};
+pub use etcd::{Access, EtcdUrl, EtcdUrlError, Link, Password};
 
 use super::{Elsewhere, Refused, Registries, Source, aside};
 use crate::server::{ResourceSet, Sets};
@@ -48,15 +48,15 @@ impl Store {
     /// The same for what etcd keeps, where others change it too. Waits for etcd as long as it cannot be reached.
     ///
     /// # Errors
-    /// etcd lets nobody in with this user and password, or what it keeps cannot be served.
+    /// etcd lets nobody in with what it is shown, or what it keeps cannot be served.
     pub async fn connect(
         url: EtcdUrl,
-        password: Option<Password>,
+        access: Access,
         held_elsewhere: impl IntoIterator<Item = String>,
         registries: Registries,
     ) -> Result<Arc<Self>, Refused> {
         let elsewhere = Elsewhere { clusters: held_elsewhere.into_iter().collect(), registries };
-        Ok(Arc::new(Self(Kept::Etcd(etcd::Kept::connect(url, password, elsewhere).await?))))
+        Ok(Arc::new(Self(Kept::Etcd(etcd::Kept::connect(url, access, elsewhere).await?))))
     }
 
     /// What fills a control plane from here.

@@ -77,7 +77,7 @@ impl Follower {
 
     /// Follows one member until it is of no use.
     async fn follow(&mut self, member: &str) -> Result<std::convert::Infallible, Fault> {
-        let session = Arc::new(Session::open(member, self.shared.user.clone()).await?);
+        let session = Arc::new(Session::open(member, self.shared.user.clone(), self.shared.security.clone()).await?);
         if self.read_all || !self.goes_on(&session).await? {
             let range = self.shared.mirror.lock().range();
             let (head, all) = read(&session, range).await?;

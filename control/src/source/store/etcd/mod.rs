@@ -27,7 +27,7 @@ use self::mirror::Mirror;
 use self::session::{Session, User};
 use super::Told;
 use crate::server::{ResourceSet, Sets};
-use crate::source::{Elsewhere, Refused};
+use crate::source::{Elsewhere, Refused, Security};
 
 /// An etcd that is followed.
 #[derive(Debug)]
@@ -47,6 +47,7 @@ impl Drop for Kept {
 struct Shared {
     url: EtcdUrl,
     user: Option<User>,
+    security: Option<Arc<Security>>,
     elsewhere: Elsewhere,
     mirror: Mutex<Mirror>,
     /// The mirror's, to wait for.
@@ -63,6 +64,15 @@ struct Shared {
     writing: tokio::sync::Mutex<()>,
 }
 
+/// What opens an etcd.
+#[derive(Debug, Default)]
+pub struct Access {
+    /// Of its user.
+    pub password: Option<Password>,
+    /// How TLS is spoken with it.
+    pub security: Option<Arc<Security>>,
+}
+
 /// How it stands with an etcd.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -75,21 +85,25 @@ pub struct Link {
 }
 
 impl Kept {
-    pub(super) async fn connect(
-        url: EtcdUrl,
-        password: Option<Password>,
-        elsewhere: Elsewhere,
-    ) -> Result<Self, Refused> {
+    pub(super) async fn connect(url: EtcdUrl, access: Access, elsewhere: Elsewhere) -> Result<Self, Refused> {
+        let Access { password, security } = access;
+        match (url.secure, &security) {
+            (true, None) => return Err(refused("etcd: etcd+https:// requires --store-ca FILE".to_owned())),
+            (false, Some(_)) => {
+                return Err(refused("etcd: there are certificates, but no TLS: etcd+https://HOST".to_owned()));
+            }
+            _ => {}
+        }
         let user = match (url.user.clone(), password) {
             (Some(name), Some(password)) => Some(User { name, password }),
             (None, None) => None,
             (Some(user), None) => return Err(refused(format!("etcd: a password is required for the user '{user}'"))),
             (None, Some(_)) => return Err(refused("etcd: a password without a user: etcd://USER@HOST".to_owned())),
         };
-        if user.is_some() && !url.members.iter().all(|member| is_local(member)) {
-            tracing::warn!("the password goes to etcd in clear: TLS to etcd is not supported yet");
+        if user.is_some() && !url.secure && !url.members.iter().all(|member| is_local(member)) {
+            tracing::warn!("the password goes to etcd in clear: there is etcd+https://");
         }
-        let shared = Arc::new(Shared::new(url, user, elsewhere));
+        let shared = Arc::new(Shared::new(url, user, security, elsewhere));
         let (started, first) = oneshot::channel();
         let following = tokio::spawn(Follower::new(shared.clone()).run(started));
         // Whoever does not wait any longer ends it with this.
@@ -112,12 +126,13 @@ impl Kept {
 }
 
 impl Shared {
-    fn new(url: EtcdUrl, user: Option<User>, elsewhere: Elsewhere) -> Self {
+    fn new(url: EtcdUrl, user: Option<User>, security: Option<Arc<Security>>, elsewhere: Elsewhere) -> Self {
         let link = Link { member: url.members.first().cloned().unwrap_or_default(), revision: 0, fault: None };
         Self {
             mirror: Mutex::new(Mirror::new(&url.prefix)),
             url,
             user,
+            security,
             elsewhere,
             revision: watch::Sender::new(0),
             served: Mutex::default(),

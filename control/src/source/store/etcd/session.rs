@@ -1,6 +1,7 @@
 //! A connection to one member of an etcd: calls, each within its time, and watches that end when the member has lost its
 //! cluster. It must not know what is kept there, nor which other members there are.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
@@ -18,6 +19,8 @@ use super::messages::{
     AuthenticateRequest, AuthenticateResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
     WatchCreateRequest, WatchRequest, WatchResponse,
 };
+use crate::source::Security;
+use crate::source::dial::Dialer;
 
 /// How long a connection may take to come about.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -84,14 +87,13 @@ pub(super) struct Watch {
 
 impl Session {
     /// `member`: `HOST:PORT`.
-    pub(super) async fn open(member: &str, user: Option<User>) -> Result<Self, Fault> {
-        let endpoint = Endpoint::from_shared(format!("http://{member}"))
+    pub(super) async fn open(member: &str, user: Option<User>, security: Option<Arc<Security>>) -> Result<Self, Fault> {
+        let scheme = if security.is_some() { "https" } else { "http" };
+        let endpoint = Endpoint::from_shared(format!("{scheme}://{member}"))
             .map_err(|error| Fault::Answer(error.to_string()))?
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-        let connected = endpoint.connect().await;
+        let connected = endpoint.connect_with_connector(Dialer::new(security, b"h2", CONNECT)).await;
         let channel = connected.map_err(|error| Fault::Unreachable(format!("cannot connect: {}", chain(&error))))?;
         let session = Self { channel, user, token: Mutex::new(None) };
         session.authenticate().await?;

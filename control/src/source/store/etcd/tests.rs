@@ -19,6 +19,7 @@ use crate::server::testing::{cluster, endpoints};
 use crate::server::{Resource, ResourceType};
 use crate::source::Source;
 use crate::source::store::{Change, ChangeError, Expected, Following};
+use crate::source::testing::Certificates;
 use fake::{Fake, Member};
 
 fn url(members: &[&Member]) -> EtcdUrl {
@@ -30,12 +31,12 @@ fn with_user(url: EtcdUrl) -> EtcdUrl {
     EtcdUrl { user: Some("me".to_owned()), ..url }
 }
 
-fn password(text: &str) -> Option<Password> {
-    Some(Password(text.to_owned()))
+fn password(text: &str) -> Access {
+    Access { password: Some(Password(text.to_owned())), security: None }
 }
 
 async fn replica(url: EtcdUrl) -> Kept {
-    within(Kept::connect(url, None, Elsewhere::default())).await.unwrap()
+    within(Kept::connect(url, Access::default(), Elsewhere::default())).await.unwrap()
 }
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
@@ -216,11 +217,42 @@ async fn a_start_waits_for_etcd() {
     let member = fake.member().await;
     fake.make(|state| state.leader = false);
     let url = url(&[&member]);
-    let starting = tokio::spawn(async move { Kept::connect(url, None, Elsewhere::default()).await });
+    let starting = tokio::spawn(async move { Kept::connect(url, Access::default(), Elsewhere::default()).await });
     until(|| fake.state.lock().leaderless > 1).await;
     assert!(!starting.is_finished());
     fake.make(|state| state.leader = true);
     assert_eq!(within(starting).await.unwrap().unwrap().set().len(), 1);
+}
+
+#[tokio::test]
+async fn members_are_spoken_to_in_tls() {
+    let (fake, certificates, others) = (Fake::new(), Certificates::new(), Certificates::new());
+    keep(&fake, &[cluster("a", "")]);
+    let member = fake.secure_member(certificates.server()).await;
+    let secured = |security| Access { password: None, security };
+    let url = || EtcdUrl { secure: true, ..url(&[&member]) };
+    let told = async |url: EtcdUrl, security| {
+        within(Kept::connect(url, secured(security), Elsewhere::default())).await.unwrap_err().to_string()
+    };
+    assert_eq!(told(url(), None).await, "etcd: etcd+https:// requires --store-ca FILE");
+    let plain = EtcdUrl { secure: false, ..url() };
+    assert!(told(plain, Some(certificates.client(true))).await.contains("no TLS: etcd+https://"));
+
+    let replica = within(Kept::connect(url(), secured(Some(certificates.client(true))), Elsewhere::default()));
+    let replica = replica.await.unwrap();
+    assert_eq!(replica.set().len(), 1);
+    within(replica.change(put(cluster("b", ""), None), false)).await.unwrap();
+    // One that another authority vouches for is not believed, and who shows nothing is not let in.
+    for security in [others.client(true), certificates.client(false)] {
+        let session = Session::open(&member.address.to_string(), None, Some(security)).await;
+        let asked = match session {
+            Ok(session) => {
+                session.range(messages::RangeRequest { key: b"x".to_vec(), ..Default::default() }).await.map(drop)
+            }
+            Err(fault) => Err(fault),
+        };
+        assert!(matches!(&asked, Err(session::Fault::Unreachable(_))), "{asked:?}");
+    }
 }
 
 #[tokio::test]
@@ -234,11 +266,14 @@ async fn users_are_let_in_and_stay_so() {
     let told = |refused: Result<Kept, Refused>| refused.unwrap_err().to_string();
     assert!(told(connect(known(), "right").await).ends_with("authentication is not enabled"));
     fake.make(|state| state.user = Some(("me".to_owned(), "right".to_owned())));
-    let said = told(within(Kept::connect(url(&[&member]), None, Elsewhere::default())).await);
+    let said = told(within(Kept::connect(url(&[&member]), Access::default(), Elsewhere::default())).await);
     assert!(said.contains("it wants to know who asks"), "{said}");
     let said = told(connect(known(), "wrong").await);
     assert!(said.contains("authentication failed") && !said.contains("wrong"), "{said}");
-    assert!(told(within(Kept::connect(known(), None, Elsewhere::default())).await).contains("a password is required"));
+    assert!(
+        told(within(Kept::connect(known(), Access::default(), Elsewhere::default())).await)
+            .contains("a password is required")
+    );
     assert!(told(connect(url(&[&member]), "right").await).contains("a password without a user"));
 
     let replica = connect(known(), "right").await.unwrap();
@@ -373,7 +408,7 @@ async fn what_somebody_else_wrote_wrongly_is_refused_and_can_be_put_right() {
     assert_eq!((refusal(&replica), replica.set().len(), fake.value("/t/Cluster/b")), (None, 2, None));
     // A start has nothing that it could serve in its place.
     fake.put("/t/Nothing/x", "");
-    let refused = within(Kept::connect(url(&[&member]), None, Elsewhere::default())).await.unwrap_err();
+    let refused = within(Kept::connect(url(&[&member]), Access::default(), Elsewhere::default())).await.unwrap_err();
     assert!(refused.to_string().starts_with("/t/Nothing/x: no resource has this key"), "{refused}");
 }
 

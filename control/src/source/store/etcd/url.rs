@@ -21,7 +21,7 @@ const PREFIX: &str = "/tidegate";
 #[error("{0}")]
 pub struct EtcdUrlError(String);
 
-/// `etcd://[USER@]HOST[:PORT][,HOST[:PORT]]...[/PREFIX]`
+/// `etcd://[USER@]HOST[:PORT][,HOST[:PORT]]...[/PREFIX]`, or `etcd+https://...`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdUrl {
     /// `HOST:PORT` of each member.
@@ -29,6 +29,8 @@ pub struct EtcdUrl {
     /// With `/` at its end.
     pub(super) prefix: String,
     pub(super) user: Option<String>,
+    /// TLS is spoken with its members.
+    pub(super) secure: bool,
 }
 
 /// What a user is known by. It is in no log.
@@ -63,9 +65,9 @@ impl EtcdUrl {
     pub fn parse(text: &str) -> Option<Result<Self, EtcdUrlError>> {
         let (scheme, rest) = text.split_once("://")?;
         Some(match scheme {
-            "etcd" => parse(rest).map_err(EtcdUrlError),
-            "etcds" | "etcd+tls" | "etcd+https" | "https" => {
-                Err(EtcdUrlError("not supported yet: TLS to etcd; there is etcd://HOST[:PORT]".to_owned()))
+            "etcd" | "etcd+https" => parse(rest, scheme != "etcd").map_err(EtcdUrlError),
+            "etcds" | "etcd+tls" | "https" => {
+                Err(EtcdUrlError("TLS is spoken with etcd+https://HOST[:PORT]".to_owned()))
             }
             other => Err(EtcdUrlError(format!(
                 "'{other}' is no kind of store; there are directories, and etcd://HOST[:PORT][,HOST[:PORT]]...[/PREFIX]"
@@ -79,7 +81,7 @@ impl EtcdUrl {
     }
 }
 
-fn parse(rest: &str) -> Result<EtcdUrl, String> {
+fn parse(rest: &str, secure: bool) -> Result<EtcdUrl, String> {
     // Before anything is said of the text: a password may stand in it.
     let (user, rest) = match rest.rsplit_once('@') {
         Some((user, _)) if user.contains(':') => {
@@ -105,7 +107,7 @@ fn parse(rest: &str) -> Result<EtcdUrl, String> {
         return Err(format!("{} members: at most {MOST_MEMBERS} are expected", members.len()));
     }
     let prefix = Some(prefix.trim_end_matches('/')).filter(|prefix| !prefix.is_empty()).unwrap_or(PREFIX);
-    Ok(EtcdUrl { members, prefix: format!("{prefix}/"), user })
+    Ok(EtcdUrl { members, prefix: format!("{prefix}/"), user, secure })
 }
 
 /// With its port.
@@ -138,13 +140,14 @@ mod tests {
             assert_eq!(read(text).unwrap().prefix, "/tidegate/");
         }
         assert_eq!(EtcdUrl::parse("some/directory"), None);
+        assert_eq!(["etcd://one", "etcd+https://one"].map(|text| read(text).unwrap().secure), [false, true]);
     }
 
     #[test]
     fn what_is_wrong_is_said_and_no_password_with_it() {
         for (text, reason) in [
-            ("etcds://one", "not supported yet: TLS to etcd"),
-            ("https://one", "not supported yet: TLS to etcd"),
+            ("etcds://one", "TLS is spoken with etcd+https://"),
+            ("https://one", "TLS is spoken with etcd+https://"),
             ("consul://one", "'consul' is no kind of store"),
             ("etcd://me:secret@one", "a password stands in no URL"),
             ("etcd://me:secret/x@y@one", "a password stands in no URL"),

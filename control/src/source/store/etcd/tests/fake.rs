@@ -18,12 +18,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::server::{Grpc, StreamingService, UnaryService};
-use tonic::transport::server::TcpIncoming;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
 
+use crate::server::connections::{Incoming, Limits};
+use crate::server::tls::Tls;
 use crate::source::store::etcd::messages::{self, *};
+
+const LIMITS: Limits =
+    Limits { most: 1000, head: std::time::Duration::from_secs(60), idle: std::time::Duration::from_secs(600) };
 
 /// The data that members share, and what is wrong with them.
 #[derive(Clone)]
@@ -265,13 +269,22 @@ impl Fake {
     }
 
     pub(super) async fn member(&self) -> Member {
+        self.member_with(None).await
+    }
+
+    /// One that speaks TLS.
+    pub(super) async fn secure_member(&self, tls: Arc<Tls>) -> Member {
+        self.member_with(Some(tls)).await
+    }
+
+    async fn member_with(&self, tls: Option<Arc<Tls>>) -> Member {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let dead = Arc::new(AtomicBool::new(false));
         let entrance = Entrance { fake: self.clone(), dead: dead.clone() };
         let task = tokio::spawn(async move {
             tonic::transport::Server::builder()
-                .serve_with_incoming(entrance, TcpIncoming::from(listener))
+                .serve_with_incoming(entrance, Incoming::new(listener, LIMITS, tls))
                 .await
                 .unwrap();
         });

@@ -27,7 +27,7 @@ impl Drop for Plane {
 
 impl Plane {
     async fn start(url: EtcdUrl) -> Self {
-        let store = within(Store::connect(url, None, [], Registries::default())).await.unwrap();
+        let store = within(Store::connect(url, Access::default(), [], Registries::default())).await.unwrap();
         let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", clients.local_addr().unwrap());
         let listen = Listen { clients, admin: None, tokens: Vec::new(), tls: None, store: Some(store.clone()) };
@@ -108,7 +108,7 @@ async fn a_proxy_that_moves_to_another_replica_is_told_nothing_that_it_has() {
 async fn what_etcd_has_against_a_change_is_told_over_http() {
     let fake = Fake::new();
     let member = fake.member().await;
-    let store = within(Store::connect(url(&[&member]), None, [], Registries::default())).await.unwrap();
+    let store = within(Store::connect(url(&[&member]), Access::default(), [], Registries::default())).await.unwrap();
     let clients = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = admin.local_addr().unwrap();

@@ -15,6 +15,8 @@ struct Etcd {
     directory: PathBuf,
     /// For clients, and for other members.
     ports: [u16; 2],
+    /// It speaks TLS with clients, and lets in only whom the same authority vouches for.
+    certificates: Option<Certificates>,
 }
 
 impl Drop for Etcd {
@@ -28,10 +30,14 @@ impl Drop for Etcd {
 impl Etcd {
     /// None where there is no etcd.
     fn start(name: &str) -> Option<Self> {
+        Self::start_with(name, None)
+    }
+
+    fn start_with(name: &str, certificates: Option<Certificates>) -> Option<Self> {
         let directory = std::env::temp_dir().join(format!("tidegate-etcd-{}-{name}", std::process::id()));
         let ports = free_ports();
-        match spawn(&directory, ports) {
-            Ok(process) => Some(Self { process, directory, ports }),
+        match spawn(&directory, ports, certificates.as_ref()) {
+            Ok(process) => Some(Self { process, directory, ports, certificates }),
             Err(error) => {
                 println!("skipped: etcd cannot be started ({error}); install Debian's etcd-server");
                 None
@@ -44,7 +50,12 @@ impl Etcd {
     }
 
     fn url(&self) -> EtcdUrl {
-        EtcdUrl::parse(&format!("etcd://{}/t", self.address())).unwrap().unwrap()
+        let scheme = if self.certificates.is_some() { "etcd+https" } else { "etcd" };
+        EtcdUrl::parse(&format!("{scheme}://{}/t", self.address())).unwrap().unwrap()
+    }
+
+    fn security(&self) -> Option<Arc<Security>> {
+        self.certificates.as_ref().map(|certificates| certificates.client(true))
     }
 
     /// Somebody else's connection, once it answers.
@@ -55,9 +66,9 @@ impl Etcd {
                 if self.process.try_wait().unwrap().is_some() {
                     self.ports = free_ports();
                     let _ = std::fs::remove_dir_all(&self.directory);
-                    self.process = spawn(&self.directory, self.ports).unwrap();
+                    self.process = spawn(&self.directory, self.ports, self.certificates.as_ref()).unwrap();
                 }
-                if let Ok(session) = Session::open(&self.address(), None).await
+                if let Ok(session) = Session::open(&self.address(), None, self.security()).await
                     && session.range(messages::RangeRequest { key: b"x".to_vec(), ..Default::default() }).await.is_ok()
                 {
                     return session;
@@ -69,13 +80,19 @@ impl Etcd {
     }
 }
 
-fn spawn(directory: &Path, ports: [u16; 2]) -> std::io::Result<Child> {
+fn spawn(directory: &Path, ports: [u16; 2], certificates: Option<&Certificates>) -> std::io::Result<Child> {
     let [client, peer] = ports.map(|port| format!("http://127.0.0.1:{port}"));
+    let client = if certificates.is_some() { client.replace("http", "https") } else { client };
     let mut command = Command::new("etcd");
     command.args(["--name", "one", "--log-level", "error", "--data-dir"]).arg(directory);
     command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
     command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
     command.args(["--initial-cluster", &format!("one={peer}")]);
+    if let Some(certificates) = certificates {
+        let files = [("--cert-file", "chain"), ("--key-file", "key"), ("--trusted-ca-file", "ca")];
+        command.args(files.iter().flat_map(|(flag, file)| [(*flag).into(), certificates.path(file)]));
+        command.arg("--client-cert-auth");
+    }
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
 
@@ -183,10 +200,28 @@ async fn the_real_etcd_compacts_and_comes_back() {
     let unmade = within(replica.change(put(cluster("c", ""), None), false)).await.unwrap_err();
     assert!(matches!(unmade, ChangeError::Unreachable(_)), "{unmade}");
     assert_eq!((replica.set().len(), refusal(&replica)), (2, None));
-    etcd.process = spawn(&etcd.directory, etcd.ports).unwrap();
+    etcd.process = spawn(&etcd.directory, etcd.ports, None).unwrap();
     until(|| fault(&replica).is_none()).await;
     within(replica.change(put(cluster("c", ""), None), false)).await.unwrap();
     assert_eq!(replica.set().len(), 3);
+}
+
+#[tokio::test]
+async fn the_real_etcd_speaks_tls() {
+    let Some(mut etcd) = Etcd::start_with("tls", Some(Certificates::new())) else { return };
+    let somebody = etcd.session().await;
+    let access = |security| Access { password: None, security };
+    let replica = within(Kept::connect(etcd.url(), access(etcd.security()), Elsewhere::default())).await.unwrap();
+    within(replica.change(put(cluster("a", ""), None), false)).await.unwrap();
+    let range = messages::RangeRequest { key: b"/t/Cluster/a".to_vec(), ..Default::default() };
+    assert_eq!(within(somebody.range(range.clone())).await.unwrap().kvs.len(), 1);
+    let nobody = etcd.certificates.as_ref().unwrap().client(false);
+    let asked = async {
+        let session = Session::open(&etcd.address(), None, Some(nobody)).await?;
+        session.range(range).await
+    };
+    let fault = within(asked).await.unwrap_err();
+    assert!(matches!(fault, session::Fault::Unreachable(_)), "{fault}");
 }
 
 #[tokio::test]
@@ -205,7 +240,10 @@ async fn the_real_etcd_asks_who_comes() {
     let _: Nothing = somebody.call("/etcdserverpb.Auth/AuthEnable", Nothing {}, limit).await.unwrap();
 
     let told = async |url: EtcdUrl, text: Option<&str>| {
-        within(Kept::connect(url, text.and_then(password), Elsewhere::default())).await.unwrap_err().to_string()
+        within(Kept::connect(url, text.map(password).unwrap_or_default(), Elsewhere::default()))
+            .await
+            .unwrap_err()
+            .to_string()
     };
     let said = told(etcd.url(), None).await;
     assert!(said.contains("it wants to know who asks"), "{said}");
