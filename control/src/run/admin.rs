@@ -23,8 +23,9 @@ const HELP: &str = "tidegate control
 
 /ready       200 while it serves
 /status      what is served, what the source has, how it stands with etcd, who is connected and how far, what was refused
-/resources   names, versions and origins of all resources, by group; /resources/TYPE/NAME is one of them, which PUT and DELETE
-             change where there is a store; POST changes several together (?dry_run only says what it would do).
+/resources   names, versions and origins of all resources, by group; /resources/TYPE/NAME is one of them (?group=NAME: as that
+             group has it), which PUT and DELETE change where there is a store; POST changes several together (?dry_run only
+             says what it would do).
              Bodies are application/json or application/yaml
 /loads       what clients reported of their load last
 

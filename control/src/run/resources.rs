@@ -19,7 +19,7 @@ use tonic::body::Body;
 use super::Plane;
 use super::admin::{as_json, text};
 use crate::server::resource_set::Version;
-use crate::server::{Resource, ResourceSet, ResourceType};
+use crate::server::{REST, Resource, ResourceSet, ResourceType};
 use crate::source::{Change, ChangeError, Changed, Expected, Refused, Store, read};
 
 /// What errors call a body.
@@ -40,14 +40,19 @@ const TYPES: [&str; 5] = ["application/json", "application/yaml", "application/x
 /// Answers what lies under `/resources`; none: something else was asked for.
 pub(super) async fn respond(plane: &Plane, request: Request<Body>) -> Response<Body> {
     let path = request.uri().path().trim_start_matches("/resources").trim_start_matches('/').to_owned();
-    let may_dry_run = *request.method() == Method::POST && path.is_empty();
-    let only_say = match dry_run(request.uri().query(), may_dry_run) {
-        Ok(only_say) => only_say,
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    let may = match path.contains('/') {
+        false if *request.method() == Method::POST => May::DryRun,
+        true if reads => May::Group,
+        _ => May::Nothing,
+    };
+    let Options { only_say, group } = match Options::read(request.uri().query(), may) {
+        Ok(options) => options,
         Err(problem) => return problem.response(),
     };
     let answer = match (request.method().clone(), path.split_once('/')) {
         (Method::GET | Method::HEAD, None) if path.is_empty() => Ok(as_json(&list(plane))),
-        (Method::GET | Method::HEAD, Some((kind, name))) => one(plane, kind, name),
+        (Method::GET | Method::HEAD, Some((kind, name))) => one(plane, kind, name, group.as_deref()),
         (Method::POST, None) if path.is_empty() => apply(plane, only_say, request).await,
         (Method::PUT, Some((kind, name))) => put(plane, kind, name, request).await,
         (Method::DELETE, Some((kind, name))) => delete(plane, kind, name, request.headers()).await,
@@ -71,21 +76,45 @@ impl Problem {
     }
 }
 
-/// Whether a change is only to be told; anything else that is asked for would be done otherwise than meant.
-fn dry_run(query: Option<&str>, may: bool) -> Result<bool, Problem> {
-    let mut only_say = false;
-    for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
-        only_say = match part {
-            "dry_run" | "dry_run=true" if may => true,
-            "dry_run=false" if may => false,
-            other => {
-                let expected = if may { "`dry_run`, `dry_run=true` or `dry_run=false`" } else { "nothing" };
-                let reason = format!("expected {expected} after the question mark, found `{other}`");
-                return Err(Problem(StatusCode::BAD_REQUEST, reason));
+/// What may stand after the question mark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum May {
+    Nothing,
+    DryRun,
+    Group,
+}
+
+/// What stands there.
+#[derive(Debug, Default)]
+struct Options {
+    /// A change is only to be told.
+    only_say: bool,
+    /// Whose resource is asked for.
+    group: Option<String>,
+}
+
+impl Options {
+    /// Anything else that is asked for would be done otherwise than meant.
+    fn read(query: Option<&str>, may: May) -> Result<Self, Problem> {
+        let mut options = Self::default();
+        for part in query.unwrap_or_default().split('&').filter(|part| !part.is_empty()) {
+            match (may, part, part.strip_prefix("group=")) {
+                (May::DryRun, "dry_run" | "dry_run=true", _) => options.only_say = true,
+                (May::DryRun, "dry_run=false", _) => options.only_say = false,
+                (May::Group, _, Some(group)) => options.group = Some(decoded(group)?),
+                _ => {
+                    let expected = match may {
+                        May::DryRun => "`dry_run`, `dry_run=true` or `dry_run=false`",
+                        May::Group => "`group=NAME`",
+                        May::Nothing => "nothing",
+                    };
+                    let reason = format!("expected {expected} after the question mark, found `{part}`");
+                    return Err(Problem(StatusCode::BAD_REQUEST, reason));
+                }
             }
-        };
+        }
+        Ok(options)
     }
-    Ok(only_say)
 }
 
 impl From<ChangeError> for Problem {
@@ -119,10 +148,13 @@ fn list(plane: &Plane) -> Value {
     sets.all().map(|(name, set)| json!({"group": name, "version": set.version(), "resources": of(set)})).collect()
 }
 
-/// One resource of those that no group has for itself. Keys are not shown.
-fn one(plane: &Plane, kind: &str, name: &str) -> Result<Response<Body>, Problem> {
+/// One resource as the nodes of a group have it, or those that are in none. Keys are not shown.
+fn one(plane: &Plane, kind: &str, name: &str, group: Option<&str>) -> Result<Response<Body>, Problem> {
     let (kind, name) = (kind_of(kind)?, decoded(name)?);
-    let set = plane.sets.borrow().rest.clone();
+    let sets = plane.sets.borrow().clone();
+    let group = group.unwrap_or(REST);
+    let set = sets.all().find(|(name, _)| *name == group).map(|(_, set)| set);
+    let set = set.ok_or_else(|| Problem(StatusCode::NOT_FOUND, format!("there is no group '{group}'")))?;
     let resource = set.kind(kind).get(&name).ok_or_else(|| ChangeError::Missing(kind, name.into()))?;
     let mut response = as_json(&shown(resource));
     let tag = HeaderValue::try_from(format!("\"{}\"", resource.version));

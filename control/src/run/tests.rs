@@ -159,6 +159,10 @@ async fn resources_are_changed_over_http() {
     assert!(code == "200" && told.contains("\"name\": \"c\"") && store.set().len() == 1, "{told}");
     assert_eq!(said("POST", "/resources", "if-match: \"0\"\r\n", &together).await.0, "412");
     assert_eq!(said("POST", "/resources", "", &together).await.0, "200");
+    assert_eq!(said("GET", &format!("{path}?group=default"), "", "").await.0, "200");
+    let (code, reason) = said("GET", &format!("{path}?group=other"), "", "").await;
+    assert!(code == "404" && reason == "there is no group 'other'\n", "{code} {reason}");
+    assert_eq!(said("GET", &format!("{path}?groups=default"), "", "").await.0, "400");
     for query in ["?dry-run", "?dry_run=yes", "?x", "?dry_run&force"] {
         assert_eq!(said("POST", &format!("/resources{query}"), "", &together).await.0, "400", "{query}");
         assert_eq!(said("GET", &format!("/resources{query}"), "", "").await.0, "400", "{query}");

@@ -86,7 +86,7 @@ pub struct StoreFlags {
 /// `tidegate apply`.
 #[derive(Debug, Clone, Args)]
 pub struct ApplyFlags {
-    /// Resources in YAML or JSON: one, or `resources: [...]`
+    /// Resources in YAML or JSON: one, or `resources: [...]`, or the short form; `-` is what comes on standard input
     #[arg(short, long)]
     pub file: PathBuf,
     /// Only say what would change
@@ -107,6 +107,9 @@ pub struct GetFlags {
     pub kind: Option<String>,
     /// Its name; all of the type where it is left out
     pub name: Option<String>,
+    /// Only what the nodes of this group have; one resource is that of nodes in no group unless it is given
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
     #[command(flatten)]
     pub store: StoreFlags,
 }
@@ -129,7 +132,7 @@ pub struct DeleteFlags {
 /// `tidegate diff`.
 #[derive(Debug, Clone, Args)]
 pub struct DiffFlags {
-    /// Resources in YAML or JSON: one, or `resources: [...]`
+    /// Resources in YAML or JSON: one, or `resources: [...]`, or the short form; `-` is what comes on standard input
     #[arg(short, long)]
     pub file: PathBuf,
     #[command(flatten)]

@@ -3,11 +3,13 @@
 
 mod lines;
 
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::Context;
 use serde_json::Value;
+use tidegate_control::server::ResourceType;
 use tidegate_xds::Format;
 
 use crate::admin_client::{Call, call};
@@ -47,20 +49,33 @@ pub fn diff(flags: &DiffFlags) -> anyhow::Result<(String, bool)> {
 /// # Errors
 /// There is no such resource, or nobody to ask.
 pub fn get(flags: &GetFlags) -> anyhow::Result<String> {
-    if let (Some(kind), Some(name)) = (&flags.kind, &flags.name) {
-        return ask(&flags.store, "GET", &place(kind, name), Vec::new(), b"");
+    let kind = flags.kind.as_deref().map(known).transpose()?;
+    if let (Some(kind), Some(name)) = (kind, &flags.name) {
+        let group = flags.group.as_deref().map(|group| format!("?group={}", encoded(group))).unwrap_or_default();
+        return ask(&flags.store, "GET", &(place(kind, name) + &group), Vec::new(), b"");
     }
     let groups: Value = serde_json::from_str(&ask(&flags.store, "GET", "/resources", Vec::new(), b"")?)?;
     let mut text = String::new();
-    for group in groups.as_array().into_iter().flatten() {
+    let is_asked = |group: &&Value| flags.group.as_ref().is_none_or(|asked| group["group"] == **asked);
+    for group in groups.as_array().into_iter().flatten().filter(is_asked) {
         let _ = writeln!(text, "{} (version {})", word(&group["group"]), word(&group["version"]));
         let all = group["resources"].as_array().into_iter().flatten();
-        for one in all.filter(|one| flags.kind.as_ref().is_none_or(|kind| one["type"] == **kind)) {
+        for one in all.filter(|one| kind.is_none_or(|kind| one["type"] == kind)) {
             let [kind, name, version, origin] = ["type", "name", "version", "origin"].map(|key| word(&one[key]));
             let _ = writeln!(text, "  {kind:<24} {version}  {name}  {origin}");
         }
     }
-    Ok(text)
+    match &flags.group {
+        Some(group) if text.is_empty() => anyhow::bail!("there is no group '{group}'"),
+        _ => Ok(text),
+    }
+}
+
+/// A type by its short or its full name, in short.
+fn known(kind: &str) -> anyhow::Result<&'static str> {
+    let found = ResourceType::all().find(|one| one.short() == kind || one.message() == kind);
+    let all = || ResourceType::all().map(ResourceType::short).collect::<Vec<_>>().join(", ");
+    Ok(found.with_context(|| format!("there is no type '{kind}', only {}", all()))?.short())
 }
 
 /// What `delete` prints.
@@ -75,7 +90,17 @@ pub fn delete(flags: &DeleteFlags) -> anyhow::Result<String> {
 
 /// Sends a file's resources.
 fn post(flags: &StoreFlags, path: &str, of: Option<(&str, String)>, file: &Path) -> anyhow::Result<String> {
-    let body = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let mut body = Vec::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().read_to_end(&mut body).map(drop)
+    } else {
+        std::fs::read(file).map(|read| body = read)
+    };
+    let hint = match file.is_dir() {
+        true => format!("; of a directory: tidegate expand {} | tidegate apply -f -", file.display()),
+        false => String::new(),
+    };
+    read.map_err(|error| anyhow::anyhow!("cannot read {}: {error}{hint}", file.display()))?;
     let kind = match Format::of_path(file) {
         Format::Json => "application/json",
         Format::Yaml => "application/yaml",
@@ -135,7 +160,11 @@ fn word(value: &Value) -> &str {
 
 /// The path of a resource, whatever its name holds.
 fn place(kind: &str, name: &str) -> String {
-    let mut path = format!("/resources/{kind}/");
+    format!("/resources/{kind}/{}", encoded(name))
+}
+
+fn encoded(name: &str) -> String {
+    let mut path = String::new();
     for byte in name.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => path.push(byte.into()),

@@ -69,6 +69,19 @@ fn a_store_is_changed_from_the_command_line() {
     let (code, said) = say(&["apply", "-f", &other, "--if-version", "0"]);
     assert!(code == Some(1) && said.contains("expected version 0 of all"), "{said}");
     assert!(say(&["get"]).1.contains("Cluster ") && say(&["get", "Cluster", "a"]).1.contains("\"1s\""));
+    assert!(say(&["get", "Cluster", "a", "--group", "default"]).1.contains("\"1s\""));
+    let (code, said) = say(&["get", "cluster"]);
+    assert!(code == Some(1) && said.contains("there is no type 'cluster', only Cluster, "), "{said}");
+    for asked in [&["get", "--group", "x"][..], &["get", "Cluster", "a", "--group", "x"]] {
+        let (code, said) = say(asked);
+        assert!(code == Some(1) && said.contains("there is no group 'x'"), "{said}");
+    }
+    let (code, said) = say(&["apply", "-f", directory.0.to_str().unwrap()]);
+    assert!(code == Some(1) && said.contains(" | tidegate apply -f -"), "{said}");
+    let mut piped = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    piped.args(["apply", "-f", "-"]).args(on).stdin(std::fs::File::open(&other).unwrap());
+    let piped = String::from_utf8(piped.output().unwrap().stdout).unwrap();
+    assert!(piped.starts_with("changed Cluster 'a' "), "{piped}");
     let (code, said) = say(&["delete", "Cluster", "b"]);
     assert!(code == Some(1) && said.contains("there is no Cluster 'b'"), "{said}");
     assert_eq!(say(&["delete", "Cluster", "a"]).1, "deleted Cluster 'a'\n");
@@ -147,19 +160,50 @@ fn what_is_wrong_with_a_store_is_said_at_once() {
         tidegate(&[&["control", "--listen", &listen, "--admin", "127.0.0.1:0"], arguments].concat())
     };
     for (arguments, reason) in [
-        (&["--store", "etcds://localhost/t"][..], "error: --store: not supported yet: TLS to etcd"),
+        (&["--store", "etcds://localhost/t"][..], "error: --store: TLS is spoken with etcd+https://HOST"),
         (&["--store", "etcd://me:hidden@localhost"], "error: --store: a password stands in no URL"),
         (&["--store", "etcd://me@localhost"], "error: etcd: a password is required for the user 'me'"),
         (&["--store", "etcd://localhost", "--store-password-file", password], "error: etcd: a password without a user"),
         (
             &["--store", "kept", "--store-password-file", password],
-            "error: --store-password-file: only etcd has passwords",
+            "error: --store-password-file: that is for etcd, not for kept",
         ),
         (&["--store", "etcd://me@localhost", "--store-password-file", "none"], "error: --store-password-file: none: "),
+        (&["--store", "etcd+https://localhost/t"], "error: etcd: etcd+https:// requires --store-ca FILE"),
+        (&["--store", "etcd+https://localhost/t", "--store-ca", "none"], "error: TLS of etcd: cannot read none: "),
+        (&["--store", "kept", "--store-ca", password], "error: --store-ca: that is for etcd, not for kept"),
         (&["--source", "etcd://localhost/t"], "error: --source: etcd keeps what is changed"),
     ] {
         let (code, said) = control(arguments);
         assert!(code == Some(1) && said.contains(reason) && !said.contains("hidden"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn what_is_wrong_with_the_files_of_a_registry_is_said_at_once() {
+    let directory = Directory::new();
+    let file = directory.put("ca.pem", "nothing\n").display().to_string();
+    let (listen, source) = (format!("127.0.0.1:{}", free_port()), directory.0.display().to_string());
+    let of = |name: &str| format!("{name}={file}");
+    for (flags, reason) in [
+        (
+            &["--registry", "consul+https://a"][..],
+            "registry 'consul': consul+https:// requires --registry-ca consul=FILE",
+        ),
+        (&["--registry-ca", &of("b")], "error: --registry-ca: there is no registry 'b'"),
+        (&["--registry-ca", "b"], "error: --registry-ca: 'b' is not NAME=FILE"),
+        (&["--registry", "nacos+https://a", "--registry-ca", &of("nacos")], "error: TLS of registry 'nacos': "),
+        (
+            &["--registry", "nacos+https://a", "--registry-certificate", &of("nacos")],
+            "error: --registry-certificate: --registry-key nacos=FILE is required, too",
+        ),
+        (
+            &["--registry-key", &of("x"), "--registry-certificate", &of("x"), "--registry", "x=consul+https://a"],
+            "error: --registry-certificate: --registry-ca x=FILE is required, too",
+        ),
+    ] {
+        let (code, said) = tidegate(&[&["control", "--source", &source, "--listen", &listen], flags].concat());
+        assert!(code == Some(1) && said.contains(reason), "{flags:?}: {said}");
     }
 }
 
