@@ -387,6 +387,56 @@ fn secrets_from_a_control_plane_are_waited_for() {
     assert_eq!(told(port, "/up").0, 200);
 }
 
+/// As a mesh's agent hands them out: certificate and authorities on a stream of their own, behind a unix socket.
+#[test]
+fn secrets_come_over_a_unix_socket() {
+    let (directory, root) = (Directory::new(), Authority::new("root"));
+    let (port, inner) = (free_port(), free_port());
+    let path = directory.0.join("sds.sock");
+    let control = ControlPlane::start_at(&path);
+    let inline = |text: &str| format!("{{ inline_string: {} }}", serde_json::to_string(text).unwrap());
+    let (chain, key) = root.issue(&["spiffe://mesh/a"]);
+    let pair = format!("certificate_chain: {}, private_key: {}", inline(&chain), inline(&key));
+    let own = format!("{{ '@type': {SECRET}, name: default, tls_certificate: {{ {pair} }} }}");
+    let ca = inline(&root.pem);
+    let trust = format!("{{ '@type': {SECRET}, name: ROOTCA, validation_context: {{ trusted_ca: {ca} }} }}");
+    let sds = |name: &str| {
+        format!(
+            "{{ name: {name}, sds_config: {{ resource_api_version: V3, initial_fetch_timeout: 0s, api_config_source: {{ api_type: GRPC, \
+             transport_api_version: V3, grpc_services: [{{ envoy_grpc: {{ cluster_name: agent }} }}] }} }} }}"
+        )
+    };
+    let both = format!(
+        "common_tls_context: {{ tls_certificate_sds_secret_configs: [{}], combined_validation_context: {{ default_validation_context: \
+         {{ match_typed_subject_alt_names: [{{ san_type: URI, matcher: {{ prefix: 'spiffe://mesh/' }} }}] }}, \
+         validation_context_sds_secret_config: {} }} }}",
+        sds("default"),
+        sds("ROOTCA")
+    );
+    let chain = telling_chain("", &format!("require_client_certificate: true, {both}"));
+    let listeners = entrance(port, &["up"]) + &listener("inner", inner, &chain);
+    let agent = format!(
+        "  - name: agent
+    connect_timeout: 1s
+    type: STATIC
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        '@type': type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{ http2_protocol_options: {{}} }}
+    load_assignment: {{ cluster_name: agent, endpoints: [{{ lb_endpoints: [{{ endpoint: {{ address: {{ pipe: {{ path: {} }} }} }} }}] }}] }}
+",
+        path.display()
+    );
+    let mut gateway = Gateway::spawn(&bootstrap(&listeners, &(cluster("up", inner, &both, "") + &agent)), &[]);
+    assert_eq!(control.asked(), "connected");
+    assert_eq!(control.asked(), "Secret v n [ROOTCA,default]");
+    control.answer("1", "a", &[own, trust]);
+    assert_eq!(control.asked(), "Secret v1 na [ROOTCA,default]");
+    gateway.wait_for("listening");
+    let (status, told) = told(port, "/up");
+    assert!(status == 200 && told.ends_with(" spiffe://mesh/a"), "{status} {told}");
+}
+
 #[test]
 fn a_control_plane_is_asked_over_tls_and_no_other_one() {
     let (directory, root, other) = (Directory::new(), Authority::new("root"), Authority::new("other"));
