@@ -8,7 +8,7 @@ mod machine;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 pub use machine::{default_concurrency, node_address};
 use parking_lot::Mutex;
@@ -71,12 +71,17 @@ impl Process {
     /// Everything that changes by itself, for the stats.
     pub(crate) fn facts(&self) -> Facts {
         let snapshot = self.shared.snapshot();
+        let now = SystemTime::now();
+        let expiring = certificates::expiring(&snapshot, now);
+        let until = |at: Option<u64>| Some(at?.saturating_sub(now.duration_since(UNIX_EPOCH).ok()?.as_secs()));
         let connections = snapshot.listeners.values().map(|listener| listener.stats.downstream_cx_active().value());
         Facts {
             state: self.server_state(),
             connections: connections.sum(),
             clusters: self.clusters_taken_in(&snapshot),
             memory: Memory::read(),
+            days_of_certificates: until(expiring.certificate).map(|seconds| seconds / 86_400),
+            seconds_of_responses: until(expiring.response),
         }
     }
 

@@ -18,10 +18,19 @@ pub struct Identity {
     pub chain: Vec<Certificate>,
     /// Where the chain came from, for those who look.
     pub path: String,
+    /// What the secret is called that it came as; empty: it has no name.
+    pub name: String,
     pub ocsp: Option<OcspResponse>,
 }
 
 impl Identity {
+    /// The same, by this name.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.name);
+        self
+    }
+
     /// Reads a chain and its key, both PEM, and an OCSP response (DER).
     ///
     /// # Errors
@@ -57,7 +66,8 @@ impl Identity {
             }
             None => None,
         };
-        Ok(Self { key: Arc::new(certified), chain, path: path.to_owned(), ocsp })
+        let name = String::new();
+        Ok(Self { key: Arc::new(certified), chain, path: path.to_owned(), name, ocsp })
     }
 
     /// The certificate that is its own.

@@ -31,6 +31,11 @@ impl OcspResponse {
         self.serial == serial
     }
 
+    /// Until when it counts; none: until another one comes.
+    pub fn valid_until(&self) -> Option<SystemTime> {
+        self.next_update
+    }
+
     /// Whether it is not valid any more, or not yet.
     pub fn is_expired(&self, now: SystemTime) -> bool {
         self.this_update > now || self.next_update.is_none_or(|next| next <= now)

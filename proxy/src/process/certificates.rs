@@ -1,10 +1,13 @@
 //! The certificates of what serves, for the admin interface.
 
+use std::time::SystemTime;
+
 use tidegate_tls::validation::Roots;
 use tidegate_tls::{Identity, Validation};
 
 use crate::admin::state::{ContextCertificates, PlacedCertificate};
 use crate::snapshot::Snapshot;
+use crate::tls::Expiring;
 
 /// Those of every context, listeners' first.
 pub(super) fn of(snapshot: &Snapshot) -> Vec<ContextCertificates> {
@@ -24,6 +27,16 @@ pub(super) fn of(snapshot: &Snapshot) -> Vec<ContextCertificates> {
         }
     }
     contexts
+}
+
+/// What expires first of all that is presented and trusted; once something has, that is told.
+pub(super) fn expiring(snapshot: &Snapshot, now: SystemTime) -> Expiring {
+    let chains =
+        snapshot.listeners.values().flat_map(|listener| listener.chains.all.iter().chain(&listener.chains.default));
+    let servers = chains.filter_map(|chain| chain.tls.as_ref()).map(|tls| tls.expiring(now));
+    let sockets = snapshot.clusters.values().flat_map(|cluster| cluster.config().transport_sockets.all());
+    let clients = sockets.filter_map(|socket| socket.tls()).map(|tls| tls.expiring(now));
+    servers.chain(clients).fold(Expiring::default(), Expiring::and)
 }
 
 fn one<'a>(identities: impl IntoIterator<Item = &'a Identity>, validation: &Validation) -> ContextCertificates {

@@ -105,6 +105,10 @@ pub struct Facts {
     pub connections: u64,
     pub clusters: Clusters,
     pub memory: Memory,
+    /// Whole days until the first certificate expires; none where there is no certificate.
+    pub days_of_certificates: Option<u64>,
+    /// Whole seconds until the first OCSP response expires; none where there is none.
+    pub seconds_of_responses: Option<u64>,
 }
 
 /// The clusters that a thread has taken in.
@@ -121,8 +125,6 @@ impl ServerGauges {
         let stats = ServerStats::new(&scope);
         stats.concurrency().set(concurrency as u64);
         stats.version().set(version_number());
-        // No certificate expires: there is none.
-        stats.days_until_first_cert_expiring().set(u32::MAX.into());
         let compilation = CompilationStats::new(&scope.scope("compilation_settings."));
         compilation.fips_mode().set(0);
         let workers = (0..concurrency).map(|worker| scope.scope(&format!("worker_{worker}.")));
@@ -174,6 +176,8 @@ impl ServerGauges {
             ServerState::Initializing => 3,
         });
         self.stats.total_connections().set(facts.connections);
+        self.stats.days_until_first_cert_expiring().set(facts.days_of_certificates.unwrap_or(u32::MAX.into()));
+        self.stats.seconds_until_first_ocsp_response_expiring().set(facts.seconds_of_responses.unwrap_or(0));
         self.show_clusters(&facts.clusters);
         self.stats.memory_allocated().set(facts.memory.allocated);
         self.stats.memory_heap_size().set(facts.memory.heap_size);
@@ -241,7 +245,15 @@ mod tests {
         gauges.initialized(start + Duration::from_millis(20));
         let memory = Memory { allocated: 1, heap_size: 2, physical: 3 };
         let clusters = Clusters { all: 3, of_workers: None };
-        let mut facts = Facts { state: ServerState::Draining, connections: 7, clusters, memory };
+        let (days_of_certificates, seconds_of_responses) = (None, Some(9));
+        let mut facts = Facts {
+            state: ServerState::Draining,
+            connections: 7,
+            clusters,
+            memory,
+            days_of_certificates,
+            seconds_of_responses,
+        };
         flush(&store, &gauges, &facts, start + Duration::from_secs(61));
         let value = |name: &str| store.gauges().into_iter().find(|gauge| gauge.name == name).map(|gauge| gauge.value);
         for (name, expected) in [
@@ -254,6 +266,7 @@ mod tests {
             ("thread_local_cluster_manager.worker_1.clusters_inflated", 3),
             ("server.memory_heap_size", 2),
             ("server.days_until_first_cert_expiring", 4_294_967_295),
+            ("server.seconds_until_first_ocsp_response_expiring", 9),
         ] {
             assert_eq!(value(name), Some(expected), "{name}");
         }

@@ -5,7 +5,7 @@ mod stats;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use tidegate_filters::connection::TlsInfo;
@@ -13,6 +13,7 @@ use tidegate_tls::client::{Target, check_server_name};
 use tidegate_tls::validation::Reason;
 use tidegate_tls::{ClientContext, Failure, ServerContext, Session};
 
+pub(crate) use stats::Expiring;
 pub use stats::{SocketFactoryStats, TlsStats};
 
 use crate::cluster::proxied::Proxied;
@@ -65,6 +66,11 @@ impl ServerTls {
     /// What acts now.
     pub fn context(&self) -> Option<Arc<ServerContext>> {
         self.context.load_full()
+    }
+
+    /// What expires first of what is presented and trusted; once it has, that is told.
+    pub(crate) fn expiring(&self, now: SystemTime) -> Expiring {
+        self.stats.expiring(now)
     }
 
     fn show_expiry(&self) {
@@ -124,6 +130,11 @@ impl ClientTls {
     /// What acts now.
     pub fn context(&self) -> Option<Arc<ClientContext>> {
         self.context.load_full()
+    }
+
+    /// What expires first of what is presented and trusted; once it has, that is told.
+    pub(crate) fn expiring(&self, now: SystemTime) -> Expiring {
+        self.stats.expiring(now)
     }
 
     fn show_expiry(&self) {

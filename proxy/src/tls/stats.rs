@@ -1,11 +1,11 @@
 //! `ssl.*` of listeners and clusters, under Envoy's names. It must not know handshakes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tidegate_stats::{OwnedCounter, Scope, stats_block};
 use tidegate_tls::certificate::Certificate;
 use tidegate_tls::{Identity, Session, Validation};
@@ -38,6 +38,30 @@ pub struct TlsStats {
     scope: Scope,
     /// By what was agreed on: `versions.TLSv1.3`.
     agreed: RwLock<HashMap<String, Arc<OwnedCounter>>>,
+    expiring: Mutex<Expiring>,
+}
+
+/// What expires first of what is presented and trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Expiring {
+    /// Of certificates, in seconds since 1970.
+    pub(crate) certificate: Option<u64>,
+    /// Of OCSP responses, in seconds since 1970.
+    pub(crate) response: Option<u64>,
+    /// It was told that it has.
+    told: bool,
+}
+
+impl Expiring {
+    /// The first of both.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let first = |one: Option<u64>, other: Option<u64>| one.into_iter().chain(other).min();
+        Self {
+            certificate: first(self.certificate, other.certificate),
+            response: first(self.response, other.response),
+            told: false,
+        }
+    }
 }
 
 impl Deref for TlsStats {
@@ -52,7 +76,7 @@ impl TlsStats {
     /// Below `listener.<address>.` or `cluster.<name>.`.
     pub fn new(owner: &Scope) -> Self {
         let scope = owner.scope("ssl.");
-        Self { fixed: SslStats::new(&scope), scope, agreed: RwLock::default() }
+        Self { fixed: SslStats::new(&scope), scope, agreed: RwLock::default(), expiring: Mutex::default() }
     }
 
     /// A handshake is over.
@@ -83,25 +107,55 @@ impl TlsStats {
         self.agreed.write().entry(name).or_insert(counter).inc();
     }
 
-    /// When certificates expire, in seconds since 1970: of several without a name the one that is first.
+    /// What expires first. Once something has, that is told: it is presented and trusted on as it was.
+    pub(crate) fn expiring(&self, now: SystemTime) -> Expiring {
+        let mut expiring = self.expiring.lock();
+        let has_expired = expiring.certificate.is_some_and(|at| seconds(now).is_some_and(|now| at <= now));
+        if has_expired && !std::mem::replace(&mut expiring.told, true) {
+            let of = self.scope.prefix();
+            tracing::warn!(of, "a certificate has expired: it stays as it is until another one comes; /certs shows it");
+        }
+        *expiring
+    }
+
+    /// When certificates expire, in seconds since 1970: of those of one name the first.
     pub(super) fn show_expiry<'a>(
         &self,
         identities: impl IntoIterator<Item = &'a Arc<Identity>>,
         validation: &Validation,
     ) {
-        let own = identities.into_iter().flat_map(|identity| &identity.chain).filter_map(expiry).min();
-        let roots = validation.trust.iter().flat_map(|trust| &trust.roots.certificates).filter_map(expiry).min();
-        for (kind, expiry) in [("cert", own), ("ca_cert", roots)] {
-            if let Some(expiry) = expiry {
-                // What the hash of no name is.
-                let name = format!("certificate.unnamed_{kind}_e3b0c442.expiration_unix_time_seconds");
-                self.scope.gauge(&name).set(expiry);
-            }
+        let identities: Vec<&Arc<Identity>> = identities.into_iter().collect();
+        let responses = identities.iter().filter_map(|identity| identity.ocsp.as_ref()?.valid_until());
+        let response = responses.filter_map(seconds).min();
+        // What the hash of no name is.
+        let called = |name: &str, unnamed: &str| match name {
+            "" => format!("{unnamed}_e3b0c442"),
+            name => name.replace(':', "_"),
+        };
+        let own =
+            identities.into_iter().map(|identity| (called(&identity.name, "unnamed_cert"), expiry(identity.leaf())));
+        let roots = validation.trust.iter().map(|trust| {
+            let first = trust.roots.certificates.iter().filter_map(expiry).min();
+            (called(&trust.roots.name, "unnamed_ca_cert"), first)
+        });
+        let mut all: BTreeMap<String, u64> = BTreeMap::new();
+        for (name, expiry) in own.chain(roots) {
+            let Some(expiry) = expiry else { continue };
+            let known = all.entry(name).or_insert(expiry);
+            *known = expiry.min(*known);
+        }
+        *self.expiring.lock() = Expiring { certificate: all.values().min().copied(), response, told: false };
+        self.expiring(SystemTime::now());
+        for (name, expiry) in all {
+            self.scope.gauge(&format!("certificate.{name}.expiration_unix_time_seconds")).set(expiry);
         }
     }
 }
 
 fn expiry(certificate: &Certificate) -> Option<u64> {
-    let until: SystemTime = certificate.valid_until?;
-    until.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
+    certificate.valid_until.and_then(seconds)
+}
+
+fn seconds(time: SystemTime) -> Option<u64> {
+    time.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs())
 }

@@ -387,6 +387,39 @@ fn secrets_from_a_control_plane_are_waited_for() {
     assert_eq!(told(port, "/up").0, 200);
 }
 
+/// It is the operator's to renew it: the gateway serves on with what it has, and says so.
+#[test]
+fn an_expired_certificate_is_presented_on_and_told() {
+    let (directory, root) = (Directory::new(), Authority::new("root"));
+    let (port, inner, admin) = (free_port(), free_port(), free_port());
+    let (chain, key) = root.issue_until(&["a.test"], 2020);
+    let chain = directory.put("server.pem", &chain).display().to_string();
+    let key = directory.put("server.key", &key).display().to_string();
+    let certificate = format!("certificate_chain: {{ filename: {chain} }}, private_key: {{ filename: {key} }}");
+    directory.put(
+        "sds.yaml",
+        &format!("resources:\n- {{ '@type': {SECRET}, name: 'old:one', tls_certificate: {{ {certificate} }} }}\n"),
+    );
+    let named = format!(
+        "common_tls_context: {{ tls_certificate_sds_secret_configs: [{{ name: 'old:one', sds_config: {{ path_config_source: {{ path: {} }} }} }}] }}",
+        directory.0.join("sds.yaml").display()
+    );
+    let listeners = entrance(port, &["up"]) + &listener("inner", inner, &telling_chain("", &named));
+    let bootstrap = bootstrap(&listeners, &cluster("up", inner, "sni: a.test, common_tls_context: {}", ""));
+    let admin_at =
+        format!("admin: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {admin} }} }} }}\n");
+    let mut gateway = Gateway::spawn(&(admin_at + "stats_flush_on_admin: true\n" + &bootstrap), &[]);
+    let told_so = gateway.wait_for("a certificate has expired");
+    assert!(told_so.contains(&format!("listener.127.0.0.1_{inner}.ssl.")), "{told_so}");
+    gateway.wait_for("listening");
+    assert_eq!(told(port, "/up").0, 200);
+    let stats = Client::new(admin).get("/stats?filter=expir").text();
+    let expiry = format!("listener.127.0.0.1_{inner}.ssl.certificate.old_one.expiration_unix_time_seconds: 1577836800");
+    assert!(stats.contains(&expiry) && stats.contains("server.days_until_first_cert_expiring: 0"), "{stats}");
+    let certificates = Client::new(admin).get("/certs").text();
+    assert!(certificates.contains("\"days_until_expiration\": \"0\""), "{certificates}");
+}
+
 /// As a mesh's agent hands them out: certificate and authorities on a stream of their own, behind a unix socket.
 #[test]
 fn secrets_come_over_a_unix_socket() {

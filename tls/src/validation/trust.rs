@@ -31,6 +31,8 @@ pub struct Roots {
     pub certificates: Vec<Certificate>,
     /// Where they came from, for those who look.
     pub path: String,
+    /// What the secret is called that they came as; empty: they have no name.
+    pub name: String,
 }
 
 impl Roots {

@@ -13,11 +13,15 @@ use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::{TlsCertifi
 
 use crate::config::data_source;
 
-/// Reads a chain and its key.
+/// Reads a chain and its key; `name`: of the secret that they are, empty where they are none.
 ///
 /// # Errors
 /// What is missing, cannot be read, or is no usable pair.
-pub(super) fn identity(proto: &TlsCertificate, context: &mut CompileContext<'_>) -> Result<Arc<Identity>, FieldError> {
+pub(super) fn identity(
+    proto: &TlsCertificate,
+    name: &str,
+    context: &mut CompileContext<'_>,
+) -> Result<Arc<Identity>, FieldError> {
     let given = |source: &Option<DataSource>| source.as_ref().is_some_and(|source| source.specifier.is_some());
     for (is_given, field) in
         [(given(&proto.certificate_chain), "certificate_chain"), (given(&proto.private_key), "private_key")]
@@ -35,7 +39,7 @@ pub(super) fn identity(proto: &TlsCertificate, context: &mut CompileContext<'_>)
     }
     let path = path_of(proto.certificate_chain.as_ref());
     let identity = Identity::load(&chain, &key, ocsp.as_deref(), path);
-    identity.map(Arc::new).map_err(|refused| context.error(refused.0))
+    identity.map(|identity| Arc::new(identity.named(name))).map_err(|refused| context.error(refused.0))
 }
 
 /// Reads keys of session tickets.

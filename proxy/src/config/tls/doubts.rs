@@ -3,6 +3,7 @@
 use tidegate_filters::context::{CompileContext, Defaults, Needs};
 use tidegate_xds::pb::envoy::config::core::v3::TransportSocket;
 use tidegate_xds::pb::envoy::config::core::v3::transport_socket::ConfigType;
+use tidegate_xds::pb::envoy::extensions::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport;
 use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::common_tls_context::ValidationContextType;
 use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, UpstreamTlsContext,
@@ -24,6 +25,10 @@ pub(in crate::config) fn doubts(socket: &TransportSocket, path: &FieldPath) -> V
             found.push(FieldError::new(path, reason));
         }
         return found;
+    }
+    if let Ok(proxy) = any::unpack::<ProxyProtocolUpstreamTransport>(config, &path) {
+        let inner = proxy.transport_socket.iter();
+        return inner.flat_map(|inner| doubts(inner, &path.clone().field("transport_socket"))).collect();
     }
     match any::unpack::<DownstreamTlsContext>(config, &path) {
         Ok(context) => left_out(&common(context.common_tls_context), Side::Server, &path.field("common_tls_context")),

@@ -128,7 +128,7 @@ fn compile_late(name: &str, proto: &proto::CertificateValidationContext) -> Resu
         stats: tidegate_stats::Store::new().root(),
         needs: &mut needs,
     };
-    validation::compile(proto, &mut context).map_err(|error| error.to_string())
+    validation::compile(proto, origin::name_of(name), &mut context).map_err(|error| error.to_string())
 }
 
 fn certificates(
@@ -140,8 +140,9 @@ fn certificates(
         let mut identities = Vec::with_capacity(proto.tls_certificates.len());
         for (index, certificate) in proto.tls_certificates.iter().enumerate() {
             identities.push(
-                context
-                    .within_item("tls_certificates", index, |context| certificate::identity(certificate, context))?,
+                context.within_item("tls_certificates", index, |context| {
+                    certificate::identity(certificate, "", context)
+                })?,
             );
         }
         return Ok(Certificates::Given(identities));
@@ -173,20 +174,22 @@ fn validation_source(
     around: &Around,
     context: &mut CompileContext<'_>,
 ) -> Result<ValidationSource, FieldError> {
-    let static_one = |found: Found, context: &mut CompileContext<'_>| match found {
-        Found::Fixed(Secret::Validation(proto)) => validation::compile(&proto, context).map(ValidationSource::Given),
+    let static_one = |found: Found, name: &str, context: &mut CompileContext<'_>| match found {
+        Found::Fixed(Secret::Validation(proto)) => {
+            validation::compile(&proto, name, context).map(ValidationSource::Given)
+        }
         Found::Fixed(_) => Ok(ValidationSource::Given(validation::Compiled::none())),
         Found::Named(name) => Ok(ValidationSource::Named(name)),
     };
     match &proto.validation_context_type {
         None => Ok(ValidationSource::Given(validation::Compiled::none())),
         Some(ValidationContextType::ValidationContext(given)) => context
-            .within("validation_context", |context| validation::compile(given, context))
+            .within("validation_context", |context| validation::compile(given, "", context))
             .map(ValidationSource::Given),
         Some(ValidationContextType::ValidationContextSdsSecretConfig(config)) => {
             context.within("validation_context_sds_secret_config", |context| {
                 let found = secret(config, "validation_context", around, context)?;
-                static_one(found, context)
+                static_one(found, &config.name, context)
             })
         }
         Some(ValidationContextType::CombinedValidationContext(combined)) => {
@@ -204,7 +207,7 @@ fn validation_source(
                         let mut merged = default;
                         let merge = merged.merge(&*fixed.encode_to_vec());
                         merge.map_err(|error| context.error(error.to_string()))?;
-                        validation::compile(&merged, context).map(ValidationSource::Given)
+                        validation::compile(&merged, &config.name, context).map(ValidationSource::Given)
                     }
                     Found::Fixed(_) => Ok(ValidationSource::Given(validation::Compiled::none())),
                 }

@@ -37,10 +37,10 @@ impl Secret {
         use proto::secret::Type;
         match &proto.r#type {
             Some(Type::TlsCertificate(certificate)) => context
-                .within("tls_certificate", |context| certificate::identity(certificate, context))
+                .within("tls_certificate", |context| certificate::identity(certificate, name_of(&proto.name), context))
                 .map(Self::Certificate),
             Some(Type::ValidationContext(validation)) => {
-                context.within("validation_context", |context| validation::compile(validation, context))?;
+                context.within("validation_context", |context| validation::compile(validation, "", context))?;
                 Ok(Self::Validation(Box::new(validation.clone())))
             }
             Some(Type::SessionTicketKeys(keys)) => context

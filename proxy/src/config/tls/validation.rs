@@ -54,12 +54,13 @@ impl TextMatch for Text {
     }
 }
 
-/// Compiles a validation context.
+/// Compiles a validation context; `name`: of the secret that it is, empty where it is none.
 ///
 /// # Errors
 /// What cannot be read, is malformed, or would verify nothing.
 pub(super) fn compile(
     proto: &proto::CertificateValidationContext,
+    name: &str,
     context: &mut CompileContext<'_>,
 ) -> Result<Compiled, FieldError> {
     let mut digest = Digest::new(&SHA256);
@@ -70,7 +71,10 @@ pub(super) fn compile(
         }
         None => None,
     };
-    let trust = trust(proto, &mut digest, context)?;
+    let mut trust = trust(proto, &mut digest, context)?;
+    if let Some(trust) = &mut trust {
+        name.clone_into(&mut trust.roots.name);
+    }
     let sans = sans(proto, context)?;
     if !sans.is_empty() && trust.is_none() && spiffe.is_none() {
         let reason = "SAN-based verification of peer certificates without trusted CA is insecure and not allowed";

@@ -23,10 +23,16 @@ impl Authority {
 
     /// A chain and its key as PEM; a name with a colon is a URI.
     pub fn issue(&self, names: &[&str]) -> (String, String) {
+        self.issue_until(names, 4096)
+    }
+
+    /// The same, valid until that year.
+    pub fn issue_until(&self, names: &[&str], year: i32) -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "leaf");
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = names
             .iter()
