@@ -142,6 +142,10 @@ class Control:
             time.sleep(0.02)
         raise SystemExit(f"never: {what}; {json.dumps(self.status(), indent=1)}")
 
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
     def end(self):
         """By SIGTERM, which it must take at once."""
         self.process.terminate()
@@ -355,7 +359,8 @@ def flip(stage, dialect, rounds):
     stage.start(threads=4)
     for number in range(rounds):
         after, version = "ab"[(number + 1) % 2] + str(number), str(number + 2)
-        stage.control.end()
+        # It leaves, or is killed, in turns.
+        stage.control.end() if number % 2 else stage.control.kill()
         stay = [] if dialect == "DELTA_GRPC" else [before]
         stage.files.clusters(*stay, after)
         stage.files.routes(version, after)

@@ -59,7 +59,7 @@ pub trait Dialect: Send + 'static {
     /// How many names are asked for.
     fn names(&self) -> usize;
 
-    /// How long these names are together.
+    /// How long all names are together that the client makes this hold.
     fn name_bytes(&self) -> usize;
 
     fn types(&self) -> Vec<TypeStatus>;

@@ -130,9 +130,11 @@ fn who_comes_back_is_told_what_changed_meanwhile() {
     alone.receive(request.clone(), client.now);
     assert_eq!(alone.next_response(client.now).unwrap().removed_resources, ["gone"]);
     assert_eq!(client.say(request.clone()), ["Cluster 1: b c"]);
+    assert_eq!(client.server.name_bytes(), "gone".len());
     assert!(client.answer(CDS, "1", None).is_empty());
     client.now = client.server.deadline().unwrap();
     assert_eq!(client.heard(), ["Cluster 2: -gone"]);
+    assert_eq!(client.server.name_bytes(), 0);
     let mut same = Client::new(set([cluster("a", "")]));
     request.initial_resource_versions.retain(|name, _| name == "a");
     assert!(same.say(request).is_empty());

@@ -41,6 +41,8 @@ pub(super) struct Watch {
     owed: bool,
     /// What the client came back with and is no more, as long as it may need it.
     held: BTreeSet<Arc<str>>,
+    /// How long these names are together.
+    held_bytes: usize,
     unanswered: VecDeque<Sent>,
     /// What was refused together with others, in parts that are tried one by one.
     retries: VecDeque<Vec<Arc<str>>>,
@@ -61,7 +63,7 @@ impl Watch {
             subscription.add(WILDCARD);
         }
         names.iter().for_each(|name| subscription.add(name));
-        let mut held = BTreeSet::new();
+        let mut held = BTreeSet::<Arc<str>>::new();
         for (name, version) in &request.initial_resource_versions {
             let here = Version::parse(version);
             match subscription.get(name) {
@@ -80,6 +82,7 @@ impl Watch {
         Self {
             subscription,
             owed,
+            held_bytes: held.iter().map(|name| name.len()).sum(),
             held,
             unanswered: VecDeque::new(),
             retries: VecDeque::new(),
@@ -97,8 +100,9 @@ impl Watch {
         self.subscription.names().len()
     }
 
+    /// Of all that the client makes this hold.
     pub(super) fn name_bytes(&self) -> usize {
-        self.subscription.name_bytes()
+        self.subscription.name_bytes() + self.held_bytes
     }
 
     pub(super) fn served(&self) -> &Kind {
@@ -116,6 +120,7 @@ impl Watch {
 
     /// The client needs nothing any more that is gone.
     pub(super) fn let_go(&mut self) {
+        self.held_bytes = 0;
         for name in std::mem::take(&mut self.held) {
             if self.subscription.covers(&name) && self.subscription.get(&name).is_none() {
                 self.subscription.raise(&name);
