@@ -5,6 +5,7 @@
 pub mod certificate;
 pub mod client;
 pub mod failure;
+mod hello;
 pub mod identity;
 mod kept;
 mod names;
@@ -26,7 +27,7 @@ pub use client::{ClientContext, ClientSettings};
 pub use failure::Failure;
 pub use identity::Identity;
 pub use parameters::Parameters;
-pub use server::{ServerContext, ServerSettings};
+pub use server::{ServerContext, ServerSettings, Staple};
 pub use session::Session;
 pub use stream::TlsStream;
 pub use validation::Validation;

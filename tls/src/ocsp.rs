@@ -26,6 +26,12 @@ impl OcspResponse {
         parse(der).ok_or_else(|| Refused::new("OCSP response is not a successful basic response about one certificate"))
     }
 
+    /// One that ends at this time, about nobody.
+    #[cfg(test)]
+    pub(crate) fn until(next_update: SystemTime) -> Self {
+        Self { serial: String::new(), this_update: UNIX_EPOCH, next_update: Some(next_update) }
+    }
+
     /// Whether it is about the certificate of this serial, in lower-case hex.
     pub fn is_about(&self, serial: &str) -> bool {
         self.serial == serial

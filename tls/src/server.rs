@@ -24,7 +24,7 @@ use crate::stream::{Began, TlsStream};
 use crate::tickets::{TicketKeys, Tickets};
 use crate::validation::{Expected, Peer, Validation};
 use crate::verifier::Verifier;
-use crate::{Failure, Identity, Parameters, Refused, Session};
+use crate::{Failure, Identity, Parameters, Refused, Session, hello};
 
 /// How long a session can be resumed where nothing is said, in seconds.
 const SESSION_TIMEOUT: u32 = 7200;
@@ -79,6 +79,27 @@ pub struct ServerContext {
     stapling: Stapling,
 }
 
+/// What became of stapling in a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Staple {
+    /// The client takes no response.
+    NotAsked,
+    Sent,
+    /// There was none to send, and none needed.
+    Omitted,
+    /// There was none that was needed: the client is turned away.
+    Failed,
+}
+
+/// What a client asks of the certificate that it is shown.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    ecdsa: bool,
+    /// A stapled response.
+    staple: bool,
+    now: SystemTime,
+}
+
 /// An identity with rustls' configurations for it.
 #[derive(Debug)]
 struct Presented {
@@ -108,10 +129,18 @@ impl ServerContext {
     /// Makes a context.
     ///
     /// # Errors
-    /// There is no certificate, or rustls refuses the settings.
+    /// There is no certificate, one lacks an OCSP response that it must have, or rustls refuses the settings.
     pub fn build(settings: ServerSettings) -> Result<Self, Refused> {
         if settings.identities.is_empty() {
             return Err(Refused::new("Server TlsCertificates must have a certificate specified"));
+        }
+        for identity in settings.identities.iter().filter(|identity| identity.ocsp.is_none()) {
+            if identity.leaf().must_staple {
+                return Err(Refused::new("OCSP response is required for must-staple certificate"));
+            }
+            if settings.stapling == Stapling::Must {
+                return Err(Refused::new("Required OCSP response is missing from TLS context"));
+            }
         }
         let shape = Shape::new(&settings)?;
         let identities =
@@ -151,20 +180,42 @@ impl ServerContext {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), Began::new(io));
-        let start = match (&mut acceptor).await {
+        self.accept_telling(io, |_| ()).await
+    }
+
+    /// The same; who counts is told what became of stapling as soon as a certificate is chosen, whatever comes of the handshake.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn accept_telling<IO>(
+        &self,
+        io: IO,
+        tell: impl FnOnce(Staple),
+    ) -> Result<(TlsStream<IO>, Session), Failure>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut acceptor = LazyConfigAcceptor::new(Acceptor::default(), Began::remembering(io));
+        let mut start = match (&mut acceptor).await {
             Ok(start) => start,
             Err(error) => {
                 let io = acceptor.take_io();
                 return Err(Failure::before_hello(error, io.as_ref().map_or(&[], Began::first)));
             }
         };
+        let asks = hello::asks_for_staple(&start.io.take_heard());
         let hello = start.client_hello();
         let server_name = hello.server_name().map(str::to_owned);
-        let chosen = self.choose(&hello);
+        let chosen = self.choose(&hello, asks);
         let (config, identity) = match chosen {
-            Ok(chosen) => chosen,
+            Ok((config, identity, staple)) => {
+                tell(staple);
+                (config, identity)
+            }
             Err(failure) => {
+                if matches!(failure, Failure::NoStaple) {
+                    tell(Staple::Failed);
+                }
                 refuse(start).await;
                 return Err(failure);
             }
@@ -198,7 +249,12 @@ impl ServerContext {
         Ok(())
     }
 
-    fn choose(&self, hello: &ClientHello<'_>) -> Result<(Arc<ServerConfig>, Arc<Identity>), Failure> {
+    /// `asks`: the client takes a stapled response.
+    fn choose(
+        &self,
+        hello: &ClientHello<'_>,
+        asks: bool,
+    ) -> Result<(Arc<ServerConfig>, Arc<Identity>, Staple), Failure> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
         if name.is_none() && self.require_server_name {
             return Err(Failure::NoServerName);
@@ -206,7 +262,8 @@ impl ServerContext {
         let now = SystemTime::now();
         let suites = hello.cipher_suites();
         let ecdsa = hello.signature_schemes().iter().any(is_ecdsa) && self.shape.parameters.can_ecdsa(suites);
-        let index = self.select(name.as_deref(), ecdsa, now).ok_or(Failure::NoStaple)?;
+        let wanted = Asked { ecdsa, staple: asks, now };
+        let index = self.select(name.as_deref(), wanted).ok_or(Failure::NoStaple)?;
         let presented = &self.identities[index];
         let ours = &presented.config.alpn_protocols;
         let agreed = match hello.alpn() {
@@ -223,7 +280,12 @@ impl ServerContext {
             (None, true) => Arc::clone(&presented.without_alpn),
             _ => presented.other(&self.shape, Other { suite, alpn: agreed, stapled }),
         };
-        Ok((config, Arc::clone(&presented.identity)))
+        let staple = match (asks, presented.identity.ocsp.is_some() && stapled) {
+            (false, _) => Staple::NotAsked,
+            (true, true) => Staple::Sent,
+            (true, false) => Staple::Omitted,
+        };
+        Ok((config, Arc::clone(&presented.identity), staple))
     }
 
     /// Whether one of its certificates is for this name, in lower case: exactly or by wildcard.
@@ -234,40 +296,41 @@ impl ServerContext {
 
     /// The certificate for a name: exactly, then by wildcard, else the first; of several the one whose kind of key the client
     /// prefers, as Envoy chooses.
-    fn select(&self, name: Option<&str>, ecdsa: bool, now: SystemTime) -> Option<usize> {
+    fn select(&self, name: Option<&str>, asked: Asked) -> Option<usize> {
         if let Some(name) = name {
             let wildcard = name.find('.').map(|dot| &name[dot..]);
             for key in std::iter::once(name).chain(wildcard) {
-                if let Some(found) = self.names.get(key).and_then(|all| self.best(all.iter().copied(), ecdsa, now)) {
+                if let Some(found) = self.names.get(key).and_then(|all| self.best(all.iter().copied(), asked)) {
                     return Some(found);
                 }
             }
             if !self.full_scan {
-                return self.usable(0, now).then_some(0);
+                return self.usable(0, asked).then_some(0);
             }
         }
-        self.best(0..self.identities.len(), ecdsa, now).or_else(|| self.usable(0, now).then_some(0))
+        self.best(0..self.identities.len(), asked).or_else(|| self.usable(0, asked).then_some(0))
     }
 
-    fn best(&self, among: impl Iterator<Item = usize>, ecdsa: bool, now: SystemTime) -> Option<usize> {
+    fn best(&self, among: impl Iterator<Item = usize>, asked: Asked) -> Option<usize> {
         let mut candidate = None;
-        for index in among.filter(|index| self.usable(*index, now)) {
-            if self.identities[index].is_ecdsa == ecdsa {
+        for index in among.filter(|index| self.usable(*index, asked)) {
+            if self.identities[index].is_ecdsa == asked.ecdsa {
                 return Some(index);
             }
             // A client that can do ECDSA can do RSA as well.
-            if ecdsa && candidate.is_none() {
+            if asked.ecdsa && candidate.is_none() {
                 candidate = Some(index);
             }
         }
         candidate
     }
 
-    /// Whether the policy lets it be presented as it is.
-    fn usable(&self, index: usize, now: SystemTime) -> bool {
+    /// Whether the policy lets it be presented as it is. To a client that takes no response, any certificate can be.
+    fn usable(&self, index: usize, asked: Asked) -> bool {
         let identity = &self.identities[index].identity;
-        let valid = identity.ocsp.as_ref().map(|response| !response.is_expired(now));
+        let valid = identity.ocsp.as_ref().map(|response| !response.is_expired(asked.now));
         match self.stapling {
+            _ if !asked.staple => true,
             _ if identity.leaf().must_staple => valid == Some(true),
             Stapling::Lenient => true,
             Stapling::Strict => valid != Some(false),

@@ -64,22 +64,36 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for TlsStream<IO> {
 /// How many of a peer's first bytes are remembered: what tells HTTP from other things that are no TLS.
 const FIRST: usize = 5;
 
-/// A transport, and how the peer began to speak on it.
+/// So much is remembered at most of how a peer began: rustls takes no longer hello.
+const MOST_REMEMBERED: usize = 64 << 10;
+
+/// A transport, and how the peer began to speak on it, as long as somebody may ask.
 #[derive(Debug)]
 pub(crate) struct Began<IO> {
     io: IO,
-    first: [u8; FIRST],
-    seen: usize,
+    /// `None`: nobody will.
+    heard: Option<Vec<u8>>,
 }
 
 impl<IO> Began<IO> {
+    /// What is heard on it will not be asked for.
     pub(crate) fn new(io: IO) -> Self {
-        Self { io, first: [0; FIRST], seen: 0 }
+        Self { io, heard: None }
+    }
+
+    pub(crate) fn remembering(io: IO) -> Self {
+        Self { io, heard: Some(Vec::new()) }
     }
 
     /// The first bytes that came, at most five.
     pub(crate) fn first(&self) -> &[u8] {
-        &self.first[..self.seen]
+        let heard = self.heard.as_deref().unwrap_or_default();
+        &heard[..heard.len().min(FIRST)]
+    }
+
+    /// All that came until now. From here on nothing is remembered.
+    pub(crate) fn take_heard(&mut self) -> Vec<u8> {
+        self.heard.take().unwrap_or_default()
     }
 }
 
@@ -87,12 +101,9 @@ impl<IO: AsyncRead + Unpin> AsyncRead for Began<IO> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        let seen = self.seen;
-        if seen < FIRST {
+        if let Some(heard) = &mut self.heard {
             let new = &buf.filled()[before..];
-            let taken = new.len().min(FIRST - seen);
-            self.first[seen..seen + taken].copy_from_slice(&new[..taken]);
-            self.seen += taken;
+            heard.extend_from_slice(&new[..new.len().min(MOST_REMEMBERED - heard.len())]);
         }
         polled
     }

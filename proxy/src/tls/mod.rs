@@ -88,7 +88,7 @@ impl ServerTls {
             self.factory.downstream_context_secrets_not_ready().inc();
             return Err(NoHandshake(NOT_READY.into()));
         };
-        match context.accept(transport).await {
+        match context.accept_telling(transport, |staple| self.stats.count_staple(staple)).await {
             Ok((stream, session)) => {
                 self.stats.count(&session);
                 Ok((Transport::Tls(Box::new(stream)), told(session)))

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, RwLock};
 use tidegate_stats::{OwnedCounter, Scope, stats_block};
 use tidegate_tls::certificate::Certificate;
-use tidegate_tls::{Identity, Session, Validation};
+use tidegate_tls::{Identity, Session, Staple, Validation};
 
 stats_block! {
     /// `ssl.*`.
@@ -36,8 +36,8 @@ stats_block! {
 pub struct TlsStats {
     fixed: SslStats,
     scope: Scope,
-    /// By what was agreed on: `versions.TLSv1.3`.
-    agreed: RwLock<HashMap<String, Arc<OwnedCounter>>>,
+    /// By what was agreed on: `versions.` and `TLSv1.3`.
+    agreed: RwLock<HashMap<(&'static str, &'static str), Arc<OwnedCounter>>>,
     expiring: Mutex<Expiring>,
 }
 
@@ -98,13 +98,24 @@ impl TlsStats {
         }
     }
 
-    fn agree(&self, kind: &str, what: &str) {
-        let name = format!("{kind}{what}");
-        if let Some(counter) = self.agreed.read().get(&name) {
+    /// A certificate was chosen for a client.
+    pub(super) fn count_staple(&self, staple: Staple) {
+        let became = match staple {
+            Staple::NotAsked => return,
+            Staple::Sent => self.fixed.ocsp_staple_responses(),
+            Staple::Omitted => self.fixed.ocsp_staple_omitted(),
+            Staple::Failed => self.fixed.ocsp_staple_failed(),
+        };
+        self.fixed.ocsp_staple_requests().inc();
+        became.inc();
+    }
+
+    fn agree(&self, kind: &'static str, what: &'static str) {
+        if let Some(counter) = self.agreed.read().get(&(kind, what)) {
             return counter.inc();
         }
-        let counter = Arc::new(self.scope.counter(&name));
-        self.agreed.write().entry(name).or_insert(counter).inc();
+        let counter = Arc::new(self.scope.counter(&format!("{kind}{what}")));
+        self.agreed.write().entry((kind, what)).or_insert(counter).inc();
     }
 
     /// What expires first. Once something has, that is told: it is presented and trusted on as it was.

@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
 use crate::client::{ClientContext, ClientSettings, Target};
+use crate::ocsp::OcspResponse;
 use crate::parameters::{Version, Wanted};
 use crate::testing::Authority;
 use crate::validation::Reason;
@@ -196,6 +197,43 @@ async fn what_is_no_name_is_told_before_anything_is_sent() {
     for name in ["a.test", "_a.b_c.test", "a.test.", "127.0.0.1", "::1"] {
         assert!(crate::client::check_server_name(name).is_ok(), "{name}");
     }
+}
+
+/// What a server told of stapling, and whether it let a client of rustls in, which takes a response.
+async fn stapled(ocsp: Option<Duration>, stapling: Stapling) -> (Option<Staple>, bool) {
+    let root = Authority::new("root");
+    let plain = root.identity(&["a.test"]);
+    let ocsp = ocsp.map(|until| OcspResponse::until(SystemTime::UNIX_EPOCH + until));
+    let mut identity = Arc::into_inner(plain).unwrap();
+    identity.ocsp = ocsp;
+    let server = build(ServerSettings { stapling, ..server(vec![Arc::new(identity)], Validation::default()) });
+    let client = build_client(client(None, root.validation()));
+    let (ours, theirs) = duplex(64 << 10);
+    let mut told = None;
+    let target = Target { server_name: None, expected: None, address: None, alpn: None };
+    let (accepted, _) =
+        tokio::join!(server.accept_telling(ours, |staple| told = Some(staple)), client.connect(theirs, target));
+    (told, accepted.is_ok())
+}
+
+#[tokio::test]
+async fn what_became_of_stapling_is_told() {
+    let (past, future) = (Some(Duration::from_secs(1)), Some(Duration::from_secs(1 << 40)));
+    for (ocsp, stapling, told, accepted) in [
+        (future, Stapling::Lenient, Staple::Sent, true),
+        (past, Stapling::Lenient, Staple::Omitted, true),
+        (None, Stapling::Lenient, Staple::Omitted, true),
+        (None, Stapling::Strict, Staple::Omitted, true),
+        (past, Stapling::Strict, Staple::Failed, false),
+        (past, Stapling::Must, Staple::Failed, false),
+        (future, Stapling::Must, Staple::Sent, true),
+    ] {
+        assert_eq!(stapled(ocsp, stapling).await, (Some(told), accepted), "{ocsp:?} {stapling:?}");
+    }
+    let without = vec![Authority::new("root").identity(&[])];
+    let settings = ServerSettings { stapling: Stapling::Must, ..server(without, Validation::default()) };
+    let refused = ServerContext::build(settings).unwrap_err();
+    assert_eq!(refused.0, "Required OCSP response is missing from TLS context");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::downstream_
 };
 use tidegate_xds::{FieldError, any};
 
-use super::recipe::{Found, Recipe, secret};
+use super::recipe::{Found, Recipe, other_kind, secret};
 use super::secrets::{Act, Given, Place, Secret};
 use super::values::Side;
 use super::{Around, certificate, typed_config};
@@ -152,7 +152,7 @@ fn tickets(
             })?;
             Ok(match found {
                 Found::Fixed(Secret::Tickets(keys)) => Tickets::Given(keys),
-                Found::Fixed(_) => Tickets::Given(TicketKeys::Random),
+                Found::Fixed(_) => return Err(other_kind("session_ticket_keys_sds_secret_config", context)),
                 Found::Named(name) => Tickets::Named(name),
             })
         }

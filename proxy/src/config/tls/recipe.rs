@@ -155,7 +155,7 @@ fn certificates(
         })?;
         match found {
             Found::Fixed(Secret::Certificate(identity)) => given.push(identity),
-            Found::Fixed(_) => {}
+            Found::Fixed(_) => return Err(other_kind("tls_certificate_sds_secret_configs", context)),
             Found::Named(name) => named.push(name),
         }
     }
@@ -178,7 +178,7 @@ fn validation_source(
         Found::Fixed(Secret::Validation(proto)) => {
             validation::compile(&proto, name, context).map(ValidationSource::Given)
         }
-        Found::Fixed(_) => Ok(ValidationSource::Given(validation::Compiled::none())),
+        Found::Fixed(_) => Err(other_kind("name", context)),
         Found::Named(name) => Ok(ValidationSource::Named(name)),
     };
     match &proto.validation_context_type {
@@ -209,12 +209,17 @@ fn validation_source(
                         merge.map_err(|error| context.error(error.to_string()))?;
                         validation::compile(&merged, &config.name, context).map(ValidationSource::Given)
                     }
-                    Found::Fixed(_) => Ok(ValidationSource::Given(validation::Compiled::none())),
+                    Found::Fixed(_) => Err(other_kind("validation_context_sds_secret_config", context)),
                 }
             })
         }
         Some(_) => Err(context.error("not supported yet: this source of a validation context")),
     }
+}
+
+/// Whoever looks for a secret of a kind finds none of another; nothing is left out of a context should one ever.
+pub(super) fn other_kind(field: &str, context: &CompileContext<'_>) -> FieldError {
+    context.error_at(field, "is a secret of another kind")
 }
 
 /// A secret that is named.
