@@ -65,7 +65,7 @@ impl Incoming {
                 }
                 // A reason to fail is one to find it closed when it is read.
                 let _ = stream.set_nodelay(true);
-                Some(Guarded::new(Carrier::new(stream, self.tls.as_ref()), peer, place, self.limits))
+                Some(Guarded::new(Carrier::new(stream, peer, self.tls.as_ref()), peer, place, self.limits))
             }
             Err(_) => {
                 if !std::mem::replace(&mut self.full, true) {
@@ -390,7 +390,7 @@ mod tests {
         }
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let limits = Limits { most: 1, head: SHORT, idle: LONG };
-        let guarded = Guarded::new(Carrier::new(stream, None), peer, place, limits);
+        let guarded = Guarded::new(Carrier::new(stream, peer, None), peer, place, limits);
         tokio::time::advance(how).await;
         (client, guarded)
     }

@@ -1,7 +1,9 @@
 //! TLS of clients: a certificate and, where clients have to show one, whom theirs must come from, in files that are read again
 //! when others take their place. It must not know what clients ask.
 
+use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,9 +18,8 @@ use tidegate_tls::validation::{Roots, Trust};
 use tidegate_tls::{Failure, Identity, Parameters, Refused, ServerContext, ServerSettings, TlsStream, Validation};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
 
-/// How often the files are looked at, at most.
+/// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Why there is no TLS.
@@ -43,16 +44,12 @@ pub struct TlsFiles {
 #[derive(Debug)]
 pub struct Tls {
     files: TlsFiles,
-    state: Mutex<State>,
+    context: Mutex<Arc<ServerContext>>,
+    /// When each file was changed last, as of the last look.
+    seen: Mutex<Times>,
 }
 
-#[derive(Debug)]
-struct State {
-    context: Arc<ServerContext>,
-    /// When each file was changed last, as of the last look.
-    seen: Vec<Option<SystemTime>>,
-    looked: Instant,
-}
+type Times = Vec<Option<SystemTime>>;
 
 impl Tls {
     /// Reads the files.
@@ -61,34 +58,41 @@ impl Tls {
     /// One cannot be read, or is of no use.
     pub fn new(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
         let seen = times(&files);
-        let context = Arc::new(read(&files)?);
-        let state = State { context, seen, looked: Instant::now() };
-        Ok(Arc::new(Self { files, state: Mutex::new(state) }))
+        let context = Mutex::new(Arc::new(read(&files)?));
+        Ok(Arc::new(Self { files, context, seen: Mutex::new(seen) }))
     }
 
-    /// What new connections shake hands with. Files of no use change nothing.
-    fn context(&self) -> Arc<ServerContext> {
-        let mut state = self.state.lock();
-        let now = Instant::now();
-        if now.duration_since(state.looked) >= LOOK {
-            state.looked = now;
-            let seen = times(&self.files);
-            if seen != state.seen {
-                state.seen = seen;
-                match read(&self.files) {
-                    Ok(context) => {
-                        tracing::info!("certificates were read again");
-                        state.context = Arc::new(context);
-                    }
-                    Err(error) => tracing::error!(%error, "what certificates held before serves on"),
-                }
-            }
+    /// Looks at the files again and again, where nobody waits for it. Files of no use change nothing.
+    pub(crate) async fn follow(self: Arc<Self>) -> Infallible {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let this = Arc::clone(&self);
+            // It fails only as the process ends.
+            let _ = tokio::task::spawn_blocking(move || this.look()).await;
         }
-        Arc::clone(&state.context)
+    }
+
+    fn look(&self) {
+        let seen = times(&self.files);
+        if std::mem::replace(&mut *self.seen.lock(), seen.clone()) == seen {
+            return;
+        }
+        match read(&self.files) {
+            Ok(context) => {
+                tracing::info!("certificates were read again");
+                *self.context.lock() = Arc::new(context);
+            }
+            Err(error) => tracing::error!(%error, "what certificates held before serves on"),
+        }
+    }
+
+    /// What new connections shake hands with.
+    fn context(&self) -> Arc<ServerContext> {
+        Arc::clone(&self.context.lock())
     }
 }
 
-fn times(files: &TlsFiles) -> Vec<Option<SystemTime>> {
+fn times(files: &TlsFiles) -> Times {
     let changed = |path: &PathBuf| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     [&files.certificate, &files.key].into_iter().chain(&files.client_ca).map(changed).collect()
 }
@@ -131,10 +135,14 @@ pub(crate) enum Carrier {
 }
 
 impl Carrier {
-    pub(crate) fn new(stream: TcpStream, tls: Option<&Arc<Tls>>) -> Self {
+    pub(crate) fn new(stream: TcpStream, peer: SocketAddr, tls: Option<&Arc<Tls>>) -> Self {
         let Some(tls) = tls else { return Self::Plain(stream) };
         let context = tls.context();
-        Self::Shaking(Box::pin(async move { context.accept(stream).await.map(|(stream, _)| stream) }))
+        Self::Shaking(Box::pin(async move {
+            let shaken = context.accept(stream).await;
+            // Whoever likes can fail as often as he likes.
+            shaken.map(|(stream, _)| stream).inspect_err(|failure| tracing::debug!(%peer, %failure, "turned away"))
+        }))
     }
 
     /// Ready once the handshake is over.
@@ -142,10 +150,7 @@ impl Carrier {
         if let Self::Shaking(shaking) = self {
             *self = match ready!(shaking.as_mut().poll(context)) {
                 Ok(stream) => Self::Secured(Box::new(stream)),
-                Err(failure) => {
-                    tracing::warn!(%failure, "a client was turned away");
-                    Self::Refused
-                }
+                Err(_) => Self::Refused,
             };
         }
         match self {

@@ -516,7 +516,8 @@ fn our_control_plane_lets_in_who_has_a_certificate() {
     let ca = directory.put("root.pem", &root.pem);
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.arg("control").arg("--source").arg(&source.0).args(["--listen", &format!("127.0.0.1:{port}")]);
-    command.arg("--tls-certificate").arg(&chain).arg("--tls-key").arg(key).arg("--tls-client-ca").arg(&ca);
+    let clients = directory.put("clients.pem", &root.pem);
+    command.arg("--tls-certificate").arg(&chain).arg("--tls-key").arg(key).arg("--tls-client-ca").arg(clients);
     let mut control = command.stderr(std::process::Stdio::null()).spawn().unwrap();
     let asking = |certificate: &str| {
         let socket = format!(
@@ -538,8 +539,14 @@ fn our_control_plane_lets_in_who_has_a_certificate() {
         turned_away.wait_for("the stream to the control plane closed");
     }
     let known = |name: &str| Client::new(admin).get("/clusters").text().contains(&format!("{name}::"));
-    let _gateway = Gateway::spawn(&asking(&shown(&root, "gateway")), &[]);
-    eventually("it is let in", || std::net::TcpStream::connect(("127.0.0.1", admin)).is_ok() && known("a"));
+    let let_in = || std::net::TcpStream::connect(("127.0.0.1", admin)).is_ok() && known("a");
+    let gateway = Gateway::spawn(&asking(&shown(&root, "gateway")), &[]);
+    eventually("it is let in", let_in);
+    drop(gateway);
+    // Others are trusted from now on.
+    directory.put("clients.pem", &other.pem);
+    let _gateway = Gateway::spawn(&asking(&shown(&other, "foreign")), &[]);
+    eventually("the other is let in", let_in);
     control.kill().unwrap();
     control.wait().unwrap();
 }

@@ -120,13 +120,22 @@ impl Server {
             end.await;
             self.end.send_replace(true);
         };
-        tonic::transport::Server::builder()
+        let following = async {
+            match self.tls.clone() {
+                Some(tls) => tls.follow().await,
+                None => std::future::pending().await,
+            }
+        };
+        let serving = tonic::transport::Server::builder()
             .accept_http1(true)
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .max_concurrent_streams(1024)
-            .serve_with_incoming_shutdown(entrance, incoming, ended)
-            .await
+            .serve_with_incoming_shutdown(entrance, incoming, ended);
+        tokio::select! {
+            served = serving => served,
+            never = following => match never {},
+        }
     }
 }
 

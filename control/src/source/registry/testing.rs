@@ -42,8 +42,8 @@ async fn serve(tls: Option<Arc<Tls>>) -> (SocketAddr, mpsc::Receiver<Asked>) {
     let address = listener.local_addr().unwrap();
     let (sender, asked) = mpsc::channel(16);
     tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let mut stream = Carrier::new(stream, tls.as_ref());
+        while let Ok((stream, peer)) = listener.accept().await {
+            let mut stream = Carrier::new(stream, peer, tls.as_ref());
             let sender = sender.clone();
             tokio::spawn(async move {
                 let mut read = Vec::new();
