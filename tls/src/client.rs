@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::pki_types::{DnsName, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
@@ -17,6 +18,9 @@ use crate::stream::{Began, TlsStream};
 use crate::validation::{Expected, Outcome, Peer, Reason, Validation};
 use crate::verifier::Verifier;
 use crate::{Failure, Identity, Parameters, Refused, Session};
+
+/// So many configurations are kept beside a context's own: for HTTP/1, HTTP/2 and either, and one more.
+const MOST_OFFERS: usize = 4;
 
 /// What a context is made of.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub struct ClientSettings {
 #[derive(Debug)]
 pub struct ClientContext {
     config: Arc<ClientConfig>,
+    /// The same with what connections offer where the context offers nothing.
+    offering: Mutex<Vec<Arc<ClientConfig>>>,
     identity: Option<Arc<Identity>>,
     validation: Arc<Validation>,
     expects_server_name: bool,
@@ -104,6 +110,7 @@ impl ClientContext {
         };
         Ok(Self {
             config: Arc::new(config),
+            offering: Mutex::default(),
             identity: settings.identity,
             validation: settings.validation,
             expects_server_name: settings.expects_server_name,
@@ -139,14 +146,7 @@ impl ClientContext {
     {
         let name = server_name(&target)?;
         let expected = self.expected(&target)?;
-        let config = match target.alpn {
-            Some(alpn) if self.config.alpn_protocols.is_empty() && !alpn.is_empty() => {
-                let mut config = ClientConfig::clone(&self.config);
-                config.alpn_protocols = alpn.to_vec();
-                Arc::new(config)
-            }
-            _ => Arc::clone(&self.config),
-        };
+        let config = self.offering(target.alpn.unwrap_or_default());
         let (handshake, notes) = noting(TlsConnector::from(config).connect(name, Began::new(io)), expected).await;
         let stream = handshake.map_err(|error| match Failure::of(error, notes.reason.clone()) {
             // The host has not said yet who it is.
@@ -164,6 +164,24 @@ impl ClientContext {
             session.peer_validated = outcome.map_err(Failure::Verify)? == Outcome::Validated;
         }
         Ok((TlsStream(stream.into()), session))
+    }
+
+    /// The configuration that offers these protocols, unless the context has some of its own.
+    fn offering(&self, alpn: &[Vec<u8>]) -> Arc<ClientConfig> {
+        if alpn.is_empty() || !self.config.alpn_protocols.is_empty() {
+            return Arc::clone(&self.config);
+        }
+        let mut offering = self.offering.lock();
+        if let Some(config) = offering.iter().find(|config| config.alpn_protocols == alpn) {
+            return Arc::clone(config);
+        }
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = alpn.to_vec();
+        let config = Arc::new(config);
+        if offering.len() < MOST_OFFERS {
+            offering.push(Arc::clone(&config));
+        }
+        config
     }
 
     /// What the host's certificate must say of whom it is for.
@@ -198,5 +216,43 @@ fn server_name(target: &Target<'_>) -> Result<ServerName<'static>, Failure> {
     match target.server_name.filter(|name| !name.is_empty()) {
         Some(name) => parse_server_name(name),
         None => Ok(ServerName::IpAddress(target.address.unwrap_or(IpAddr::from([127, 0, 0, 1])).into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parameters::{Version, Wanted};
+
+    #[test]
+    fn what_is_offered_again_is_not_made_again() {
+        let wanted = Wanted {
+            min: Version::Tls12,
+            max: Version::Tls13,
+            cipher_suites: &[],
+            groups: &[],
+            signature_algorithms: &[],
+        };
+        let settings = |alpn| ClientSettings {
+            parameters: Parameters::new(&wanted).unwrap(),
+            identity: None,
+            validation: Arc::default(),
+            expects_server_name: false,
+            enforces_rsa_key_usage: true,
+            alpn,
+            kept_sessions: 1,
+        };
+        let (h2, either) = (vec![b"h2".to_vec()], vec![b"h2".to_vec(), b"http/1.1".to_vec()]);
+        let context = ClientContext::build(settings(Vec::new())).unwrap();
+        let first = context.offering(&h2);
+        assert!(first.alpn_protocols == h2 && Arc::ptr_eq(&first, &context.offering(&h2)));
+        assert_eq!(context.offering(&either).alpn_protocols, either);
+        assert!(Arc::ptr_eq(&context.offering(&[]), &context.config));
+        for number in 0..9 {
+            assert_eq!(context.offering(&[vec![number]]).alpn_protocols, [vec![number]]);
+        }
+        assert_eq!(context.offering.lock().len(), MOST_OFFERS);
+        let own = ClientContext::build(settings(h2.clone())).unwrap();
+        assert_eq!(own.offering(&either).alpn_protocols, h2);
     }
 }

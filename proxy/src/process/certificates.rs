@@ -1,5 +1,6 @@
 //! The certificates of what serves, for the admin interface.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use tidegate_tls::validation::Roots;
@@ -45,7 +46,7 @@ fn one<'a>(identities: impl IntoIterator<Item = &'a Identity>, validation: &Vali
         certificate: identity.leaf().clone(),
         ocsp: identity.ocsp.clone(),
     };
-    let first = |roots: &Roots| {
+    let first = |roots: &Arc<Roots>| {
         let certificate = roots.certificates.first()?.clone();
         Some(PlacedCertificate { path: roots.path.clone(), certificate, ocsp: None })
     };

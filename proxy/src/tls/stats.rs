@@ -147,7 +147,7 @@ impl TlsStats {
             identities.into_iter().map(|identity| (called(&identity.name, "unnamed_cert"), expiry(identity.leaf())));
         let roots = validation.trust.iter().map(|trust| {
             let first = trust.roots.certificates.iter().filter_map(expiry).min();
-            (called(&trust.roots.name, "unnamed_ca_cert"), first)
+            (called(&trust.name, "unnamed_ca_cert"), first)
         });
         let mut all: BTreeMap<String, u64> = BTreeMap::new();
         for (name, expiry) in own.chain(roots) {

@@ -50,6 +50,20 @@ fn a_chain_ends_in_a_root() {
 }
 
 #[test]
+fn those_who_trust_the_same_share_it() {
+    let (root, other) = (Authority::new("root"), Authority::new("other"));
+    let shared = |authority: &Authority, path| Roots::shared(authority.pem.as_bytes(), path).unwrap();
+    let first = shared(&root, "a.pem");
+    assert!(Arc::ptr_eq(&first, &shared(&root, "a.pem")));
+    assert!(!Arc::ptr_eq(&first, &shared(&root, "b.pem")), "where they come from is told");
+    assert!(!Arc::ptr_eq(&first, &shared(&other, "a.pem")));
+    let gone = Arc::downgrade(&first);
+    drop(first);
+    assert!(gone.upgrade().is_none());
+    assert!(Roots::shared(b"junk", "a.pem").is_err());
+}
+
+#[test]
 fn where_a_chain_breaks_is_said_as_envoy_says_it() {
     let (root, other) = (Authority::new("root"), Authority::new("other"));
     let between = root.below("between");

@@ -1,9 +1,12 @@
 //! Roots, and whether a chain ends in one of them (RFC 5280 section 6). webpki decides; what it refuses beyond BoringSSL is a
 //! listed difference. It must not know names.
 
-use std::sync::LazyLock;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
+use ::aws_lc_rs::digest;
+use parking_lot::Mutex;
 use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{
@@ -31,11 +34,28 @@ pub struct Roots {
     pub certificates: Vec<Certificate>,
     /// Where they came from, for those who look.
     pub path: String,
-    /// What the secret is called that they came as; empty: they have no name.
-    pub name: String,
 }
 
+/// Roots that somebody trusts now, by what they were read of and where that was: many contexts trust the same.
+static TRUSTED: LazyLock<Mutex<HashMap<(Vec<u8>, String), Weak<Roots>>>> = LazyLock::new(Mutex::default);
+
 impl Roots {
+    /// Reads PEM, all certificates of it; what somebody else trusts already is shared with him.
+    ///
+    /// # Errors
+    /// There is none, or one cannot be read.
+    pub fn shared(text: &[u8], path: &str) -> Result<Arc<Self>, Refused> {
+        let key = (digest::digest(&digest::SHA256, text).as_ref().to_vec(), path.to_owned());
+        if let Some(roots) = TRUSTED.lock().get(&key).and_then(Weak::upgrade) {
+            return Ok(roots);
+        }
+        let roots = Arc::new(Self::load(text, path)?);
+        let mut trusted = TRUSTED.lock();
+        trusted.retain(|_, roots| roots.strong_count() > 0);
+        trusted.insert(key, Arc::downgrade(&roots));
+        Ok(roots)
+    }
+
     /// Reads PEM, all certificates of it.
     ///
     /// # Errors
@@ -78,7 +98,9 @@ impl Roots {
 /// Roots, and what else a chain must be.
 #[derive(Debug, Default)]
 pub struct Trust {
-    pub roots: Roots,
+    pub roots: Arc<Roots>,
+    /// What the secret is called that they came as; empty: they have no name.
+    pub name: String,
     revoked: Vec<CertRevocationList<'static>>,
     /// `only_verify_leaf_cert_crl`.
     pub leaf_crl_only: bool,
@@ -90,8 +112,8 @@ pub struct Trust {
 
 impl Trust {
     /// Trusts these roots alone.
-    pub fn new(roots: Roots) -> Self {
-        Self { roots, ..Self::default() }
+    pub fn new(roots: impl Into<Arc<Roots>>) -> Self {
+        Self { roots: roots.into(), ..Self::default() }
     }
 
     /// Adds revocation lists, PEM.

@@ -73,7 +73,7 @@ pub(super) fn compile(
     };
     let mut trust = trust(proto, &mut digest, context)?;
     if let Some(trust) = &mut trust {
-        name.clone_into(&mut trust.roots.name);
+        name.clone_into(&mut trust.name);
     }
     let sans = sans(proto, context)?;
     if !sans.is_empty() && trust.is_none() && spiffe.is_none() {
@@ -102,7 +102,7 @@ fn trust(
     let roots = match given {
         Some(text) => {
             digest.update(&text);
-            let roots = Roots::load(&text, path_of(proto.trusted_ca.as_ref()));
+            let roots = Roots::shared(&text, path_of(proto.trusted_ca.as_ref()));
             roots.map_err(|refused| context.error_at("trusted_ca", refused.0))?
         }
         None if proto.system_root_certs.is_some() => system_roots(context)?,
@@ -124,10 +124,10 @@ fn trust(
     Ok(Some(trust))
 }
 
-fn system_roots(context: &CompileContext<'_>) -> Result<Roots, FieldError> {
+fn system_roots(context: &CompileContext<'_>) -> Result<Arc<Roots>, FieldError> {
     for path in SYSTEM_ROOTS {
         if let Ok(text) = std::fs::read(path) {
-            return Roots::load(&text, path).map_err(|refused| context.error_at("system_root_certs", refused.0));
+            return Roots::shared(&text, path).map_err(|refused| context.error_at("system_root_certs", refused.0));
         }
     }
     Err(context.error_at("system_root_certs", format!("there are none at {}", SYSTEM_ROOTS.join(", "))))
@@ -247,6 +247,6 @@ fn bundle(
 ) -> Result<Trust, FieldError> {
     let text = read("trust_bundle", source, context)?.unwrap_or_default();
     digest.update(&text);
-    let roots = Roots::load(&text, path_of(source));
+    let roots = Roots::shared(&text, path_of(source));
     Ok(Trust::new(roots.map_err(|refused| context.error_at("trust_bundle", refused.0))?))
 }
