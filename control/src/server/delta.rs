@@ -15,7 +15,7 @@ use watch::{Watch, Word};
 
 use super::resource_set::{ResourceSet, ResourceType};
 use super::rollout::{Rollout, Standing, order};
-use super::{Dialect, News, ResourceStatus, TypeStatus};
+use super::{Dialect, News, Past, ResourceStatus, TypeStatus};
 
 /// One stream.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Dialect for Delta {
     type Request = DeltaDiscoveryRequest;
     type Response = DeltaDiscoveryResponse;
 
-    fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane) -> Self {
+    fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane, _: Arc<Past>) -> Self {
         Self { rollout: Rollout::new(set, aggregated), watches: Vec::new(), nonce: 0, control_plane }
     }
 

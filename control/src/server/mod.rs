@@ -9,6 +9,7 @@ mod delta;
 mod fetch;
 mod groups;
 mod loads;
+mod past;
 mod refusal;
 pub mod resource_set;
 mod rollout;
@@ -28,6 +29,7 @@ pub use clients::{Client, Clients};
 pub use delta::Delta;
 pub use groups::{Group, REST, Sets};
 pub use loads::{Load, Loads};
+pub use past::Past;
 pub use resource_set::{Resource, ResourceSet, ResourceType};
 pub use services::{Options, Server};
 pub use sotw::Sotw;
@@ -41,8 +43,9 @@ pub trait Dialect: Send + 'static {
     type Request: Send + 'static;
     type Response: Send + 'static;
 
-    /// A stream that begins. `aggregated`: it is of many types, whose order matters.
-    fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane) -> Self;
+    /// A stream that begins. `aggregated`: it is of many types, whose order matters. `past`: what a client that comes back may
+    /// have.
+    fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane, past: Arc<Past>) -> Self;
 
     /// There is a newer set. What was not sent of the one before is skipped.
     fn update(&mut self, set: &Arc<ResourceSet>);

@@ -111,6 +111,17 @@ impl Rollout {
         }
     }
 
+    /// A client that came back has these clusters: those that are gone are served on, too.
+    pub(super) fn keep(&mut self, had: &Kind) {
+        if !self.aggregated {
+            return;
+        }
+        let served = Arc::make_mut(&mut self.served).kind_mut(ResourceType::CLUSTER);
+        let gone: Vec<_> = had.iter().filter(|cluster| served.get(&cluster.name).is_none()).cloned().collect();
+        self.lingering += gone.len();
+        gone.into_iter().for_each(|cluster| served.insert(cluster));
+    }
+
     /// Whether nothing of a type is to be sent yet.
     pub(super) fn holds(&self, kind: ResourceType) -> bool {
         self.holding && kind >= ResourceType::LISTENER

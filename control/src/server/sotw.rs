@@ -13,7 +13,7 @@ use watch::Watch;
 
 use super::resource_set::{ResourceSet, ResourceType};
 use super::rollout::{Rollout, Standing, order};
-use super::{Dialect, News, ResourceStatus, TypeStatus};
+use super::{Dialect, News, Past, ResourceStatus, TypeStatus};
 
 /// One stream.
 #[derive(Debug)]
@@ -23,14 +23,15 @@ pub struct Sotw {
     watches: Vec<Watch>,
     nonce: u64,
     control_plane: ControlPlane,
+    past: Arc<Past>,
 }
 
 impl Dialect for Sotw {
     type Request = DiscoveryRequest;
     type Response = DiscoveryResponse;
 
-    fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane) -> Self {
-        Self { rollout: Rollout::new(set, aggregated), watches: Vec::new(), nonce: 0, control_plane }
+    fn new(set: Arc<ResourceSet>, aggregated: bool, control_plane: ControlPlane, past: Arc<Past>) -> Self {
+        Self { rollout: Rollout::new(set, aggregated), watches: Vec::new(), nonce: 0, control_plane, past }
     }
 
     fn update(&mut self, set: &Arc<ResourceSet>) {
@@ -43,9 +44,8 @@ impl Dialect for Sotw {
         match self.watches.binary_search_by_key(&kind, Watch::kind) {
             Ok(place) => self.watches[place].receive(&request, self.rollout.newest(kind), now),
             Err(place) => {
-                // Which clusters it has is not told: those that are gone go with the first response.
                 if !request.version_info.is_empty() {
-                    self.rollout.resume(now);
+                    self.resume(kind, &request.version_info, now);
                 }
                 let served = self.rollout.served(kind).clone();
                 self.watches.insert(place, Watch::new(kind, served, &request));
@@ -97,6 +97,17 @@ impl Dialect for Sotw {
 }
 
 impl Sotw {
+    /// A client comes back. Which clusters it has is known where they were served here; where they were not, those that are
+    /// gone go with the first response.
+    fn resume(&mut self, kind: ResourceType, version: &str, now: Instant) {
+        self.rollout.resume(now);
+        if kind == ResourceType::CLUSTER
+            && let Some(had) = self.past.find(version)
+        {
+            self.rollout.keep(&had);
+        }
+    }
+
     fn advance(&mut self, now: Instant) {
         loop {
             let of = |watch: &Watch| (watch.kind(), watch.progress(self.rollout.newest(watch.kind())), 0);

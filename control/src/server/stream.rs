@@ -16,7 +16,7 @@ use super::clients::{Client, Clients};
 use super::groups::Sets;
 use super::resource_set::{LONGEST_NAME, ResourceType};
 use super::status::{News, Refusal, shown};
-use super::{Dialect, refusal};
+use super::{Dialect, Past, refusal};
 
 /// More names than this a stream may not ask for: what a client may make us hold.
 const MOST_NAMES: usize = 1_000_000;
@@ -33,6 +33,7 @@ pub(super) struct Context {
     pub(super) sets: watch::Receiver<Arc<Sets>>,
     pub(super) clients: Arc<Clients>,
     pub(super) control_plane: ControlPlane,
+    pub(super) past: Arc<Past>,
     /// True once the server ends.
     pub(super) ending: watch::Receiver<bool>,
 }
@@ -116,7 +117,7 @@ where
         (group.to_owned(), set.clone())
     };
     tracing::info!(node = shown(&node.id), group, service = call.service, peer = ?call.peer, "a client came");
-    let dialect = D::new(set.clone(), call.kind.is_none(), context.control_plane.clone());
+    let dialect = D::new(set.clone(), call.kind.is_none(), context.control_plane.clone(), context.past.clone());
     let dialect = Arc::new(Mutex::new(dialect));
     let client = Client::new(node.clone(), call.peer, call.service, dialect.clone());
     let _listed = context.clients.add(client);

@@ -17,7 +17,11 @@ struct Client {
 
 impl Client {
     fn new(set: Arc<ResourceSet>) -> Self {
-        Self { server: Delta::new(set, true, ControlPlane::default()), now: Instant::now(), refused: Vec::new() }
+        Self {
+            server: Delta::new(set, true, ControlPlane::default(), Arc::default()),
+            now: Instant::now(),
+            refused: Vec::new(),
+        }
     }
 
     /// Responses in short: the last word of the type, nonce, what came, and what is gone, with a minus.
@@ -126,7 +130,7 @@ fn who_comes_back_is_told_what_changed_meanwhile() {
     let mut client = Client::new(world.clone());
     let mut request = DeltaDiscoveryRequest { type_url: CDS.to_owned(), ..DeltaDiscoveryRequest::default() };
     request.initial_resource_versions = here.map(|(name, version)| (name.to_owned(), version)).into();
-    let mut alone = Delta::new(world.clone(), false, ControlPlane::default());
+    let mut alone = Delta::new(world.clone(), false, ControlPlane::default(), Arc::default());
     alone.receive(request.clone(), client.now);
     assert_eq!(alone.next_response(client.now).unwrap().removed_resources, ["gone"]);
     assert_eq!(client.say(request.clone()), ["Cluster 1: b c"]);

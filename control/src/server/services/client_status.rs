@@ -149,7 +149,7 @@ mod tests {
     use tidegate_xds::pb::google::rpc;
 
     fn client(node: &str, refuses: bool) -> Client {
-        let mut sotw = Sotw::new(set([cluster("a", "")]), true, ControlPlane::default());
+        let mut sotw = Sotw::new(set([cluster("a", "")]), true, ControlPlane::default(), Arc::default());
         let request = DiscoveryRequest { type_url: CDS.to_owned(), ..DiscoveryRequest::default() };
         sotw.receive(request.clone(), Instant::now());
         let response_nonce = sotw.next_response(Instant::now()).unwrap().nonce;

@@ -35,6 +35,7 @@ use super::clients::Clients;
 use super::connections::{Asked, Caller, Incoming, Limits};
 use super::groups::Sets;
 use super::loads::Loads;
+use super::past::Past;
 use super::stream::Context;
 use super::tls::Tls;
 
@@ -76,7 +77,9 @@ impl Server {
     pub fn new(sets: watch::Receiver<Arc<Sets>>, options: Options) -> Self {
         let (end, ending) = watch::channel(false);
         let control_plane = ControlPlane { identifier: options.identifier };
-        let context = Context { sets, clients: Arc::default(), control_plane, ending };
+        let past = Arc::new(Past::default());
+        past.keep(&sets.borrow());
+        let context = Context { sets, clients: Arc::default(), control_plane, past, ending };
         Self {
             context: Arc::new(context),
             loads: Arc::default(),
@@ -135,7 +138,19 @@ impl Server {
         tokio::select! {
             served = serving => served,
             never = following => match never {},
+            never = self.remember() => match never {},
         }
+    }
+
+    /// Keeps what was served for those who come back with it.
+    async fn remember(&self) -> Infallible {
+        let mut sets = self.context.sets.clone();
+        while sets.changed().await.is_ok() {
+            let newest = sets.borrow_and_update().clone();
+            self.context.past.keep(&newest);
+        }
+        // There is nothing new any more.
+        std::future::pending().await
     }
 }
 

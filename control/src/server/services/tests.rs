@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 use super::*;
 use crate::server::resource_set::ResourceSet;
 use crate::server::testing::{CDS, EDS, cluster, endpoints, set};
-use crate::server::{Group, State};
+use crate::server::{Group, ResourceType, State};
 
 struct Running {
     address: SocketAddr,
@@ -113,6 +113,31 @@ async fn an_aggregated_delta_stream_follows_the_set_and_ends_with_the_server() {
     drop((responses, client, requests));
     running.task.await.unwrap().unwrap();
     assert!(clients.all().is_empty());
+}
+
+/// Its stream broke, and meanwhile a cluster went.
+#[tokio::test]
+async fn who_comes_back_has_the_clusters_of_its_version() {
+    let running = Running::start(world(&["a"])).await;
+    let ask = async |version_info: String| {
+        let mut client = AggregatedDiscoveryServiceClient::new(running.channel().await);
+        let request = DiscoveryRequest { type_url: CDS.to_owned(), version_info, ..DiscoveryRequest::default() };
+        let (requests, receiver) = mpsc::channel(1);
+        requests.send(request).await.unwrap();
+        let responses = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap();
+        responses.into_inner().message().await.unwrap().unwrap()
+    };
+    let mut version = ask(String::new()).await.version_info;
+    for (now, told) in [("b", 2), ("c", 2)] {
+        running.serve(set([cluster(now, "")]));
+        // Once it is noticed, who has nothing is told of the newest alone.
+        until(|| {
+            running.server.context.past.find(&set([cluster(now, "")]).kind(ResourceType::CLUSTER).version()).is_some()
+        })
+        .await;
+        assert_eq!(ask(version.clone()).await.resources.len(), told);
+        version = ask(String::new()).await.version_info;
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use tidegate_xds::pb::google::rpc::Status;
 
 use super::*;
 use crate::server::testing::{CDS, EDS, LDS, RDS, cluster, endpoints, listener, routes, set};
-use crate::server::{Counts, Resource, State};
+use crate::server::{Counts, Resource, Sets, State};
 
 struct Client {
     server: Sotw,
@@ -26,7 +26,17 @@ fn name(body: &tidegate_xds::pb::google::protobuf::Any) -> String {
 
 impl Client {
     fn new(set: Arc<ResourceSet>) -> Self {
-        Self { server: Sotw::new(set, true, ControlPlane::default()), now: Instant::now(), refused: Vec::new() }
+        Self::after(&[], set)
+    }
+
+    /// At a server that served others before.
+    fn after(before: &[Arc<ResourceSet>], set: Arc<ResourceSet>) -> Self {
+        let past = Past::default();
+        for rest in before {
+            past.keep(&Sets { rest: rest.clone(), groups: Vec::new() });
+        }
+        let server = Sotw::new(set, true, ControlPlane::default(), Arc::new(past));
+        Self { server, now: Instant::now(), refused: Vec::new() }
     }
 
     fn heard(&mut self) -> Vec<String> {
@@ -177,6 +187,31 @@ fn who_comes_back_is_told_of_clusters_first() {
     }
     assert_eq!(client.heard(), ["Cluster 1: a b"]);
     assert_eq!(client.say(CDS, "1", &[], None), ["Listener 2: l", "RouteConfiguration 3: r"]);
+}
+
+#[test]
+fn who_comes_back_with_what_was_served_here_loses_it_last() {
+    let old = set([cluster("a", ""), cluster("same", ""), listener("l", "1")]);
+    let new = [cluster("b", ""), cluster("same", ""), listener("l", "2")];
+    let mut client = Client::after(std::slice::from_ref(&old), set(new.clone()));
+    for (type_url, kind) in [(CDS, ResourceType::CLUSTER), (LDS, ResourceType::LISTENER)] {
+        let version_info = old.kind(kind).version();
+        let request = DiscoveryRequest { type_url: type_url.to_owned(), version_info, ..DiscoveryRequest::default() };
+        client.server.receive(request, client.now);
+    }
+    assert_eq!(client.heard(), ["Cluster 1: a b same"]);
+    assert_eq!(client.say(CDS, "1", &[], None), ["Listener 2: l"]);
+    assert!(client.say(LDS, "2", &[], None).is_empty());
+    client.now = client.server.deadline().unwrap();
+    assert_eq!(client.heard(), ["Cluster 3: b same"]);
+    // Alone, clusters are said as they are.
+    let past = Past::default();
+    past.keep(&Sets { rest: old.clone(), groups: Vec::new() });
+    let mut alone = Sotw::new(set(new), false, ControlPlane::default(), Arc::new(past));
+    let version_info = old.kind(ResourceType::CLUSTER).version();
+    let request = DiscoveryRequest { type_url: CDS.to_owned(), version_info, ..DiscoveryRequest::default() };
+    alone.receive(request, client.now);
+    assert_eq!(alone.next_response(client.now).unwrap().resources.len(), 2);
 }
 
 #[test]
