@@ -253,6 +253,8 @@ pub async fn run(mut bootstrap: Bootstrap, options: Options) -> Result<(), Start
         server.process.gauges.initialized(Instant::now());
         server.process.refresh_stats();
         allocator::give_back();
+        // What control planes said was decoded on the runtime's own thread: its heap gives back once it is quiet.
+        server.untidy = Some(Instant::now());
         resident::forget_start();
         leave = server.serve(&mut rhythm, &mut quitting).await;
     }
@@ -452,6 +454,8 @@ impl Server {
         while self.tasks.try_join_next().is_some() {}
         if self.untidy.is_some_and(|since| since.elapsed() > QUIET) {
             self.untidy = None;
+            self.store.ledger().compact();
+            self.discovery.compact();
             allocator::give_back();
             // Messages were decoded on the runtime's own thread, which has a heap of its own.
             self.tasks.spawn(async { allocator::give_back() });

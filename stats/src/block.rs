@@ -35,7 +35,7 @@ type Row = Box<[AtomicU64]>;
 pub struct Block {
     pub(crate) layout: &'static Layout,
     /// Its names are not there before something is written; it is called so.
-    pub(crate) deferred: Option<&'static str>,
+    pub(crate) deferred: Option<&'static &'static str>,
     storage: OnceLock<Box<Storage>>,
 }
 
@@ -45,7 +45,7 @@ struct Storage {
     /// One a worker; most of what the control thread counts is counted by no worker.
     workers: OnceLock<Box<[OnceLock<Row>]>>,
     /// The counters' sums when they were last reset.
-    base: OnceLock<Row>,
+    base: OnceLock<Box<Row>>,
     histograms: Box<[HistogramCell]>,
 }
 
@@ -54,7 +54,7 @@ impl Block {
         Self { layout, deferred: None, storage: OnceLock::new() }
     }
 
-    pub(crate) fn deferred(layout: &'static Layout, name: &'static str) -> Self {
+    pub(crate) fn deferred(layout: &'static Layout, name: &'static &'static str) -> Self {
         Self { deferred: Some(name), ..Self::new(layout) }
     }
 
@@ -138,7 +138,7 @@ impl Block {
     /// Makes every counter read 0. What is counted meanwhile is not lost: the writers' cells stay as they are.
     pub(crate) fn reset_counters(&self) {
         let Some(storage) = self.storage.get() else { return };
-        let base = row(&storage.base, self.layout);
+        let base = storage.base.get_or_init(|| Box::new(new_row(self.layout)));
         for (counter, base) in base.iter().enumerate().take(self.layout.counters.len()) {
             base.store(self.sum(counter), Relaxed);
         }
@@ -187,7 +187,11 @@ impl Storage {
     }
 }
 
+fn new_row(layout: &Layout) -> Row {
+    (0..layout.row_len()).map(|_| AtomicU64::new(0)).collect()
+}
+
 #[inline]
 fn row<'a>(row: &'a OnceLock<Row>, layout: &Layout) -> &'a [AtomicU64] {
-    row.get_or_init(|| (0..layout.row_len()).map(|_| AtomicU64::new(0)).collect())
+    row.get_or_init(|| new_row(layout))
 }

@@ -55,7 +55,7 @@ macro_rules! stats_block {
 
             /// The same; where stats are deferred they are not there before the first of them is written. Whether that
             /// is so is a hidden gauge, `<name>.initialized`.
-            $vis fn deferrable(scope: &$crate::Scope, name: &'static str) -> Self {
+            $vis fn deferrable(scope: &$crate::Scope, name: &'static &'static str) -> Self {
                 Self(scope.deferrable_block(Self::LAYOUT, name))
             }
 

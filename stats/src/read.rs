@@ -291,7 +291,7 @@ mod tests {
     fn deferred_stats_come_with_the_first_that_is_written() {
         let store = Store::with_rules(Rules { defers: true, ..Rules::default() });
         let scope = store.root().scope("x.");
-        let (sample, _other) = (Sample::deferrable(&scope, "Sample"), Sample::new(&store.root().scope("y.")));
+        let (sample, _other) = (Sample::deferrable(&scope, &"Sample"), Sample::new(&store.root().scope("y.")));
         assert_eq!(counters(&store), [("y.rq_error".into(), 0), ("y.rq_total".into(), 0)]);
         assert_eq!((store.gauges().len(), store.histograms_if(|_, _| true).len()), (1, 1));
         let hidden = |store: &Store| store.hidden_gauges_if(|_, _| true);
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(counters(&store)[0], ("x.rq_error".into(), 0));
         assert_eq!((store.gauges().len(), store.histograms_if(|_, _| true).len()), (2, 2));
         let at_once = Store::new();
-        let _sample = Sample::deferrable(&at_once.root(), "Sample");
+        let _sample = Sample::deferrable(&at_once.root(), &"Sample");
         assert_eq!(hidden(&at_once), []);
         assert_eq!(at_once.counters().len(), 2);
     }

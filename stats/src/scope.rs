@@ -46,7 +46,7 @@ pub(crate) struct Members {
 #[derive(Default)]
 pub(crate) struct Lists {
     pub(crate) blocks: SmallVec<[Arc<Block>; 1]>,
-    pub(crate) texts: Vec<(Box<str>, TextReadout)>,
+    pub(crate) texts: Vec<(&'static str, TextReadout)>,
     named: Option<Box<Named>>,
 }
 
@@ -103,7 +103,7 @@ impl Scope {
     }
 
     /// The same; where the rules defer stats, its names are not there before the first of them is written.
-    pub fn deferrable_block(&self, layout: &'static Layout, name: &'static str) -> BlockHandle {
+    pub fn deferrable_block(&self, layout: &'static Layout, name: &'static &'static str) -> BlockHandle {
         let defers = self.store.rules().defers;
         self.block_or(layout, |layout| if defers { Block::deferred(layout, name) } else { Block::new(layout) })
     }
@@ -113,6 +113,10 @@ impl Scope {
         let known = lists.blocks.iter().find(|block| std::ptr::eq(block.layout, layout)).map(Arc::clone);
         let block = known.unwrap_or_else(|| {
             let block = Arc::new(make(layout));
+            // There are few, and they are made together.
+            if lists.blocks.len() == lists.blocks.capacity() {
+                lists.blocks.reserve_exact(2);
+            }
             lists.blocks.push(Arc::clone(&block));
             block
         });
@@ -143,16 +147,16 @@ impl Scope {
     }
 
     /// The text of this name.
-    pub fn text_readout(&self, name: &str) -> TextReadout {
+    pub fn text_readout(&self, name: &'static str) -> TextReadout {
         self.note(name);
         let texts = &mut self.members.lists.lock().texts;
-        if let Some((_, known)) = texts.iter().find(|(own, _)| **own == *name) {
+        if let Some((_, known)) = texts.iter().find(|(own, _)| *own == name) {
             return known.clone();
         }
         let new = TextReadout::default();
         // A scope has one, or two.
         texts.reserve_exact(1);
-        texts.push((name.into(), new.clone()));
+        texts.push((name, new.clone()));
         new
     }
 

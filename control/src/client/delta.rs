@@ -101,6 +101,11 @@ impl Delta {
         self.answers.clear();
     }
 
+    /// Takes as little room as it can.
+    pub fn compact(&mut self) {
+        self.types.iter_mut().for_each(|kind| kind.state.compact());
+    }
+
     /// How many requests are due.
     pub fn requests_due(&self) -> usize {
         if !self.connected {

@@ -110,6 +110,11 @@ impl Sotw {
         self.queue.clear();
     }
 
+    /// Takes as little room as it can.
+    pub fn compact(&mut self) {
+        self.types.iter_mut().for_each(|kind| kind.interest.compact());
+    }
+
     /// How many requests are due.
     pub fn requests_due(&self) -> usize {
         self.queue.len()

@@ -105,7 +105,7 @@ pub struct Breakers {
     /// A bit a resource: whether its breaker is shown. Envoy shows it from the first use on.
     shown: AtomicU8,
     stats: BreakerStats,
-    remaining: Option<RemainingStats>,
+    remaining: Option<Box<RemainingStats>>,
 }
 
 impl Breakers {
@@ -126,7 +126,9 @@ impl Breakers {
             in_use,
             shown: AtomicU8::new(0),
             stats: BreakerStats::new(scope),
-            remaining: thresholds[priority as usize].track_remaining.then(|| RemainingStats::new(scope, priority)),
+            remaining: thresholds[priority as usize]
+                .track_remaining
+                .then(|| Box::new(RemainingStats::new(scope, priority))),
             thresholds,
         };
         breakers.read_runtime(cluster, runtime);

@@ -20,7 +20,7 @@ pub struct Assignment<A = Address> {
     /// Endpoints of an address that was there before do not count. So it is in EDS; elsewhere each is a host of its own.
     pub unique_addresses: bool,
     /// The share of requests to drop (`drop_overloads`), with its category.
-    pub drop_overload: Option<DropOverload>,
+    pub drop_overload: Option<Arc<DropOverload>>,
 }
 
 impl<A> Default for Assignment<A> {

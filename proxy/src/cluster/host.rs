@@ -122,7 +122,7 @@ struct HostCounts {
     requests: AtomicU32,
     pending: AtomicU32,
     connections: AtomicU32,
-    counters: OnceLock<Block>,
+    counters: OnceLock<Box<Block>>,
 }
 
 static COUNTERS: Layout = Layout {
@@ -232,7 +232,7 @@ impl HostState {
 
 impl HostCounts {
     fn count(&self, counter: HostCounter) {
-        self.counters.get_or_init(|| Block::detached(&COUNTERS)).counter(counter as usize).inc();
+        self.counters.get_or_init(|| Box::new(Block::detached(&COUNTERS))).counter(counter as usize).inc();
     }
 }
 

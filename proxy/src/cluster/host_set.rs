@@ -26,7 +26,7 @@ pub struct HostSet {
     /// Percent.
     pub overprovisioning_factor: u32,
     pub weighted_priority_health: bool,
-    pub drop_overload: Option<DropOverload>,
+    pub drop_overload: Option<Arc<DropOverload>>,
     /// Present when the cluster is divided into subsets.
     pub subsets: Option<Box<Subsets>>,
 }

@@ -21,7 +21,7 @@ pub mod status;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
@@ -41,7 +41,8 @@ use stats::ClusterStats;
 pub struct Cluster {
     config: ClusterConfig,
     stats: ClusterStats,
-    maintenance_key: Box<str>,
+    /// Made with the first request.
+    maintenance_key: OnceLock<Box<str>>,
     hosts: ArcSwap<HostSet>,
     /// One update at a time.
     standing: Mutex<Standing>,
@@ -102,7 +103,7 @@ impl Cluster {
             breakers,
             state,
             stats,
-            maintenance_key: format!("upstream.maintenance_mode.{}", config.name).into(),
+            maintenance_key: OnceLock::new(),
             config,
         };
         if let Discovery::Static(assignment) = &cluster.config.discovery {
@@ -132,7 +133,7 @@ impl Cluster {
 
     /// The runtime key that turns requests away (`upstream.maintenance_mode.<name>`).
     pub(crate) fn maintenance_key(&self) -> &str {
-        &self.maintenance_key
+        self.maintenance_key.get_or_init(|| format!("upstream.maintenance_mode.{}", self.name()).into())
     }
 
     /// The hosts as of now.
@@ -422,6 +423,6 @@ mod tests {
         let cluster = cluster(text, None, &Store::new().root());
         assert!(cluster.pick(&PickContext::new(0, 0), None).is_some());
         assert_eq!(cluster.stats().balancing.lb_healthy_panic().value(), 1);
-        assert_eq!(cluster.stats().maglev.as_ref().unwrap().max_entries_per_host().value(), 65_537);
+        assert_eq!(cluster.stats().maglev_entries(), Some(65_537));
     }
 }

@@ -38,7 +38,8 @@ pub struct ClusterConfig {
     pub balancing: Balancing,
     /// Most clusters say the same: they share it.
     pub http: Arc<HttpOptions>,
-    pub connection: ConnectionOptions,
+    /// Most say nothing here: they share it.
+    pub connection: Arc<ConnectionOptions>,
     pub transport_sockets: TransportSockets,
     pub metadata: Arc<Metadata>,
     /// `http_filters` of its `HttpProtocolOptions`, without the codec.
@@ -85,7 +86,7 @@ impl ClusterConfig {
 /// Where the hosts come from.
 #[derive(Debug, Clone)]
 pub enum Discovery {
-    Static(Assignment),
+    Static(Box<Assignment>),
     Eds(Eds),
     /// Every address of a name is a host.
     StrictDns(Box<Dns>),
@@ -180,7 +181,7 @@ impl PartialEq for RequestPolicies {
 }
 
 /// How sockets to hosts are made.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ConnectionOptions {
     pub tcp_keepalive: Option<TcpKeepalive>,
     pub source: Option<Box<BindConfig>>,

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use tidegate_stats::{BlockHandle, Gauge, Layout, Scope, TextReadout, stats_block};
+use tidegate_stats::{BlockHandle, Counter, Gauge, Histogram, Layout, Scope, TextReadout, Unit, stats_block};
 
 use super::circuit_breaker::{Resource, RoutingPriority};
 use super::codes::{CodeStats, RetryCodes};
@@ -122,12 +122,50 @@ stats_block! {
     }
 }
 
-stats_block! {
-    /// The subscription of an EDS cluster.
-    pub struct SubscriptionStats {
-        counters { init_fetch_timeout, update_rejected }
-        gauges { update_time }
-        histograms { update_duration: Milliseconds }
+/// What an EDS cluster counts of its discovery, in one block: [`UpdateStats`], and what a subscription has besides.
+static EDS: Layout = Layout {
+    counters: &[
+        "assignment_stale",
+        "assignment_timeout_received",
+        "assignment_use_cached",
+        "update_attempt",
+        "update_empty",
+        "update_failure",
+        "update_no_rebuild",
+        "update_success",
+        "init_fetch_timeout",
+        "update_rejected",
+    ],
+    gauges: &["version", "warming_state", "update_time"],
+    histograms: &[("update_duration", Unit::Milliseconds)],
+    zeros: &["warming_state"],
+};
+
+/// The subscription of an EDS cluster.
+struct SubscriptionStats {
+    block: BlockHandle,
+    version_text: TextReadout,
+}
+
+impl SubscriptionStats {
+    fn new(scope: &Scope) -> Self {
+        Self { block: scope.block(&EDS), version_text: shown_empty(scope.text_readout("version_text")) }
+    }
+
+    fn init_fetch_timeout(&self) -> Counter<'_> {
+        self.block.counter(8)
+    }
+
+    fn update_rejected(&self) -> Counter<'_> {
+        self.block.counter(9)
+    }
+
+    fn update_time(&self) -> Gauge<'_> {
+        self.block.gauge(2)
+    }
+
+    fn update_duration(&self) -> Histogram<'_> {
+        self.block.histogram(0)
     }
 }
 
@@ -270,17 +308,10 @@ pub struct ClusterStats {
     pub balancing: BalancingStats,
     pub endpoints: EndpointStats,
     pub updates: UpdateStats,
-    /// By load balancing policy.
-    pub ring_hash: Option<RingHashStats>,
-    pub maglev: Option<MaglevStats>,
-    pub subsets: Option<SubsetStats>,
     /// Of EDS clusters.
-    pub subscription: Option<SubscriptionStats>,
-    version_text: Option<TextReadout>,
-    /// With `track_cluster_stats.request_response_sizes`.
-    pub sizes: Option<SizeStats>,
-    /// With `track_cluster_stats.timeout_budgets`.
-    pub timeout_budgets: Option<TimeoutBudgetStats>,
+    subscription: Option<Box<SubscriptionStats>>,
+    /// Few clusters have any of these.
+    rare: Option<Box<RareStats>>,
     pub codec: CodecStats,
     pub codes: CodeStats,
     /// Those of all clusters.
@@ -288,31 +319,71 @@ pub struct ClusterStats {
     pub retry_codes: RetryCodes,
 }
 
+/// The groups of options that few clusters have.
+#[derive(Default)]
+struct RareStats {
+    /// By load balancing policy.
+    ring_hash: Option<RingHashStats>,
+    maglev: Option<MaglevStats>,
+    subsets: Option<SubsetStats>,
+    sizes: Option<SizeStats>,
+    timeout_budgets: Option<TimeoutBudgetStats>,
+}
+
+impl RareStats {
+    fn new(scope: &Scope, config: &ClusterConfig) -> Option<Box<Self>> {
+        let policy = &config.balancing.policy;
+        let (ring_hash, maglev) = (matches!(policy, Policy::RingHash(_)), matches!(policy, Policy::Maglev(_)));
+        let rare = Self {
+            ring_hash: ring_hash.then(|| RingHashStats::new(&scope.scope("ring_hash_lb."))),
+            maglev: maglev.then(|| MaglevStats::new(&scope.scope("maglev_lb."))),
+            subsets: config.balancing.subsets.is_some().then(|| SubsetStats::new(scope)),
+            sizes: config.track_request_response_sizes.then(|| SizeStats::new(scope)),
+            timeout_budgets: config.track_timeout_budgets.then(|| TimeoutBudgetStats::new(scope)),
+        };
+        let is_some =
+            ring_hash || maglev || rare.subsets.is_some() || rare.sizes.is_some() || rare.timeout_budgets.is_some();
+        is_some.then(|| Box::new(rare))
+    }
+}
+
 impl ClusterStats {
     /// The stats under `cluster.<name>.`, below the root scope.
     pub fn new(root: &Scope, config: &ClusterConfig) -> Self {
         let scope = root.scope(&config.stats_prefix());
+        let subscription = matches!(config.discovery, Discovery::Eds(_)).then(|| SubscriptionStats::new(&scope));
+        let updates = match &subscription {
+            Some(subscription) => UpdateStats(subscription.block.clone()),
+            None => UpdateStats::new(&scope),
+        };
         Self {
-            traffic: TrafficStats::deferrable(&scope, "ClusterTrafficStats"),
+            traffic: TrafficStats::deferrable(&scope, &"ClusterTrafficStats"),
             balancing: BalancingStats::new(&scope),
             endpoints: EndpointStats::new(&scope),
-            updates: UpdateStats::new(&scope),
-            ring_hash: matches!(config.balancing.policy, Policy::RingHash(_))
-                .then(|| RingHashStats::new(&scope.scope("ring_hash_lb."))),
-            maglev: matches!(config.balancing.policy, Policy::Maglev(_))
-                .then(|| MaglevStats::new(&scope.scope("maglev_lb."))),
-            subsets: config.balancing.subsets.is_some().then(|| SubsetStats::new(&scope)),
-            subscription: matches!(config.discovery, Discovery::Eds(_)).then(|| SubscriptionStats::new(&scope)),
-            version_text: matches!(config.discovery, Discovery::Eds(_))
-                .then(|| shown_empty(scope.text_readout("version_text"))),
-            sizes: config.track_request_response_sizes.then(|| SizeStats::new(&scope)),
-            timeout_budgets: config.track_timeout_budgets.then(|| TimeoutBudgetStats::new(&scope)),
+            updates,
+            subscription: subscription.map(Box::new),
+            rare: RareStats::new(&scope, config),
             codec: CodecStats::new(&scope),
             codes: CodeStats::new(&scope, config.own_zone.clone()),
             manager: ClusterManagerStats::new(&root.scope("cluster_manager.")),
             retry_codes: RetryCodes::new(&scope),
             scope,
         }
+    }
+
+    /// With `track_cluster_stats.request_response_sizes`.
+    pub fn sizes(&self) -> Option<&SizeStats> {
+        self.rare.as_ref()?.sizes.as_ref()
+    }
+
+    /// With `track_cluster_stats.timeout_budgets`.
+    pub fn timeout_budgets(&self) -> Option<&TimeoutBudgetStats> {
+        self.rare.as_ref()?.timeout_budgets.as_ref()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn maglev_entries(&self) -> Option<u64> {
+        Some(self.rare.as_ref()?.maglev.as_ref()?.max_entries_per_host().value())
     }
 
     /// Hosts came or went once the cluster served.
@@ -325,10 +396,8 @@ impl ClusterStats {
         match (update, &self.subscription) {
             (Update::Success(version), subscription) => {
                 self.updates.version().set(version_hash(version));
-                if let Some(text) = &self.version_text {
-                    text.set(version);
-                }
                 if let Some(subscription) = subscription {
+                    subscription.version_text.set(version);
                     subscription.update_time().set(millis(now));
                 }
             }
@@ -367,7 +436,7 @@ impl ClusterStats {
         self.balancing.lb_subsets_active().set(subsets.len() as u64);
         self.balancing.lb_subsets_created().add(subsets.not_in(before) as u64);
         self.balancing.lb_subsets_removed().add(before.map_or(0, |before| before.not_in(Some(subsets))) as u64);
-        if let Some(stats) = &self.subsets {
+        if let Some(stats) = self.rare.as_ref().and_then(|rare| rare.subsets.as_ref()) {
             stats.lb_subsets_single_host_per_subset_duplicate().set(subsets.single_host_duplicates);
         }
     }
@@ -375,7 +444,8 @@ impl ClusterStats {
     /// Shows the sizes of tables in the gauges of their policy; of several priorities the last, as in Envoy.
     pub(crate) fn show_tables(&self, hosts: &HostSet, balancing: &Balancing) {
         for size in hosts.priorities.iter().filter_map(|priority| priority.table_size(balancing)) {
-            match (size, &self.ring_hash, &self.maglev) {
+            let Some(rare) = &self.rare else { continue };
+            match (size, &rare.ring_hash, &rare.maglev) {
                 (TableSize::Ring { size, min_hashes_per_host, max_hashes_per_host }, Some(stats), _) => {
                     stats.size().set(size);
                     stats.min_hashes_per_host().set(min_hashes_per_host);
@@ -397,4 +467,20 @@ fn shown_empty(text: TextReadout) -> TextReadout {
         text.set("");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A place in one is the same place in the other.
+    #[test]
+    fn what_an_eds_cluster_counts_begins_with_what_others_count() {
+        let common = UpdateStats::LAYOUT;
+        assert!(EDS.counters.starts_with(common.counters) && EDS.gauges.starts_with(common.gauges));
+        assert_eq!(
+            (EDS.zeros, &EDS.counters[8..], &EDS.gauges[2..]),
+            (common.zeros, &["init_fetch_timeout", "update_rejected"][..], &["update_time"][..])
+        );
+    }
 }

@@ -484,6 +484,15 @@ impl Discovery {
         });
     }
 
+    /// Takes as little room as it can, once nothing comes for a while.
+    pub(crate) fn compact(&mut self) {
+        for stream in self.streams.values_mut() {
+            stream.asked.values_mut().for_each(Interest::compact);
+            stream.mux.compact();
+        }
+        self.subscriptions.compact();
+    }
+
     fn send(&mut self) {
         let now = Instant::now();
         for Stream { mux, gate, stats, .. } in self.streams.values_mut() {

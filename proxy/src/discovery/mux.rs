@@ -67,6 +67,14 @@ impl Mux {
         }
     }
 
+    /// Takes as little room as it can.
+    pub(super) fn compact(&mut self) {
+        match self {
+            Self::Sotw(sotw, _) => sotw.compact(),
+            Self::Delta(delta, _) => delta.compact(),
+        }
+    }
+
     pub(super) fn connected(&mut self, happened: Happened) {
         match (self, happened) {
             (Self::Sotw(sotw, out), Happened::Sotw(Event::Connected(sender))) => {

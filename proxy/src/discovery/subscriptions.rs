@@ -136,6 +136,13 @@ impl Subscriptions {
         all.iter().for_each(|(kind, name)| self.count(*kind, name, outcome, store, now));
     }
 
+    /// Sets that were filled in order are half empty.
+    pub(super) fn compact(&mut self) {
+        for names in [&mut self.cluster_names, &mut self.listener_names] {
+            *names = std::mem::take(names).into_iter().collect();
+        }
+    }
+
     /// What nobody asks for any more is not counted any more.
     pub(super) fn forget(&mut self, kind: Kind, name: &str) {
         self.set_polled(kind, name, false);

@@ -77,7 +77,7 @@ pub enum ClusterSelector {
     Named(Arc<str>),
     /// The request names it.
     Header(HeaderKey),
-    Weighted(WeightedClusters),
+    Weighted(Box<WeightedClusters>),
     /// A matcher tree over the request names it (a cluster specifier plugin); none where it leads nowhere.
     Tree(Arc<Matcher<Arc<str>>>),
     /// An optional plugin that nobody has: the route is passed over, as by Envoy.

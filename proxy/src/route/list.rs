@@ -226,7 +226,7 @@ mod tests {
         });
         let random_header = Some(HeaderKey::new("x-random"));
         let weighted = WeightedClusters { clusters: clusters.collect(), random_header, use_hash_policy: false };
-        Spec { cluster: ClusterSelector::Weighted(weighted), ..Spec::new("w", prefix("/")) }
+        Spec { cluster: ClusterSelector::Weighted(Box::new(weighted)), ..Spec::new("w", prefix("/")) }
     }
 
     #[test]

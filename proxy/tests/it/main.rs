@@ -27,6 +27,7 @@ mod http2_connection;
 mod kept;
 mod listeners;
 mod load_reports;
+mod memory;
 mod namespace;
 mod polls;
 mod proxy_protocol;

@@ -1,6 +1,8 @@
 //! What a histogram holds, and what is computed from it: the arithmetic is libcircllhist's, so that quantiles, sums and
 //! bucket counts read as Envoy's. It must not know how values are recorded.
 
+use std::sync::{Arc, LazyLock};
+
 use crate::histogram::Unit;
 
 pub(crate) const BINS_A_DECADE: usize = 90;
@@ -48,7 +50,7 @@ const POWERS_OF_TEN: [u64; DECADES] = {
 pub struct Bins {
     unit: Unit,
     /// 0 for zeros, else 1 + [`bin_index`]; and how many values fell there.
-    counts: Vec<(u16, u64)>,
+    counts: Box<[(u16, u64)]>,
 }
 
 /// One bin: `count` values from `lower` up to less than `lower + width`.
@@ -61,7 +63,7 @@ pub struct Bin {
 
 impl Default for Bins {
     fn default() -> Self {
-        Self { unit: Unit::Unspecified, counts: Vec::new() }
+        Self { unit: Unit::Unspecified, counts: Box::default() }
     }
 }
 
@@ -69,22 +71,21 @@ impl Bins {
     /// From counts by bin, smallest first; bins that hold nothing may be among them.
     pub(crate) fn from_counts(unit: Unit, mut counts: Vec<(u16, u64)>) -> Self {
         counts.retain(|(_, count)| *count != 0);
-        counts.shrink_to_fit();
-        Self { unit, counts }
+        Self { unit, counts: counts.into() }
     }
 
     /// What this one holds more than an earlier one.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let mut before = earlier.counts.iter().peekable();
         let mut counts = Vec::new();
-        for (bin, count) in &self.counts {
+        for (bin, count) in &*self.counts {
             while before.next_if(|(other, _)| other < bin).is_some() {}
             let known = before.next_if(|(other, _)| other == bin).map_or(0, |(_, count)| *count);
             if *count > known {
                 counts.push((*bin, count - known));
             }
         }
-        Self { unit: self.unit, counts }
+        Self { unit: self.unit, counts: counts.into() }
     }
 
     /// Adds another histogram's values, of the same unit.
@@ -99,6 +100,13 @@ impl Bins {
             same
         });
         Self::from_counts(self.unit, counts)
+    }
+
+    /// Nothing: shared, since most intervals hold it.
+    pub(crate) fn none(unit: Unit) -> Arc<Self> {
+        static NONE: LazyLock<[Arc<Bins>; 5]> =
+            LazyLock::new(|| Unit::ALL.map(|unit| Arc::new(Bins { unit, counts: Box::default() })));
+        Arc::clone(&NONE[unit as usize])
     }
 
     pub fn is_empty(&self) -> bool {

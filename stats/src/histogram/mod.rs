@@ -26,6 +26,9 @@ pub enum Unit {
 }
 
 impl Unit {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Unspecified, Self::Bytes, Self::Microseconds, Self::Milliseconds, Self::Percent];
+
     /// What one recorded unit reads as.
     pub(crate) fn scale(self) -> f64 {
         if self == Self::Percent { 1e-6 } else { 1.0 }
@@ -110,7 +113,7 @@ impl HistogramCell {
         let count = self.count();
         if count == merged.as_ref().map_or(0, |merged| merged.cumulative.count()) {
             if let Some(merged) = merged.as_mut().filter(|merged| !merged.interval.is_empty()) {
-                merged.interval = Arc::new(Bins::from_counts(self.unit, Vec::new()));
+                merged.interval = Bins::none(self.unit);
             }
             return;
         }

@@ -118,6 +118,14 @@ impl State {
         self.to_unsubscribe.clear();
     }
 
+    /// Maps that were filled in order are half empty.
+    pub(super) fn compact(&mut self) {
+        for map in [&mut self.by_wildcard, &mut self.ambiguous] {
+            *map = std::mem::take(map).into_iter().collect();
+        }
+        self.asked = std::mem::take(&mut self.asked).into_iter().collect();
+    }
+
     /// Whether there is something to say without being asked.
     pub(super) fn is_due(&self) -> bool {
         if !self.begun {

@@ -2,7 +2,7 @@
 //! It must not know where the message came from.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use tidegate_filters::context::CompileContext;
 use tidegate_filters::stream_info::{Address, Locality};
@@ -15,7 +15,7 @@ use tidegate_xds::pb::envoy::config::endpoint::v3::{
 };
 
 use super::address;
-use super::values::{fraction, metadata};
+use super::values::{fraction, shared_metadata};
 use crate::cluster::endpoint::{Assignment, DropOverload, Endpoint, LocalityEndpoints, Name};
 use crate::cluster::host::HealthStatus;
 
@@ -65,7 +65,7 @@ fn compile_with<A>(
         assignment.overprovisioning_factor = factor.map_or(assignment.overprovisioning_factor, |factor| factor.value);
         assignment.weighted_priority_health = policy.weighted_priority_health;
         assignment.drop_overload =
-            context.within("policy", |context| drop_overload(&policy.drop_overloads, context))?;
+            context.within("policy", |context| drop_overload(&policy.drop_overloads, context))?.map(Arc::new);
     }
     assignment.localities.reserve_exact(proto.endpoints.len());
     for (index, endpoints) in proto.endpoints.iter().enumerate() {
@@ -108,29 +108,35 @@ fn locality<A>(
         endpoints.push(context.within_item("lb_endpoints", index, |context| endpoint(proto, context, read))?);
     }
     Ok(LocalityEndpoints {
-        locality: Arc::new(Locality { region: locality.region, zone: locality.zone, sub_zone: locality.sub_zone }),
-        metadata: Arc::new(metadata(proto.metadata.as_ref())),
+        locality: shared(Locality { region: locality.region, zone: locality.zone, sub_zone: locality.sub_zone }),
+        metadata: shared_metadata(proto.metadata.as_ref()),
         priority: proto.priority,
         weight: proto.load_balancing_weight.map_or(0, |weight| weight.value),
         endpoints,
     })
 }
 
+/// Many endpoints are nowhere.
+fn shared(locality: Locality) -> Arc<Locality> {
+    static NOWHERE: LazyLock<Arc<Locality>> = LazyLock::new(Arc::default);
+    if locality == **NOWHERE { Arc::clone(&NOWHERE) } else { Arc::new(locality) }
+}
+
 fn endpoint<A>(proto: &LbEndpoint, context: &mut CompileContext<'_>, read: Read<A>) -> Result<Endpoint<A>, FieldError> {
     let Some(HostIdentifier::Endpoint(endpoint)) = &proto.host_identifier else {
         return Err(context.error_at("endpoint", "address must be set"));
     };
-    let metadata = metadata(proto.metadata.as_ref());
+    let metadata = shared_metadata(proto.metadata.as_ref());
     let canary = metadata.get("envoy.lb", ["canary"]).and_then(|canary| canary.as_bool()).unwrap_or(false);
     context.within("endpoint", |context| {
         Ok(Endpoint {
             address: read(endpoint.address.as_ref(), "address", context)?,
             more_addresses: more_addresses(endpoint, context)?,
-            hostname: endpoint.hostname.as_str().into(),
+            hostname: if endpoint.hostname.is_empty() { Arc::default() } else { endpoint.hostname.as_str().into() },
             weight: proto.load_balancing_weight.map_or(1, |weight| weight.value.max(1)),
             health_status: health_status(proto.health_status),
             canary,
-            metadata: Arc::new(metadata),
+            metadata,
         })
     })
 }

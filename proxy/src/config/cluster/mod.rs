@@ -17,7 +17,7 @@ pub(crate) mod testing;
 mod transport_socket;
 pub(crate) mod values;
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -39,7 +39,7 @@ use super::{Node, tls};
 use crate::cluster::dns::ResolverConfig;
 use crate::cluster::endpoint::Assignment;
 use crate::cluster::lb::{HashKey, Policy};
-use crate::cluster::options::{BindConfig, ClusterConfig, Discovery, Eds, HttpOptions};
+use crate::cluster::options::{BindConfig, ClusterConfig, ConnectionOptions, Discovery, Eds, HttpOptions};
 use crate::http::options::FilterChain;
 
 /// What a bootstrap says to all clusters.
@@ -136,9 +136,9 @@ pub fn compile(
         thresholds: circuit_breakers::compile(proto.circuit_breakers.as_ref(), context)?,
         balancing,
         http: defaults.shared(http.options),
-        connection: connection::compile(proto, defaults.bind.as_ref(), context)?,
+        connection: shared(connection::compile(proto, defaults.bind.as_ref(), context)?),
         transport_sockets,
-        metadata: Arc::new(values::metadata(proto.metadata.as_ref())),
+        metadata: values::shared_metadata(proto.metadata.as_ref()),
         upstream_filters: FilterChain::default(),
         own_zone: defaults.zone.clone(),
         track_timeout_budgets,
@@ -149,6 +149,12 @@ pub fn compile(
     let eds = proto.eds_cluster_config.as_ref().and_then(|eds| eds.eds_config.clone());
     let eds = eds.filter(|_| matches!(config.discovery, Discovery::Eds(_)));
     Ok(Compiled { config, eds, http_filters: http.filters })
+}
+
+/// Most clusters say nothing of their connections.
+fn shared(options: ConnectionOptions) -> Arc<ConnectionOptions> {
+    static NONE: LazyLock<Arc<ConnectionOptions>> = LazyLock::new(Arc::default);
+    if options == **NONE { Arc::clone(&NONE) } else { Arc::new(options) }
 }
 
 fn discovery(
@@ -204,7 +210,7 @@ fn static_discovery(proto: &Cluster, context: &mut CompileContext<'_>) -> Result
         Some(assignment) => context.within("load_assignment", |context| assignment::compile(assignment, context))?,
         None => Assignment::default(),
     };
-    Ok(Discovery::Static(assignment))
+    Ok(Discovery::Static(Box::new(assignment)))
 }
 
 fn eds_discovery(proto: &Cluster, name: &Arc<str>, context: &CompileContext<'_>) -> Result<Discovery, FieldError> {
@@ -526,7 +532,7 @@ circuit_breakers:
             format!("{v4}, extra_source_addresses: [{{address: {{address: '{address}', port_value: 0}}}}]")
         };
         let options = cluster(&bind(&extra("::1"))).config.connection;
-        assert!(options.source.unwrap().extra.is_some());
+        assert!(options.source.as_ref().unwrap().extra.is_some());
         assert!(cluster(&bind("")).config.connection.source.is_none());
         assert!(refused(&bind(&extra("127.0.0.7"))).contains("two same IP version"));
     }

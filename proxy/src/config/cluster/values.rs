@@ -1,5 +1,6 @@
 //! Scalars of configuration messages as domain values. It must not know which field they stand in.
 
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use prost::Message;
@@ -60,6 +61,15 @@ pub(crate) fn object(proto: &Struct) -> Map<String, Value> {
 }
 
 /// The `filter_metadata` of a metadata message.
+/// The same, to be shared: most have none.
+pub(crate) fn shared_metadata(proto: Option<&MetadataProto>) -> Arc<Metadata> {
+    static NONE: LazyLock<Arc<Metadata>> = LazyLock::new(Arc::default);
+    if proto.is_none() {
+        return Arc::clone(&NONE);
+    }
+    Arc::new(metadata(proto))
+}
+
 pub(crate) fn metadata(proto: Option<&MetadataProto>) -> Metadata {
     let mut metadata = Metadata::default();
     for (namespace, values) in proto.into_iter().flat_map(|proto| &proto.filter_metadata) {

@@ -38,7 +38,7 @@ pub(super) fn selector(
         Some(ClusterSpecifier::ClusterHeader(header)) => Ok(ClusterSelector::Header(HeaderKey::new(header))),
         Some(ClusterSpecifier::WeightedClusters(weighted)) => context.within("weighted_clusters", |context| {
             let compiled = self::weighted(weighted, metadata_match, host, levels, validate, context)?;
-            Ok(ClusterSelector::Weighted(compiled))
+            Ok(ClusterSelector::Weighted(Box::new(compiled)))
         }),
         Some(ClusterSpecifier::ClusterSpecifierPlugin(name)) => match host.table.common.plugins.get(name) {
             Some(plugin) => Ok(plugin.selector()),

@@ -165,16 +165,16 @@ pub(crate) struct Ledger {
     versions: Mutex<BTreeMap<Kind, Arc<str>>>,
 }
 
-/// By kind, then by name.
+/// By kind, then by name. Half of the places in a map that was filled in order are empty: entries stand beside it.
 #[derive(Default)]
-struct Entries([BTreeMap<Arc<str>, Entry>; Kind::ALL.len()]);
+struct Entries([BTreeMap<Arc<str>, Box<Entry>>; Kind::ALL.len()]);
 
 impl Entries {
-    fn of(&self, kind: Kind) -> &BTreeMap<Arc<str>, Entry> {
+    fn of(&self, kind: Kind) -> &BTreeMap<Arc<str>, Box<Entry>> {
         &self.0[kind as usize]
     }
 
-    fn of_mut(&mut self, kind: Kind) -> &mut BTreeMap<Arc<str>, Entry> {
+    fn of_mut(&mut self, kind: Kind) -> &mut BTreeMap<Arc<str>, Box<Entry>> {
         &mut self.0[kind as usize]
     }
 }
@@ -211,7 +211,7 @@ impl Ledger {
     }
 
     fn look<T>(&self, kind: Kind, name: &str, look: impl FnOnce(&Entry) -> T) -> Option<T> {
-        self.entries.lock().of(kind).get(name).map(look)
+        self.entries.lock().of(kind).get(name).map(|entry| look(entry))
     }
 
     /// It was taken, and acts once it is warm.
@@ -378,12 +378,19 @@ impl Ledger {
         let at = SystemTime::now();
         for (index, routes) in routes.iter().enumerate() {
             let text = Text { bytes: routes.encode_to_vec().into(), version: "".into(), at };
-            entries.insert(name(index), Entry { is_static: true, acting: Some(text), ..Entry::default() });
+            entries.insert(name(index), Box::new(Entry { is_static: true, acting: Some(text), ..Entry::default() }));
         }
         for index in routes.len().. {
             if entries.remove(&name(index)).is_none() {
                 break;
             }
+        }
+    }
+
+    /// Maps that were filled in order are half empty: once nothing comes for a while they are filled anew.
+    pub(crate) fn compact(&self) {
+        for entries in &mut self.entries.lock().0 {
+            *entries = std::mem::take(entries).into_iter().collect();
         }
     }
 
@@ -395,7 +402,7 @@ impl Ledger {
     /// All of a kind, by name.
     pub(crate) fn of_kind(&self, kind: Kind) -> Vec<(Arc<str>, Entry)> {
         let entries = self.entries.lock();
-        entries.of(kind).iter().map(|(name, entry)| (Arc::clone(name), entry.clone())).collect()
+        entries.of(kind).iter().map(|(name, entry)| (Arc::clone(name), (**entry).clone())).collect()
     }
 }
 

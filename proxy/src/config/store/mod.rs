@@ -256,3 +256,22 @@ impl Store {
         self.retired.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    /// To free one takes long where it was large.
+    #[test]
+    fn a_snapshot_that_a_worker_lets_go_of_last_is_freed_on_the_control_thread() {
+        let mut store = super::testing::store();
+        let held = store.shared.snapshot();
+        let seen = Arc::downgrade(&held);
+        store.publish(|_| {});
+        store.publish(|_| {});
+        std::thread::spawn(move || drop(held)).join().unwrap();
+        assert!(seen.upgrade().is_some(), "the worker freed it");
+        store.sweep();
+        assert!(seen.upgrade().is_none());
+    }
+}

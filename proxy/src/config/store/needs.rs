@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
 use tidegate_filters::context::{ConfigSource, ExtensionSubscription, RouteSubscription, ScopesSubscription};
 
 use crate::cluster::Cluster;
@@ -46,14 +47,16 @@ fn note_file(files: &mut Files, name: &str, source: Option<&ConfigSource>) {
 #[derive(Default)]
 pub(crate) struct Services {
     by_name: HashMap<Arc<str>, Service>,
+    /// Where the last one came from: most come from one place.
+    last_source: Option<Arc<ConfigSource>>,
     moves: Moves,
     files: Files,
 }
 
 struct Service {
-    source: ConfigSource,
+    source: Arc<ConfigSource>,
     /// Those that serve and those that warm.
-    users: Vec<Arc<Cluster>>,
+    users: SmallVec<[Arc<Cluster>; 1]>,
 }
 
 impl Service {
@@ -72,15 +75,19 @@ impl Services {
 
     /// A cluster needs it from there.
     pub(super) fn enter(&mut self, name: &Arc<str>, source: ConfigSource, cluster: &Arc<Cluster>) {
-        let is_new = self.by_name.get(name).is_none_or(|service| service.source != source);
+        let is_new = self.by_name.get(name).is_none_or(|service| *service.source != source);
         if is_new {
             note_file(&mut self.files, name, Some(&source));
             self.moves.entry(Arc::clone(name)).or_default();
         }
+        let source = match &self.last_source {
+            Some(last) if **last == source => Arc::clone(last),
+            _ => Arc::clone(self.last_source.insert(Arc::new(source))),
+        };
         let service = self
             .by_name
             .entry(Arc::clone(name))
-            .or_insert_with(|| Service { source: source.clone(), users: Vec::with_capacity(1) });
+            .or_insert_with(|| Service { source: Arc::clone(&source), users: SmallVec::new() });
         service.source = source;
         if !service.has(cluster) {
             self.moves.entry(Arc::clone(name)).or_default();
@@ -127,7 +134,7 @@ impl Services {
     /// What has moved since this was last asked.
     pub(super) fn take_moved(&mut self) -> Vec<Moved> {
         let Self { by_name, moves, .. } = self;
-        taken(moves, |name| by_name.get(name).map(|service| service.source.clone()))
+        taken(moves, |name| by_name.get(name).map(|service| (*service.source).clone()))
     }
 }
 

@@ -37,7 +37,7 @@ impl Measure {
     /// `None` where the cluster does not ask for it.
     pub(super) fn begin(shared: &Shared<'_>, head: &RequestHead) -> Option<Box<Self>> {
         let stats = shared.cluster.stats();
-        if stats.sizes.is_none() && stats.timeout_budgets.is_none() {
+        if stats.sizes().is_none() && stats.timeout_budgets().is_none() {
             return None;
         }
         Some(Box::new(Self {
@@ -81,12 +81,12 @@ impl Observe for Measure {
 impl Drop for Measure {
     fn drop(&mut self) {
         let stats = self.cluster.stats();
-        if let Some(budgets) = stats.timeout_budgets.as_ref().filter(|_| self.ended) {
+        if let Some(budgets) = stats.timeout_budgets().filter(|_| self.ended) {
             budgets
                 .upstream_rq_timeout_budget_per_try_percent_used()
                 .record(percent(self.started.elapsed(), self.per_try));
         }
-        let Some(sizes) = &stats.sizes else { return };
+        let Some(sizes) = stats.sizes() else { return };
         sizes.upstream_rq_headers_size().record(self.request.bytes);
         sizes.upstream_rq_headers_count().record(self.request.count);
         sizes.upstream_rq_body_size().record(self.sent_bytes.load(Relaxed));
@@ -100,7 +100,7 @@ impl Drop for Measure {
 
 /// How much of the whole request's time was used, where its cluster asks for it.
 pub(super) fn record_budget(cluster: &Cluster, since: Instant, limit: Option<Duration>) {
-    if let Some(budgets) = &cluster.stats().timeout_budgets {
+    if let Some(budgets) = cluster.stats().timeout_budgets() {
         budgets.upstream_rq_timeout_budget_percent_used().record(percent(since.elapsed(), limit));
     }
 }
