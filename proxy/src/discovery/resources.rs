@@ -380,6 +380,11 @@ impl Apply<'_> {
             }
             self.store.ledger().lacks(R::KIND, name, Absent::Missing);
             self.store.missing(R::KIND, name);
+            if matches!(R::KIND, Kind::Runtime | Kind::Secret) {
+                self.store.go_on_without(R::KIND, name);
+                let outcome = Outcome::Success(update.version.clone());
+                self.subscriptions.count(R::KIND, name, &outcome, self.store, SystemTime::now());
+            }
         }
         // What nobody asked for is not kept.
         let is_new =

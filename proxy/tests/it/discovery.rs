@@ -500,6 +500,8 @@ fn the_runtime_comes_before_clusters_and_changes_while_it_serves() {
     control.change(RTDS, "e", &[], &["values"]);
     assert_eq!(control.asked(), "Runtime ne +[] -[] has[]");
     eventually("the layer below", || limit() == "1");
+    let told = Client::new(admin).get("/stats?filter=^runtime.update_success").text();
+    assert!(told.contains("runtime.update_success: 2\n"), "that it is gone is an update, too: {told}");
 }
 
 /// Requests wait for tokens, and who waits is counted.
