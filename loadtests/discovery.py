@@ -40,7 +40,7 @@ def endpoints(name, port):
     return {"cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}]}
 
 
-def bootstrap(dialect, xds, admin, clusters=True):
+def bootstrap(dialect, xds, admin, clusters=True, dynamic=(), **more):
     http2 = {"@type": API + "extensions.upstreams.http.v3.HttpProtocolOptions",
              "explicit_http_config": {"http2_protocol_options": {}}}
     return {
@@ -49,7 +49,8 @@ def bootstrap(dialect, xds, admin, clusters=True):
         "dynamic_resources": {
             "ads_config": {"api_type": dialect, "transport_api_version": "V3", "set_node_on_first_message_only": True,
                            "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]},
-            **({"cds_config": ADS} if clusters else {}), "lds_config": ADS},
+            **({"cds_config": ADS} if clusters else {}), "lds_config": ADS, **dict(dynamic)},
+        **more,
         "static_resources": {"clusters": [{
             "name": "xds", "connect_timeout": "1s", "type": "STATIC", "load_assignment": endpoints("xds", xds),
             "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http2}}]}}
@@ -182,7 +183,8 @@ def play(binary, program, dialect, directory, script, source):
     control = ControlPlane(program, ports)
     config = os.path.join(directory, "bootstrap.json")
     with open(config, "w") as file:
-        json.dump(bootstrap(dialect, ports["xds"], ports["admin"], clusters=script in discovery_scripts.WITH_CLUSTERS), file)
+        clusters, more = script in discovery_scripts.WITH_CLUSTERS, discovery_scripts.BOOTSTRAPS.get(script, {})
+        json.dump(bootstrap(dialect, ports["xds"], ports["admin"], clusters, **more), file)
     proxy = None
     try:
         control.start()

@@ -3,23 +3,30 @@
 stats are compared as requests are.
 """
 
+import hashlib
 import http.client
 import json
+import socket
+import ssl
 import urllib.request
+
+from harness import certificates
 
 API = "type.googleapis.com/envoy."
 ADS = {"ads": {}, "resource_api_version": "V3"}
 TYPES = {"clusters": API + "config.cluster.v3.Cluster", "endpoints": API + "config.endpoint.v3.ClusterLoadAssignment",
          "listeners": API + "config.listener.v3.Listener", "routes": API + "config.route.v3.RouteConfiguration",
-         "scopes": API + "config.route.v3.ScopedRouteConfiguration", "hosts": API + "config.route.v3.VirtualHost"}
+         "scopes": API + "config.route.v3.ScopedRouteConfiguration", "hosts": API + "config.route.v3.VirtualHost",
+         "runtime": API + "service.runtime.v3.Runtime",
+         "secrets": API + "extensions.transport_sockets.tls.v3.Secret"}
 
 
-def listener(port, routes, *filters):
+def listener(port, routes, *filters, name="main"):
     router = {"name": "envoy.filters.http.router", "typed_config": {"@type": API + "extensions.filters.http.router.v3.Router"}}
     manager = {"@type": API + "extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
                "stat_prefix": "in", "http_filters": [*filters, router], **routes}
-    return {"name": "main", "resource": {
-        "@type": TYPES["listeners"], "name": "main",
+    return {"name": name, "resource": {
+        "@type": TYPES["listeners"], "name": name,
         "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}]}}
 
@@ -94,10 +101,32 @@ class Steps:
             config.pop("client_status", None)
         self.answers.append(f"step {self.step}: {json.dumps(told.get('configs', []), sort_keys=True)}")
 
+    def runtime(self):
+        """What the runtime says, all layers together."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['admin']}/runtime", timeout=5) as answer:
+            entries = json.load(answer)["entries"]
+        told = {key: entry["final_value"] for key, entry in sorted(entries.items())}
+        self.answers.append(f"step {self.step}: {json.dumps(told)}")
+
+    def shake(self):
+        """Whose certificate is shown to a client that believes everything."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            with socket.create_connection(("127.0.0.1", self.ports["listener"]), timeout=5) as plain:
+                with context.wrap_socket(plain) as connection:
+                    told = hashlib.sha256(connection.getpeercert(True)).hexdigest()[:16]
+        except OSError as error:
+            told = type(error).__name__
+        self.answers.append(f"step {self.step}: {told}")
+
     def restart(self):
+        """The control plane is gone, and comes back with nothing; the proxy asks again."""
         self.restarted = True
         self.control.stop()
+        before = len(self.control.lines)
         self.control.start()
+        self.control.wait_for("a new stream", lambda line: line in self.control.lines[before:])
 
 
 SCOPE_STATS = "^http.in.scoped_rds.scopes.(.*_scopes|config_reload|update_(attempt|success|rejected))$"
@@ -317,6 +346,84 @@ def refused_start(steps):
     steps.ask()
 
 
+LISTENERS = "xdstp://some/envoy.config.listener.v3.Listener/all/"
+
+
+def collections(steps):
+    """Listeners of a collection come, change and go; others are nobody's. (Who comes back is not compared: tidegate says then
+    what it has of the collection, and is sent only what changed; Envoy says nothing and is sent all again.)"""
+    def told(*names, text="1"):
+        own = [virtual_host("own", ["*"], text)]
+        return [listener(steps.ports["listener"], {"route_config": {"name": "rt", "virtual_hosts": own}}, name=name)
+                for name in names]
+
+    def look():
+        steps.ask()
+        steps.stats("^listener_manager.(lds.update_(attempt|success|rejected)|listener_(added|modified|removed|create_success))$")
+
+    one = LISTENERS + "one?a=1&b=2"
+    steps.put(listeners=told(one))
+    look()
+    steps.put(listeners=told(one, text="2"))
+    look()
+    steps.put(listeners=told(LISTENERS + "one", "xdstp://some/envoy.config.listener.v3.Listener/other/one?a=1&b=2"))
+    look()
+    steps.put(listeners=told(one, text="3"))
+    look()
+
+
+def layers(steps):
+    """A layer of the runtime comes, changes, is refused, goes, and comes back."""
+    def layer(**values):
+        return [{"name": "values", "resource": {"@type": TYPES["runtime"], "name": "values", "layer": values}}]
+
+    def look():
+        steps.runtime()
+        steps.stats("^runtime.(update_(attempt|success|rejected|failure)|load_(success|error)|num_keys|num_layers)$")
+
+    steps.put(runtime=layer(a=1, b="x"))
+    look()
+    steps.put(runtime=layer(a=2))
+    look()
+    steps.put(runtime=layer(a=[1]))
+    look()
+    steps.put(runtime=layer(a=3))
+    look()
+    steps.restart()
+    steps.put(runtime=layer(a=3, c=True))
+    steps.runtime()
+
+
+def secrets(steps):
+    """A listener's certificate comes late, changes, is refused, and comes back."""
+    def pem(certificate, key):
+        def text(name):
+            return {"inline_string": (certificates.standing() / name).read_text()}
+
+        return [{"name": "server", "resource": {"@type": TYPES["secrets"], "name": "server", "tls_certificate": {
+            "certificate_chain": text(certificate), "private_key": text(key)}}}]
+
+    def look():
+        steps.shake()
+        steps.stats("^(sds.server.update_(attempt|success|rejected|failure)|listener_manager.(lds.update_(success|rejected)|listener_create_success))$")
+
+    told = listener(steps.ports["listener"], {"route_config": {"name": "rt", "virtual_hosts": [virtual_host("own", ["*"], "own")]}})
+    sds = [{"name": "server", "sds_config": {**ADS, "initial_fetch_timeout": "0s"}}]
+    told["resource"]["filter_chains"][0]["transport_socket"] = {"name": "tls", "typed_config": {
+        "@type": API + "extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {"tls_certificate_sds_secret_configs": sds}}}
+    steps.put(listeners=[told])
+    look()
+    steps.put(secrets=pem("tls.crt", "tls.key"))
+    look()
+    steps.put(secrets=pem("client.crt", "client.key"))
+    look()
+    steps.put(secrets=pem("tls.crt", "client.key"))
+    look()
+    steps.put(secrets=pem("tls.crt", "tls.key"))
+    look()
+
+
 def own_streams(dialect):
     """A stream for each type, in the dialect of the aggregated one."""
     return {"api_config_source": {"api_type": dialect, "transport_api_version": "V3",
@@ -339,6 +446,13 @@ SCRIPTS = {"scopes": (scopes, BOTH, aggregated), "scopes that do not come": (mis
            "scopes on streams of their own": (scopes, BOTH, own_streams),
            "scopes on demand, on streams of their own": (scopes_on_demand, BOTH, own_streams),
            "virtual hosts on streams of their own": (virtual_hosts, BOTH[1:], own_streams),
-           "refusals": (refusals, BOTH, aggregated), "a refused start": (refused_start, BOTH, aggregated)}
+           "refusals": (refusals, BOTH, aggregated), "a refused start": (refused_start, BOTH, aggregated),
+           "a collection": (collections, BOTH, aggregated), "layers of the runtime": (layers, BOTH, aggregated),
+           "secrets": (secrets, BOTH, aggregated)}
+# What their bootstraps say besides.
+BOOTSTRAPS = {collections: {"dynamic": {"lds_resources_locator": LISTENERS + "*?b=2&a=1"}},
+              layers: {"layered_runtime": {"layers": [
+                  {"name": "first", "static_layer": {"a": 0, "b": "y"}},
+                  {"name": "second", "rtds_layer": {"name": "values", "rtds_config": ADS}}]}}}
 # Those that ask for clusters, too.
 WITH_CLUSTERS = (refusals, refused_start)

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::WILDCARD;
+use super::{WILDCARD, xdstp};
 
 /// Every resource of a type, some by name, or both.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -43,6 +43,18 @@ impl Interest {
     /// The names; none where everything is asked for by naming none.
     pub fn names_asked(&self) -> &BTreeSet<Arc<str>> {
         &self.names
+    }
+
+    /// Whether all that there is comes: a name that does not is gone.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_wildcard() || self.names.iter().any(|name| xdstp::is_collection(name))
+    }
+
+    /// Whether a resource of this name is asked for, by its own name or with others.
+    pub(super) fn covers(&self, name: &str) -> bool {
+        self.is_wildcard()
+            || self.names.contains(name)
+            || xdstp::collection_of(name).is_some_and(|collection| self.names.contains(&*collection))
     }
 
     pub(super) fn is_wildcard(&self) -> bool {

@@ -10,6 +10,7 @@ mod interest;
 pub mod rest;
 mod sotw;
 mod ttl;
+pub mod xdstp;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -221,19 +221,18 @@ impl Type {
             if heartbeat {
                 continue;
             }
-            let asked = self.interest.is_wildcard() || self.interest.names_asked().contains(resource.name.as_str());
-            if asked {
+            if self.interest.covers(&resource.name) {
                 resources.push(resource);
             }
         }
-        let whole = self.interest.is_wildcard();
-        if whole || !resources.is_empty() {
+        // Of a collection everything comes, or nothing: then nothing was said of it.
+        if self.interest.is_wildcard() || !resources.is_empty() {
             let update = Update {
                 type_url: self.url.clone(),
                 version: version.clone(),
                 resources,
                 removed: Vec::new(),
-                whole,
+                whole: self.interest.is_whole(),
                 delta: false,
             };
             handler.apply(update)?;

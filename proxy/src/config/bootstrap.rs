@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_filters::context::{CompileContext, ConfigSource, ControlPlane, Defaults, GrpcService, Needs};
@@ -13,9 +14,11 @@ use tidegate_xds::pb::envoy::config::listener::v3::filter::ConfigType;
 use tidegate_xds::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use tidegate_xds::{Audit, FieldError, FieldPath, Format, SourceMap, UnknownFields};
 
+use super::bootstrap_collections::{collection, node_parameters};
 use super::cluster::ClusterDefaults;
 use super::registry::Registry;
 use super::sources::{Known, check_version, config_source, control_plane};
+use super::store::Kind;
 use super::values::{self, duration};
 use super::{Node, bootstrap_values as plain};
 use crate::application_log::pattern::Pattern;
@@ -52,6 +55,9 @@ pub struct Bootstrap {
     pub log_pattern: Option<Pattern>,
     pub(crate) lds: Option<ConfigSource>,
     pub(crate) cds: Option<ConfigSource>,
+    /// Asked for in place of all listeners, and of all clusters.
+    pub(crate) lds_collection: Option<Arc<str>>,
+    pub(crate) cds_collection: Option<Arc<str>>,
     pub(crate) ads: Option<ControlPlane>,
     /// Whom loads are reported to.
     pub(crate) load_reports: Option<GrpcService>,
@@ -144,8 +150,8 @@ impl Bootstrap {
         let ads = message.dynamic_resources.as_ref().and_then(|dynamic| dynamic.ads_config.as_ref());
         let ads = ads.map(|ads| ads.api_type() == core::api_config_source::ApiType::DeltaGrpc);
         let known = node.known(ads, primary_clusters(&message));
-        let (admin, Dynamic { lds, cds, ads }) =
-            compile_sources(&message, &known, &mut context).map_err(|error| place(vec![error]))?;
+        let (admin, Dynamic { lds, cds, lds_collection, cds_collection, ads }) =
+            compile_sources(&message, &node, &known, &mut context).map_err(|error| place(vec![error]))?;
         let cluster_defaults =
             ClusterDefaults::compile(&message, &node, &known, &mut context).map_err(|error| place(vec![error]))?;
         let load_reports = load_reports(&message, &mut context).map_err(|error| place(vec![error]))?;
@@ -192,6 +198,8 @@ impl Bootstrap {
             log_pattern,
             lds,
             cds,
+            lds_collection,
+            cds_collection,
             ads,
             load_reports,
             cluster_defaults,
@@ -322,11 +330,14 @@ fn plain_context(needs: &mut Needs, defaults: Defaults) -> CompileContext<'_> {
 struct Dynamic {
     lds: Option<ConfigSource>,
     cds: Option<ConfigSource>,
+    lds_collection: Option<Arc<str>>,
+    cds_collection: Option<Arc<str>>,
     ads: Option<ControlPlane>,
 }
 
 fn compile_sources(
     message: &proto::Bootstrap,
+    node: &Node,
     known: &Known,
     context: &mut CompileContext<'_>,
 ) -> Result<(Option<ListenAddress>, Dynamic), FieldError> {
@@ -336,6 +347,7 @@ fn compile_sources(
         })?),
         None => None,
     };
+    let parameters = node_parameters(&message.node_context_params, node, context)?;
     let Some(dynamic) = &message.dynamic_resources else { return Ok((admin, Dynamic::default())) };
     context.within("dynamic_resources", |context| {
         let mut source = |field: &str, source: Option<&_>| match source {
@@ -348,7 +360,13 @@ fn compile_sources(
             Some(ads) => Some(context.within("ads_config", |context| control_plane(ads, context))?),
             None => None,
         };
-        Ok((admin, Dynamic { lds, cds, ads }))
+        let collection = |field, locator, kind: Kind, source: &Option<ConfigSource>| {
+            collection(field, locator, kind.message(), source.as_ref(), &parameters, context)
+        };
+        let (lds_locator, cds_locator) = (&dynamic.lds_resources_locator, &dynamic.cds_resources_locator);
+        let lds_collection = collection("lds_resources_locator", lds_locator, Kind::Listener, &lds)?;
+        let cds_collection = collection("cds_resources_locator", cds_locator, Kind::Cluster, &cds)?;
+        Ok((admin, Dynamic { lds, cds, lds_collection, cds_collection, ads }))
     })
 }
 

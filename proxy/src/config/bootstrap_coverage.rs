@@ -33,9 +33,9 @@ pub(crate) const COVERAGE: &[Coverage] = &[
             "deferred_stat_options",
             "default_socket_interface",
             "default_regex_engine",
+            "node_context_params",
         ],
         listed: &[
-            ("node_context_params", "told to control planes only, in xdstp names"),
             ("memory_allocator_manager", "there is no tcmalloc here"),
             ("perf_tracing_file_path", "only builds with performance tracing write it"),
             ("enable_worker_cpu_affinity", "where a worker runs shows in nothing but speed"),
@@ -49,7 +49,7 @@ pub(crate) const COVERAGE: &[Coverage] = &[
     },
     Coverage {
         message: "envoy.config.bootstrap.v3.Bootstrap.DynamicResources",
-        enforced: &["lds_config", "cds_config", "ads_config"],
+        enforced: &["lds_config", "lds_resources_locator", "cds_config", "cds_resources_locator", "ads_config"],
         listed: &[],
     },
     Coverage {

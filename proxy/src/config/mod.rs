@@ -4,6 +4,7 @@
 pub(crate) mod admin;
 pub mod bootstrap;
 mod bootstrap_asking;
+mod bootstrap_collections;
 mod bootstrap_coverage;
 mod bootstrap_values;
 pub mod cluster;

@@ -109,6 +109,8 @@ pub(crate) struct Discovery {
     ads: Option<usize>,
     clusters: Option<ConfigSource>,
     listeners: Option<ConfigSource>,
+    /// Asked for in place of all of a kind.
+    collections: BTreeMap<Kind, Arc<str>>,
     /// Clusters are asked for once the runtime is there.
     clusters_begun: bool,
     /// Listeners are asked for once clusters are there.
@@ -171,6 +173,10 @@ impl Discovery {
             ads: None,
             clusters: dynamic(&bootstrap.cds),
             listeners: dynamic(&bootstrap.lds),
+            collections: [(Kind::Cluster, &bootstrap.cds_collection), (Kind::Listener, &bootstrap.lds_collection)]
+                .into_iter()
+                .filter_map(|(kind, name)| Some((kind, name.clone()?)))
+                .collect(),
             clusters_begun: false,
             listeners_begun: false,
             subscriptions: Subscriptions::new(&stats.root()),
@@ -407,7 +413,7 @@ impl Discovery {
         }
     }
 
-    /// Everything of a type.
+    /// Everything of a type, or of the collection that is named for it.
     fn ask_for_all(&mut self, kind: Kind, source: &ConfigSource, store: &Store) {
         let Some(wait) = source.wait() else { return };
         let polled = polled_from(Some(source));
@@ -419,7 +425,8 @@ impl Discovery {
         if let Some(place) = self.place_of(kind, source)
             && let Some(stream) = self.streams.get_mut(&place)
         {
-            stream.ask(kind, Interest::everything());
+            let collection = self.collections.get(&kind);
+            stream.ask(kind, collection.map_or_else(Interest::everything, |name| Interest::names([Arc::clone(name)])));
         }
         self.polls.set(kind, &all, polled, false);
     }
@@ -433,6 +440,7 @@ impl Discovery {
         }
     }
 
+    /// Types do not share a stream, names do. (Envoy opens one for each name, so as many as there are clusters over EDS.)
     fn stream_of(&mut self, kind: Kind, control_plane: &Arc<ControlPlane>) -> usize {
         let same = |stream: &Stream| stream.kind == Some(kind) && stream.control_plane == *control_plane;
         match self.streams.iter().find(|(_, stream)| same(stream)) {

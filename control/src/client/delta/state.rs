@@ -11,7 +11,7 @@ use tidegate_xds::pb::envoy::service::discovery::v3::{
 };
 
 use crate::client::ttl::Ttl;
-use crate::client::{Handler, Interest, Resource, Update, WILDCARD, lifetime};
+use crate::client::{Handler, Interest, Resource, Update, WILDCARD, lifetime, xdstp};
 
 /// What is known of one type.
 #[derive(Debug)]
@@ -19,7 +19,9 @@ pub(super) struct State {
     type_url: String,
     /// What was asked for by name, the wildcard included, with the version that is here.
     asked: BTreeMap<Arc<str>, Option<Arc<str>>>,
-    /// What the wildcard brought.
+    /// How many of them are collections.
+    collections: usize,
+    /// What the wildcard and collections brought.
     by_wildcard: BTreeMap<Arc<str>, Arc<str>>,
     /// What was asked for by name once and may be part of the wildcard too: the server will tell.
     ambiguous: BTreeMap<Arc<str>, Arc<str>>,
@@ -37,6 +39,7 @@ impl State {
         Self {
             type_url: type_url.to_owned(),
             asked: BTreeMap::new(),
+            collections: 0,
             by_wildcard: BTreeMap::new(),
             ambiguous: BTreeMap::new(),
             legacy_wildcard: false,
@@ -90,6 +93,7 @@ impl State {
         }
         let here = self.by_wildcard.remove(name).or_else(|| self.ambiguous.remove(name));
         self.asked.insert(Arc::clone(name), here);
+        self.collections += usize::from(xdstp::is_collection(name));
         // Whoever let go of it may have forgotten it: it is asked for again.
         self.to_unsubscribe.remove(name);
         self.to_subscribe.insert(Arc::clone(name));
@@ -97,6 +101,7 @@ impl State {
 
     fn remove(&mut self, name: &Arc<str>) {
         let here = self.asked.remove(name).flatten();
+        self.collections -= usize::from(xdstp::is_collection(name));
         self.to_subscribe.remove(name);
         if **name == *WILDCARD {
             self.by_wildcard.keys().chain(self.ambiguous.keys()).for_each(|gone| self.ttl.forget(gone));
@@ -189,21 +194,30 @@ impl State {
                 came.push(resource(wrapper, &version));
             }
         }
+        let mut removed = removed_resources.clone();
+        let answered = !came.is_empty() || !removed.is_empty();
+        if self.collections > 0 {
+            came.retain(|resource| self.is_asked(&resource.name));
+            removed.retain(|name| self.is_asked(name));
+        }
         let update = Update {
             type_url: self.type_url.clone(),
             version: system_version_info,
             resources: came,
-            removed: removed_resources.clone(),
+            removed,
             whole: false,
             delta: true,
         };
-        handler.apply(update)?;
+        // What is of no collection that was asked for is nobody's.
+        if !answered || !update.resources.is_empty() || !update.removed.is_empty() {
+            handler.apply(update)?;
+        }
         // Naming none means everything also before it was said: what was kept on disk comes first.
         let wildcard = self.legacy_wildcard || self.asked.contains_key(WILDCARD);
         for (name, version, ttl) in alive {
             if let Some(here) = self.asked.get_mut(name.as_str()) {
                 *here = Some(version);
-            } else if wildcard {
+            } else if wildcard || (self.collections > 0 && self.is_asked(&name)) {
                 self.ambiguous.remove(name.as_str());
                 self.by_wildcard.insert(name.as_str().into(), version);
             } else {
@@ -215,6 +229,13 @@ impl State {
             self.gone(name);
         }
         Ok(())
+    }
+
+    /// Where there are collections: whether a resource is of one of them, or asked for by its own name.
+    fn is_asked(&self, name: &str) -> bool {
+        self.asked.contains_key(WILDCARD)
+            || self.asked.contains_key(name)
+            || xdstp::collection_of(name).is_some_and(|collection| self.asked.contains_key(&*collection))
     }
 
     fn check(&self, response: &DeltaDiscoveryResponse) -> Result<(), String> {

@@ -213,3 +213,21 @@ fn what_was_here_before_the_first_request_is_told_with_it() {
     client.connected();
     assert_eq!(said(&mut client), ["Cluster n x@1"]);
 }
+
+#[test]
+fn a_collection_brings_what_is_of_it_and_nothing_else() {
+    let (mut client, mut handler, now) = (Delta::new(node(), false), Recorder::default(), Instant::now());
+    client.ask(CDS, &Interest::names(["xdstp://a/T/c/*?x=1&y=2"]));
+    client.connected();
+    assert_eq!(said(&mut client), ["Cluster n +xdstp://a/T/c/*?x=1&y=2"]);
+    let of = "xdstp://a/T/c/one?y=2&x=1";
+    client.receive(response(CDS, "a", &[(of, "1"), ("xdstp://a/T/c/one", "1"), ("two", "1")], &[]), &mut handler, now);
+    assert_eq!((said(&mut client), handler.last()), (vec!["Cluster na".into()], vec![format!("{of}@1")]));
+    client.receive(response(CDS, "b", &[("two", "2")], &["three"]), &mut handler, now);
+    assert_eq!((said(&mut client), handler.0.len()), (vec!["Cluster nb".to_owned()], 1));
+    client.disconnected();
+    client.connected();
+    assert_eq!(said(&mut client), [format!("Cluster n +xdstp://a/T/c/*?x=1&y=2 {of}@1")]);
+    client.receive(response(CDS, "c", &[], &[of]), &mut handler, now);
+    assert_eq!(handler.last(), [format!("-{of}")]);
+}

@@ -163,3 +163,15 @@ fn requests_that_nobody_reads_are_said_once_in_the_end() {
     (0..2 * MOST_DUE).for_each(|_| client.ask(EDS, Interest::names(["a"])));
     assert_eq!(client.requests_due(), MOST_DUE);
 }
+
+#[test]
+fn a_collection_brings_what_is_of_it_and_all_of_that() {
+    let (mut client, mut handler, now) = (Sotw::new(node(), true), Recorder::default(), Instant::now());
+    client.ask(CDS, Interest::names(["xdstp://a/T/c/*?x=1"]));
+    client.connected();
+    client.receive(response(CDS, "1", "a", &["xdstp://a/T/c/one?x=1", "two"]), &mut handler, now);
+    assert_eq!((handler.last(), handler.0[0].whole), (vec!["xdstp://a/T/c/one?x=1@1".to_owned()], true));
+    client.receive(response(CDS, "2", "b", &["two"]), &mut handler, now);
+    assert_eq!(handler.0.len(), 1, "nothing was said of it");
+    assert_eq!(said(&mut client).last().unwrap(), "Cluster v2 nb [\"xdstp://a/T/c/*?x=1\"]");
+}

@@ -23,12 +23,14 @@ import (
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/on_demand/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	cluster "github.com/envoyproxy/go-control-plane/envoy/service/cluster/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/service/endpoint/v3"
 	extension "github.com/envoyproxy/go-control-plane/envoy/service/extension/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/service/listener/v3"
 	route "github.com/envoyproxy/go-control-plane/envoy/service/route/v3"
+	_ "github.com/envoyproxy/go-control-plane/envoy/service/runtime/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -150,10 +152,20 @@ func namespace(name string) string {
 	return ""
 }
 
+// What a resource of an xdstp name is asked for with.
+func collection(name string) string {
+	path, parameters, _ := strings.Cut(name, "?")
+	at := strings.LastIndex(path, "/")
+	if !strings.HasPrefix(path, "xdstp://") || at < 0 {
+		return name
+	}
+	return path[:at] + "/*?" + parameters
+}
+
 // Whether the proxy asked for this resource.
 func (t *state) wants(one told) bool {
 	everything := t.wildcard || t.names["*"]
-	if t.names[one.Name] || everything && t.kind != virtualHosts {
+	if t.names[one.Name] || t.names[collection(one.Name)] || everything && t.kind != virtualHosts {
 		return true
 	}
 	if t.kind != virtualHosts {
@@ -209,7 +221,7 @@ func (t *state) delta(s *store) *discovery.DeltaDiscoveryResponse {
 	}
 	for name := range t.fresh {
 		switch {
-		case name == "*" || t.found(resources, name):
+		case name == "*" || strings.Contains(name, "/*") || t.found(resources, name):
 		case t.kind == virtualHosts && strings.Contains(name, "/"):
 			response.Resources = append(response.Resources, &discovery.Resource{Name: name, Aliases: []string{name}, Version: "0"})
 		case t.kind != virtualHosts:
