@@ -2,8 +2,9 @@
 """Loads the real configurations of ../shared/corpus with `--mode validate` and counts what tidegate takes.
 
 Every `reject` file must be refused with an error that names a field; no `accept` file may fail in decoding or validation. What
-is refused as `not supported yet: X` is counted by X. An `accept` file that loads and has a plain HTTP listener is also served, by
-Envoy and by tidegate, and one request must get the same answer. Ends with 1 when one of the three rules is broken.
+is refused as `not supported yet: X` is counted by X. An `accept` file that loads and has an HTTP listener is also served, by Envoy and
+by tidegate, and requests must get the same answers over the same connections; of a file with TLS contexts also the parts that have
+them, alone, whether or not the rest loads. Ends with 1 when one of these rules is broken.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from harness import environment
 
 environment.enter()
 
-from harness import certificates, corpus_probe, side  # noqa: E402
+from harness import certificates, corpus_probe  # noqa: E402
 from harness.process import behaviour_flags  # noqa: E402
 
 NOT_YET = re.compile(r"not supported yet: *(\S+)")
@@ -86,42 +87,71 @@ def judge(expect, verdict, said):
     return "refused" if verdict == "not yet" or NAMES_A_FIELD.search(said) else "refused without a field"
 
 
-async def serve(rows, corpus, binaries, jobs):
-    """{file: (oracle, subject) or why it was not tried}."""
-    side.WITH_STATS = False
+async def serve(results, corpus, binaries, jobs):
+    """{(file, kind): (oracle, subject) or why it was not tried}: whole files that load, and the TLS parts of all that are taken."""
     found, waiting = {}, asyncio.Queue()
-    for row in rows:
-        waiting.put_nowait(row["file"])
+    for row, outcome, _ in results:
+        if outcome in ("loads", "not yet") and row["expect"] == "accept":
+            for kind, case in corpus_probe.cases_of(row["file"], (corpus.folder / row["file"]).read_text()).items():
+                if outcome == "loads" or kind != "whole":
+                    waiting.put_nowait((row["file"], kind, case))
 
     async def worker(number):
         while not waiting.empty():
-            name = waiting.get_nowait()
+            name, kind, case = waiting.get_nowait()
             try:
-                text = corpus.prepared(name).read_text()
-                found[name] = await corpus_probe.probe(name, text, binaries, corpus.work / f"_served{number}")
+                found[name, kind] = case if isinstance(case, str) else await probe(case, binaries, corpus.work / f"_served{number}")
             except corpus_probe.NotServed as error:
-                found[name] = str(error)
+                found[name, kind] = str(error)
             except Exception as error:  # one odd file must not hide the others
-                found[name] = f"{type(error).__name__}: {error}"
+                found[name, kind] = f"{type(error).__name__}: {error}"
 
     await asyncio.gather(*(worker(number) for number in range(jobs)))
     return found
 
 
+async def probe(case, binaries, directory):
+    """Again, twice at most, where the two differ and one ran into a time limit: then the machine was too busy to say anything."""
+    for _ in range(3):
+        answers = await corpus_probe.probe(case, binaries, directory)
+        if answers[0] == answers[1] or not re.search(r"timeout|not ready after", str(answers)):
+            break
+    return answers
+
+
 def report_served(served, verbose):
     """True when nothing that both proxies serve was answered differently."""
     tried = {name: outcome for name, outcome in served.items() if isinstance(outcome, list)}
-    different = {name: outcome for name, outcome in tried.items() if outcome[0] != outcome[1]}
-    print(f"served by both: {len(tried)}, of them answered alike: {len(tried) - len(different)}")
+    not_yet = {name: outcome for name, outcome in tried.items() if NOT_YET.search(outcome[1].get("not served", ""))}
+    judged = {name: outcome for name, outcome in tried.items() if name not in not_yet}
+    different = {name: outcome for name, outcome in judged.items() if outcome[0] != outcome[1]}
+    for kind in ("whole", "upstream TLS", "downstream TLS"):
+        of_kind = [name for name in judged if name[1] == kind]
+        print(f"served by both, {kind}: {len(of_kind)}, of them alike: {len([name for name in of_kind if name not in different])}")
+    secure = {name for name, outcome in judged.items() if over_tls(outcome[0])}
+    alike = {file for file, _ in secure} - {file for file, _ in different}
+    print(f"files served over TLS: {len({file for file, _ in secure})}, of them alike in all: {len(alike)}")
     for name, (oracle, subject) in sorted(different.items()):
-        print(f"  DIFFERENT {name}\n      envoy:   {oracle}\n      subject: {subject}")
-    reasons = collections.Counter(outcome for outcome in served.values() if isinstance(outcome, str))
-    for reason, number in reasons.most_common():
-        print(f"  {number:4} not served: {reason[:160]}")
+        print(f"  DIFFERENT {' '.join(name)}\n      envoy:   {oracle}\n      subject: {subject}")
+    for name, kind in sorted(name for name in judged if name[1] != "whole" and name not in secure):
+        print(f"  without a handshake: {kind} of {name}: {tried[name, kind][0]}")
+    reasons = collections.defaultdict(list)
+    for (name, kind), outcome in sorted(served.items()):
+        if isinstance(outcome, str) or (name, kind) in not_yet:
+            reasons[f"{kind}: {outcome if isinstance(outcome, str) else outcome[1]['not served']}"].append(name)
+    for reason, names in sorted(reasons.items(), key=lambda item: -len(item[1])):
+        print(f"  {len(names):4} not served ({names[0]}{', ...' * (len(names) > 1)}), {reason[:240]}")
     if verbose:
-        for name, outcome in sorted(tried.items()):
-            print(f"  {outcome[0]} {name}")
+        for (name, kind), outcome in sorted(tried.items()):
+            print(f"  {name} {kind}")
+            for line in [*outcome[0].get("answers", []), *(f"{name}: {count}" for name, count in outcome[0].get("handshakes", {}).items())]:
+                print(f"      {line[:300]}")
     return not different
+
+
+def over_tls(outcome):
+    """Whether there was a handshake, or a control plane was asked over TLS."""
+    return bool(outcome.get("handshakes")) or any(" asked for " in line and '"tls"' in line for line in outcome["answers"])
 
 
 def last_line(said):
@@ -170,8 +200,7 @@ def main():
         results = list(pool.map(one, rows))
     served = None
     if not options.no_serve:
-        loading = [row for row, outcome, _ in results if outcome == "loads"]
-        served = asyncio.run(serve(loading, corpus, [environment.oracle(), binary], options.jobs))
+        served = asyncio.run(serve(results, corpus, [environment.oracle(), binary], options.jobs))
     shutil.rmtree(corpus.work, ignore_errors=True)
     if options.json:
         with open(options.json, "w") as out:

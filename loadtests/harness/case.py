@@ -32,7 +32,10 @@ class Case:
         self.body = _load(path)
         if "corpus" in self.body:
             if corpus_config.path_of(self.body["corpus"]["file"]):
-                self.body = corpus_config.expand(self.body, _Loader)
+                try:
+                    self.body = corpus_config.expand(self.body, _Loader)
+                except KeyError as error:
+                    raise CaseError(f"{self.name}: corpus: {error}")
             else:
                 self.body["needs"] = [*self.body.get("needs", []), "corpus"]
         unknown = set(self.body) - SETUP - SCRIPT
@@ -78,7 +81,7 @@ def _load(path):
     return body
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML without `on`/`off`/`yes`/`no` as booleans, and with dates as text: as Envoy's users mean it."""
 
 

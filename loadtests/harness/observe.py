@@ -106,6 +106,8 @@ class Observer:
             port = next(address for address, port in self._addresses(record.cluster) if port == record.host)
             if self.names[port] != record.cluster:
                 seen["host"] = self.names[port]
+            if record.connection:
+                seen["connection"] = record.connection
             if record.body:
                 seen["body"] = record.body.decode("latin-1")
             if record.trailers:

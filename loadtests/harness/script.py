@@ -240,7 +240,10 @@ class Script:
         return {}
 
     async def _asked(self, step):
-        """What a name server was asked, each once."""
+        """What a name server or a control plane was asked, each once."""
+        if step["asked"] in self.upstreams.control_planes:
+            asked = self.upstreams.control_planes[step["asked"]].asked
+            return {"asked": [one for number, one in enumerate(asked) if one not in asked[:number]]}
         return {"asked": sorted(set(self.upstreams.name_servers[step["asked"]].asked))}
 
     async def _sleep(self, step):
@@ -264,6 +267,7 @@ class Script:
 
 def write_file(directory, name, content):
     path = directory / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_suffix(".new")
     fresh.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
     fresh.rename(path)

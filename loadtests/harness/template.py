@@ -41,16 +41,15 @@ MESSAGES = {
 
 def bootstrap(case, ports):
     """The whole bootstrap of `case`, with `ports` filled in: {"admin", "listen", ...: port, upstream name: [ports]}."""
-    if "config" in case:
-        config = case["config"]
-    else:
-        config = {
-            "static_resources": {"listeners": _listeners(case), "clusters": _clusters(case)},
-        }
-        if "secrets" in case:
-            config["static_resources"]["secrets"] = case["secrets"]
+    config = case["config"] if "config" in case else bootstrap_of(case)
     config = merge({"admin": {"address": loopback("@admin@")}}, config)
     return substitute(merge(config, case.get("bootstrap", {})), ports)
+
+
+def bootstrap_of(case):
+    """What the fragments of `case` make, places not yet filled in."""
+    static = {"listeners": _listeners(case), "clusters": _clusters(case)}
+    return {"static_resources": {**static, "secrets": case["secrets"]} if "secrets" in case else static}
 
 
 def loopback(port):

@@ -11,7 +11,7 @@ import ssl
 import struct
 import time
 
-from . import certificates, upstream_dns, upstream_h2
+from . import upstream_dns, upstream_h2, upstream_tls, upstream_xds
 from .process import free_port
 
 DEFAULT = {"status": 200, "headers": {"content-type": "text/plain"}, "body": "hello\n"}
@@ -31,6 +31,7 @@ class Record:
     body: bytes = b""
     trailers: list = dataclasses.field(default_factory=list)
     end: str = "incomplete"
+    connection: dict = dataclasses.field(default_factory=dict)  # what is known of it: SNI, ALPN, client certificate, PROXY header
     reset: int | None = None  # over HTTP/2: the code with which the proxy took the stream back
     at: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -41,7 +42,8 @@ class Upstreams:
     def __init__(self, described):
         self.described = {name: one or {} for name, one in described.items()}
         self.ports = {name: [free_port() for _ in range(one.get("hosts", 1))] for name, one in self.described.items()}
-        self._servers, self._connections, self.name_servers = [], set(), {}
+        self._servers, self._connections, self.name_servers, self.control_planes = [], set(), {}, {}
+        self.seen = {}  # of each connection that is open, by its writer
         self.reset()
 
     def reset(self):
@@ -52,10 +54,12 @@ class Upstreams:
             server.reset()
 
     def forget(self):
-        """Before a proxy starts: it may ask name servers at once."""
+        """Before a proxy starts: it may ask name servers and control planes at once."""
         self.reset()
         for server in self.name_servers.values():
             server.asked.clear()
+        for plane in self.control_planes.values():
+            plane.reset()
 
     async def __aenter__(self):
         for name, one in self.described.items():
@@ -86,13 +90,18 @@ class Upstreams:
             self.name_servers[name], running = await upstream_dns.start(described.get("zone", {}), port)
             self._servers.extend(running)
             return
-        serve = {"h1": self._serve_h1, "h2": upstream_h2.serve, "tcp": self._serve_tcp}[described.get("protocol", "h1")]
+        if described.get("protocol") == "xds":
+            self.control_planes.setdefault(name, upstream_xds.ControlPlane(upstream_tls.secrets(described)))
+        serve = {"h1": self._serve_h1, "h2": upstream_h2.serve, "tcp": self._serve_tcp, "xds": None}[described.get("protocol", "h1")]
 
-        async def accept(reader, writer):
+        async def accept(reader, writer, proxied=None):
             self._connections.add(writer)
             self.connections.append((self.step, name, host))
+            self.seen[writer] = {**(proxied or {}), **upstream_tls.seen(writer)}
             try:
-                if described.get("protocol") == "h2":
+                if described.get("protocol") == "xds":
+                    await self.control_planes[name].serve(reader, writer, self.seen[writer])
+                elif described.get("protocol") == "h2":
                     await serve(self, name, host, reader, writer)
                 else:
                     await serve(name, host, reader, writer)
@@ -100,10 +109,14 @@ class Upstreams:
                 pass  # The proxy went away: what arrived until then is recorded.
             finally:
                 self._connections.discard(writer)
+                del self.seen[writer]
                 writer.close()
 
-        tls = _tls_context(described["tls"] or {}) if "tls" in described else None
-        self._servers.append(await asyncio.start_server(accept, "127.0.0.1", port, limit=LIMIT, backlog=1024, ssl=tls))
+        tls = upstream_tls.context(described, host)
+        if host in described.get("proxied_hosts", []):
+            self._servers.append(upstream_tls.Proxied(accept, port, tls))
+        else:
+            self._servers.append(await asyncio.start_server(accept, "127.0.0.1", port, limit=LIMIT, backlog=1024, ssl=tls))
 
     def behaviour(self, record):
         """What to answer: `always`, then the step's `up`, then the upstream's own `script`, `paths`, `then`."""
@@ -124,7 +137,7 @@ class Upstreams:
             head = await reader.readuntil(b"\r\n\r\n")
             lines = head.decode("latin-1").split("\r\n")[:-2]
             headers = [_field(line) for line in lines[1:]]
-            record = Record(self.step, name, host, lines[0], headers, "h1")
+            record = Record(self.step, name, host, lines[0], headers, "h1", connection=self.seen[writer])
             self.records.append(record)
             behaviour = self.behaviour(record)
             for one in behaviour.get("informational", []):
@@ -182,7 +195,7 @@ class Upstreams:
 
     async def _serve_tcp(self, name, host, reader, writer):
         """`then: {delay, banner, echo, answer_after, reset, close}`: a peer that speaks no HTTP."""
-        record = Record(self.step, name, host, "tcp", [], "tcp")
+        record = Record(self.step, name, host, "tcp", [], "tcp", connection=self.seen[writer])
         self.records.append(record)
         behaviour = self.behaviour(record)
         if "delay" in behaviour:
@@ -241,19 +254,6 @@ class Deaf:
     def close(self):
         for one in self._sockets:
             one.close()
-
-
-def _tls_context(described):
-    """TLS with the standing server certificate; `alpn`, and `verify` to ask for a client certificate."""
-    certs = certificates.standing()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certs / f"{described.get('cert', 'tls')}.crt", certs / f"{described.get('cert', 'tls')}.key")
-    if described.get("alpn"):
-        context.set_alpn_protocols(described["alpn"])
-    if described.get("verify"):
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(certs / "ca.crt")
-    return context
 
 
 def abort(writer):

@@ -31,7 +31,7 @@ async def _stream(upstreams, name, host, session, stream):
     fields = [(str(key), str(value)) for key, value in event.headers]
     pseudo = dict(pair for pair in fields if pair[0].startswith(":"))
     line = f"{pseudo.get(':method')} {pseudo.get(':path', '-')} h2"
-    record = base.Record(upstreams.step, name, host, line, fields, "h2")
+    record = base.Record(upstreams.step, name, host, line, fields, "h2", connection=upstreams.seen.get(session.writer, {}))
     session.records[stream] = record
     upstreams.records.append(record)
     behaviour = upstreams.behaviour(record)

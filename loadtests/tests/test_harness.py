@@ -17,7 +17,7 @@ from harness import environment  # noqa: E402
 
 environment.enter()
 
-from harness import accepted, case as cases, compare, known  # noqa: E402
+from harness import accepted, case as cases, compare, corpus_config, corpus_tls, known, upstream_xds  # noqa: E402
 
 
 def other_envoy(directory, sed):
@@ -71,6 +71,21 @@ class Differential(unittest.TestCase):
         self.assertIn("did not run", done.stdout)
 
 
+    @unittest.skipUnless(environment.shared(), "the corpus is not here")
+    def test_another_name_asked_of_an_upstream_is_reported(self):
+        change = 's/"sni": "zipkin-custom-sni"/"sni": "other"/'
+        done = differential("--subject", other_envoy(self.directory, change), "--case", "corpus/istio_tracing_sni")
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertIn("upstream.zipkin[0].connection.sni", done.stdout)
+
+    @unittest.skipUnless(environment.shared(), "the corpus is not here")
+    def test_a_corpus_file_whose_tls_is_another_is_reported(self):
+        subject = other_envoy(self.directory, "s/zipkin-custom-sni/other/")
+        command = [sys.executable, LOADTESTS / "corpus.py", "--subject", subject, "--file", "tracing_tls_custom_sni"]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120)
+        self.assertEqual(done.returncode, 1, done.stdout + done.stderr)
+        self.assertRegex(done.stdout, r'DIFFERENT \S*tracing_tls_custom_sni_golden.json upstream TLS\n.*zipkin-custom-sni.*\n.*"sni": "other"')
+
     def test_a_listed_case_may_differ_and_an_equal_one_must_leave_the_list(self):
         known = self.directory / "known.txt"
         known.write_text("routes/exact: the harness's own test\n")
@@ -109,6 +124,30 @@ class Lists(unittest.TestCase):
     def test_the_short_run_has_a_case_of_each_area(self):
         areas = {case.name.split("/")[0] for case in cases.load_all()}
         self.assertEqual(areas - {case.name.split("/")[0] for case in cases.load_all(short=True)}, set())
+
+
+class Corpus(unittest.TestCase):
+    def test_both_spellings_of_a_field_are_one_and_a_users_words_stay(self):
+        written = {"portValue": 1, "http2ProtocolOptions": {}, "acceptHttp10": True, "filterMetadata": {"envoy.lb": {"someKey": 1}}}
+        read = {"port_value": 1, "http2_protocol_options": {}, "accept_http_10": True, "filter_metadata": {"envoy.lb": {"someKey": 1}}}
+        self.assertEqual(corpus_config.snake(written), read)
+
+    def test_what_an_endpoint_is_matched_to_decides_how_its_server_speaks(self):
+        context = {"@type": "x.UpstreamTlsContext", "sni": "a.test", "common_tls_context": {"validation_context": {
+            "match_typed_subject_alt_names": [{"san_type": "URI", "matcher": {"exact": "spiffe://t/x"}}, {"san_type": "DNS", "matcher": {"prefix": "b"}}]}}}
+        cluster = {"transport_socket_matches": [{"match": {"name": "one"}, "transport_socket": {"typed_config": context}}]}
+        matched = {"endpoint": {}, "metadata": {"filter_metadata": {"envoy.transport_socket_match": {"name": "one"}}}}
+        shown = {"sans": "DNS:host.test,URI:spiffe://t/x,DNS:a.test", "alpn": ["h2"]}
+        self.assertEqual(corpus_tls.server(cluster, matched, ["host.test"], True), (shown, False))
+        self.assertEqual(corpus_tls.server(cluster, {"endpoint": {}}, ["host.test"], True), (None, False))
+
+    def test_what_xds_comes_from_is_a_control_plane(self):
+        services = {"grpc_services": [{"envoy_grpc": {"cluster_name": "sds"}}]}
+        self.assertEqual(corpus_tls.control_planes([{"sds_config": {"api_config_source": services}}, {"access_log": services}]), {"sds"})
+
+    def test_messages_come_apart_as_they_were_put_together(self):
+        long = "x" * 300
+        self.assertEqual(list(upstream_xds.fields(b"\x08\x96\x01" + upstream_xds.field(19, long))), [(19, long.encode())])
 
 
 class TimeLeft(unittest.TestCase):
