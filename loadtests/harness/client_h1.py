@@ -8,6 +8,7 @@ unread. It judges nothing.
 import asyncio
 import ssl
 
+from . import client_tls
 from .upstream import abort, pairs, parts, text
 
 LIMIT = 8 * 1024 * 1024
@@ -20,16 +21,10 @@ class H1Client:
         self.reader, self.writer = reader, writer
 
     @classmethod
-    async def open(cls, port, local=None, tls=None, first=None):
-        """Connects; `first` goes out before anything else (a PROXY header)."""
-        context = None
-        if tls is not None:
-            context = ssl.create_default_context()
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            if tls.get("alpn"):
-                context.set_alpn_protocols(tls["alpn"])
-            if tls.get("cert"):
-                context.load_cert_chain(tls["cert"], tls["key"])
+    async def open(cls, port, local=None, tls=None, first=None, context=None):
+        """Connects; `first` goes out before anything else (a PROXY header). `context`: one that has been used before."""
+        if tls is not None and context is None:
+            context = client_tls.context(tls)
         local_addr = (local, 0) if local else None
         name = (tls.get("sni") or "") if tls is not None else None
         reader, writer = await asyncio.open_connection(

@@ -12,6 +12,8 @@ def broken(case, observed):
     found = []
     for index, step in enumerate(case.get("requests", [])):
         must = step.get("must")
+        if "await" in step and "end" in observed["requests"][index]["response"]:
+            found.append(f"requests[{index}]: {step['await']} did not become what was awaited")
         if must:
             found += [f"requests[{index}]: {line}" for line in _step(must, observed["requests"][index])]
     whole = case.get("oracle_must", {})

@@ -11,7 +11,7 @@ import time
 
 import yaml
 
-from . import client_h2
+from . import client_h2, client_tls
 from .client_h1 import H1Client, request_bytes
 from .client_h2 import H2Client
 from .template import substitute
@@ -28,7 +28,7 @@ class StepError(Exception):
 class Script:
     def __init__(self, proxy, upstreams, ports, directory):
         self.proxy, self.upstreams, self.ports, self.directory = proxy, upstreams, ports, directory
-        self.connections = {}
+        self.connections, self.sessions = {}, {}
 
     async def run(self, steps):
         seen = []
@@ -77,7 +77,10 @@ class Script:
         try:
             if kind is H2Client:
                 return await connection.exchange(step, method, step[method], host, step.get("scheme", "http"))
-            return await connection.exchange(step, method, request_bytes(step, method, step[method], host))
+            response = await connection.exchange(step, method, request_bytes(step, method, step[method], host))
+            if (session := (step.get("tls") or {}).get("session")) and "status" in response:
+                response["tls"] = self.sessions[session].keep(connection.writer)
+            return response
         finally:
             if "conn" not in step:
                 connection.close()
@@ -89,6 +92,8 @@ class Script:
             return self.connections[name]
         port = self.ports[step.get("port", "listen")]
         more = {"settings": {int(key): value for key, value in step["settings"].items()}} if "settings" in step else {}
+        if session := (step.get("tls") or {}).get("session"):
+            more["context"] = self.sessions.setdefault(session, client_tls.context(step["tls"]))
         connection = await kind.open(port, step.get("local"), step.get("tls"), step.get("proxy_header"), **more)
         if name is not None:
             self.connections[name] = connection

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import types
 import unittest
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from harness import environment  # noqa: E402
 
 environment.enter()
 
+import rotation  # noqa: E402
 from harness import accepted, case as cases, compare, corpus_config, corpus_tls, known, upstream_xds  # noqa: E402
+from harness.tls_load import Handshake  # noqa: E402
 
 
 def other_envoy(directory, sed):
@@ -148,6 +151,35 @@ class Corpus(unittest.TestCase):
     def test_messages_come_apart_as_they_were_put_together(self):
         long = "x" * 300
         self.assertEqual(list(upstream_xds.fields(b"\x08\x96\x01" + upstream_xds.field(19, long))), [(19, long.encode())])
+
+
+class Rotation(unittest.TestCase):
+    """What rotation.py says of six changes, one a second, the fifth of them junk."""
+
+    def broken(self, presented=(), failures=(), refused=1, said=1, told=None, on_new=1000):
+        run = rotation.Run(6)
+        run.put_at = {number: float(number) for number in range(1, 7)}
+        good = {number: number - (number == 5) for number in range(1, 7)}
+        shown = dict([*((number + 0.5, of) for number, of in good.items()), *presented])
+        handshakes = [Handshake(at, at + 0.1, ["example.com", f"r{of}.test"]) for at, of in shown.items()]
+        run.load = types.SimpleNamespace(handshakes=handshakes, failures=list(failures), on_kept=1000, on_new=on_new)
+        run.counted, run.said = {"sds.rotating.update_rejected": refused, "sds.rotating.update_success": 6}, ["rejected"] * said
+        run.told = {number: {str(one)} for number, one in good.items()} | (told or {})
+        return " ".join(run.broken())
+
+    def test_all_holds(self):
+        self.assertEqual(self.broken(), "")
+
+    def test_each_thing_that_does_not_hold_is_told(self):
+        self.assertIn("failed: x", self.broken(failures=["x"]))
+        self.assertIn("certificate 2 was presented after inf s", self.broken(presented=[(2.5, 1)]))
+        self.assertIn("certificate 2 was presented after 1.05 s", self.broken(presented=[(2.5, 1), (2.95, 2)]))
+        self.assertIn("certificate 5 was presented when 4 was due", self.broken(presented=[(5.5, 5)]))
+        self.assertIn("certificate 1 was presented when 3 was due", self.broken(presented=[(4.9, 1)]))
+        self.assertIn("counted were 0", self.broken(refused=0))
+        self.assertIn("the log tells of 0", self.broken(said=0))
+        self.assertIn("/certs told of ['5']", self.broken(told={5: {"5"}}))
+        self.assertIn("on new connections", self.broken(on_new=10))
 
 
 class TimeLeft(unittest.TestCase):
