@@ -141,7 +141,7 @@ impl TlsStats {
         // What the hash of no name is.
         let called = |name: &str, unnamed: &str| match name {
             "" => format!("{unnamed}_e3b0c442"),
-            name => name.replace(':', "_"),
+            name => name.to_owned(),
         };
         let own =
             identities.into_iter().map(|identity| (called(&identity.name, "unnamed_cert"), expiry(identity.leaf())));

@@ -414,7 +414,7 @@ fn an_expired_certificate_is_presented_on_and_told() {
     gateway.wait_for("listening");
     assert_eq!(told(port, "/up").0, 200);
     let stats = Client::new(admin).get("/stats?filter=expir").text();
-    let expiry = format!("listener.127.0.0.1_{inner}.ssl.certificate.old_one.expiration_unix_time_seconds: 1577836800");
+    let expiry = format!("listener.127.0.0.1_{inner}.ssl.certificate.old:one.expiration_unix_time_seconds: 1577836800");
     assert!(stats.contains(&expiry) && stats.contains("server.days_until_first_cert_expiring: 0"), "{stats}");
     let certificates = Client::new(admin).get("/certs").text();
     assert!(certificates.contains("\"days_until_expiration\": \"0\""), "{certificates}");
