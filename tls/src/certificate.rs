@@ -138,6 +138,11 @@ impl Certificate {
         self.sans.iter().filter(same).map(|san| san.value.as_slice())
     }
 
+    /// Whether it is for this address.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.sans.iter().any(|san| san.kind == SanKind::Ip && san.value == address.to_string().as_bytes())
+    }
+
     /// Whole seconds until it expires; less than none where it has.
     pub fn seconds_until_expiration(&self, now: SystemTime) -> i64 {
         let Some(until) = self.valid_until else { return i64::MAX };

@@ -2,6 +2,7 @@
 //! `DownstreamTlsContext`). It must not know listeners.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -288,8 +289,11 @@ impl ServerContext {
         Ok((config, Arc::clone(&presented.identity), staple))
     }
 
-    /// Whether one of its certificates is for this name, in lower case: exactly or by wildcard.
+    /// Whether one of its certificates is for this name, in lower case, exactly or by wildcard, or for this address.
     pub fn is_for(&self, name: &str) -> bool {
+        if let Ok(address) = name.parse::<IpAddr>() {
+            return self.identities().any(|identity| identity.leaf().has_address(address));
+        }
         let wildcard = name.find('.').map(|dot| &name[dot..]);
         std::iter::once(name).chain(wildcard).any(|key| self.names.contains_key(key))
     }

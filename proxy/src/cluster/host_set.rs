@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 
 use smallvec::SmallVec;
+use tidegate_filters::listener::HOST_TLVS;
 use tidegate_filters::runtime::NoRuntime;
 use tidegate_filters::stream_info::{Address, Locality};
 
@@ -157,6 +158,7 @@ impl HostSet {
             inherited: by_address(inherited),
             unique: assignment.unique_addresses.then(HashSet::new),
             added: Vec::new(),
+            replaced: Vec::new(),
         };
         let levels = assignment.localities.iter().map(|locality| locality.priority as usize + 1).max().unwrap_or(1);
         let mut sorted = Sorted {
@@ -418,6 +420,8 @@ struct Known<'a> {
     /// The addresses met, where each may be there once only.
     unique: Option<HashSet<Address>>,
     added: Vec<Arc<Host>>,
+    /// Those in whose place another one came.
+    replaced: Vec<Arc<Host>>,
 }
 
 type ByAddress<'a> = HashMap<&'a Address, VecDeque<&'a Arc<Host>>>;
@@ -457,23 +461,56 @@ impl Known<'_> {
             self.added.push(Arc::clone(&host));
             return Some(host);
         };
+        // Connections that were made under another name, or told something else, are not for what it is now.
+        if host.hostname != endpoint.hostname || host.metadata.typed(HOST_TLVS) != endpoint.metadata.typed(HOST_TLVS) {
+            let new = Arc::new(make(HostState::new(Some(&host.state))));
+            self.added.push(Arc::clone(&new));
+            self.replaced.push(Arc::clone(host));
+            return Some(new);
+        }
         let new = make(Arc::clone(&host.state));
         Some(if host.same_facts(&new) { Arc::clone(host) } else { Arc::new(new) })
     }
 
     fn change(self) -> MembershipChange {
         let gone = self.previous.into_values().flatten();
-        MembershipChange { added: self.added, removed: gone.map(Arc::clone).collect() }
+        let removed = gone.map(Arc::clone).chain(self.replaced).collect();
+        MembershipChange { added: self.added, removed }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Map, Value};
+    use tidegate_filters::metadata::Metadata;
+
     use super::*;
     use crate::cluster::host::HealthStatus;
     use crate::cluster::lb::testing::{assignment, endpoints, locality, set};
 
     /// What Envoy 1.40 does with hosts of these health states: healthy, unhealthy, draining.
+    /// Connections are for a host by its name; whatever else changes about it is the same host.
+    #[test]
+    fn another_name_is_another_host() {
+        let balancing = Balancing::default();
+        let build = |hostname: &str, key: &str, previous: Option<&HostSet>| {
+            let mut hosts = endpoints(1, &[1]);
+            hosts[0].hostname = hostname.into();
+            let mut metadata = Metadata::default();
+            metadata.set("envoy.lb", Map::from_iter([(key.to_owned(), Value::from(1))]));
+            hosts[0].metadata = Arc::new(metadata);
+            let tuning = balancing.tuning(&NoRuntime);
+            HostSet::build(&assignment(vec![locality("", 0, 0, hosts)]), &balancing, tuning, previous, None)
+        };
+        let first = build("a", "k", None).0;
+        let id = |set: &HostSet| set.hosts().next().unwrap().state.id;
+        let (changed, change) = build("a", "l", Some(&first));
+        assert!(change.is_empty() && id(&changed) == id(&first));
+        let (renamed, change) = build("b", "l", Some(&changed));
+        assert_eq!((change.added.len(), change.removed.len()), (1, 1));
+        assert!(id(&renamed) != id(&first) && Arc::ptr_eq(&change.removed[0], changed.hosts().next().unwrap()));
+    }
+
     #[test]
     fn draining_hosts_count_for_nothing_but_in_panic() {
         use HealthStatus::{Draining, Healthy, Unhealthy};

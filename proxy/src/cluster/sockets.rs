@@ -61,9 +61,8 @@ impl std::fmt::Debug for SocketMatcher {
 /// What was chosen for a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Chosen {
-    /// A host has its socket, whoever connects to it.
+    /// The cluster's own.
     #[default]
-    ByHost,
     Default,
     /// One of the matches.
     Match(usize),
@@ -91,9 +90,10 @@ impl TransportSockets {
         self.all().any(|socket| matches!(socket, TransportSocket::Proxy(_)))
     }
 
-    /// Chooses for a connection to a host that is made for a stream.
+    /// Chooses for a connection to a host that is made for a stream. What is known of a host may change while connections to it
+    /// live: those that were made through another socket are not used any more.
     pub(crate) fn choose(&self, host: &Host, state: &FilterState) -> Chosen {
-        let Some(matcher) = &self.matcher else { return Chosen::ByHost };
+        let Some(matcher) = &self.matcher else { return self.by_metadata(&host.metadata) };
         let (metadata, locality) = (&host.metadata, &host.locality_metadata);
         let connection = ConnectionInfo::new(0, host.address.clone(), host.address.clone(), Instant::now());
         let data =
@@ -104,19 +104,18 @@ impl TransportSockets {
         }
     }
 
-    /// The socket for a connection to a host.
-    pub(crate) fn of(&self, chosen: Chosen, metadata: &Metadata) -> &TransportSocket {
+    /// The socket that was chosen.
+    pub(crate) fn of(&self, chosen: Chosen) -> &TransportSocket {
         match chosen {
-            Chosen::ByHost => self.of_host(metadata),
             Chosen::Default => &self.default,
             Chosen::Match(place) => self.matches.get(place).map_or(&self.default, |given| &given.socket),
         }
     }
 
-    fn of_host(&self, metadata: &Metadata) -> &TransportSocket {
-        let has = |given: &&SocketMatch| {
+    fn by_metadata(&self, metadata: &Metadata) -> Chosen {
+        let has = |given: &SocketMatch| {
             given.criteria.iter().all(|(key, wanted)| metadata.get(SOCKET_MATCH, [key.as_str()]) == Some(wanted))
         };
-        self.matches.iter().find(has).map_or(&self.default, |given| &given.socket)
+        self.matches.iter().position(has).map_or(Chosen::Default, Chosen::Match)
     }
 }

@@ -173,6 +173,8 @@ impl Apply<'_> {
 /// What a response holds of one type: what can act, and what is wrong with the rest.
 struct Read<M> {
     placed: Vec<Placed<M>>,
+    /// By what names they came.
+    names: Vec<String>,
     wrong: Vec<FieldError>,
 }
 
@@ -194,14 +196,17 @@ impl Apply<'_> {
         update: &Update,
         is_new: impl Fn(&str, &[u8]) -> bool,
     ) -> Result<Read<M>, String> {
-        let mut read = Read { placed: Vec::new(), wrong: Vec::new() };
+        let mut read = Read { placed: Vec::new(), names: Vec::new(), wrong: Vec::new() };
         let version: Arc<str> = update.version.as_str().into();
         let mut unreadable = None;
         for resource in &update.resources {
             let name = &resource.name;
             let Some(body) = resource.body.as_ref().filter(|body| is_new(name, &body.value)) else { continue };
             match self.read_placed(kind, name, resource, body, &version) {
-                Ok(placed) => read.placed.push(placed),
+                Ok(placed) => {
+                    read.placed.push(placed);
+                    read.names.push(name.clone());
+                }
                 Err(Unread { errors, unsupported: true }) => {
                     read.wrong.extend(errors.into_iter().map(|error| error.in_resource(name)));
                 }
@@ -258,7 +263,7 @@ impl Apply<'_> {
         // A rejected answer is an answer: what waited for it goes on, as in Envoy.
         self.waits.came(Kind::Cluster, "");
         let moves = self.store.ledger().moves(Kind::Cluster);
-        let Read { placed, mut wrong } = self.read_own::<ClusterProto>(Kind::Cluster, update)?;
+        let Read { placed, mut wrong, .. } = self.read_own::<ClusterProto>(Kind::Cluster, update)?;
         let changed = !placed.is_empty();
         wrong.extend(self.store.update_clusters(placed));
         let names = self.names(Kind::Cluster, update);
@@ -275,7 +280,7 @@ impl Apply<'_> {
     fn listeners(&mut self, update: &Update) -> Result<(), String> {
         self.waits.came(Kind::Listener, "");
         let moves = self.store.ledger().moves(Kind::Listener);
-        let Read { placed, mut wrong } = self.read_own::<ListenerProto>(Kind::Listener, update)?;
+        let Read { placed, mut wrong, .. } = self.read_own::<ListenerProto>(Kind::Listener, update)?;
         let names = self.names(Kind::Listener, update);
         // What is gone goes first: its address may be another's now.
         let gone = replace(&mut self.subscriptions.listener_names, names, update);
@@ -389,8 +394,19 @@ impl Apply<'_> {
         // What nobody asked for is not kept.
         let is_new =
             |name: &str, bytes: &[u8]| self.store.is_needed(R::KIND, name) && !self.store.keeps(R::KIND, name, bytes);
-        let outcome = self.read::<R>(R::KIND, update, is_new).and_then(|Read { mut placed, mut wrong }| {
-            placed.iter_mut().for_each(|one| one.resource.call(self.origin.call(one.resource.name())));
+        let outcome = self.read::<R>(R::KIND, update, is_new).and_then(|Read { placed: came, names, mut wrong }| {
+            let mut placed = Vec::with_capacity(came.len());
+            for (mut one, called) in came.into_iter().zip(names) {
+                // What calls itself otherwise than it came is not what was asked for.
+                let (own, expected) = (one.resource.name(), name_of(&called));
+                if own != expected {
+                    let reason = format!("Unexpected {} (expecting {expected}): {own}", R::KIND.message());
+                    wrong.push(FieldError::new(FieldPath::root().field("name"), reason).in_resource(&called));
+                    continue;
+                }
+                one.resource.call(called);
+                placed.push(one);
+            }
             keep_firsts(&mut placed, update);
             placed.retain(|one| self.store.is_needed(R::KIND, one.resource.name()));
             let changed: Vec<String> = placed.iter().map(|one| one.resource.name().to_owned()).collect();

@@ -133,6 +133,26 @@ fn what_serves_goes_on_without_the_control_plane_and_says_what_it_has_on_the_nex
     eventually("a cluster that is gone", || client.get("/").status == 503);
 }
 
+/// A name within a resource may be that of another one, or of another source's.
+#[test]
+fn what_calls_itself_otherwise_than_it_came_is_refused() {
+    let control = ControlPlane::start();
+    let _gateway = Gateway::spawn(&control.bootstrap("DELTA_GRPC"), &[]);
+    assert_eq!(control.asked(), "connected");
+    assert_eq!(control.asked(), "Cluster n +[] -[] has[]");
+    control.change(CDS, "a", &[("up", "1", cluster("up")), ("other", "1", cluster("other"))], &[]);
+    assert_eq!(control.asked(), "ClusterLoadAssignment n +[other,up] -[] has[]");
+    assert_eq!(control.asked(), "Cluster na +[] -[] has[]");
+    control.change(EDS, "b", &[("up", "1", endpoints("other", 1))], &[]);
+    // Whoever waited for it goes on meanwhile, and asks for more.
+    let refusal = (0..3).find_map(|_| match control.next() {
+        Asked::Delta(asked) => asked.error_detail,
+        _ => None,
+    });
+    let said = refusal.unwrap().message;
+    assert!(said.contains("Unexpected envoy.config.endpoint.v3.ClusterLoadAssignment (expecting up): other"), "{said}");
+}
+
 #[test]
 fn delta_brings_only_what_changed_and_takes_away_by_name() {
     let upstream = Upstream::text("hello");

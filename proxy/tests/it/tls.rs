@@ -214,7 +214,7 @@ fn a_matcher_chooses_the_transport_socket() {
 fn a_request_for_a_name_of_another_chain_is_misdirected() {
     let (directory, root) = (Directory::new(), Authority::new("root"));
     let (port, inner) = (free_port(), free_port());
-    let certificate = root.certificate(&directory, "server", &["a.test", "*.b.test"]);
+    let certificate = root.certificate(&directory, "server", &["a.test", "*.b.test", "127.0.0.1"]);
     let context = format!("common_tls_context: {{ tls_certificates: [{certificate}] }}");
     let chains = telling_chain("server_names: [a.test, '*.deep.test']", &context) + &telling_chain("", &context);
     let up = |name: &str| format!("sni: {name}, common_tls_context: {{}}");
@@ -235,6 +235,7 @@ fn a_request_for_a_name_of_another_chain_is_misdirected() {
         ("d.c.b.test", 421, 421),
         ("other.test", 421, 421),
         ("[::1]", 421, 421),
+        ("127.0.0.1:8443", 421, 200),
     ] {
         assert_eq!((asked("/named", host), asked("/any", host)), (named, any), "{host}");
     }

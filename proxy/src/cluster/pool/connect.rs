@@ -103,7 +103,7 @@ struct Secured {
 }
 
 async fn secured(cluster: &Cluster, host: &Host, wanted: &Wanted, id: u64) -> Result<Secured, ConnectError> {
-    let mut socket = cluster.config().transport_sockets.of(wanted.socket, &host.metadata);
+    let mut socket = cluster.config().transport_sockets.of(wanted.socket);
     if let Some(tls) = socket.tls() {
         tls.check_name(wanted, &host.hostname).map_err(|NoHandshake(reason)| ConnectError::Unnameable(reason))?;
     }

@@ -242,7 +242,7 @@ fn dial(pool: &Arc<Pool>, permit: Permit) {
     }
     tokio::spawn(async move {
         let wanted = pool.handshake(if pool.is_auto() { EITHER } else { ALPN });
-        let connected = connect::connect(&pool.cluster, &pool.host, &wanted).await;
+        let connected = connect::connect(&pool.cluster, &pool.latest_host(), &wanted).await;
         if let Ok((_, facts)) = &connected
             && pool.is_auto()
         {

@@ -244,15 +244,18 @@ fn count_new(pool: &Pool) {
 }
 
 async fn make(pool: &Arc<Pool>, open: Open) -> Result<Arc<Connection>, PoolError> {
-    let (transport, facts) =
-        match connect::connect(&pool.cluster, &pool.host, &pool.handshake(if pool.is_auto() { EITHER } else { ALPN }))
-            .await
-        {
-            Ok(connected) => connected,
-            Err(error) => {
-                return Err(count_connect_failure(&pool.cluster, &pool.host, &error, open));
-            }
-        };
+    let (transport, facts) = match connect::connect(
+        &pool.cluster,
+        &pool.latest_host(),
+        &pool.handshake(if pool.is_auto() { EITHER } else { ALPN }),
+    )
+    .await
+    {
+        Ok(connected) => connected,
+        Err(error) => {
+            return Err(count_connect_failure(&pool.cluster, &pool.host, &error, open));
+        }
+    };
     if pool.is_auto() {
         let http1 = !chose_http2(&facts);
         pool.host.state.chose_http1(http1);

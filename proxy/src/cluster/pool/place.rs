@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tidegate_filters::metadata::FilterState;
 
@@ -44,6 +45,8 @@ pub(super) struct Whom {
 pub(super) struct Pool<S> {
     pub(super) cluster: Arc<Cluster>,
     pub(super) host: Arc<Host>,
+    /// The same as who asked last knows it: its facts may change while its state stays.
+    pub(super) latest: ArcSwap<Host>,
     pub(super) priority: RoutingPriority,
     pub(super) whom: Whom,
     pub(super) state: Mutex<S>,
@@ -109,18 +112,27 @@ impl<S: Content> Pool<S> {
     /// The pool for a request.
     pub(super) fn of(request: &StreamRequest<'_>, pools: &mut Map<S>) -> Arc<Self> {
         let key = Key { host: request.host.state.id, priority: request.priority, whom: Whom::of(request) };
-        Self::at(key, request.cluster, request.host, pools)
+        let pool = Self::at(key, request.cluster, request.host, pools);
+        if !Arc::ptr_eq(&pool.latest.load(), request.host) {
+            pool.latest.store(Arc::clone(request.host));
+        }
+        pool
+    }
+
+    /// The host as a connection that is made now needs it.
+    pub(super) fn latest_host(&self) -> Arc<Host> {
+        self.latest.load_full()
+    }
+
+    /// One that holds nothing yet.
+    pub(super) fn new(cluster: Arc<Cluster>, host: Arc<Host>, priority: RoutingPriority, whom: Whom) -> Self {
+        let latest = ArcSwap::new(Arc::clone(&host));
+        Self { cluster, host, latest, priority, whom, state: Mutex::default() }
     }
 
     fn at(key: Key, cluster: &Arc<Cluster>, host: &Arc<Host>, pools: &mut Map<S>) -> Arc<Self> {
         let pool = pools.entry(key).or_insert_with_key(|key| {
-            Arc::new(Self {
-                cluster: Arc::clone(cluster),
-                host: Arc::clone(host),
-                priority: key.priority,
-                whom: key.whom.clone(),
-                state: Mutex::default(),
-            })
+            Arc::new(Self::new(Arc::clone(cluster), Arc::clone(host), key.priority, key.whom.clone()))
         });
         Arc::clone(pool)
     }

@@ -88,7 +88,7 @@ fn forward(
             Ok(PriorityProto::Default) | Err(_) => RoutingPriority::Default,
         },
         upgrades: upgrades(&proto.upgrade_configs, context)?.into(),
-        connect: connect(&proto.upgrade_configs),
+        connect: connect(&proto.upgrade_configs, context)?,
         internal_redirect: redirect_policy::compile(proto, context)?.map(Box::new),
     })
 }
@@ -146,16 +146,25 @@ fn upgrades(configs: &[UpgradeConfig], context: &mut CompileContext<'_>) -> Resu
 }
 
 /// As in Envoy a route has one, whichever kind of tunnel it stands with, and the last goes.
-fn connect(configs: &[UpgradeConfig]) -> Option<ConnectConfig> {
-    let last = configs.iter().rev().find_map(|config| config.connect_config.as_ref())?;
-    Some(ConnectConfig {
+///
+/// # Errors
+/// More than a version is wanted of a PROXY header: Envoy takes it and does nothing of it.
+fn connect(configs: &[UpgradeConfig], context: &CompileContext<'_>) -> Result<Option<ConnectConfig>, FieldError> {
+    for (index, config) in configs.iter().enumerate() {
+        let header = config.connect_config.as_ref().and_then(|connect| connect.proxy_protocol_config.as_ref());
+        if header.is_some_and(|header| header.pass_through_tlvs.is_some() || !header.added_tlvs.is_empty()) {
+            let field = format!("upgrade_configs[{index}].connect_config.proxy_protocol_config");
+            return Err(context.error_at(&field, "not supported yet: TLVs here, of which Envoy makes nothing"));
+        }
+    }
+    let Some(last) = configs.iter().rev().find_map(|config| config.connect_config.as_ref()) else { return Ok(None) };
+    Ok(Some(ConnectConfig {
         allow_post: last.allow_post,
-        // As Envoy, which looks at the version alone here.
         proxy_protocol: last.proxy_protocol_config.as_ref().map(|config| match config.version() {
             proxy_protocol_config::Version::V1 => ProxyVersion::V1,
             proxy_protocol_config::Version::V2 => ProxyVersion::V2,
         }),
-    })
+    }))
 }
 
 #[cfg(test)]

@@ -36,9 +36,10 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.subject_alt_names = names
             .iter()
-            .map(|name| match name.contains(':') {
-                true => SanType::URI((*name).try_into().unwrap()),
-                false => SanType::DnsName((*name).try_into().unwrap()),
+            .map(|name| match (name.parse(), name.contains(':')) {
+                (Ok(address), _) => SanType::IpAddress(address),
+                (Err(_), true) => SanType::URI((*name).try_into().unwrap()),
+                (Err(_), false) => SanType::DnsName((*name).try_into().unwrap()),
             })
             .collect();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())

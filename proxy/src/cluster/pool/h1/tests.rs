@@ -15,13 +15,7 @@ const ONE: &str = "{name: a, load_assignment: {cluster_name: a, endpoints: [{lb_
 fn pool() -> Arc<Pool> {
     let cluster = Cluster::new(compiled(ONE).config, None, &Store::new().root(), &NoRuntime, 7);
     let host = Arc::clone(cluster.hosts().hosts().next().unwrap());
-    Arc::new(Pool {
-        cluster,
-        host,
-        priority: RoutingPriority::Default,
-        whom: place::Whom::default(),
-        state: Mutex::default(),
-    })
+    Arc::new(Pool::new(cluster, host, RoutingPriority::Default, place::Whom::default()))
 }
 
 /// A connection, and the host's end of it.
@@ -110,13 +104,7 @@ fn only_pool() -> Arc<Pool> {
     let text = ONE.replace("{name: a,", "{name: a, circuit_breakers: {thresholds: [{max_connection_pools: 1}]},");
     let cluster = Cluster::new(compiled(&text).config, None, &Store::new().root(), &NoRuntime, 7);
     let host = Arc::clone(cluster.hosts().hosts().next().unwrap());
-    Arc::new(Pool {
-        cluster,
-        host,
-        priority: RoutingPriority::Default,
-        whom: place::Whom::default(),
-        state: Mutex::default(),
-    })
+    Arc::new(Pool::new(cluster, host, RoutingPriority::Default, place::Whom::default()))
 }
 
 fn places(pool: &Pool) -> u32 {

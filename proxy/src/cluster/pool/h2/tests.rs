@@ -16,13 +16,7 @@ const ONE_STREAM: &str = "{name: a, typed_extension_protocol_options: {envoy.ext
 fn pool() -> Arc<Pool> {
     let cluster = Cluster::new(compiled(ONE_STREAM).config, None, &Store::new().root(), &NoRuntime, 7);
     let host = Arc::clone(cluster.hosts().hosts().next().unwrap());
-    Arc::new(Pool {
-        cluster,
-        host,
-        priority: RoutingPriority::Default,
-        whom: place::Whom::default(),
-        state: Mutex::default(),
-    })
+    Arc::new(Pool::new(cluster, host, RoutingPriority::Default, place::Whom::default()))
 }
 
 /// A connection, and the host's end of it.
