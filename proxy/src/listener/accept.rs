@@ -351,7 +351,7 @@ async fn run_chain(
     };
     let mut transport = match secured.map_err(Box::new) {
         Ok(transport) => transport,
-        Err(stopped) => return stopped.settle(&chain, shared, info, times),
+        Err(stopped) => return (*stopped).settle(&chain, shared, info, times),
     };
     let closing = admit(&mut filters, Turn::Rest, &mut info, shared).await;
     let info: Arc<ConnectionInfo> = info.into();
@@ -419,14 +419,8 @@ enum Unsecured {
 
 impl Stopped {
     /// Writes the connection's end down.
-    fn settle(
-        self: Box<Self>,
-        chain: &FilterChain,
-        shared: &Shared,
-        mut info: Box<ConnectionInfo>,
-        times: Times,
-    ) -> StreamInfo {
-        match *self {
+    fn settle(self, chain: &FilterChain, shared: &Shared, mut info: Box<ConnectionInfo>, times: Times) -> StreamInfo {
+        match self {
             Self::Closed(closing, transport) => closed(chain, shared, &info.into(), times, closing, transport),
             Self::Unsecured(unsecured) => {
                 let tags = Tags::connection(info.id);

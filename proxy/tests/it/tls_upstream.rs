@@ -174,7 +174,7 @@ fn the_name_that_is_told_and_the_one_that_must_be_there_are_two() {
         ("/unvouched", "a.test", None),
     ] {
         let mut client = Client::new(port);
-        client.send(&format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\n\r\n"));
+        client.send(format!("GET {path} HTTP/1.1\r\nhost: {authority}\r\n\r\n"));
         assert_eq!(client.response().header("x-named"), told, "{path} {authority}");
     }
 }
@@ -188,7 +188,7 @@ fn a_name_that_tls_cannot_say_is_no_fault_of_the_host() {
     let (_gateway, port, admin) = gateway(&[("up", host.port, context, options)]);
     for name in ["-", "a..test", "*.a.test"] {
         let mut client = Client::new(port);
-        client.send(&format!("GET /up HTTP/1.1\r\nhost: {name}\r\n\r\n"));
+        client.send(format!("GET /up HTTP/1.1\r\nhost: {name}\r\n\r\n"));
         let response = client.response();
         assert_eq!(response.status, 503, "{name}");
         let expected = format!("TLS_cannot_name_the_host_'{name}'_(RFC_6066_section_3)");

@@ -36,8 +36,11 @@ pub struct Roots {
     pub path: String,
 }
 
-/// Roots that somebody trusts now, by what they were read of and where that was: many contexts trust the same.
-static TRUSTED: LazyLock<Mutex<HashMap<(Vec<u8>, String), Weak<Roots>>>> = LazyLock::new(Mutex::default);
+/// Roots by what they were read of, and where that was.
+type Known = HashMap<(Vec<u8>, String), Weak<Roots>>;
+
+/// Those that somebody trusts now: many contexts trust the same.
+static TRUSTED: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
 impl Roots {
     /// Reads PEM, all certificates of it; what somebody else trusts already is shared with him.

@@ -84,8 +84,8 @@ impl Store {
     fn check_sources(&self, listener: &str, needs: &Needs) -> Result<(), FieldError> {
         let name: Arc<str> = listener.into();
         let owners = [Owner::Listener(Arc::clone(&name)), Owner::NextListener(name)];
-        let routes = self.route_needs.from_elsewhere(&needs.route_configurations, &owners);
-        let extensions = self.extension_needs.from_elsewhere(&needs.extensions, &owners);
+        let routes = self.route_needs.had_from_elsewhere(&needs.route_configurations, &owners);
+        let extensions = self.extension_needs.had_from_elsewhere(&needs.extensions, &owners);
         let shared = routes.map(|name| ("route configuration", name)).or(extensions.map(|name| ("filter", name)));
         let Some((what, name)) = shared else { return Ok(()) };
         let reason = format!("not supported yet: a {what} of one name, '{name}', from two sources");

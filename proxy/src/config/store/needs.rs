@@ -231,7 +231,7 @@ impl<S: Subscription> Wanted<S> {
     }
 
     /// A name that others than these owners have from somewhere else: there is one of a name so far.
-    pub(super) fn from_elsewhere<'a>(&self, needs: &'a BTreeMap<String, S>, owners: &[Owner]) -> Option<&'a str> {
+    pub(super) fn had_from_elsewhere<'a>(&self, needs: &'a BTreeMap<String, S>, owners: &[Owner]) -> Option<&'a str> {
         let is_others = |name: &str| {
             let mut others = self.by_owner.iter().filter(|(owner, _)| !owners.contains(owner));
             others.any(|(_, names)| names.contains(name))
@@ -369,9 +369,9 @@ mod tests {
         // Another's of that name, from somewhere else, would be taken for it.
         let ads = RouteSubscription { source: ConfigSource::Ads(Wait(None)), stats_prefix: String::new() };
         let elsewhere = BTreeMap::from([("b".to_owned(), ads)]);
-        assert_eq!(routes.from_elsewhere(&elsewhere, std::slice::from_ref(&other)), None);
-        assert_eq!(routes.from_elsewhere(&elsewhere, std::slice::from_ref(&one)), Some("b"));
-        assert_eq!(routes.from_elsewhere(&needs(&["b"]), std::slice::from_ref(&one)), None);
+        assert_eq!(routes.had_from_elsewhere(&elsewhere, std::slice::from_ref(&other)), None);
+        assert_eq!(routes.had_from_elsewhere(&elsewhere, std::slice::from_ref(&one)), Some("b"));
+        assert_eq!(routes.had_from_elsewhere(&needs(&["b"]), std::slice::from_ref(&one)), None);
         assert_eq!(routes.set(&other, &needs(&[])), [Arc::from("b")]);
         // What is to come is needed beside what is there, until it takes its place.
         let (now, next) = (Owner::Cluster("c".into()), Owner::NextCluster("c".into()));
