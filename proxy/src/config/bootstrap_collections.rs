@@ -9,8 +9,10 @@ use tidegate_xds::FieldError;
 
 use super::Node;
 
-/// What `node_context_params` may name, and how names say it.
-const PARAMETERS: [(&str, fn(&Node) -> &str); 5] = [
+type Parameter = (&'static str, fn(&Node) -> &str);
+
+/// What `node_context_params` may name, and where the node says it.
+const PARAMETERS: [Parameter; 5] = [
     ("id", |node| &node.id),
     ("cluster", |node| &node.cluster),
     ("locality.region", |node| &node.region),

@@ -468,7 +468,9 @@ fn replace(known: &mut BTreeSet<Arc<str>>, now: BTreeSet<Arc<str>>, update: &Upd
     let is_gone = |name: &&Arc<str>| if update.whole { !now.contains(*name) } else { removed.contains(&***name) };
     let gone: Vec<Arc<str>> = known.iter().filter(is_gone).cloned().collect();
     known.extend(now);
-    known.retain(|name| !gone.contains(name));
+    for name in &gone {
+        known.remove(name);
+    }
     gone
 }
 
