@@ -59,6 +59,8 @@ pub enum KeyKind {
 pub struct KeyUsage {
     pub digital_signature: bool,
     pub key_encipherment: bool,
+    /// `keyCertSign` or `cRLSign`.
+    pub signs_for_others: bool,
 }
 
 /// A subject alternative name.
@@ -119,6 +121,7 @@ impl Certificate {
             key_usage: x509.key_usage().ok().flatten().map(|usage| KeyUsage {
                 digital_signature: usage.value.digital_signature(),
                 key_encipherment: usage.value.key_encipherment(),
+                signs_for_others: usage.value.key_cert_sign() || usage.value.crl_sign(),
             }),
             must_staple: must_staple(&x509),
         })

@@ -27,6 +27,9 @@ impl Spiffe {
         if facts.is_ca {
             return Err(Reason::Domain("an X509-SVID is no certificate authority"));
         }
+        if facts.key_usage.is_none_or(|usage| usage.signs_for_others) {
+            return Err(Reason::Domain("the key of an X509-SVID says what it is for, and signs nothing for others"));
+        }
         let mut uris = facts.sans.iter().filter(|san| san.kind == SanKind::Uri);
         let (Some(uri), None) = (uris.next(), uris.next()) else {
             return Err(Reason::Domain("an X509-SVID has exactly one URI"));

@@ -253,11 +253,21 @@ fn each_trust_domain_has_roots_of_its_own() {
     let domains = vec![("a.test".to_owned(), a.trust()), ("b.test".to_owned(), b.trust())];
     let validation = Validation { spiffe: Some(Spiffe { domains }), ..Validation::default() };
     let svid = |root: &Authority, names: &[&str]| {
-        leaf(root, |params| params.subject_alt_names = names.iter().map(|name| uri(name)).collect())
+        leaf(root, |params| {
+            params.subject_alt_names = names.iter().map(|name| uri(name)).collect();
+            params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        })
     };
     assert_eq!(check(&validation, &svid(&a, &["spiffe://a.test/x"])), Ok(Outcome::Validated));
     assert_eq!(check(&validation, &svid(&b, &["spiffe://B.test/x"])), Ok(Outcome::Validated));
     assert!(matches!(check(&validation, &svid(&b, &["spiffe://a.test/x"])), Err(Reason::Chain(_))), "another's domain");
+    for usages in [vec![], vec![rcgen::KeyUsagePurpose::CrlSign]] {
+        let own = leaf(&a, |params| {
+            params.subject_alt_names = vec![uri("spiffe://a.test/x")];
+            params.key_usages.clone_from(&usages);
+        });
+        assert!(matches!(check(&validation, &own), Err(Reason::Domain(_))), "{usages:?}");
+    }
     for names in [
         &["spiffe://c.test/x"][..],
         &["https://a.test/x"],
