@@ -31,6 +31,8 @@ pub struct Session {
     /// What the peer presented, its own certificate first; empty where it presented nothing.
     pub peer_chain: Vec<CertificateDer<'static>>,
     pub peer_validated: bool,
+    /// What is wrong with a peer's certificate that was let in all the same (`accept_untrusted`).
+    pub doubt: Option<Reason>,
     /// What is presented to peers that ask, whether or not this one has.
     pub local: Option<Arc<Identity>>,
 }
@@ -48,6 +50,7 @@ impl Session {
             resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
             peer_chain: connection.peer_certificates().map(<[_]>::to_vec).unwrap_or_default(),
             peer_validated: notes.outcome == Some(Outcome::Validated),
+            doubt: notes.doubt.clone(),
             local: None,
         }
     }
@@ -62,6 +65,8 @@ pub(crate) struct Notes {
     pub(crate) scheme: Option<SignatureScheme>,
     pub(crate) outcome: Option<Outcome>,
     pub(crate) reason: Option<Reason>,
+    /// The same of a peer that was let in all the same.
+    pub(crate) doubt: Option<Reason>,
 }
 
 thread_local! {

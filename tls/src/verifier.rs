@@ -12,7 +12,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use crate::certificate::{Certificate, KeyKind};
 use crate::session::{expected, note};
 use crate::validation::trust::ALGORITHMS;
-use crate::validation::{Expected, Peer, Reason, Validation};
+use crate::validation::{Expected, Outcome, Peer, Reason, Validation};
 
 /// A validation as rustls asks it.
 #[derive(Debug)]
@@ -38,9 +38,13 @@ impl Verifier {
         now: UnixTime,
     ) -> Result<(), Error> {
         let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(between).cloned().collect();
-        match self.validation.check(&chain, expected, peer, now) {
+        match self.validation.examine(&chain, expected, peer, now) {
             Ok(outcome) => {
                 note(|notes| notes.outcome = Some(outcome));
+                Ok(())
+            }
+            Err(reason) if self.validation.accept_untrusted => {
+                note(|notes| (notes.outcome, notes.doubt) = (Some(Outcome::NotValidated), Some(reason)));
                 Ok(())
             }
             Err(reason) => {

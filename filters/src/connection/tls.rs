@@ -115,6 +115,7 @@ pub(crate) mod testing {
             resumed: false,
             peer_chain: Vec::new(),
             peer_validated: false,
+            doubt: None,
             local: None,
         }
     }

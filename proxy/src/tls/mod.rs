@@ -10,7 +10,6 @@ use std::time::{Instant, SystemTime};
 use arc_swap::ArcSwapOption;
 use tidegate_filters::connection::TlsInfo;
 use tidegate_tls::client::{Target, check_server_name};
-use tidegate_tls::validation::Reason;
 use tidegate_tls::{ClientContext, Failure, ServerContext, Session};
 
 pub(crate) use stats::Expiring;
@@ -209,10 +208,7 @@ fn told(session: Session) -> Arc<TlsInfo> {
 fn refused(stats: &TlsStats, failure: &Failure) -> NoHandshake {
     match failure {
         Failure::NoCertificate => stats.fail_verify_no_cert().inc(),
-        Failure::Verify(Reason::Chain(_) | Reason::Domain(_)) => stats.fail_verify_error().inc(),
-        Failure::Verify(Reason::San(_)) => stats.fail_verify_san().inc(),
-        Failure::Verify(Reason::Hash) => stats.fail_verify_cert_hash().inc(),
-        Failure::Verify(Reason::KeyUsage) => stats.connection_error().inc(),
+        Failure::Verify(reason) => stats.count_unverified(reason),
         other if other.is_connection_error() => stats.connection_error().inc(),
         _ => {}
     }

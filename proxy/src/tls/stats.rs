@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use parking_lot::{Mutex, RwLock};
 use tidegate_stats::{OwnedCounter, Scope, stats_block};
 use tidegate_tls::certificate::Certificate;
+use tidegate_tls::validation::Reason;
 use tidegate_tls::{Identity, Session, Staple, Validation};
 
 stats_block! {
@@ -85,6 +86,9 @@ impl TlsStats {
         if session.resumed {
             self.fixed.session_reused().inc();
         }
+        if let Some(doubt) = &session.doubt {
+            self.count_unverified(doubt);
+        }
         if session.peer_chain.is_empty() {
             self.fixed.no_certificate().inc();
         }
@@ -95,6 +99,16 @@ impl TlsStats {
         }
         if let Some(scheme) = session.peer_signature {
             self.agree("sigalgs.", scheme);
+        }
+    }
+
+    /// A peer's certificate is not what it must be.
+    pub(super) fn count_unverified(&self, reason: &Reason) {
+        match reason {
+            Reason::Chain(_) | Reason::Domain(_) => self.fixed.fail_verify_error().inc(),
+            Reason::San(_) => self.fixed.fail_verify_san().inc(),
+            Reason::Hash => self.fixed.fail_verify_cert_hash().inc(),
+            Reason::KeyUsage => self.fixed.connection_error().inc(),
         }
     }
 

@@ -179,6 +179,7 @@ async fn a_session_of_one_who_was_let_in_untrusted_says_so() {
         for resumed in [false, true] {
             let session = shake(&server, &context, Some("a.test")).await.1.unwrap().1;
             assert_eq!((session.resumed, session.peer_validated), (resumed, validated));
+            assert_eq!(session.doubt.is_some(), !validated && !resumed);
         }
     }
 }

@@ -117,7 +117,8 @@ impl Validation {
         Ok(if self.asks() || !expected.is_empty() { Outcome::Validated } else { Outcome::NotValidated })
     }
 
-    fn examine(
+    /// The same, whoever is let in who fails (`accept_untrusted`).
+    pub(crate) fn examine(
         &self,
         chain: &[CertificateDer<'_>],
         expected: &Expected,

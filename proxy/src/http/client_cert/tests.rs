@@ -33,6 +33,7 @@ fn session(peer: &[&rcgen::Certificate], own_uris: &[&str]) -> TlsInfo {
         resumed: false,
         peer_chain: peer.iter().map(|certificate| certificate.der().clone()).collect(),
         peer_validated: false,
+        doubt: None,
         local: Some(Arc::new(local)),
     };
     TlsInfo::new(session, Instant::now())
