@@ -28,8 +28,63 @@ def authority(directory, names=("tls",), hosts="DNS:localhost,DNS:example.com,DN
     return directory
 
 
+# Of what cases ask about a certificate, one each: its names, and what else is said of it.
+DOUBTFUL = {
+    "good": ("DNS:example.com,URI:spiffe://td/client", "keyUsage=digitalSignature\n"),
+    # No SPIFFE identity: nothing is said of what its key is for.
+    "unused": ("DNS:example.com,URI:spiffe://td/client", ""),
+    "named": ("DNS:elsewhere.org", ""),
+    "expired": ("DNS:example.com", ""),
+    "revoked": ("DNS:example.com", ""),
+    # Whoever reads a name to its first NUL takes it for another.
+    "nul": ("DER:30:17:82:15:" + ":".join(f"{byte:02x}" for byte in b"example.com\0.evil.org"), ""),
+    "authority": ("DNS:example.com", "basicConstraints=critical,CA:TRUE\n"),
+    "hosts_only": ("DNS:example.com", "extendedKeyUsage=serverAuth\n"),
+}
+
+CA_CONFIGURATION = """[ca]
+default_ca = this
+[this]
+database = index.txt
+serial = serial
+new_certs_dir = .
+default_md = sha256
+default_crl_days = 30
+crlnumber = crlnumber
+crl_extensions = list
+unique_subject = no
+policy = any
+[any]
+commonName = supplied
+[list]
+authorityKeyIdentifier = keyid:always
+"""
+
+
+def doubtful(directory):
+    """Certificates of the authority at `directory` that a peer may turn away, and its revocation list `ca.crl`."""
+    openssl = environment.tool("openssl", "openssl")
+
+    def run(*arguments):
+        subprocess.run([openssl, *map(str, arguments)], check=True, capture_output=True, cwd=directory)
+
+    signing = ("ca", "-batch", "-config", "ca.cnf", "-cert", "ca.crt", "-keyfile", "ca.key")
+    (directory / "ca.cnf").write_text(CA_CONFIGURATION)
+    (directory / "index.txt").write_text("")
+    (directory / "serial").write_text("1000\n")
+    (directory / "crlnumber").write_text("01\n")
+    for name, (names, more) in DOUBTFUL.items():
+        run("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        (directory / "extensions").write_text(f"subjectAltName={names}\n{more}")
+        times = ("-startdate", "20200101000000Z", "-enddate", "20210101000000Z") if name == "expired" else ("-days", 30)
+        run(*signing, "-in", f"{name}.csr", "-extfile", "extensions", *times, "-notext", "-out", f"{name}.crt")
+    run(*signing, "-revoke", "revoked.crt")
+    run(*signing, "-gencrl", "-out", "ca.crl")
+
+
 def standing():
-    """The certificates that cases share, made once a fortnight: CA, server (`tls`), two clients, and in `elsewhere` another CA's."""
+    """The certificates that cases share, made once a fortnight: CA, server (`tls`), two clients, what is doubtful, and in `elsewhere` another
+    CA's."""
     directory = environment.CACHE / "certs"
     if not (directory / "ca.crt").exists() or (directory / "ca.crt").stat().st_mtime < time.time() - 14 * 86400:
         shutil.rmtree(directory, ignore_errors=True)
@@ -38,6 +93,8 @@ def standing():
         with tempfile.TemporaryDirectory(dir=environment.CACHE) as folder:
             made = authority(Path(folder) / "elsewhere", ("tls", "client"))
             made.rename(directory / "elsewhere")
+    if not (directory / "ca.crl").exists():
+        doubtful(directory)
     return directory
 
 

@@ -19,7 +19,7 @@ class Context(ssl.SSLContext):
 
 
 def context(tls):
-    """`{alpn, cert, key, max}`; who the server is, is not looked at."""
+    """`{alpn, cert, key, max, version, ciphers}`; who the server is, is not looked at."""
     made = Context(ssl.PROTOCOL_TLS_CLIENT)
     made.check_hostname, made.verify_mode = False, ssl.CERT_NONE
     if tls.get("alpn"):
@@ -28,4 +28,8 @@ def context(tls):
         made.load_cert_chain(tls["cert"], tls["key"])
     if tls.get("max"):
         made.maximum_version = ssl.TLSVersion[tls["max"]]
+    if tls.get("version"):
+        made.minimum_version = made.maximum_version = ssl.TLSVersion[tls["version"]]
+    if tls.get("ciphers"):
+        made.set_ciphers(tls["ciphers"])
     return made
