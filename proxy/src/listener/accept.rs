@@ -46,10 +46,13 @@ pub(crate) async fn serve(shared: Arc<Shared>, mut listener: Arc<Listener>, mut 
     let tags = Tags::connection(info.id);
     tracing::debug!("{tags} new connection from {}", info.remote);
     let times = (Instant::now(), SystemTime::now());
+    listener.stats.downstream_pre_cx_active().inc();
+    let before_chain = scopeguard(|| listener.stats.downstream_pre_cx_active().dec());
     let filtered = match listener.filters.is_empty() {
         true => Ok(()),
         false => Box::pin(run_listener_filters(&listener, &mut accepted, &mut info)).await,
     };
+    drop(before_chain);
     if let Err(reason) = filtered {
         tracing::debug!("{tags} closing connection: listener filters: {reason}");
         return log_end(&listener, &shared, StreamInfo::new(info.into(), times.0, times.1));
@@ -154,11 +157,6 @@ async fn run_listener_filters(
     accepted: &mut Accepted,
     info: &mut ConnectionInfo,
 ) -> Result<(), &'static str> {
-    listener.stats.downstream_pre_cx_active().inc();
-    let _active = scopeguard(|| listener.stats.downstream_pre_cx_active().dec());
-    if listener.filters.is_empty() {
-        return Ok(());
-    }
     if !listener.filters.iter().all(|filter| filter.is_there()) {
         listener.stats.extension_config_missing().inc();
         return Err("the configuration of a listener filter is missing");
