@@ -302,7 +302,7 @@ impl Lease {
     pub(super) fn facts(&self) -> &ConnectionFacts {
         match &self.connection {
             Some(connection) => &connection.facts,
-            None => unreachable_facts(),
+            None => ConnectionFacts::of_none(),
         }
     }
 
@@ -314,20 +314,6 @@ impl Lease {
             grow(&self.pool);
         }
     }
-}
-
-/// A lease has its connection until it is finished, and then nobody can ask it any more.
-fn unreachable_facts() -> &'static ConnectionFacts {
-    static NONE: std::sync::OnceLock<ConnectionFacts> = std::sync::OnceLock::new();
-    NONE.get_or_init(|| ConnectionFacts {
-        id: 0,
-        local: None,
-        protocol: http::Version::HTTP_11,
-        connect_start: Instant::now(),
-        connected: Instant::now(),
-        shared: None,
-        tls: None,
-    })
 }
 
 impl Drop for Lease {

@@ -184,6 +184,22 @@ pub(crate) struct ConnectionFacts {
     pub tls: Option<Arc<TlsInfo>>,
 }
 
+impl ConnectionFacts {
+    /// A lease has its connection until it is finished, and then nobody can ask it any more.
+    fn of_none() -> &'static Self {
+        static NONE: std::sync::OnceLock<ConnectionFacts> = std::sync::OnceLock::new();
+        NONE.get_or_init(|| Self {
+            id: 0,
+            local: None,
+            protocol: http::Version::HTTP_11,
+            connect_start: Instant::now(),
+            connected: Instant::now(),
+            shared: None,
+            tls: None,
+        })
+    }
+}
+
 /// A stream that has its connection; nothing was sent on it yet.
 pub(crate) enum Stream {
     H1(Box<h1::Lease>),
