@@ -10,6 +10,7 @@ import fnmatch
 import json
 import os
 import shutil
+import ssl
 import sys
 import time
 import urllib.request
@@ -20,6 +21,7 @@ environment.enter()
 
 from benchmark import cases as bench_cases, load, report  # noqa: E402
 from benchmark.peers import PROXY_CORE, Process, start_upstream  # noqa: E402
+from harness import certificates  # noqa: E402
 from harness.process import free_port, listens  # noqa: E402
 
 FLAGS = ["--concurrency", "1", "-l", "warning", "--disable-hot-restart"]
@@ -52,7 +54,8 @@ def start(peer, binary, case, upstream_port, directory, logs):
     own.mkdir()
     ports = {"admin": free_port(), "listen": free_port(), "up": upstream_port}
     config = own / "config.json"
-    config.write_text(json.dumps(bench_cases.envoy_config(case, ports, own / "access.log" if logs else None)))
+    certificate = certificates.own_signed(own) if case.tls else None
+    config.write_text(json.dumps(bench_cases.envoy_config(case, ports, own / "access.log" if logs else None, certificate)))
     process = Process([binary, "-c", config, *FLAGS], PROXY_CORE, own, peer)
     process.wait_until(lambda: listens(ports["listen"]))
     process.start_mb = process.memory_mb()
@@ -61,7 +64,8 @@ def start(peer, binary, case, upstream_port, directory, logs):
 
 
 def verify(port, case, peer):
-    body = urllib.request.urlopen(f"http://127.0.0.1:{port}{case.path}", timeout=5).read()
+    scheme, anyone = ("https", ssl._create_unverified_context()) if case.tls else ("http", None)
+    body = urllib.request.urlopen(f"{scheme}://127.0.0.1:{port}{case.path}", timeout=5, context=anyone).read()
     if body != b"x" * case.size:
         raise load.BadAnswers(f"{peer} answered {len(body)} bytes to {case.path}: {body[:80]!r}")
 
@@ -101,6 +105,7 @@ def main():
     environment.tool("wrk", "wrk")
     environment.tool("h2load", "nghttp2-client")
     environment.tool("taskset", "util-linux")
+    environment.tool("openssl", "openssl")
     peers, summaries, everything = binaries(options.subject), [], {}
     for case in chosen:
         directory = environment.CACHE / f"bench-{os.getpid()}"

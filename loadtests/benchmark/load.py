@@ -1,4 +1,4 @@
-"""Runs wrk or h2load on the load's core and reads their results. It judges only whether every answer was a whole 2xx."""
+"""Runs wrk, h2load or openssl on the load's core and reads their results. It judges only whether every answer was a whole 2xx."""
 
 import json
 import re
@@ -40,6 +40,18 @@ def wrk(url, connections, seconds, directory, request="", least_bytes=0):
         "p99_ms": result["p99"] / 1000,
         "p999_ms": result["p999"] / 1000,
     }
+
+
+def handshakes(port, seconds, version=(), at_once=4):
+    """New connections, each with a full handshake and nothing else. How long one takes is not told."""
+    command = ["taskset", "-c", str(LOAD_CORE), "openssl", "s_time", "-connect", f"127.0.0.1:{port}", "-new", "-time", str(seconds), *version]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(at_once)]
+    said = [one.communicate(timeout=seconds + 60)[0] for one in running]
+    counts = [re.search(r"(\d+) connections in \d+ real seconds", text) for text in said]
+    if not all(counts) or any(one.returncode for one in running):
+        raise BadAnswers(f"openssl s_time: {said}")
+    made = sum(int(count[1]) for count in counts)
+    return {"requests": made, "rate": made / seconds, "p50_ms": float("nan"), "p99_ms": float("nan"), "p999_ms": float("nan")}
 
 
 def h2load(url, connections, streams, seconds, directory, extra=(), least_bytes=0):

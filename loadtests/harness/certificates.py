@@ -28,6 +28,15 @@ def authority(directory, names=("tls",), hosts="DNS:localhost,DNS:example.com,DN
     return directory
 
 
+def own_signed(directory):
+    """(chain, key): files of an ECDSA certificate that nobody vouches for."""
+    chain, key = directory / "own.crt", directory / "own.key"
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command = [environment.tool("openssl", "openssl"), "req", "-x509", *curve, "-nodes", "-days", "30", "-subj", "/CN=localhost", "-keyout", key, "-out", chain]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    return chain, key
+
+
 # Of what cases ask about a certificate, one each: its names, and what else is said of it.
 DOUBTFUL = {
     "good": ("DNS:example.com,URI:spiffe://td/client", "keyUsage=digitalSignature\n"),
