@@ -1,4 +1,5 @@
-//! What a cluster with one endpoint costs while nobody uses it: at most 4 KiB, wherever it comes from.
+//! What a cluster with one endpoint costs while nobody uses it: at most 4 KiB, wherever it comes from. A measurement, which a machine that
+//! does something else meanwhile disturbs: `cargo test --test it memory -- --ignored --nocapture`.
 
 use std::fmt::Write as _;
 
@@ -53,11 +54,13 @@ fn with_discovered(control: &ControlPlane, count: u64) -> Gateway {
 }
 
 #[test]
+#[ignore = "a measurement"]
 fn an_idle_static_cluster_costs_4_kib_at_most() {
     costs_little("static", &with_static(FEW), &with_static(MANY));
 }
 
 #[test]
+#[ignore = "a measurement"]
 fn an_idle_discovered_cluster_costs_4_kib_at_most() {
     let (one, other) = (ControlPlane::start(), ControlPlane::start());
     costs_little("over EDS", &with_discovered(&one, FEW), &with_discovered(&other, MANY));
