@@ -1,5 +1,6 @@
 """Throw-away certificates for cases and corpus files that need some, made with the openssl program."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -95,6 +96,14 @@ def standing():
     """The certificates that cases share, made once a fortnight: CA, server (`tls`), two clients, what is doubtful, and in `elsewhere` another
     CA's."""
     directory = environment.CACHE / "certs"
+    environment.CACHE.mkdir(parents=True, exist_ok=True)
+    with open(environment.CACHE / "certs.lock", "w") as alone:  # whoever plays both sides at once asks twice at once
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        _make_standing(directory)
+    return directory
+
+
+def _make_standing(directory):
     if not (directory / "ca.crt").exists() or (directory / "ca.crt").stat().st_mtime < time.time() - 14 * 86400:
         shutil.rmtree(directory, ignore_errors=True)
         authority(directory, ("tls", "client", "other"))
@@ -104,7 +113,6 @@ def standing():
             made.rename(directory / "elsewhere")
     if not (directory / "ca.crl").exists():
         doubtful(directory)
-    return directory
 
 
 def leaf(sans):
