@@ -1,6 +1,7 @@
 """Medians, ratios and spread of the rounds, as a table for the terminal and for RESULTS.md."""
 
 import datetime
+import math
 import os
 import platform
 import statistics
@@ -35,9 +36,13 @@ def lines(summaries):
             must = "" if case.must is None or peer != "tidegate" else f"<= {case.must}" + ("" if row["ratio"] and row["ratio"] <= case.must else " MISSED")
             made.append(
                 [case.name, peer, f"{row['cpu_us']:.2f}", f"{row['ratio']:.2f}" if row["ratio"] else "", must, f"{row['rate']:.0f}"]
-                + [f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}", f"{row['spread'] * 100:.0f} %", f"{row['start_mb']:.1f}", f"{row['peak_mb']:.1f}"]
+                + [_millis(row["p50_ms"]), _millis(row["p99_ms"]), f"{row['spread'] * 100:.0f} %", f"{row['start_mb']:.1f}", f"{row['peak_mb']:.1f}"]
             )
     return made
+
+
+def _millis(time):
+    return "-" if math.isnan(time) else f"{time:.2f}"
 
 
 def text(table):
